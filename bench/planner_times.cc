@@ -1,0 +1,67 @@
+// Prints how long the planner takes: distinct random devices and links, median and worst of 20 seeds.
+//   planner_times
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+
+#include "planner/planner.h"
+#include "tests/planner/random_input.h"
+
+namespace shoal {
+namespace {
+
+struct Times {
+  double median_ms = 0, worst_ms = 0;
+  int impossible = 0, unproven = 0;
+};
+
+Times measure(const test::InputShape& shape, Objective objective, KeepOnHead keep) {
+  constexpr int kSeeds = 20;
+  std::vector<double> ms;
+  Times times;
+  for (unsigned seed = 0; seed < kSeeds; ++seed) {
+    PlanInput input = test::random_input(shape, 1000 + seed);
+    input.objective = objective;
+    input.constraints.keep_on_head = keep;
+    const auto start = std::chrono::steady_clock::now();
+    try {
+      times.unproven += make_plan(input).gap > 0;
+    } catch (const SetupError&) {
+      ++times.impossible;
+    }
+    ms.push_back(std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count());
+  }
+  std::sort(ms.begin(), ms.end());
+  times.median_ms = (ms[kSeeds / 2 - 1] + ms[kSeeds / 2]) / 2;
+  times.worst_ms = ms.back();
+  return times;
+}
+
+void print_row(int devices, int layers, Objective objective, KeepOnHead keep, bool tight, bool equal, double mbps) {
+  test::InputShape shape;
+  shape.devices = devices;
+  shape.layers = layers;
+  shape.tightness = tight ? 1.4 : 2.5;
+  shape.equal_layers = equal;
+  shape.mbps_max = mbps;
+  const Times times = measure(shape, objective, keep);
+  std::printf("| %2d | %2d | %-10s | %-11s | %-6s | %-7s | %4.0f | %8.1f | %8.1f | %2d | %2d |\n", devices, layers,
+              to_string(objective).data(), to_string(keep).data(), tight ? "tight" : "ample", equal ? "equal" : "unequal",
+              mbps, times.median_ms, times.worst_ms, times.impossible, times.unproven);
+  std::fflush(stdout);
+}
+
+}  // namespace
+}  // namespace shoal
+
+int main() {
+  using namespace shoal;
+  std::printf("| M  | N  | objective  | keep        | memory | layers  | Mbps | median ms | worst ms | no plan | unproven |\n");
+  std::printf("|----|----|------------|-------------|--------|---------|------|----------|----------|----|----|\n");
+  for (int layers : {32, 80})
+    for (int devices : {4, 8, 12, 16})
+      for (Objective objective : {Objective::kLatency, Objective::kThroughput})
+        for (KeepOnHead keep : {KeepOnHead::kNone, KeepOnHead::kFirstLayer})
+          for (bool tight : {false, true})
+            for (bool equal : {true, false}) print_row(devices, layers, objective, keep, tight, equal, tight ? 1000 : 50);
+}

@@ -1,0 +1,26 @@
+# shoal_library(NAME [DEPS target...]): the static library shoal_NAME from every *.cc of the current folder.
+# shoal_test(NAME SOURCES file... [DEPS target...]): one doctest program, registered with ctest as NAME.
+
+add_library(shoal_flags INTERFACE)
+# -Wno-restrict: g++ 12 warns wrongly of "text" + string (GCC bug 105651).
+target_compile_options(shoal_flags INTERFACE -Wall -Wextra -Wno-restrict -ffp-contract=off $<$<BOOL:${SHOAL_WERROR}>:-Werror>)
+target_include_directories(shoal_flags INTERFACE ${CMAKE_SOURCE_DIR} ${CMAKE_BINARY_DIR}/gen)
+if(SHOAL_SANITIZE)
+  target_compile_options(shoal_flags INTERFACE -fsanitize=${SHOAL_SANITIZE} -fno-omit-frame-pointer -fno-sanitize-recover=all)
+  target_link_options(shoal_flags INTERFACE -fsanitize=${SHOAL_SANITIZE})
+endif()
+
+function(shoal_library name)
+  cmake_parse_arguments(ARG "" "" "DEPS" ${ARGN})
+  file(GLOB_RECURSE sources CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/*.cc)
+  list(FILTER sources EXCLUDE REGEX "/main\\.cc$")
+  add_library(shoal_${name} STATIC ${sources})
+  target_link_libraries(shoal_${name} PUBLIC shoal_flags ${ARG_DEPS})
+endfunction()
+
+function(shoal_test name)
+  cmake_parse_arguments(ARG "" "" "SOURCES;DEPS" ${ARGN})
+  add_executable(test_${name} ${CMAKE_SOURCE_DIR}/tests/doctest_main.cc ${ARG_SOURCES})
+  target_link_libraries(test_${name} PRIVATE shoal_flags doctest::doctest ${ARG_DEPS})
+  add_test(NAME ${name} COMMAND test_${name})
+endfunction()

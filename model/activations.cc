@@ -1,0 +1,72 @@
+#include <algorithm>
+
+#include "model/transformer.h"
+#include "tensor/float_ops.h"
+#include "tensor/product_ops.h"
+
+namespace shoal {
+
+namespace {
+
+// Floats of each region for `rows_max` rows; every buffer begins on a 64-byte boundary.
+struct Sizes {
+  size_t normed, q, k, v, attended, ffn, rope, scratch_stride, threads;
+  int cols_max;
+
+  size_t layer_region() const { return std::max(q + k + v + attended, 2 * ffn); }
+  size_t total() const { return normed + layer_region() + 2 * rope + scratch_stride * threads; }
+};
+
+size_t aligned_floats(size_t n) { return (n + 15) / 16 * 16; }
+
+Sizes sizes_of(const ModelConfig& config, int rows_max, int context, int threads) {
+  Sizes s{};
+  s.cols_max = config.n_embd;
+  const auto widest = [&](size_t& size, int64_t width) {
+    size = std::max(size, aligned_floats(static_cast<size_t>(width) * rows_max));
+  };
+  widest(s.normed, config.n_embd);
+  widest(s.rope, config.n_rot / 2);
+  for (int layer = 0; layer < config.n_layer; ++layer) {
+    const int n_head = config.n_head[layer], n_head_kv = config.n_head_kv[layer];
+    widest(s.q, int64_t{n_head} * config.head_dim_k);
+    widest(s.k, config.n_embd_k(layer));
+    widest(s.v, config.n_embd_v(layer));
+    widest(s.attended, int64_t{n_head} * config.head_dim_v);
+    widest(s.ffn, config.n_ff[layer]);
+    s.cols_max = std::max({s.cols_max, n_head * config.head_dim_v, config.n_ff[layer]});
+    // A cache line apart, so that threads do not write into each other's.
+    s.scratch_stride =
+        std::max(s.scratch_stride, aligned_floats(attention_scratch_floats(n_head, n_head_kv, context)) + 16);
+  }
+  s.threads = threads;
+  return s;
+}
+
+}  // namespace
+
+Activations::Activations(const ModelConfig& config, int rows_max, int context, int threads)
+    : rows_max(rows_max), rows(rows_max, sizes_of(config, rows_max, context, threads).cols_max) {
+  const Sizes s = sizes_of(config, rows_max, context, threads);
+  memory = AlignedBuffer(s.total() * sizeof(float));
+  normed = projected = memory.as<float>();
+  float* const region = normed + s.normed;
+  q = region;
+  k = q + s.q;
+  v = k + s.k;
+  attended = v + s.v;
+  gate = region;
+  up = gate + s.ffn;
+  rope_cos = region + s.layer_region();
+  rope_sin = rope_cos + s.rope;
+  attention_scratch = rope_sin + s.rope;
+  attention_scratch_stride = s.scratch_stride;
+}
+
+uint64_t Activations::bytes(const ModelConfig& config, int rows_max, int context, int threads) {
+  const Sizes s = sizes_of(config, rows_max, context, threads);
+  const uint64_t blocks = uint64_t{1} * rows_max * (s.cols_max / kQuantBlock) * kActivationBlockBytes;
+  return s.total() * sizeof(float) + blocks;
+}
+
+}  // namespace shoal

@@ -1,0 +1,40 @@
+// The header of one GGUF part: metadata and tensor records, parsed and checked. Used by GgufFile::open alone.
+// Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "model/gguf_file.h"
+#include "model/gguf_reader.h"
+
+namespace shoal {
+
+struct GgufHeader {
+  uint32_t version = 0;
+  std::map<std::string, MetaValue> metadata;
+  std::vector<TensorInfo> tensors;  // with absolute offsets, each inside the file
+  std::vector<std::byte> bytes;     // the header as it lies in the file
+};
+
+// Throws SetupError. `part` is copied into the tensors.
+GgufHeader read_gguf_header(const RegularFile& file, int part);
+
+// SHA-256 over, for each part: the header's length and bytes, and the part's size.
+class HeaderDigest {
+ public:
+  HeaderDigest();
+  ~HeaderDigest();
+  void add(std::span<const std::byte> header, uint64_t part_bytes);
+  std::string hex();  // ends the digest
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
+}  // namespace shoal

@@ -1,0 +1,171 @@
+#include "model/gguf_reader.h"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstdio>
+#include <utility>
+
+#include "base/error.h"
+
+namespace shoal {
+namespace {
+
+constexpr uint64_t kFirstRead = uint64_t{4} << 20;  // the whole header of most files
+
+// Length of the valid UTF-8 sequence at text[i] and its code point, or 0 (RFC 3629).
+size_t decode_utf8(std::string_view text, size_t i, uint32_t& code) {
+  const auto byte = [&](size_t k) { return static_cast<unsigned char>(text[k]); };
+  const unsigned char lead = byte(i);
+  if (lead < 0x80) {
+    code = lead;
+    return 1;
+  }
+  const size_t length = lead >= 0xF0 ? 4 : lead >= 0xE0 ? 3 : 2;
+  if (lead < 0xC2 || lead > 0xF4 || i + length > text.size()) return 0;
+  code = lead & (0xFF >> (length + 1));
+  for (size_t k = 1; k < length; ++k) {
+    if ((byte(i + k) & 0xC0) != 0x80) return 0;
+    code = code << 6 | (byte(i + k) & 0x3F);
+  }
+  static constexpr uint32_t kLeast[] = {0, 0, 0x80, 0x800, 0x10000};
+  const bool surrogate = code >= 0xD800 && code <= 0xDFFF;
+  return code < kLeast[length] || code > 0x10FFFF || surrogate ? 0 : length;
+}
+
+// Controls, and the marks that reorder the text around them.
+bool is_unsafe(uint32_t code) {
+  return code < 0x20 || (code >= 0x7F && code < 0xA0) || code == 0x061C || code == 0x200E || code == 0x200F ||
+         (code >= 0x2028 && code <= 0x202E) || (code >= 0x2066 && code <= 0x2069) || code == 0xFEFF;
+}
+
+const char* kind_of(mode_t mode) {
+  if (S_ISDIR(mode)) return "a directory";
+  if (S_ISFIFO(mode)) return "a FIFO";
+  if (S_ISSOCK(mode)) return "a socket";
+  return "a device";
+}
+
+}  // namespace
+
+std::string printable(std::string_view text, size_t bytes_max) {
+  std::string out;
+  for (size_t i = 0; i < text.size();) {
+    uint32_t code = 0;
+    const size_t length = decode_utf8(text, i, code);
+    if (i + std::max<size_t>(length, 1) > bytes_max) return out + "...";
+    char escaped[16];
+    if (length == 0) {
+      std::snprintf(escaped, sizeof escaped, "\\x%02X", static_cast<unsigned char>(text[i]));
+      out += escaped;
+    } else if (code == '\n') {
+      out += "\\n";
+    } else if (code == '\t') {
+      out += "\\t";
+    } else if (is_unsafe(code)) {
+      std::snprintf(escaped, sizeof escaped, code < 0x80 ? "\\x%02X" : "\\u{%04X}", code);
+      out += escaped;
+    } else {
+      out.append(text, i, length);
+    }
+    i += std::max<size_t>(length, 1);
+  }
+  return out;
+}
+
+std::string quoted(std::string_view text, size_t bytes_max) {
+  std::string out(1, '\'');
+  out += printable(text, bytes_max);
+  out += '\'';
+  return out;
+}
+
+RegularFile::RegularFile(const std::string& path) : path_(path) {
+  // O_NONBLOCK: opening a FIFO without a writer must not hang.
+  fd_ = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+  if (fd_ < 0) throw SetupError("cannot open model file " + quoted(path, 4096) + ": " + std::strerror(errno));
+  struct stat status;
+  const int rc = ::fstat(fd_, &status);
+  if (rc != 0 || !S_ISREG(status.st_mode)) {
+    const std::string reason = rc != 0 ? std::strerror(errno) : kind_of(status.st_mode);
+    ::close(fd_);
+    throw SetupError("model file " + quoted(path, 4096) + " is not a regular file: " + reason);
+  }
+  size_ = static_cast<uint64_t>(status.st_size);
+}
+
+RegularFile::~RegularFile() {
+  if (fd_ >= 0) ::close(fd_);
+}
+
+RegularFile::RegularFile(RegularFile&& other) noexcept
+    : path_(std::move(other.path_)), fd_(std::exchange(other.fd_, -1)), size_(other.size_) {}
+
+void RegularFile::read_at(uint64_t offset, std::span<std::byte> out) const {
+  size_t done = 0;
+  while (done < out.size()) {
+    const ssize_t n = ::pread(fd_, out.data() + done, out.size() - done, static_cast<off_t>(offset + done));
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) throw SetupError(quoted(path_, 4096) + ": read error: " + std::strerror(errno), kExitFailed);
+    if (n == 0) {
+      throw SetupError(quoted(path_, 4096) + " became shorter while it was in use: it now ends at byte " +
+                           std::to_string(offset + done) + ", it had " + std::to_string(size_) + " bytes",
+                       kExitFailed);
+    }
+    done += static_cast<size_t>(n);
+  }
+}
+
+void HeaderReader::fail(const std::string& message) const {
+  throw SetupError(quoted(file_->path(), 4096) + ": " + context_ + " " + message);
+}
+
+const std::byte* HeaderReader::take(uint64_t n) {
+  if (n > remaining()) {
+    throw SetupError(quoted(file_->path(), 4096) + " is truncated: it ends at byte " +
+                     std::to_string(file_->size()) + ", but " + context_ + " needs " + std::to_string(n) +
+                     " bytes at byte " + std::to_string(position_) + "; fetch the file again");
+  }
+  const uint64_t end = position_ + n;
+  if (end > kHeaderBytesMax)
+    fail("makes the header longer than " + std::to_string(kHeaderBytesMax) + " bytes");
+  if (end > buffer_.size()) fill(end);
+  const std::byte* data = buffer_.data() + position_;
+  position_ = end;
+  return data;
+}
+
+void HeaderReader::fill(uint64_t end) {
+  const uint64_t have = buffer_.size();
+  const uint64_t want = std::min(std::max({end, 2 * have, kFirstRead}), file_->size());
+  buffer_.resize(want);
+  file_->read_at(have, std::span(buffer_).subspan(have));
+}
+
+std::string HeaderReader::read_string(uint64_t bytes_max) {
+  const uint64_t length = read<uint64_t>();
+  if (length > bytes_max) {
+    fail("claims a string of " + std::to_string(length) + " bytes; the limit is " +
+         std::to_string(bytes_max));
+  }
+  const std::byte* data = take(length);
+  return {reinterpret_cast<const char*>(data), length};
+}
+
+uint64_t HeaderReader::read_count(uint64_t bytes_each, uint64_t count_max, const char* things) {
+  const uint64_t count = read<uint64_t>();
+  if (count > count_max) {
+    fail("claims " + std::to_string(count) + " " + things + "; the limit is " + std::to_string(count_max));
+  }
+  if (count > remaining() / bytes_each) {
+    fail("claims " + std::to_string(count) + " " + things + ", but only " + std::to_string(remaining()) +
+         " bytes follow: the file ends at byte " + std::to_string(file_->size()) +
+         "; it is truncated or corrupt");
+  }
+  return count;
+}
+
+}  // namespace shoal

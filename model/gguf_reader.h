@@ -1,0 +1,85 @@
+// Reading an untrusted model file: a regular file read with pread, and a reader of its header that bounds
+// every count by the bytes that remain. Both throw SetupError naming the file, the byte and what was being
+// read. A HeaderReader belongs to one thread; RegularFile::read_at is safe from several.
+#pragma once
+
+#include <bit>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace shoal {
+
+static_assert(std::endian::native == std::endian::little, "GGUF values are read as they lie in the file");
+
+// Limits on a header; each is far above what real files hold (256k tokens make a header of about 15 MiB).
+inline constexpr uint64_t kHeaderBytesMax = uint64_t{256} << 20;
+inline constexpr uint64_t kStringBytesMax = uint64_t{16} << 20;
+inline constexpr uint64_t kArrayCountMax = uint64_t{1} << 22;
+
+// Text from outside made safe for a terminal and a log: control characters, bidirectional overrides and
+// invalid UTF-8 become \xNN or \u{NNNN}, and what exceeds `bytes_max` is replaced by "...".
+std::string printable(std::string_view text, size_t bytes_max = 120);
+std::string quoted(std::string_view text, size_t bytes_max = 120);  // the same in single quotes
+
+// A regular file open for reading. Directories, FIFOs, sockets and devices are refused without blocking.
+class RegularFile {
+ public:
+  explicit RegularFile(const std::string& path);
+  ~RegularFile();
+  RegularFile(RegularFile&& other) noexcept;
+  RegularFile& operator=(RegularFile&&) = delete;
+  RegularFile(const RegularFile&) = delete;
+
+  const std::string& path() const { return path_; }
+  uint64_t size() const { return size_; }  // when it was opened
+  // All of `out`, from absolute offset `offset`; SetupError (exit code 1) when the file has become shorter.
+  void read_at(uint64_t offset, std::span<std::byte> out) const;
+
+ private:
+  std::string path_;
+  int fd_ = -1;
+  uint64_t size_ = 0;
+};
+
+class HeaderReader {
+ public:
+  explicit HeaderReader(const RegularFile& file) : file_(&file) {}
+
+  // What is being read, for messages: "the value of key 'general.name'".
+  void set_context(std::string context) { context_ = std::move(context); }
+
+  template <class T>
+  T read() {
+    T value;
+    std::memcpy(&value, take(sizeof(T)), sizeof(T));
+    return value;
+  }
+  std::string read_string(uint64_t bytes_max = kStringBytesMax);
+  // A u64 count of things of at least `bytes_each` bytes, which therefore must fit in what remains of the
+  // file.
+  uint64_t read_count(uint64_t bytes_each, uint64_t count_max, const char* things);
+  // The next n bytes; valid until the next call.
+  const std::byte* take(uint64_t n);
+
+  uint64_t position() const { return position_; }
+  uint64_t remaining() const { return file_->size() - position_; }
+  std::span<const std::byte> consumed() const { return {buffer_.data(), position_}; }
+
+  // Throws SetupError "FILE: CONTEXT MESSAGE".
+  [[noreturn]] void fail(const std::string& message) const;
+
+ private:
+  void fill(uint64_t end);
+
+  const RegularFile* file_;
+  std::string context_ = "the header";
+  std::vector<std::byte> buffer_;  // the file's first bytes
+  uint64_t position_ = 0;
+};
+
+}  // namespace shoal

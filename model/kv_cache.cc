@@ -1,0 +1,138 @@
+#include "model/kv_cache.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "base/check.h"
+
+namespace shoal {
+
+namespace {
+
+int pages_for(int positions) { return (positions + kKvPageTokens - 1) / kKvPageTokens; }
+
+}  // namespace
+
+KvCache::KvCache(const ModelConfig& config, int layer_begin, int layer_end, int context, int slots)
+    : layer_begin_(layer_begin), context_(context) {
+  SHOAL_CHECK(0 <= layer_begin && layer_begin <= layer_end && layer_end <= config.n_layer);
+  SHOAL_CHECK(context > 0 && slots > 0);
+  const int64_t n_pages = int64_t{slots} * pages_for(context);
+  SHOAL_CHECK(n_pages <= INT32_MAX);
+  for (int layer = layer_begin; layer < layer_end; ++layer) {
+    k_page_elements_.push_back(static_cast<size_t>(config.n_embd_k(layer)) * kKvPageTokens);
+    v_page_elements_.push_back(static_cast<size_t>(config.n_embd_v(layer)) * kKvPageTokens);
+    k_.emplace_back(k_page_elements_.back() * n_pages * sizeof(uint16_t));
+    v_.emplace_back(v_page_elements_.back() * n_pages * sizeof(uint16_t));
+  }
+  slots_.resize(slots);
+  for (Slot& s : slots_) s.pages.reserve(pages_for(context));
+  page_users_.assign(n_pages, 0);
+  free_pages_.resize(n_pages);
+  for (int64_t i = 0; i < n_pages; ++i) free_pages_[i] = static_cast<int32_t>(n_pages - 1 - i);
+}
+
+uint64_t KvCache::bytes(const ModelConfig& config, int layer_begin, int layer_end, int context, int slots) {
+  const uint64_t positions = uint64_t{static_cast<uint32_t>(slots)} * pages_for(context) * kKvPageTokens;
+  uint64_t total = 0;
+  for (int layer = layer_begin; layer < layer_end; ++layer)
+    total += positions * (config.n_embd_k(layer) + config.n_embd_v(layer)) * sizeof(uint16_t);
+  return total;
+}
+
+KvCache::Slot& KvCache::slot_at(int slot) {
+  SHOAL_CHECK(slot >= 0 && slot < slots());
+  return slots_[slot];
+}
+
+const KvCache::Slot& KvCache::slot_at(int slot) const {
+  SHOAL_CHECK(slot >= 0 && slot < slots());
+  return slots_[slot];
+}
+
+int KvCache::length(int slot) const { return slot_at(slot).length; }
+
+Result<void> KvCache::extend(int slot, int n) {
+  Slot& s = slot_at(slot);
+  SHOAL_CHECK(n >= 0);
+  if (n > context_ - s.length) {
+    return Error{Errc::kContextFull, "slot " + std::to_string(slot) + " holds " + std::to_string(s.length) +
+                                         " positions; " + std::to_string(n) + " more exceed the context of " +
+                                         std::to_string(context_)};
+  }
+  if (n > 0 && s.length % kKvPageTokens != 0) own_page(s.pages.back());
+  s.length += n;
+  while (static_cast<int>(s.pages.size()) < pages_for(s.length)) s.pages.push_back(take_page());
+  return {};
+}
+
+void KvCache::trim(int slot, int length) {
+  Slot& s = slot_at(slot);
+  SHOAL_CHECK(length >= 0);
+  if (length >= s.length) return;
+  s.length = length;
+  for (; static_cast<int>(s.pages.size()) > pages_for(length); s.pages.pop_back()) drop_page(s.pages.back());
+}
+
+void KvCache::free(int slot) { trim(slot, 0); }
+
+Result<void> KvCache::fork(int from, int to, int length) {
+  const Slot& source = slot_at(from);
+  Slot& target = slot_at(to);
+  if (length < 0 || length > source.length) {
+    return Error{Errc::kInvalidInput, "fork of " + std::to_string(length) + " positions of slot " +
+                                          std::to_string(from) + ", which holds " + std::to_string(source.length)};
+  }
+  trim(to, from == to ? length : 0);
+  if (from == to) return {};
+  target.pages.assign(source.pages.begin(), source.pages.begin() + pages_for(length));
+  target.length = length;
+  for (int32_t page : target.pages) ++page_users_[page];
+  return {};
+}
+
+KvPages KvCache::view(int layer, int slot) const {
+  const size_t i = layer - layer_begin_;
+  return {k_[i].as<uint16_t>(), v_[i].as<uint16_t>(), k_page_elements_[i], v_page_elements_[i],
+          slot_at(slot).pages.data()};
+}
+
+uint16_t* KvCache::k_page(int layer, int slot, int position) {
+  const size_t i = layer - layer_begin_;
+  return k_[i].as<uint16_t>() + k_page_elements_[i] * slot_at(slot).pages[position / kKvPageTokens];
+}
+
+uint16_t* KvCache::v_page(int layer, int slot, int position) {
+  const size_t i = layer - layer_begin_;
+  return v_[i].as<uint16_t>() + v_page_elements_[i] * slot_at(slot).pages[position / kKvPageTokens];
+}
+
+int32_t KvCache::take_page() {
+  // Slots own at most pages_for(context) pages each, and a page that is about to be copied has two users, so one is free.
+  SHOAL_CHECK(!free_pages_.empty());
+  const int32_t page = free_pages_.back();
+  free_pages_.pop_back();
+  page_users_[page] = 1;
+  return page;
+}
+
+void KvCache::drop_page(int32_t page) {
+  if (--page_users_[page] == 0) free_pages_.push_back(page);
+}
+
+void KvCache::own_page(int32_t& page) {
+  if (page_users_[page] == 1) return;
+  const int32_t copy = take_page();
+  const auto copy_in = [&](AlignedBuffer& arena, size_t elements) {
+    uint16_t* base = arena.as<uint16_t>();
+    std::memcpy(base + elements * copy, base + elements * page, elements * sizeof(uint16_t));
+  };
+  for (size_t i = 0; i < k_.size(); ++i) {
+    copy_in(k_[i], k_page_elements_[i]);
+    copy_in(v_[i], v_page_elements_[i]);
+  }
+  drop_page(page);
+  page = copy;
+}
+
+}  // namespace shoal

@@ -1,0 +1,89 @@
+// Reads VocabData from a GGUF file's metadata.
+#include "base/error.h"
+#include "model/tokenizer.h"
+#include "model/vocabulary.h"
+
+namespace shoal {
+namespace {
+
+std::string key(const char* name) {
+  return std::string("tokenizer.ggml.") + name;
+}
+
+[[noreturn]] void wrong_type(const GgufFile& file, const std::string& name, const char* expected) {
+  throw SetupError(file.path() + ": metadata key " + name + " is not " + expected);
+}
+
+std::vector<std::string> read_strings(const GgufFile& file, const std::string& name, bool required) {
+  const MetaValue* value = file.find(name);
+  if (value == nullptr) {
+    if (!required) return {};
+    throw SetupError(file.path() + ": metadata key " + name +
+                     " is missing: the file has no usable tokenizer");
+  }
+  if (const auto* strings = std::get_if<std::vector<std::string>>(value)) return *strings;
+  wrong_type(file, name, "an array of strings");
+}
+
+// Calls visit(x) with each number of an array of any numeric type; nothing if the key is absent.
+template <class Visit>
+void for_each_number(const GgufFile& file, const std::string& name, Visit visit) {
+  const MetaValue* value = file.find(name);
+  if (value == nullptr) return;
+  if (const auto* v = std::get_if<std::vector<double>>(value)) {
+    for (const double x : *v) visit(x);
+  } else if (const auto* v = std::get_if<std::vector<int64_t>>(value)) {
+    for (const int64_t x : *v) visit(static_cast<double>(x));
+  } else if (const auto* v = std::get_if<std::vector<uint64_t>>(value)) {
+    for (const uint64_t x : *v) visit(static_cast<double>(x));
+  } else {
+    wrong_type(file, name, "an array of numbers");
+  }
+}
+
+int64_t read_id(const GgufFile& file, const char* suffix) {
+  const std::string name = key(suffix);
+  const MetaValue* value = file.find(name);
+  if (value == nullptr) return -1;
+  if (const auto* id = std::get_if<uint64_t>(value); id != nullptr && *id <= INT32_MAX)
+    return static_cast<int64_t>(*id);
+  if (const auto* id = std::get_if<int64_t>(value); id != nullptr && *id >= -1 && *id <= INT32_MAX)
+    return *id;
+  // Written by some converters for "none".
+  if (const auto* id = std::get_if<uint64_t>(value); id != nullptr && *id == UINT32_MAX) return -1;
+  wrong_type(file, name, "a token id");
+}
+
+int read_flag(const GgufFile& file, const char* suffix) {
+  const std::string name = key(suffix);
+  return file.find(name) == nullptr ? -1 : static_cast<int>(file.get_bool(name, false));
+}
+
+}  // namespace
+
+VocabData VocabData::read(const GgufFile& file) {
+  VocabData data;
+  data.model = file.get_string(key("model"));
+  data.pre = file.get_string(key("pre"), "");
+  data.tokens = read_strings(file, key("tokens"), true);
+  data.merges = read_strings(file, key("merges"), data.model == "gpt2");
+  for_each_number(file, key("scores"), [&](double x) { data.scores.push_back(static_cast<float>(x)); });
+  for_each_number(file, key("token_type"), [&](double x) {
+    const bool known = x >= 0 && x <= static_cast<double>(TokenType::kByte);
+    data.types.push_back(known ? static_cast<TokenType>(static_cast<int>(x)) : TokenType::kUndefined);
+  });
+  data.bos = read_id(file, "bos_token_id");
+  data.eos = read_id(file, "eos_token_id");
+  data.eot = read_id(file, "eot_token_id");
+  data.eom = read_id(file, "eom_token_id");
+  data.unknown = read_id(file, "unknown_token_id");
+  data.add_bos = read_flag(file, "add_bos_token");
+  data.add_space_prefix = read_flag(file, "add_space_prefix");
+  return data;
+}
+
+Tokenizer Tokenizer::from(const GgufFile& file) {
+  return Tokenizer::from(VocabData::read(file));
+}
+
+}  // namespace shoal

@@ -1,0 +1,150 @@
+// shoal bench: llama-bench's table (ppN reads a prompt of N tokens, tgN generates N tokens), mean and standard deviation
+// over repetitions; with --concurrency several sequences generate at once and their tokens are added up.
+#include <boost/json.hpp>
+#include <fmt/format.h>
+
+#include <cmath>
+#include <cstdio>
+
+#include "base/units.h"
+#include "node/command_support.h"
+#include "node/session.h"
+
+namespace shoal {
+namespace {
+
+struct BenchRow {
+  std::string test;
+  int concurrency = 1;
+  std::vector<double> tokens_per_s;
+  double mean = 0, deviation = 0;
+};
+
+// Tokens that look like text to the caches: a fixed pseudo-random walk over the vocabulary (llama-bench draws random ones).
+std::vector<int32_t> bench_tokens(int n, int n_vocab, uint64_t seed) {
+  std::vector<int32_t> tokens;
+  uint64_t state = seed * 0x9E3779B97F4A7C15u + 1;
+  for (int i = 0; i < n; ++i) {
+    state = state * 6364136223846793005u + 1442695040888963407u;
+    tokens.push_back(static_cast<int32_t>((state >> 33) % static_cast<uint64_t>(n_vocab)));
+  }
+  return tokens;
+}
+
+// Seconds until `concurrency` equal requests are all done, from when all of them have read their prompts if `generation`.
+double run_once(Cluster& cluster, int prompt, int generate, int concurrency, uint64_t seed) {
+  const auto queue = std::make_shared<EventQueue>();
+  const auto begin = std::chrono::steady_clock::now();
+  auto elapsed = [&] { return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count(); };
+  for (int i = 0; i < concurrency; ++i) {
+    GenerationRequest request;
+    request.prompt = bench_tokens(prompt, cluster.model.n_vocab, seed * 131 + static_cast<uint64_t>(i));
+    request.max_tokens = generate;
+    request.sampling.temperature = 0;
+    request.ignore_end = true;
+    request.on_event = [queue](const GenerationEvent& event) { queue->push(event); };
+    cluster.coordinator->submit(std::move(request));
+  }
+  int first_tokens = 0, finished = 0;
+  double prompts_read = 0;
+  std::map<uint64_t, bool> started;
+  while (finished < concurrency) {
+    const GenerationEvent event = queue->pop();
+    if (event.token >= 0 && !started[event.request]) {
+      started[event.request] = true;
+      if (++first_tokens == concurrency) prompts_read = elapsed();
+    }
+    if (!event.finished) continue;
+    if (event.reason == FinishReason::kError) throw SetupError(event.error.message, kExitFailed);
+    ++finished;
+  }
+  return generate > 1 ? elapsed() - prompts_read : prompts_read;
+}
+
+BenchRow measure(Cluster& cluster, const BenchFlags& flags, int prompt, int generate, int concurrency) {
+  BenchRow row;
+  row.test = generate > 1 ? fmt::format("tg{}", generate) : fmt::format("pp{}", prompt);
+  row.concurrency = concurrency;
+  for (int i = 0; i <= flags.repetitions; ++i) {
+    // One token more is generated: the first belongs to the prompt.
+    const double seconds = run_once(cluster, prompt, generate > 1 ? generate + 1 : 1, concurrency,
+                                    static_cast<uint64_t>(i) + 1);
+    const double tokens = static_cast<double>(generate > 1 ? generate : prompt) * concurrency;
+    if (i > 0) row.tokens_per_s.push_back(tokens / seconds);  // the first run warms up
+  }
+  for (const double t : row.tokens_per_s) row.mean += t / static_cast<double>(row.tokens_per_s.size());
+  for (const double t : row.tokens_per_s) row.deviation += (t - row.mean) * (t - row.mean);
+  const size_t n = row.tokens_per_s.size();
+  row.deviation = n > 1 ? std::sqrt(row.deviation / static_cast<double>(n - 1)) : 0;
+  return row;
+}
+
+std::string render(const Cluster& cluster, const BenchFlags& flags, const std::vector<BenchRow>& rows) {
+  uint64_t bytes = 0;
+  for (const TensorInfo& tensor : cluster.file->tensors()) bytes += tensor.bytes;
+  const NodeConfig& head = cluster.config.nodes[static_cast<size_t>(cluster.config.head_index())];
+  const int threads = cluster.pool->size();
+  const size_t nodes = cluster.layout.node_of_stage.size();
+  if (flags.output == "json") {
+    boost::json::array list;
+    for (const BenchRow& row : rows) {
+      list.push_back({{"model", cluster.model.name}, {"model_size", bytes}, {"backend", cluster.kernels->name},
+                      {"n_threads", threads}, {"nodes", nodes}, {"head", head.name}, {"test", row.test},
+                      {"concurrency", row.concurrency}, {"avg_ts", row.mean}, {"stddev_ts", row.deviation},
+                      {"samples_ts", boost::json::value_from(row.tokens_per_s)}});
+    }
+    return boost::json::serialize(list) + "\n";
+  }
+  if (flags.output == "csv") {
+    std::string text = "model,size,backend,threads,nodes,test,concurrency,avg_ts,stddev_ts\n";
+    for (const BenchRow& row : rows) {
+      text += fmt::format("\"{}\",{},{},{},{},{},{},{:.3f},{:.3f}\n", cluster.model.name, bytes, cluster.kernels->name,
+                          threads, nodes, row.test, row.concurrency, row.mean, row.deviation);
+    }
+    return text;
+  }
+  std::string text = fmt::format("| {:<30} | {:>10} | {:<8} | {:>7} | {:>5} | {:>8} | {:>11} | {:>20} |\n", "model", "size",
+                                 "backend", "threads", "nodes", "test", "concurrency", "t/s");
+  text += fmt::format("| {:-<30} | {:->9}: | {:-<8} | {:->6}: | {:->4}: | {:->7}: | {:->10}: | {:->19}: |\n", "", "", "",
+                      "", "", "", "", "");
+  for (const BenchRow& row : rows) {
+    text += fmt::format("| {:<30.30} | {:>10} | {:<8} | {:>7} | {:>5} | {:>8} | {:>11} | {:>20} |\n", cluster.model.name,
+                        format_bytes(bytes), cluster.kernels->name, threads, nodes, row.test, row.concurrency,
+                        fmt::format("{:.2f} ± {:.2f}", row.mean, row.deviation));
+  }
+  return text;
+}
+
+}  // namespace
+
+int bench_command(const CommonFlags& common, const BenchFlags& flags) {
+  CommonFlags fitted = common;
+  fitted.quiet = true;
+  int longest = 0, most = 1;
+  for (const int n : flags.prompt) longest = std::max(longest, n + 2);
+  for (const int n : flags.generate) longest = std::max(longest, n + 3);
+  for (const int n : flags.concurrency) most = std::max(most, n);
+  if (fitted.config.empty()) {
+    if (fitted.context == 0) fitted.context = std::max(longest, 16);
+    if (fitted.sequences == 0) fitted.sequences = most;
+  }
+  return with_cluster(fitted, [&](Cluster& cluster) {
+    if (longest > cluster.config.context || most > cluster.config.sequences) {
+      throw SetupError(fmt::format("{}: the benchmark needs a context of {} and {} sequences; the cluster file has {} "
+                                   "and {} (--context and --sequences override it)", cluster.config.path, longest, most,
+                                   cluster.config.context, cluster.config.sequences));
+    }
+    std::vector<BenchRow> rows;
+    for (const int concurrency : flags.concurrency) {
+      for (const int n : flags.prompt) {
+        if (n > 0) rows.push_back(measure(cluster, flags, n, 0, concurrency));
+      }
+      for (const int n : flags.generate) {
+        if (n > 0) rows.push_back(measure(cluster, flags, 1, n, concurrency));
+      }
+    }
+    std::fputs(render(cluster, flags, rows).c_str(), stdout);
+  });
+}
+
+}  // namespace shoal

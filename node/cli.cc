@@ -1,0 +1,122 @@
+#include "node/cli.h"
+
+#include <CLI/CLI.hpp>
+#include <fmt/format.h>
+
+#include <cstdio>
+#include <iostream>
+
+#include "base/error.h"
+#include "base/logging.h"
+#include "base/version.h"
+#include "node/commands.h"
+
+namespace shoal {
+namespace {
+
+void add_cluster_flags(CLI::App& app, CommonFlags& flags) {
+  app.add_option("model,-m,--model", flags.model, "GGUF model file (overrides the cluster file's)");
+  app.add_option("-c,--config", flags.config, "cluster file (YAML)");
+  app.add_option("--node", flags.node, "which node of the cluster file this process is (default: by rank)");
+  app.add_option("--kernels", flags.kernels, "kernel table: generic, avx2, ... (default: the fastest)");
+  app.add_option("-t,--threads", flags.threads, "threads that compute (default: the cluster file's, or all)")
+      ->check(CLI::Range(1, 1024));
+  app.add_option("--context", flags.context, "tokens per sequence, answer included")->check(CLI::Range(16, 1 << 20));
+  app.add_option("--sequences", flags.sequences, "concurrent sequences")->check(CLI::Range(1, 4096));
+  app.add_option("--objective", flags.objective, "latency | throughput");
+  app.add_option("--keep-on-head", flags.keep_on_head, "none | first-layer | ends");
+  app.add_flag("-q,--quiet", flags.quiet, "only the answer: no plan, no table");
+}
+
+void add_run_flags(CLI::App& app, RunFlags& flags) {
+  SamplerOptions& s = flags.sampling;
+  app.add_option("--system", flags.system, "system message");
+  app.add_option("-n,--max-tokens", flags.max_tokens, "longest answer, in tokens")->check(CLI::Range(1, 1 << 20));
+  app.add_option("--temp", s.temperature, "temperature; 0 always takes the likeliest token")->capture_default_str();
+  app.add_option("--top-k", s.top_k, "only the k likeliest tokens; 0 is off")->capture_default_str();
+  app.add_option("--top-p", s.top_p, "only the likeliest tokens that add up to p; 1 is off")->capture_default_str();
+  app.add_option("--min-p", s.min_p, "only tokens at least p times as likely as the best; 0 is off")
+      ->capture_default_str();
+  app.add_option("--repeat-penalty", s.repeat_penalty, "1 is off")->capture_default_str();
+  app.add_option("--frequency-penalty", s.frequency_penalty, "0 is off")->capture_default_str();
+  app.add_option("--presence-penalty", s.presence_penalty, "0 is off")->capture_default_str();
+  app.add_option("--repeat-last-n", s.repeat_last_n, "tokens that the penalties look back on")->capture_default_str();
+  app.add_option("--seed", s.seed, "the same seed gives the same answer")->capture_default_str();
+  app.add_flag("--ignore-eos", flags.ignore_eos, "go on after the model ends its answer");
+}
+
+int run_parsed(int argc, char** argv) {
+  CLI::App app{"Shoal runs one language model on several small devices.", "shoal"};
+  app.set_version_flag("--version", std::string("shoal ") + kVersion);
+  app.require_subcommand(1);
+  app.fallthrough();
+  std::string log_level = "info";
+  app.add_option("--log-level", log_level, "trace, debug, info, warning, error, off")->capture_default_str();
+
+  CommonFlags common;
+  RunFlags run;
+  PlanFlags plan;
+  BenchFlags bench;
+  bool probe_json = false;
+  std::string inspected;
+
+  CLI::App* run_app = app.add_subcommand("run", "generate once, stream to stdout");
+  add_cluster_flags(*run_app, common);
+  add_run_flags(*run_app, run);
+  run_app->add_option("-p,--prompt", run.prompt, "what to ask")->required();
+  run_app->add_flag("--raw", run.raw, "send the prompt as it is, without the model's chat template");
+  CLI::App* chat_app = app.add_subcommand("chat", "talk");
+  add_cluster_flags(*chat_app, common);
+  add_run_flags(*chat_app, run);
+  CLI::App* plan_app = app.add_subcommand("plan", "what would run where, and why");
+  add_cluster_flags(*plan_app, common);
+  plan_app->add_flag("--explain", plan.explain, "in words, with each device's share and reason");
+  plan_app->add_flag("--json", plan.json, "for machines");
+  CLI::App* probe_app = app.add_subcommand("probe", "measure this device");
+  add_cluster_flags(*probe_app, common);
+  probe_app->add_flag("--json", probe_json, "for machines");
+  CLI::App* bench_app = app.add_subcommand("bench", "prompt and generation speed, as a table");
+  add_cluster_flags(*bench_app, common);
+  bench_app->add_option("-p,--n-prompt", bench.prompt, "prompt lengths; 0: none")->delimiter(',')
+      ->check(CLI::Range(0, 1 << 20));
+  bench_app->add_option("-n,--n-gen", bench.generate, "tokens to generate; 0: none")->delimiter(',')
+      ->check(CLI::Range(0, 1 << 20));
+  bench_app->add_option("--concurrency", bench.concurrency, "sequences at once")->delimiter(',')
+      ->check(CLI::Range(1, 4096));
+  bench_app->add_option("-r,--repetitions", bench.repetitions, "runs of each test")->check(CLI::Range(1, 1000));
+  bench_app->add_option("-o,--output", bench.output, "md, json or csv")->check(CLI::IsMember({"md", "json", "csv"}));
+  CLI::App* inspect_app = app.add_subcommand("inspect", "what is in a model file");
+  inspect_app->add_option("model", inspected, "GGUF model file")->required();
+
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    const int code = app.exit(error, std::cout, std::cerr);
+    return code == 0 ? kExitDone : kExitUsage;
+  }
+  init_logging("shoal", log_level);
+  if (*run_app) return run_command(common, run);
+  if (*chat_app) return chat_command(common, run);
+  if (*plan_app) return plan_command(common, plan);
+  if (*probe_app) return probe_command(common, probe_json);
+  if (*bench_app) return bench_command(common, bench);
+  return inspect_command(inspected);
+}
+
+}  // namespace
+
+int run_cli(int argc, char** argv) {
+  try {
+    return run_parsed(argc, argv);
+  } catch (const SilentExit& exit) {
+    return exit.exit_code;
+  } catch (const SetupError& error) {
+    std::fputs(fmt::format("shoal: error: {}\n", error.what()).c_str(), stderr);
+    return error.exit_code();
+  } catch (const std::exception& error) {
+    std::fputs(fmt::format("shoal: error: {}\n", error.what()).c_str(), stderr);
+    return kExitFailed;
+  }
+}
+
+}  // namespace shoal

@@ -1,0 +1,265 @@
+#include "node/cluster_config.h"
+
+#include <fmt/format.h>
+#include <yaml-cpp/yaml.h>
+
+#include <algorithm>
+#include <charconv>
+#include <filesystem>
+#include <fstream>
+#include <set>
+#include <sstream>
+
+#include "base/error.h"
+#include "base/units.h"
+
+namespace shoal {
+namespace {
+
+constexpr size_t kFileBytesMax = 1 << 20;
+constexpr size_t kNodesMax = 256;
+constexpr int kContextMax = 1 << 20;
+constexpr int kSequencesMax = 4096;
+
+// Reads one YAML map key by key, so that unknown and repeated keys are found and every message says where it is.
+class MapReader {
+ public:
+  MapReader(const YAML::Node& node, std::string file, std::string where, std::vector<std::string> known)
+      : node_(node), file_(std::move(file)), where_(std::move(where)), known_(std::move(known)) {
+    if (!node_.IsMap()) fail(node_, "must be a map of keys and values");
+    std::set<std::string> seen;
+    for (const auto& entry : node_) {
+      const std::string key = entry.first.as<std::string>();
+      if (!seen.insert(key).second) fail(entry.first, fmt::format("'{}' is given twice", key));
+      if (!known_.empty() && std::find(known_.begin(), known_.end(), key) == known_.end()) {
+        const std::string near = nearest_name(key, known_);
+        fail(entry.first, near.empty() ? fmt::format("unknown key '{}' (known: {})", key, fmt::join(known_, ", "))
+                                       : fmt::format("unknown key '{}'; did you mean '{}'?", key, near));
+      }
+    }
+  }
+
+  YAML::Node get(const std::string& key) const { return node_[key]; }
+  bool has(const std::string& key) const { return static_cast<bool>(node_[key]); }
+  std::string path(const std::string& key) const { return where_.empty() ? key : where_ + "." + key; }
+  // "file:line: nodes.pi-1.memory", for messages of the unit parsers.
+  std::string place(const std::string& key) const {
+    return fmt::format("{}:{}: {}", file_, node_[key].Mark().line + 1, path(key));
+  }
+
+  std::string text(const std::string& key, const std::string& fallback) const {
+    if (!has(key)) return fallback;
+    const YAML::Node value = node_[key];
+    if (!value.IsScalar() || value.Scalar().empty()) fail(value, path(key) + " must be a text");
+    return value.Scalar();
+  }
+
+  int64_t integer(const std::string& key, int64_t fallback, int64_t low, int64_t high) const {
+    if (!has(key)) return fallback;
+    const YAML::Node value = node_[key];
+    const std::string text = value.IsScalar() ? value.Scalar() : "";
+    int64_t number = 0;
+    const auto [rest, errc] = std::from_chars(text.data(), text.data() + text.size(), number);
+    if (errc != std::errc() || rest != text.data() + text.size() || number < low || number > high) {
+      fail(value, fmt::format("{} must be a whole number from {} to {}, not '{}'", path(key), low, high, text));
+    }
+    return number;
+  }
+
+  [[noreturn]] void fail(const YAML::Node& at, const std::string& problem) const {
+    throw SetupError(fmt::format("{}:{}: {}", file_, at.Mark().line + 1, problem));
+  }
+
+ private:
+  YAML::Node node_;
+  std::string file_, where_;
+  std::vector<std::string> known_;
+};
+
+NodeConfig read_node(const MapReader& nodes, const std::string& name, const std::string& file) {
+  const MapReader map(nodes.get(name), file, "nodes." + name, {"address", "port", "memory", "threads", "kernels"});
+  NodeConfig node;
+  node.name = name;
+  node.address = map.text("address", node.address);
+  node.port = static_cast<uint16_t>(map.integer("port", 0, 0, 65535));
+  if (!map.has("memory")) {
+    map.fail(nodes.get(name), fmt::format("node '{}' has no memory: say how much Shoal may use there, e.g. "
+                                          "memory: 1GiB", name));
+  }
+  node.memory_bytes = parse_bytes(map.text("memory", ""), map.place("memory"));
+  node.threads = static_cast<int>(map.integer("threads", 0, 0, 1024));
+  node.kernels = map.text("kernels", "");
+  return node;
+}
+
+void read_nodes(ClusterConfig& config, const MapReader& top) {
+  if (!top.has("nodes")) throw SetupError(top.place("nodes") + " is missing: list the devices of the cluster");
+  const MapReader nodes(top.get("nodes"), config.path, "nodes", {});
+  for (const auto& entry : top.get("nodes")) {
+    const std::string name = entry.first.as<std::string>();
+    const bool clean = !name.empty() && name.size() <= 63 && std::all_of(name.begin(), name.end(), [](char c) {
+      return std::isalnum(static_cast<unsigned char>(c)) || c == '-' || c == '_' || c == '.';
+    });
+    if (!clean) nodes.fail(entry.first, "a node's name is 1 to 63 letters, digits, '-', '_' or '.'");
+    config.nodes.push_back(read_node(nodes, name, config.path));
+  }
+  if (config.nodes.empty()) nodes.fail(top.get("nodes"), "nodes is empty: at least one device is needed");
+  if (config.nodes.size() > kNodesMax) {
+    nodes.fail(top.get("nodes"), fmt::format("{} nodes are more than {}", config.nodes.size(), kNodesMax));
+  }
+  config.head = top.text("head", config.nodes.front().name);
+  if (config.head_index() < 0) {
+    top.fail(top.get("head"), fmt::format("head '{}' is not one of the nodes", config.head));
+  }
+}
+
+void read_links(ClusterConfig& config, const MapReader& top) {
+  if (!top.has("links")) return;
+  const YAML::Node list = top.get("links");
+  if (!list.IsSequence()) top.fail(list, "links must be a list");
+  for (const YAML::Node& item : list) {
+    const MapReader map(item, config.path, "links[]", {"between", "bandwidth", "latency"});
+    const YAML::Node between = map.get("between");
+    if (!between || !between.IsSequence() || between.size() != 2) {
+      map.fail(item, "a link needs between: [node, node]");
+    }
+    LinkConfig link{between[0].as<std::string>(), between[1].as<std::string>(), {}, {}};
+    for (const std::string* end : {&link.a, &link.b}) {
+      if (config.node_index(*end) < 0) map.fail(between, fmt::format("link names an unknown node '{}'", *end));
+    }
+    if (link.a == link.b) map.fail(between, fmt::format("a link joins two nodes, not '{}' with itself", link.a));
+    if (map.has("bandwidth")) {
+      link.bytes_per_second = parse_bytes_per_second(map.text("bandwidth", ""), map.place("bandwidth"));
+    }
+    if (map.has("latency")) link.latency_s = parse_seconds(map.text("latency", ""), map.place("latency"));
+    config.links.push_back(std::move(link));
+  }
+}
+
+// "0-9" or "7": layers, both ends included.
+LayersOfNode parse_layers(const MapReader& map, const std::string& node) {
+  const std::string text = map.text(node, "");
+  LayersOfNode range;
+  const char* end = text.data() + text.size();
+  auto [p, errc] = std::from_chars(text.data(), end, range.first);
+  range.last = range.first;
+  bool good = errc == std::errc();
+  if (good && p != end) {
+    good = *p == '-';
+    if (good) {
+      const auto second = std::from_chars(p + 1, end, range.last);
+      good = second.ec == std::errc() && second.ptr == end;
+    }
+  }
+  if (!good || range.first < 0 || range.last < range.first) {
+    map.fail(map.get(node), fmt::format("plan.layers.{}: write layers like 0-9, not '{}'", node, text));
+  }
+  return range;
+}
+
+void read_plan(ClusterConfig& config, const MapReader& top) {
+  if (!top.has("plan")) return;
+  const MapReader map(top.get("plan"), config.path, "plan", {"objective", "keep-on-head", "layers"});
+  PlanConfig& plan = config.plan;
+  plan.objective = map.text("objective", plan.objective);
+  if (plan.objective != "latency" && plan.objective != "throughput") {
+    map.fail(map.get("objective"), fmt::format("plan.objective is latency or throughput, not '{}'", plan.objective));
+  }
+  plan.keep_on_head = map.text("keep-on-head", plan.keep_on_head);
+  if (plan.keep_on_head != "none" && plan.keep_on_head != "first-layer" && plan.keep_on_head != "ends") {
+    map.fail(map.get("keep-on-head"),
+             fmt::format("plan.keep-on-head is none, first-layer or ends, not '{}'", plan.keep_on_head));
+  }
+  if (!map.has("layers")) return;
+  const MapReader layers(map.get("layers"), config.path, "plan.layers", {});
+  for (const auto& entry : map.get("layers")) {
+    const std::string node = entry.first.as<std::string>();
+    if (config.node_index(node) < 0) layers.fail(entry.first, fmt::format("plan.layers: unknown node '{}'", node));
+    plan.layers[node] = parse_layers(layers, node);
+  }
+}
+
+}  // namespace
+
+int ClusterConfig::node_index(const std::string& name) const {
+  for (size_t i = 0; i < nodes.size(); ++i) {
+    if (nodes[i].name == name) return static_cast<int>(i);
+  }
+  return -1;
+}
+
+std::string ClusterConfig::canonical() const {
+  std::string text = fmt::format("{}|{}|{}|{}|{}|{}\n", cluster, context, sequences, head, plan.objective,
+                                 plan.keep_on_head);
+  for (const NodeConfig& n : nodes) {
+    text += fmt::format("{}|{}|{}|{}|{}|{}\n", n.name, n.address, n.port, n.memory_bytes, n.threads, n.kernels);
+  }
+  for (const LinkConfig& l : links) {
+    text += fmt::format("{}|{}|{}|{}\n", l.a, l.b, l.bytes_per_second.value_or(-1), l.latency_s.value_or(-1));
+  }
+  for (const auto& [node, range] : plan.layers) text += fmt::format("{}|{}-{}\n", node, range.first, range.last);
+  return text;
+}
+
+ClusterConfig parse_cluster_config(const std::string& yaml, const std::string& path) {
+  ClusterConfig config;
+  config.path = path;
+  try {
+    const YAML::Node root = YAML::Load(yaml);
+    const MapReader top(root, path, "",
+                        {"cluster", "model", "context", "sequences", "head", "nodes", "links", "plan"});
+    config.cluster = top.text("cluster", config.cluster);
+    config.model = top.text("model", "");
+    config.context = static_cast<int>(top.integer("context", config.context, 16, kContextMax));
+    config.sequences = static_cast<int>(top.integer("sequences", config.sequences, 1, kSequencesMax));
+    read_nodes(config, top);
+    read_links(config, top);
+    read_plan(config, top);
+  } catch (const YAML::Exception& e) {
+    throw SetupError(fmt::format("{}:{}: {}", path, e.mark.line + 1, e.msg));
+  }
+  return config;
+}
+
+ClusterConfig load_cluster_config(const std::string& path, const std::string& model_override) {
+  std::error_code ec;
+  if (!std::filesystem::is_regular_file(path, ec)) {
+    throw SetupError(fmt::format("{}: no such cluster file (see configs/ for examples)", path));
+  }
+  if (std::filesystem::file_size(path, ec) > kFileBytesMax) {
+    throw SetupError(fmt::format("{}: larger than 1 MiB, not a cluster file", path));
+  }
+  std::ifstream in(path);
+  std::stringstream text;
+  text << in.rdbuf();
+  if (!in) throw SetupError(fmt::format("{}: cannot be read", path));
+  ClusterConfig config = parse_cluster_config(text.str(), path);
+  if (!model_override.empty()) {
+    config.model = resolve_model_path(model_override, "");
+  } else if (config.model.empty()) {
+    throw SetupError(fmt::format("{}: no model: add model: FILE.gguf, or pass --model FILE.gguf", path));
+  } else {
+    config.model = resolve_model_path(config.model, path);
+  }
+  return config;
+}
+
+std::string resolve_model_path(const std::string& model, const std::string& config_path) {
+  namespace fs = std::filesystem;
+  const char* home = std::getenv("HOME");
+  const fs::path home_path = home != nullptr ? home : "";
+  if (model.starts_with("~/")) return (home_path / model.substr(2)).string();
+  const fs::path path(model);
+  if (path.is_absolute()) return model;
+  const fs::path beside = fs::path(config_path).parent_path() / path;
+  std::error_code ec;
+  if (fs::exists(beside, ec)) return beside.string();
+  const char* xdg = std::getenv("XDG_CACHE_HOME");
+  const fs::path cache = (xdg != nullptr && *xdg != '\0' ? fs::path(xdg) : home_path / ".cache") / "shoal";
+  for (const fs::path& candidate : {cache / path, cache / "models" / path}) {
+    if (fs::exists(candidate, ec)) return candidate.string();
+  }
+  return beside.string();
+}
+
+}  // namespace shoal

@@ -1,0 +1,63 @@
+// The cluster file: one YAML page that describes devices, links, the model and what plan is wanted.
+// Every key is checked; an unknown one is an error that names the nearest known key. Values only, no I/O beyond reading.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace shoal {
+
+struct NodeConfig {
+  std::string name;
+  std::string address = "127.0.0.1";  // where this node listens for its peers
+  uint16_t port = 0;                  // 0: any free port, told to the others at start-up
+  uint64_t memory_bytes = 0;          // what Shoal may use on the device, all told
+  int threads = 0;                    // 0: as many as the device has processors
+  std::string kernels;                // empty: the fastest table the processor can run
+};
+
+struct LinkConfig {
+  std::string a, b;                        // both directions
+  std::optional<double> bytes_per_second;  // measured at start-up where absent
+  std::optional<double> latency_s;
+};
+
+struct LayersOfNode {
+  int first = 0, last = 0;  // both included, as a person writes them
+};
+
+struct PlanConfig {
+  std::string objective = "latency";         // latency | throughput
+  std::string keep_on_head = "first-layer";  // none | first-layer | ends
+  std::map<std::string, LayersOfNode> layers;  // a split by hand; empty: the planner's choice
+};
+
+struct ClusterConfig {
+  std::string path;  // of the file; empty for a cluster of one made from flags
+  std::string cluster = "local";
+  std::string model;
+  int context = 4096;
+  int sequences = 8;
+  std::string head;
+  std::vector<NodeConfig> nodes;  // in file order: rank i is nodes[i] unless --node names it
+  std::vector<LinkConfig> links;
+  PlanConfig plan;
+
+  int node_index(const std::string& name) const;  // -1 if absent
+  int head_index() const { return node_index(head); }
+  // What all nodes must agree on, as text to hash: everything but the path of the file.
+  std::string canonical() const;
+};
+
+// Throws SetupError naming the file, line and key. `model_override`: --model.
+ClusterConfig load_cluster_config(const std::string& path, const std::string& model_override = {});
+ClusterConfig parse_cluster_config(const std::string& yaml, const std::string& path);
+
+// "~" and paths relative to the cluster file's folder; otherwise a file of that name in the model cache
+// (${XDG_CACHE_HOME:-~/.cache}/shoal/).
+std::string resolve_model_path(const std::string& model, const std::string& config_path);
+
+}  // namespace shoal

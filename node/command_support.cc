@@ -1,0 +1,68 @@
+#include "node/command_support.h"
+
+#include <fmt/format.h>
+
+#include "base/logging.h"
+
+namespace shoal {
+
+ClusterConfig config_of(const CommonFlags& common) {
+  if (common.config.empty()) {
+    if (common.model.empty()) {
+      throw SetupError("no model: name a GGUF file (shoal run MODEL.gguf ...), or a cluster file with -c");
+    }
+    const int context = common.context > 0 ? common.context : 4096;
+    const int sequences = common.sequences > 0 ? common.sequences : 1;
+    return single_node_config(resolve_model_path(common.model, ""), context, sequences, common.threads);
+  }
+  ClusterConfig config = load_cluster_config(common.config, common.model);
+  if (common.context > 0) config.context = common.context;
+  if (common.sequences > 0) config.sequences = common.sequences;
+  if (!common.objective.empty()) config.plan.objective = common.objective;
+  if (!common.keep_on_head.empty()) config.plan.keep_on_head = common.keep_on_head;
+  return config;
+}
+
+ClusterOptions options_of(const CommonFlags& common) {
+  ClusterOptions options;
+  options.node_name = common.node;
+  options.kernels = common.kernels;
+  options.threads = common.threads;
+  options.show_plan = !common.quiet;
+  return options;
+}
+
+void load_config_together(Cluster& cluster, Bootstrap& bootstrap, const CommonFlags& common) {
+  RankReport report;
+  try {
+    cluster.config = config_of(common);
+    if (bootstrap.size() > 1 && cluster.config.path.empty()) {
+      throw SetupError(fmt::format("mpirun started {} processes but there is no cluster file: pass -c CLUSTER.yaml",
+                                   bootstrap.size()));
+    }
+  } catch (const SetupError& error) {
+    report = {"", error.what(), error.exit_code()};
+  }
+  (void)agree(bootstrap, report);
+}
+
+int with_cluster(const CommonFlags& common, const std::function<void(Cluster&)>& work) {
+  const std::unique_ptr<Bootstrap> bootstrap = make_bootstrap();
+  Cluster cluster;
+  load_config_together(cluster, *bootstrap, common);
+  start_cluster(cluster, *bootstrap, options_of(common));
+  if (!cluster.is_head()) {
+    cluster.node->serve_until_shutdown();
+    return kExitDone;
+  }
+  try {
+    work(cluster);
+  } catch (...) {
+    cluster.node->shutdown_workers();
+    throw;
+  }
+  cluster.node->shutdown_workers();
+  return kExitDone;
+}
+
+}  // namespace shoal

@@ -1,0 +1,21 @@
+// What the subcommands share: flags to configuration, and bringing a cluster up around the head's work.
+#pragma once
+
+#include <functional>
+
+#include "node/commands.h"
+
+namespace shoal {
+
+// The configuration that the flags mean: the cluster file with the flags' changes, or a cluster of one.
+// Throws SetupError.
+ClusterConfig config_of(const CommonFlags& common);
+ClusterOptions options_of(const CommonFlags& common);
+
+// config_of() on every rank; where it fails on any, all end with the same message.
+void load_config_together(Cluster& cluster, Bootstrap& bootstrap, const CommonFlags& common);
+
+// Starts the cluster and does `work` on the head; the other nodes serve until the head is done. Returns the exit code.
+int with_cluster(const CommonFlags& common, const std::function<void(Cluster&)>& work);
+
+}  // namespace shoal

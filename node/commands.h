@@ -1,0 +1,56 @@
+// What each subcommand does, once its flags are read. Each returns the exit code or throws SetupError / SilentExit.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "model/sampler.h"
+#include "node/bootstrap.h"
+#include "node/cluster.h"
+
+namespace shoal {
+
+// Flags that several subcommands share. A model or a cluster file is given, or both: the flag's model wins.
+struct CommonFlags {
+  std::string model;    // positional or --model
+  std::string config;   // -c
+  std::string node;
+  std::string kernels;
+  std::string objective, keep_on_head;  // override the cluster file's
+  int context = 0;      // 0: the cluster file's, or 4096
+  int threads = 0;
+  int sequences = 0;
+  bool quiet = false;   // no plan, no table
+};
+
+struct RunFlags {
+  std::string prompt;
+  std::string system;
+  int max_tokens = 256;
+  bool raw = false;     // the prompt is sent as it is, without the chat template
+  bool ignore_eos = false;
+  SamplerOptions sampling;
+};
+
+struct PlanFlags {
+  bool explain = false;
+  bool json = false;
+};
+
+struct BenchFlags {
+  std::vector<int> prompt = {512};
+  std::vector<int> generate = {128};
+  std::vector<int> concurrency = {1};
+  int repetitions = 5;
+  std::string output = "md";  // md | json | csv
+};
+
+int run_command(const CommonFlags& common, const RunFlags& flags);
+int chat_command(const CommonFlags& common, const RunFlags& flags);
+int plan_command(const CommonFlags& common, const PlanFlags& flags);
+int probe_command(const CommonFlags& common, bool json);
+int bench_command(const CommonFlags& common, const BenchFlags& flags);
+int inspect_command(const std::string& model);
+
+}  // namespace shoal

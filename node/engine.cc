@@ -1,0 +1,95 @@
+#include "node/engine.h"
+
+#include <chrono>
+#include <exception>
+#include <future>
+
+#include "base/check.h"
+
+namespace shoal {
+
+Engine::Engine(size_t queue_max, std::function<void(std::unique_ptr<StepJob>)> on_done)
+    : queue_max_(queue_max), on_done_(std::move(on_done)) {}
+
+Engine::~Engine() {
+  {
+    const std::lock_guard lock(mutex_);
+    stop_ = true;
+  }
+  wake_.notify_one();
+  if (thread_.joinable()) thread_.join();
+}
+
+void Engine::start(const MakeStages& make_stages) {
+  std::promise<void> ready;
+  thread_ = std::thread([&] {
+    try {
+      for (auto& [index, stage] : make_stages()) {
+        memory_.weights += stage->weight_bytes();
+        memory_.kv += stage->kv_bytes();
+        memory_.scratch += stage->scratch_bytes();
+        auto hosted = std::make_unique<Hosted>();
+        hosted->index = index;
+        hosted->stage = std::move(stage);
+        stages_.push_back(std::move(hosted));
+      }
+    } catch (...) {
+      ready.set_exception(std::current_exception());
+      return;
+    }
+    ready.set_value();
+    loop();
+  });
+  ready.get_future().get();
+}
+
+bool Engine::submit(std::unique_ptr<StepJob>& job) {
+  {
+    const std::lock_guard lock(mutex_);
+    if (queue_.size() >= queue_max_) return false;
+    queue_.push_back(std::move(job));
+  }
+  wake_.notify_one();
+  return true;
+}
+
+StageStats Engine::stats(int stage) const {
+  for (const auto& hosted : stages_) {
+    if (hosted->index == stage) return {hosted->steps.load(), hosted->rows.load(), hosted->busy_ns.load()};
+  }
+  return {};
+}
+
+void Engine::loop() {
+  while (true) {
+    std::unique_ptr<StepJob> job;
+    {
+      std::unique_lock lock(mutex_);
+      wake_.wait(lock, [&] { return stop_ || !queue_.empty(); });
+      if (stop_) return;
+      job = std::move(queue_.front());
+      queue_.pop_front();
+    }
+    compute(*job);
+    on_done_(std::move(job));
+  }
+}
+
+void Engine::compute(StepJob& job) {
+  for (const auto& hosted : stages_) {
+    if (hosted->index != job.stage) continue;
+    const auto begin = std::chrono::steady_clock::now();
+    const Result<void> result =
+        hosted->stage->run(job.ops, job.rows, job.candidates, job.buffer->as<float>(), job.outputs);
+    const auto busy = std::chrono::steady_clock::now() - begin;
+    hosted->steps += 1;
+    hosted->rows += job.rows.size();
+    hosted->busy_ns += static_cast<uint64_t>(std::chrono::nanoseconds(busy).count());
+    if (result.has_error()) job.failed = true, job.error = result.error();
+    return;
+  }
+  job.failed = true;
+  job.error = {Errc::kInvalidInput, "stage " + std::to_string(job.stage) + " is not on this node"};
+}
+
+}  // namespace shoal

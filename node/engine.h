@@ -1,0 +1,86 @@
+// The engine: the one thread of a process that computes. It owns the stages of this node and their caches, takes steps
+// in order from a bounded queue and hands each back when done. The io thread never computes, the engine never does
+// I/O, so a finished step is sent while the next is computed.
+#pragma once
+
+#include <atomic>
+#include <condition_variable>
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "base/error.h"
+#include "sharding/stage.h"
+
+namespace shoal {
+
+// The hidden rows of one step on this node: [rows_max, n_embd] floats on a 64-byte boundary. Taken once at start-up and
+// reused: the handle's deleter gives it back to its pool.
+using StepBuffer = std::shared_ptr<AlignedBuffer>;
+
+// One step on its way through this node.
+struct StepJob {
+  int stage = 0;                 // global stage index
+  uint64_t epoch = 0, step_id = 0;
+  std::vector<CacheOp> ops;
+  std::vector<BatchRow> rows;
+  int candidates = 1;            // wanted for each row with wants_logits; 0: the whole vocabulary
+  StepBuffer buffer;             // [rows, n_embd]
+
+  // Filled by the engine.
+  std::vector<RowOutput> outputs;
+  Error error;
+  bool failed = false;
+};
+
+// What a stage has done since the process started.
+struct StageStats {
+  uint64_t steps = 0, rows = 0;
+  uint64_t busy_ns = 0;     // computing
+};
+
+class Engine {
+ public:
+  // The stages are built on the engine thread by `make_stages`, so that memory is touched where it is used; start()
+  // returns when they are ready, or throws what make_stages threw. `on_done` runs on the engine thread.
+  using MakeStages = std::function<std::vector<std::pair<int, std::unique_ptr<Stage>>>()>;
+  Engine(size_t queue_max, std::function<void(std::unique_ptr<StepJob>)> on_done);
+  ~Engine();  // finishes the step being computed, drops the rest
+
+  void start(const MakeStages& make_stages);
+  // From any thread. False if the queue is full; the job then stays with the caller.
+  [[nodiscard]] bool submit(std::unique_ptr<StepJob>& job);
+
+  // From any thread.
+  StageStats stats(int stage) const;
+  struct Memory {
+    uint64_t weights = 0, kv = 0, scratch = 0;
+  };
+  Memory memory() const { return memory_; }
+
+ private:
+  struct Hosted {
+    int index;
+    std::unique_ptr<Stage> stage;
+    std::atomic<uint64_t> steps{0}, rows{0}, busy_ns{0};
+  };
+  void loop();
+  void compute(StepJob& job);
+
+  const size_t queue_max_;
+  std::function<void(std::unique_ptr<StepJob>)> on_done_;
+  std::vector<std::unique_ptr<Hosted>> stages_;
+  Memory memory_;
+  std::mutex mutex_;
+  std::condition_variable wake_;
+  std::deque<std::unique_ptr<StepJob>> queue_;
+  bool stop_ = false;
+  std::thread thread_;
+};
+
+}  // namespace shoal

@@ -1,0 +1,108 @@
+#include "node/mpi_bootstrap.h"
+
+#include "base/error.h"
+
+#ifdef SHOAL_MPI
+
+#include <mpi.h>
+
+#include <chrono>
+#include <string>
+#include <thread>
+
+namespace shoal {
+namespace {
+
+// The one door where MPI's codes become our errors.
+void check_mpi(int code, const char* what) {
+  if (code == MPI_SUCCESS) return;
+  char text[MPI_MAX_ERROR_STRING];
+  int length = 0;
+  MPI_Error_string(code, text, &length);
+  throw SetupError(std::string("MPI: ") + what + " failed: " + std::string(text, static_cast<size_t>(length)),
+                   kExitFailed);
+}
+
+// Open MPI waits by spinning, which would steal the processor from a rank that is measuring beside us; so every
+// collective is the non-blocking form, polled with sleeps.
+void wait_asleep(MPI_Request* request, const char* what) {
+  int done = 0;
+  while (true) {
+    check_mpi(MPI_Test(request, &done, MPI_STATUS_IGNORE), what);
+    if (done != 0) return;
+    std::this_thread::sleep_for(std::chrono::microseconds(500));
+  }
+}
+
+class MpiBootstrap : public Bootstrap {
+ public:
+  MpiBootstrap() {
+    int provided = 0;
+    check_mpi(MPI_Init_thread(nullptr, nullptr, MPI_THREAD_FUNNELED, &provided), "MPI_Init_thread");
+    MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN);
+    check_mpi(MPI_Comm_rank(MPI_COMM_WORLD, &rank_), "MPI_Comm_rank");
+    check_mpi(MPI_Comm_size(MPI_COMM_WORLD, &size_), "MPI_Comm_size");
+  }
+  ~MpiBootstrap() override { MPI_Finalize(); }
+
+  int rank() const override { return rank_; }
+  int size() const override { return size_; }
+
+  std::vector<std::string> all_gather(const std::string& mine) override {
+    const int count = static_cast<int>(mine.size());
+    std::vector<int> counts(static_cast<size_t>(size_)), offsets(static_cast<size_t>(size_));
+    MPI_Request request;
+    check_mpi(MPI_Iallgather(&count, 1, MPI_INT, counts.data(), 1, MPI_INT, MPI_COMM_WORLD, &request), "gather");
+    wait_asleep(&request, "gather");
+    int total = 0;
+    for (size_t i = 0; i < counts.size(); ++i) offsets[i] = total, total += counts[i];
+    std::string all(static_cast<size_t>(total), '\0');
+    check_mpi(MPI_Iallgatherv(mine.data(), count, MPI_CHAR, all.data(), counts.data(), offsets.data(), MPI_CHAR,
+                              MPI_COMM_WORLD, &request), "gather");
+    wait_asleep(&request, "gather");
+    std::vector<std::string> blobs;
+    for (size_t i = 0; i < counts.size(); ++i) {
+      blobs.push_back(all.substr(static_cast<size_t>(offsets[i]), static_cast<size_t>(counts[i])));
+    }
+    return blobs;
+  }
+
+  std::string broadcast(const std::string& of_rank_0) override {
+    std::string blob = rank_ == 0 ? of_rank_0 : "";
+    int count = static_cast<int>(blob.size());
+    MPI_Request request;
+    check_mpi(MPI_Ibcast(&count, 1, MPI_INT, 0, MPI_COMM_WORLD, &request), "broadcast");
+    wait_asleep(&request, "broadcast");
+    blob.resize(static_cast<size_t>(count));
+    check_mpi(MPI_Ibcast(blob.data(), count, MPI_CHAR, 0, MPI_COMM_WORLD, &request), "broadcast");
+    wait_asleep(&request, "broadcast");
+    return blob;
+  }
+
+  void barrier() override {
+    MPI_Request request;
+    check_mpi(MPI_Ibarrier(MPI_COMM_WORLD, &request), "barrier");
+    wait_asleep(&request, "barrier");
+  }
+
+ private:
+  int rank_ = 0, size_ = 1;
+};
+
+}  // namespace
+
+std::unique_ptr<Bootstrap> make_mpi_bootstrap() { return std::make_unique<MpiBootstrap>(); }
+
+}  // namespace shoal
+
+#else
+
+namespace shoal {
+
+std::unique_ptr<Bootstrap> make_mpi_bootstrap() {
+  throw SetupError("this build of shoal has no MPI (SHOAL_MPI=OFF), so mpirun cannot start a cluster with it");
+}
+
+}  // namespace shoal
+
+#endif

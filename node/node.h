@@ -1,0 +1,126 @@
+// One process of a cluster once it runs: it listens, hosts stages on its engine, and passes steps along the pipeline.
+//
+//   coordinator -> stage 0 -> stage 1 -> ... -> last stage -> coordinator
+//
+// A step goes to the engine where its stage is on this node, otherwise into the channel to the node that has it. The head
+// holds a control channel to every other node, on which results, failures and statistics come home. All of it runs on the io thread;
+// public calls are made from the main thread and return when the io thread has answered.
+#pragma once
+
+#include <functional>
+#include <future>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "node/engine.h"
+#include "node/io_thread.h"
+#include "node/step_buffers.h"
+#include "planner/types.h"
+#include "transport/channel.h"
+#include "transport/hello.h"
+#include "transport/messages.h"
+
+namespace shoal {
+
+struct Endpoint {
+  std::string address;
+  uint16_t port = 0;
+};
+
+struct NodeIdentity {
+  std::string cluster;
+  std::string name;
+  std::string model_fingerprint;
+};
+
+// What every node knows of the running pipeline.
+struct PipelineLayout {
+  std::vector<std::string> node_of_stage;
+  std::vector<ShardSpec> shard_of_stage;
+  std::string head;
+  std::map<std::string, Endpoint> endpoints;
+  std::string plan_hash;
+  int rows_max = 0, n_embd = 0, n_vocab = 0, context = 0, slots = 0;
+  int steps_in_flight_max = 0;
+  int last_stage() const { return static_cast<int>(node_of_stage.size()) - 1; }
+};
+
+// The outcome of a step, at the head.
+struct StepOutcome {
+  uint64_t step_id = 0;
+  std::vector<RowOutput> rows;
+  bool failed = false;
+  Error error;
+};
+
+class Node {
+ public:
+  // Listens at once; port 0 takes a free one. Throws SetupError if it cannot.
+  Node(const NodeIdentity& identity, const std::string& address, uint16_t port);
+  ~Node();
+
+  uint16_t port() const { return listener_->port(); }
+  IoThread& io() { return io_; }
+  const NodeIdentity& identity() const { return identity_; }
+
+  // Latency and bandwidth to another node that listens: ours to it, measured over a channel like those that steps use.
+  Result<LinkProfile> measure_link(const std::string& peer, const Endpoint& endpoint);
+
+  // Builds this node's stages on the engine thread. Throws what make_stages throws.
+  void load(const PipelineLayout& layout, const Engine::MakeStages& make_stages);
+  // Connects to the next stages, and from the head to every node. All nodes have loaded. Throws SetupError (exit 1).
+  void connect();
+
+  // A worker: returns when the head says so. Throws SetupError (exit 1) when the head is lost.
+  void serve_until_shutdown();
+
+  // The head. Outcomes, and failures that concern no step (a node lost: step_id 0), arrive on the io thread.
+  void set_on_outcome(std::function<void(StepOutcome)> on_outcome) { on_outcome_ = std::move(on_outcome); }
+  // On the io thread. Fails by an outcome.
+  void send_step(std::unique_ptr<StepJob> job);
+  StepBuffer take_buffer() { return buffers_->take(); }  // on the io thread
+  // Statistics of all nodes, this one first.
+  std::vector<StatsMessage> collect_stats();
+  void shutdown_workers();
+
+ private:
+  boost::asio::awaitable<void> accept_loop();
+  boost::asio::awaitable<void> serve_peer(ChannelPtr channel);
+  boost::asio::awaitable<void> serve_control(ChannelPtr channel);
+  boost::asio::awaitable<void> serve_pipeline(ChannelPtr channel, int stage);
+  boost::asio::awaitable<void> read_control_of(std::string peer, ChannelPtr channel);
+  boost::asio::awaitable<Result<ChannelPtr>> open(std::string peer, Endpoint endpoint, LinkRole role, int stage);
+  boost::asio::awaitable<Result<LinkProfile>> probe_link(std::string peer, Endpoint endpoint);
+  boost::asio::awaitable<Result<void>> connect_all();
+
+  bool hosts(int stage) const;
+  void on_engine_done(std::unique_ptr<StepJob> job);
+  void forward(std::unique_ptr<StepJob> job);
+  void finish(std::unique_ptr<StepJob> job);
+  void fail(uint64_t epoch, uint64_t step_id, Error error);
+  void node_lost(const std::string& peer, const Error& error);
+  void end_service(std::string error);
+  Result<std::unique_ptr<StepJob>> job_of(IncomingMessage& incoming, int stage);
+  StatsMessage own_stats() const;
+  Hello hello_to(const std::string& peer, LinkRole role, int stage) const;
+
+  NodeIdentity identity_;
+  PipelineLayout layout_;
+  IoThread io_;
+  std::unique_ptr<Listener> listener_;
+  std::unique_ptr<StepBuffers> buffers_;
+  std::unique_ptr<Engine> engine_;
+  std::map<int, ChannelPtr> to_stage_;               // next stages on other nodes
+  std::map<std::string, ChannelPtr> controls_;       // the head: to every other node
+  ChannelPtr head_;                                  // a worker: the head's control channel
+  std::vector<ChannelPtr> accepted_;
+  std::function<void(StepOutcome)> on_outcome_;
+  std::map<std::string, std::function<void(StatsMessage)>> stats_waiters_;
+  std::promise<std::string> service_end_;  // empty: the head said so
+  bool service_ended_ = false;
+  bool closing_ = false;
+};
+
+}  // namespace shoal

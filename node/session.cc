@@ -1,0 +1,105 @@
+#include "node/session.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <chrono>
+#include <map>
+
+#include "base/units.h"
+
+namespace shoal {
+
+void EventQueue::push(const GenerationEvent& event) {
+  {
+    const std::lock_guard lock(mutex_);
+    events_.push_back(event);
+  }
+  ready_.notify_one();
+}
+
+GenerationEvent EventQueue::pop() {
+  std::unique_lock lock(mutex_);
+  ready_.wait(lock, [&] { return !events_.empty(); });
+  GenerationEvent event = std::move(events_.front());
+  events_.pop_front();
+  return event;
+}
+
+Answer generate(Cluster& cluster, GenerationRequest request, const std::function<void(int32_t)>& on_token) {
+  // Shared with the callback: an event may still be on its way when an error ends the wait.
+  const auto queue = std::make_shared<EventQueue>();
+  request.on_event = [queue](const GenerationEvent& event) { queue->push(event); };
+  const auto begin = std::chrono::steady_clock::now();
+  auto elapsed = [&] { return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count(); };
+  cluster.coordinator->submit(std::move(request));
+  Answer answer;
+  while (true) {
+    const GenerationEvent event = queue->pop();
+    if (event.token >= 0) {
+      if (answer.tokens.empty()) answer.first_token_s = elapsed();
+      answer.tokens.push_back(event.token);
+      if (on_token) on_token(event.token);
+    }
+    if (!event.finished) continue;
+    answer.total_s = elapsed();
+    answer.reason = event.reason;
+    if (event.reason == FinishReason::kError) {
+      const bool asked_too_much = event.error.code == Errc::kContextFull || event.error.code == Errc::kInvalidInput;
+      throw SetupError(event.error.message, asked_too_much ? kExitUsage : kExitFailed);
+    }
+    return answer;
+  }
+}
+
+std::vector<NodeReport> report_since(const std::vector<StatsMessage>& before, const std::vector<StatsMessage>& after,
+                                     const PipelineLayout& layout) {
+  std::map<std::string, const StatsMessage*> earlier;
+  for (const StatsMessage& stats : before) earlier[stats.node_name] = &stats;
+  std::vector<NodeReport> reports;
+  for (const StatsMessage& now : after) {
+    const auto found = earlier.find(now.node_name);
+    if (found == earlier.end()) continue;
+    NodeReport report;
+    report.name = now.node_name;
+    report.resident_bytes = now.resident_bytes;
+    for (const StageReport& stage : now.stages) {
+      const ShardSpec& spec = layout.shard_of_stage[stage.stage];
+      if (!report.layers.empty()) report.layers += ", ";
+      if (spec.embedding) report.layers += "embedding, ";
+      if (spec.layers.size() > 0) report.layers += fmt::format("{}-{}", spec.layers.begin, spec.layers.end - 1);
+      if (spec.output) report.layers += spec.layers.size() > 0 ? ", output" : "output";
+      report.weight_bytes += stage.weight_bytes;
+      report.kv_bytes += stage.kv_bytes;
+      report.scratch_bytes += stage.scratch_bytes;
+      report.busy_s += static_cast<double>(stage.busy_ns) * 1e-9;
+    }
+    for (const StageReport& stage : found->second->stages) report.busy_s -= static_cast<double>(stage.busy_ns) * 1e-9;
+    for (const LinkReport& link : now.links) report.bytes_sent += link.bytes_sent;
+    for (const LinkReport& link : found->second->links) report.bytes_sent -= link.bytes_sent;
+    reports.push_back(std::move(report));
+  }
+  return reports;
+}
+
+std::string render_report(const std::vector<NodeReport>& nodes, double wall_s, int tokens) {
+  size_t name_width = 4, layer_width = 6;
+  for (const NodeReport& node : nodes) {
+    name_width = std::max(name_width, node.name.size());
+    layer_width = std::max(layer_width, node.layers.size());
+  }
+  const double per_token = 1e3 / std::max(tokens, 1);
+  std::string text = fmt::format("{:<{}}  {:<{}}  {:>10}  {:>10}  {:>10}  {:>13}  {:>13}  {:>12}\n", "node", name_width,
+                                 "layers", layer_width, "weights", "KV cache", "resident", "computing", "waiting",
+                                 "sent");
+  for (const NodeReport& node : nodes) {
+    text += fmt::format("{:<{}}  {:<{}}  {:>10}  {:>10}  {:>10}  {:>7.2f} ms/tk  {:>7.2f} ms/tk  {:>12}\n", node.name,
+                        name_width, node.layers.empty() ? "-" : node.layers, layer_width,
+                        format_bytes(node.weight_bytes), format_bytes(node.kv_bytes),
+                        format_bytes(node.resident_bytes), node.busy_s * per_token,
+                        std::max(0.0, wall_s - node.busy_s) * per_token, format_bytes(node.bytes_sent));
+  }
+  return text;
+}
+
+}  // namespace shoal

@@ -1,0 +1,323 @@
+// Plans and device profiles as JSON. Reading trusts nothing: sizes are bounded before parsing, depth by the parser, and every
+// field is checked for kind and range; what a Plan promises of itself is checked at the end.
+#include <boost/json.hpp>
+#include <cmath>
+
+#include "planner/planner.h"
+
+namespace shoal {
+namespace {
+
+namespace json = boost::json;
+
+constexpr size_t kNameBytesMax = 256;
+constexpr size_t kReasonBytesMax = 4096;
+constexpr size_t kPointsMax = 4096;
+
+// Thrown while reading and caught in this file's two doors.
+struct BadJson {
+  std::string message;
+};
+
+[[noreturn]] void bad(const std::string& what) { throw BadJson{what}; }
+
+const json::value& member(const json::object& object, const char* key) {
+  const json::value* value = object.if_contains(key);
+  if (!value) bad(std::string("\"") + key + "\" is missing");
+  return *value;
+}
+
+const json::object& as_object(const json::value& value, const char* key) {
+  const json::object* object = value.if_object();
+  if (!object) bad(std::string("\"") + key + "\" must be an object");
+  return *object;
+}
+
+const json::object& get_object(const json::object& object, const char* key) { return as_object(member(object, key), key); }
+
+const json::array& get_array(const json::object& object, const char* key, size_t size_max) {
+  const json::array* array = member(object, key).if_array();
+  if (!array || array->size() > size_max) bad(std::string("\"") + key + "\" must be a list of at most " + std::to_string(size_max));
+  return *array;
+}
+
+std::string text_of(const json::value& value, const char* key, size_t size_max) {
+  const json::string* text = value.if_string();
+  if (!text || text->size() > size_max) bad(std::string("\"") + key + "\" must be a text of at most " + std::to_string(size_max) + " bytes");
+  return std::string(*text);
+}
+
+std::string get_text(const json::object& object, const char* key, size_t size_max) {
+  return text_of(member(object, key), key, size_max);
+}
+
+bool get_bool(const json::object& object, const char* key) {
+  const bool* value = member(object, key).if_bool();
+  if (!value) bad(std::string("\"") + key + "\" must be true or false");
+  return *value;
+}
+
+uint64_t get_unsigned(const json::object& object, const char* key, uint64_t max) {
+  const json::value& value = member(object, key);
+  uint64_t number = 0;
+  if (const int64_t* positive = value.if_int64(); positive && *positive >= 0) {
+    number = static_cast<uint64_t>(*positive);
+  } else if (const uint64_t* large = value.if_uint64()) {
+    number = *large;
+  } else {
+    bad(std::string("\"") + key + "\" must be a whole number, not negative");
+  }
+  if (number > max) bad(std::string("\"") + key + "\" is more than " + std::to_string(max));
+  return number;
+}
+
+int get_int(const json::object& object, const char* key, int max) {
+  return static_cast<int>(get_unsigned(object, key, static_cast<uint64_t>(max)));
+}
+
+double number_of(const json::value& value, const char* key) {
+  double number = std::nan("");
+  if (const double* real = value.if_double()) number = *real;
+  if (const int64_t* whole = value.if_int64()) number = static_cast<double>(*whole);
+  if (const uint64_t* large = value.if_uint64()) number = static_cast<double>(*large);
+  if (!std::isfinite(number) || number < 0) bad(std::string("\"") + key + "\" must be a number, not negative");
+  return number;
+}
+
+double get_number(const json::object& object, const char* key) { return number_of(member(object, key), key); }
+
+json::object memory_json(const MemoryUse& memory) {
+  return {{"weights", memory.weights}, {"kv", memory.kv}, {"scratch", memory.scratch}, {"base", memory.base}};
+}
+
+MemoryUse read_memory(const json::object& object) {
+  constexpr uint64_t kMax = uint64_t{1} << 61;  // the sum of four does not overflow
+  return {get_unsigned(object, "weights", kMax), get_unsigned(object, "kv", kMax), get_unsigned(object, "scratch", kMax),
+          get_unsigned(object, "base", kMax)};
+}
+
+json::object decision_json(const StageAssignment& stage) {
+  return {{"device", stage.device},
+          {"embedding", stage.embedding},
+          {"layer_begin", stage.layer_begin},
+          {"layer_end", stage.layer_end},
+          {"output", stage.output}};
+}
+
+json::object stage_json(const StageAssignment& stage) {
+  json::object object = decision_json(stage);
+  object["seconds"] = stage.seconds;
+  object["full_seconds"] = stage.full_seconds;
+  object["hop_in_seconds"] = stage.hop_in_seconds;
+  object["hop_out_seconds"] = stage.hop_out_seconds;
+  object["full_hop_in_seconds"] = stage.full_hop_in_seconds;
+  object["full_hop_out_seconds"] = stage.full_hop_out_seconds;
+  object["memory_bytes"] = memory_json(stage.memory);
+  return object;
+}
+
+StageAssignment read_stage(const json::object& object, int devices, int n_layer) {
+  StageAssignment stage;
+  stage.device = get_int(object, "device", devices - 1);
+  stage.embedding = get_bool(object, "embedding");
+  stage.layer_begin = get_int(object, "layer_begin", n_layer);
+  stage.layer_end = get_int(object, "layer_end", n_layer);
+  stage.output = get_bool(object, "output");
+  stage.seconds = get_number(object, "seconds");
+  stage.full_seconds = get_number(object, "full_seconds");
+  stage.hop_in_seconds = get_number(object, "hop_in_seconds");
+  stage.hop_out_seconds = get_number(object, "hop_out_seconds");
+  stage.full_hop_in_seconds = get_number(object, "full_hop_in_seconds");
+  stage.full_hop_out_seconds = get_number(object, "full_hop_out_seconds");
+  stage.memory = read_memory(get_object(object, "memory_bytes"));
+  return stage;
+}
+
+json::object prediction_json(const Prediction& predicted) {
+  const Bottleneck& slowest = predicted.bottleneck;
+  return {{"seconds_per_token", predicted.seconds_per_token},
+          {"tokens_per_second", predicted.tokens_per_second},
+          {"first_token_seconds", predicted.first_token_seconds},
+          {"bottleneck",
+           {{"link", slowest.link}, {"from", slowest.from}, {"to", slowest.to}, {"seconds", slowest.seconds}}}};
+}
+
+Prediction read_prediction(const json::object& object, int devices) {
+  Prediction predicted;
+  predicted.seconds_per_token = get_number(object, "seconds_per_token");
+  predicted.tokens_per_second = get_number(object, "tokens_per_second");
+  predicted.first_token_seconds = get_number(object, "first_token_seconds");
+  const json::object& slowest = get_object(object, "bottleneck");
+  predicted.bottleneck = {get_bool(slowest, "link"), get_int(slowest, "from", devices - 1),
+                          get_int(slowest, "to", devices - 1), get_number(slowest, "seconds")};
+  return predicted;
+}
+
+// Every layer once, in order; the ends once each; a device twice only where the output head comes home.
+void check_stages(const Plan& plan) {
+  const std::vector<StageAssignment>& stages = plan.stages;
+  if (stages.empty()) bad("\"stages\" is empty");
+  int next = 0;
+  std::vector<bool> seen(plan.devices.size(), false);
+  for (size_t i = 0; i < stages.size(); ++i) {
+    const StageAssignment& stage = stages[i];
+    const bool last = i + 1 == stages.size();
+    if (stage.layer_begin != next || stage.layer_end < next) bad("the stages do not hold every layer once, in order");
+    next = stage.layer_end;
+    if (stage.embedding != (i == 0) || stage.output != last) bad("the embedding must be in the first stage and the output head in the last");
+    if (stage.layers() == 0 && !stage.embedding && !stage.output) bad("a stage is empty");
+    const bool home = last && stage.layers() == 0 && plan.keep_on_head == KeepOnHead::kEnds && stage.device == stages.front().device;
+    if (seen[static_cast<size_t>(stage.device)] && !home) bad("a node has two stages");
+    seen[static_cast<size_t>(stage.device)] = true;
+  }
+  if (next != plan.n_layer) bad("the stages do not hold every layer once, in order");
+  if (plan.keep_on_head != KeepOnHead::kNone && (stages.front().device != plan.head || stages.front().layers() == 0))
+    bad("layer 0 is not on the head, which \"keep_on_head\" demands");
+  if (plan.keep_on_head == KeepOnHead::kEnds && stages.back().device != plan.head)
+    bad("the output head is not on the head, which \"keep_on_head\" demands");
+}
+
+Objective read_objective(const json::object& object) {
+  const std::string text = get_text(object, "objective", kNameBytesMax);
+  for (Objective objective : {Objective::kLatency, Objective::kThroughput})
+    if (text == to_string(objective)) return objective;
+  bad("\"objective\" is not known");
+}
+
+KeepOnHead read_keep(const json::object& object) {
+  const std::string text = get_text(object, "keep_on_head", kNameBytesMax);
+  for (KeepOnHead keep : {KeepOnHead::kNone, KeepOnHead::kFirstLayer, KeepOnHead::kEnds})
+    if (text == to_string(keep)) return keep;
+  bad("\"keep_on_head\" is not known");
+}
+
+Plan read_plan(const json::object& object) {
+  Plan plan;
+  plan.objective = read_objective(object);
+  plan.keep_on_head = read_keep(object);
+  plan.manual = get_bool(object, "manual");
+  for (const json::value& name : get_array(object, "devices", kPlanDevicesMax))
+    plan.devices.push_back(text_of(name, "devices", kNameBytesMax));
+  if (plan.devices.empty()) bad("\"devices\" is empty");
+  const int devices = static_cast<int>(plan.devices.size());
+  plan.head = get_int(object, "head", devices - 1);
+  plan.n_layer = get_int(object, "n_layer", kPlanLayersMax);
+  plan.gap = get_number(object, "gap");
+  for (const json::value& stage : get_array(object, "stages", kPlanDevicesMax + 1))
+    plan.stages.push_back(read_stage(as_object(stage, "stages"), devices, plan.n_layer));
+  plan.predicted = read_prediction(get_object(object, "predicted"), devices);
+  for (const json::value& value : get_array(object, "reasons", kPlanDevicesMax)) {
+    const json::object& reason = as_object(value, "reasons");
+    plan.reasons.push_back(
+        {get_int(reason, "device", devices - 1), get_bool(reason, "used"), get_text(reason, "text", kReasonBytesMax)});
+  }
+  check_stages(plan);
+  return plan;
+}
+
+json::array points_json(const std::vector<RowSeconds>& points) {
+  json::array list;
+  for (const RowSeconds& point : points) list.push_back({{"rows", point.rows}, {"seconds", point.seconds}});
+  return list;
+}
+
+std::vector<RowSeconds> read_points(const json::object& object, const char* key) {
+  std::vector<RowSeconds> points;
+  for (const json::value& value : get_array(object, key, kPointsMax)) {
+    const json::object& point = as_object(value, key);
+    points.push_back({get_int(point, "rows", kPlanRowsMax), get_number(point, "seconds")});
+    const int before = points.size() > 1 ? points[points.size() - 2].rows : 0;
+    if (points.back().rows <= before) bad(std::string("the rows of \"") + key + "\" must rise from 1");
+  }
+  return points;
+}
+
+DeviceProfile read_device(const json::object& object) {
+  DeviceProfile device;
+  device.name = get_text(object, "name", kNameBytesMax);
+  device.type = get_text(object, "type", kNameBytesMax);
+  device.memory_bytes = get_unsigned(object, "memory_bytes", uint64_t{1} << 52);
+  device.decode_layer = read_points(object, "decode_layer");
+  device.output_head = read_points(object, "output_head");
+  device.embedding_row_seconds = get_number(object, "embedding_row_seconds");
+  device.prefill_layer_row_seconds = get_number(object, "prefill_layer_row_seconds");
+  for (const json::value& scale : get_array(object, "layer_scale", kPlanLayersMax))
+    device.layer_scale.push_back(number_of(scale, "layer_scale"));
+  device.idle_watts = get_number(object, "idle_watts");
+  device.busy_watts = get_number(object, "busy_watts");
+  device.trusted = get_bool(object, "trusted");
+  device.layers_max = get_int(object, "layers_max", kPlanLayersMax);
+  device.allowed = get_bool(object, "allowed");
+  return device;
+}
+
+// Parses `text` and reads it with `reader`; any fault becomes an Error that names `what`.
+template <class T, class Reader>
+Result<T> read_json(std::string_view text, const char* what, Reader reader) {
+  const auto invalid = [&](const std::string& why) { return Error{Errc::kInvalidInput, std::string(what) + ": " + why}; };
+  if (text.size() > kPlanJsonBytesMax) return invalid("longer than " + std::to_string(kPlanJsonBytesMax) + " bytes");
+  boost::system::error_code error;
+  const json::value value = json::parse(json::string_view(text.data(), text.size()), error);
+  if (error) return invalid("not JSON: " + error.message());
+  try {
+    return reader(as_object(value, what));
+  } catch (const BadJson& fault) {
+    return invalid(fault.message);
+  }
+}
+
+}  // namespace
+
+std::string plan_to_json(const Plan& plan) {
+  json::array devices(plan.devices.begin(), plan.devices.end()), stages, reasons;
+  for (const StageAssignment& stage : plan.stages) stages.push_back(stage_json(stage));
+  for (const DeviceReason& reason : plan.reasons)
+    reasons.push_back({{"device", reason.device}, {"used", reason.used}, {"text", reason.text}});
+  const json::object object{{"objective", json::string(to_string(plan.objective))},
+                            {"keep_on_head", json::string(to_string(plan.keep_on_head))},
+                            {"manual", plan.manual},
+                            {"head", plan.head},
+                            {"n_layer", plan.n_layer},
+                            {"devices", devices},
+                            {"stages", stages},
+                            {"predicted", prediction_json(plan.predicted)},
+                            {"gap", plan.gap},
+                            {"reasons", reasons}};
+  return json::serialize(object);
+}
+
+Result<Plan> plan_from_json(std::string_view text) { return read_json<Plan>(text, "plan", read_plan); }
+
+std::string device_profile_to_json(const DeviceProfile& device) {
+  const json::object object{{"name", device.name},
+                            {"type", device.type},
+                            {"memory_bytes", device.memory_bytes},
+                            {"decode_layer", points_json(device.decode_layer)},
+                            {"output_head", points_json(device.output_head)},
+                            {"embedding_row_seconds", device.embedding_row_seconds},
+                            {"prefill_layer_row_seconds", device.prefill_layer_row_seconds},
+                            {"layer_scale", json::array(device.layer_scale.begin(), device.layer_scale.end())},
+                            {"idle_watts", device.idle_watts},
+                            {"busy_watts", device.busy_watts},
+                            {"trusted", device.trusted},
+                            {"layers_max", device.layers_max},
+                            {"allowed", device.allowed}};
+  return json::serialize(object);
+}
+
+Result<DeviceProfile> device_profile_from_json(std::string_view text) {
+  return read_json<DeviceProfile>(text, "device profile", read_device);
+}
+
+std::string canonical_plan_text(const Plan& plan) {
+  json::array devices(plan.devices.begin(), plan.devices.end()), stages;
+  for (const StageAssignment& stage : plan.stages) stages.push_back(decision_json(stage));
+  const json::object object{{"keep_on_head", json::string(to_string(plan.keep_on_head))},
+                            {"head", plan.head},
+                            {"n_layer", plan.n_layer},
+                            {"devices", devices},
+                            {"stages", stages}};
+  return json::serialize(object);
+}
+
+}  // namespace shoal

@@ -1,0 +1,232 @@
+#include "sharding/stage.h"
+
+#include <algorithm>
+#include <cstring>
+#include <string>
+
+#include "base/check.h"
+
+namespace shoal {
+
+namespace {
+
+// Rows that the output head computes at once: logits for a whole prompt would be larger than the shard.
+constexpr int kLogitRows = 8;
+
+int logit_rows(const StageOptions& options) { return std::min(kLogitRows, options.rows_max); }
+
+// The buffers of the layers are not needed by a stage that has none.
+int activation_rows(const ShardSpec& spec, const StageOptions& options) {
+  return spec.layers.size() > 0 ? options.rows_max : logit_rows(options);
+}
+
+uint64_t output_bytes(const ModelConfig& config, const ShardSpec& spec, const StageOptions& options) {
+  if (!spec.output) return 0;
+  return uint64_t{sizeof(float)} * logit_rows(options) * (uint64_t{0} + config.n_vocab + config.n_embd);
+}
+
+Error invalid(const std::string& message) { return {Errc::kInvalidInput, message}; }
+
+// Neither infinite nor NaN, by the exponent bits, so that the loop vectorises.
+bool all_finite(const float* x, int64_t n) {
+  uint32_t broken = 0;
+  for (int64_t i = 0; i < n; ++i) {
+    uint32_t bits;
+    std::memcpy(&bits, x + i, sizeof bits);
+    broken |= (bits & 0x7f800000u) == 0x7f800000u;
+  }
+  return broken == 0;
+}
+
+}  // namespace
+
+struct Stage::Impl {
+  Impl(const ModelConfig& model, ShardWeights shard, const StageOptions& stage_options, const Kernels& kernel_table,
+       ThreadPool& thread_pool)
+      : config(model),
+        weights(std::move(shard)),
+        options(stage_options),
+        kernels(kernel_table),
+        pool(thread_pool),
+        act(config, activation_rows(weights.spec, options), options.context, pool.size()),
+        cache(config, weights.spec.layers.begin, weights.spec.layers.end, options.context, options.slots),
+        lengths(options.slots),
+        logits(output_bytes(config, weights.spec, options)),
+        cx{&config, &kernels, &pool, &act, weights.rope_factors.empty() ? nullptr : weights.rope_factors.data()} {}
+
+  Result<void> check_ops(std::span<const CacheOp> ops);
+  Result<void> check_rows(std::span<const BatchRow> rows, const float* hidden);
+  void apply(std::span<const CacheOp> ops);
+  void make_room(std::span<const BatchRow> rows);
+  void compute_outputs(std::span<const BatchRow> rows, int candidates, const float* hidden,
+                       std::vector<RowOutput>& outputs);
+
+  const ModelConfig config;
+  const ShardWeights weights;
+  const StageOptions options;
+  const Kernels& kernels;
+  ThreadPool& pool;
+  Activations act;
+  KvCache cache;
+  std::vector<int32_t> lengths;  // of the slots as the step being checked would leave them
+  AlignedBuffer logits;          // [logit_rows, n_vocab], then [logit_rows, n_embd] of gathered hidden
+  ComputeContext cx;
+};
+
+// Plays the operations through on `lengths`.
+Result<void> Stage::Impl::check_ops(std::span<const CacheOp> ops) {
+  for (int slot = 0; slot < options.slots; ++slot) lengths[slot] = cache.length(slot);
+  const auto is_slot = [&](int32_t slot) { return slot >= 0 && slot < options.slots; };
+  for (const CacheOp& op : ops) {
+    if (!is_slot(op.slot)) return invalid("cache operation on slot " + std::to_string(op.slot) + ", which is not there");
+    if (op.kind != CacheOpKind::kFree && op.length < 0)
+      return invalid("cache operation keeps " + std::to_string(op.length) + " positions of slot " +
+                     std::to_string(op.slot));
+    switch (op.kind) {
+      case CacheOpKind::kTrim:
+        lengths[op.slot] = std::min(lengths[op.slot], op.length);
+        break;
+      case CacheOpKind::kFree:
+        lengths[op.slot] = 0;
+        break;
+      case CacheOpKind::kFork:
+        if (!is_slot(op.from_slot))
+          return invalid("fork from slot " + std::to_string(op.from_slot) + ", which is not there");
+        if (op.length > lengths[op.from_slot])
+          return invalid("fork of " + std::to_string(op.length) + " positions from slot " +
+                         std::to_string(op.from_slot) + ", which holds " + std::to_string(lengths[op.from_slot]));
+        lengths[op.slot] = op.length;
+        break;
+      default:
+        return invalid("cache operation of unknown kind " + std::to_string(static_cast<int>(op.kind)));
+    }
+  }
+  return {};
+}
+
+// Continues check_ops: `lengths` are those after the operations. A slot's first row may lie anywhere inside what the slot
+// holds; from then on its length is kept as -1 - (next position), so that a later row is known to be a later one.
+Result<void> Stage::Impl::check_rows(std::span<const BatchRow> rows, const float* hidden) {
+  if (rows.size() > static_cast<size_t>(options.rows_max))
+    return invalid("a step of " + std::to_string(rows.size()) + " rows; at most " + std::to_string(options.rows_max));
+  for (size_t r = 0; r < rows.size(); ++r) {
+    const auto [token, position, slot, wants_logits] = rows[r];
+    const auto where = [&] {
+      return "row " + std::to_string(r) + " (slot " + std::to_string(slot) + ", position " + std::to_string(position) +
+             "): ";
+    };
+    if (slot < 0 || slot >= options.slots) return invalid(where() + "there is no such slot");
+    if (position < 0) return invalid(where() + "negative position");
+    if (position >= options.context)
+      return Error{Errc::kContextFull, where() + "beyond the context of " + std::to_string(options.context)};
+    if (lengths[slot] >= 0 && position > lengths[slot])
+      return invalid(where() + "the slot holds only " + std::to_string(lengths[slot]) + " positions");
+    if (lengths[slot] < 0 && position != -1 - lengths[slot])
+      return invalid(where() + "expected position " + std::to_string(-1 - lengths[slot]));
+    lengths[slot] = -1 - (position + 1);
+    if (weights.spec.embedding && (token < 0 || token >= config.n_vocab))
+      return invalid(where() + "token " + std::to_string(token) + " is not in the vocabulary of " +
+                     std::to_string(config.n_vocab));
+    if (!weights.spec.embedding && !all_finite(hidden + r * config.n_embd, config.n_embd))
+      return invalid(where() + "hidden is not finite");
+  }
+  return {};
+}
+
+// After the checks none of this can fail.
+void Stage::Impl::apply(std::span<const CacheOp> ops) {
+  for (const CacheOp& op : ops) {
+    if (op.kind == CacheOpKind::kTrim) cache.trim(op.slot, op.length);
+    if (op.kind == CacheOpKind::kFree) cache.free(op.slot);
+    if (op.kind == CacheOpKind::kFork) SHOAL_CHECK(cache.fork(op.from_slot, op.slot, op.length).has_value());
+  }
+}
+
+void Stage::Impl::make_room(std::span<const BatchRow> rows) {
+  // A slot's first row: `lengths` is negative until it has been seen, and then tells its length.
+  for (const BatchRow& row : rows) {
+    if (lengths[row.slot] >= 0) continue;
+    const int length = -1 - lengths[row.slot];
+    cache.trim(row.slot, row.position);
+    SHOAL_CHECK(cache.extend(row.slot, length - row.position).has_value());
+    lengths[row.slot] = length;
+  }
+}
+
+void Stage::Impl::compute_outputs(std::span<const BatchRow> rows, int candidates, const float* hidden,
+                                  std::vector<RowOutput>& outputs) {
+  const int64_t n_vocab = config.n_vocab, n_embd = config.n_embd;
+  float* const gathered = logits.as<float>() + n_vocab * logit_rows(options);
+  outputs.resize(std::count_if(rows.begin(), rows.end(), [](const BatchRow& row) { return row.wants_logits; }));
+  size_t next_row = 0;
+  for (size_t done = 0; done < outputs.size();) {
+    const int n = static_cast<int>(std::min<size_t>(logit_rows(options), outputs.size() - done));
+    for (int i = 0; i < n; ++i, ++next_row) {
+      while (!rows[next_row].wants_logits) ++next_row;
+      outputs[done + i].row = static_cast<int32_t>(next_row);
+      std::copy_n(hidden + next_row * n_embd, n_embd, gathered + i * n_embd);
+    }
+    output_head(cx, weights.output_norm, *weights.output, gathered, n, logits.as<float>());
+    pool.for_range(n, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i)
+        top_candidates({logits.as<float>() + i * n_vocab, static_cast<size_t>(n_vocab)}, candidates,
+                       outputs[done + i].candidates, outputs[done + i].log_sum_exp);
+    });
+    done += n;
+  }
+}
+
+Stage::Stage(const ModelConfig& config, ShardWeights weights, const StageOptions& options, const Kernels& kernels,
+             ThreadPool& pool) {
+  SHOAL_CHECK(options.context > 0 && options.slots > 0 && options.rows_max > 0);
+  impl_ = std::make_unique<Impl>(config, std::move(weights), options, kernels, pool);
+}
+
+Stage::~Stage() = default;
+
+const ShardSpec& Stage::spec() const { return impl_->weights.spec; }
+const KvCache& Stage::cache() const { return impl_->cache; }
+
+Result<void> Stage::run(std::span<const CacheOp> ops, std::span<const BatchRow> rows, int candidates, float* hidden,
+                        std::vector<RowOutput>& outputs) {
+  Impl& s = *impl_;
+  const ShardSpec& spec = s.weights.spec;
+  if (candidates < 0) return invalid(std::to_string(candidates) + " candidates wanted");
+  if (candidates == 0 || candidates > s.config.n_vocab) candidates = s.config.n_vocab;
+  if (Result<void> checked = s.check_ops(ops); !checked) return checked;
+  if (Result<void> checked = s.check_rows(rows, hidden); !checked) return checked;
+  s.apply(ops);
+  s.make_room(rows);
+  if (rows.empty()) {
+    outputs.clear();
+    return {};
+  }
+
+  if (spec.embedding) embed(s.cx, *s.weights.token_embd, rows, hidden);
+  if (spec.layers.size() > 0) prepare_rope(s.cx, rows);
+  for (int layer = spec.layers.begin; layer < spec.layers.end; ++layer)
+    forward_layer(s.cx, layer, s.weights.layers[layer - spec.layers.begin], rows, s.cache, hidden);
+  if (spec.output)
+    s.compute_outputs(rows, candidates, hidden, outputs);
+  else
+    outputs.clear();
+  return {};
+}
+
+uint64_t Stage::weight_bytes() const { return impl_->weights.bytes(); }
+
+uint64_t Stage::kv_bytes() const {
+  const LayerRange& layers = spec().layers;
+  return KvCache::bytes(impl_->config, layers.begin, layers.end, impl_->options.context, impl_->options.slots);
+}
+
+uint64_t Stage::scratch_bytes() const {
+  return scratch_bytes(impl_->config, spec(), impl_->options, impl_->pool.size());
+}
+
+uint64_t Stage::scratch_bytes(const ModelConfig& config, const ShardSpec& spec, const StageOptions& options,
+                              int threads) {
+  return Activations::bytes(config, activation_rows(spec, options), options.context, threads) + output_bytes(config, spec, options);
+}
+
+}  // namespace shoal

@@ -1,0 +1,12 @@
+// FloatOps for AVX-512. Built with that instruction set's flags, so it may be called only where kernels.cc
+// found it.
+#include "tensor/simd/vec_avx512.h"
+
+#include "tensor/float_ops_impl.h"
+#include "tensor/float_ops_tables.h"
+
+namespace shoal {
+
+const FloatOps kFloatOpsAvx512 = kTable;
+
+}  // namespace shoal

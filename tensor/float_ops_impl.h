@@ -1,0 +1,218 @@
+// Every FloatOps function, written once over the sixteen lanes of a vec_*.h, which the including file picks
+// first.
+//
+// What makes every instruction set give the same bits:
+//  - a lane is an output element wherever that is possible, so vector width and tails cannot change a sum's
+//  order;
+//  - a true reduction runs over 16 lanes, lane l taking the elements i = l mod 16 in ascending order, then
+//  the tree
+//    t[i] += t[i + 8], + 4, + 2, + 1; a lane without an element adds exactly +0;
+//  - multiply-adds are explicit, rounded once, and nothing else is ever fused; divide and square root are
+//  IEEE's;
+//  - exp is our own (below).
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+
+#include "tensor/float_ops.h"
+
+namespace shoal {
+namespace {
+
+#define SHOAL_UNROLL _Pragma("GCC unroll 16")
+
+// Added to |x| < 2^22, it leaves the integer nearest to x (ties to even) in the low bits: floats in [2^23,
+// 2^24) are the integers. Unlike a conversion instruction it does the same everywhere, for any input.
+constexpr float kIntegerShift = 12582912.0f;  // 1.5 * 2^23
+
+inline Vec load_partial(const float* p, int n) {
+  float t[16] = {};
+  for (int i = 0; i < n; ++i) t[i] = p[i];
+  return load(t);
+}
+
+inline void store_partial(float* p, const Vec& a, int n) {
+  float t[16];
+  store(t, a);
+  for (int i = 0; i < n; ++i) p[i] = t[i];
+}
+
+inline Vec load_f16_partial(const uint16_t* p, int n) {
+  uint16_t t[16] = {};
+  for (int i = 0; i < n; ++i) t[i] = p[i];
+  return load_f16(t);
+}
+
+inline float reduce_add(const Vec& a) {
+  float t[16];
+  store(t, a);
+  for (int half = 8; half >= 1; half /= 2) {
+    for (int i = 0; i < half; ++i) t[i] = t[i] + t[i + half];
+  }
+  return t[0];
+}
+
+// exp(x) for x <= 0, relative error below 1.5e-7; exactly +0 below -87, where results would come near the
+// denormals. x = n ln 2 + r with |r| <= ln 2 / 2; ln 2 in two parts and the polynomial are those of Cephes'
+// expf (S. Moshier).
+SHOAL_VEC Vec exp_nonpositive(const Vec& x) {
+  const Vec limit = broadcast(-87.0f);
+  const Vec clamped = max(limit, x);
+  const Vec shifted = fma(clamped, broadcast(1.44269504f), broadcast(kIntegerShift));
+  const Vec n = sub(shifted, broadcast(kIntegerShift));
+  Vec r = fma(n, broadcast(-0.693359375f), clamped);
+  r = fma(n, broadcast(2.12194440e-4f), r);
+  Vec p = broadcast(1.9875691e-4f);
+  p = fma(p, r, broadcast(1.3981999e-3f));
+  p = fma(p, r, broadcast(8.3334519e-3f));
+  p = fma(p, r, broadcast(4.1665796e-2f));
+  p = fma(p, r, broadcast(1.6666666e-1f));
+  p = fma(p, r, broadcast(0.5f));
+  p = fma(p, mul(r, r), add(r, broadcast(1.0f)));
+  return select_less(x, limit, broadcast(0.0f), add_exponent(p, shifted));
+}
+
+// tanh(x) = sign(x) (1 - e) / (1 + e), e = exp(-2|x|); absolute error below 2e-7.
+SHOAL_VEC Vec tanh_of(const Vec& x) {
+  const Vec one = broadcast(1.0f);
+  const Vec e = exp_nonpositive(mul(abs(x), broadcast(-2.0f)));
+  const Vec magnitude = div(sub(one, e), add(one, e));
+  return select_less(x, broadcast(0.0f), negate(magnitude), magnitude);
+}
+
+void rms_norm(const float* x, const float* weight, float eps, int n, float* y) {
+  Vec squares = broadcast(0.0f);
+  int i = 0;
+  for (; i + 16 <= n; i += 16) {
+    const Vec v = load(x + i);
+    squares = fma(v, v, squares);
+  }
+  if (i < n) {
+    const Vec v = load_partial(x + i, n - i);
+    squares = fma(v, v, squares);
+  }
+  const Vec inverse = broadcast(1.0f / __builtin_sqrtf(reduce_add(squares) / static_cast<float>(n) + eps));
+  for (i = 0; i + 16 <= n; i += 16) store(y + i, mul(mul(load(x + i), inverse), load(weight + i)));
+  if (i < n) {
+    const Vec v = mul(mul(load_partial(x + i, n - i), inverse), load_partial(weight + i, n - i));
+    store_partial(y + i, v, n - i);
+  }
+}
+
+// Rotates the pair (a, b) by the angle whose cosine and sine are c and s.
+SHOAL_VEC void rotate(float& a, float& b, float c, float s) {
+  const float a0 = a, b0 = b;
+  a = __builtin_fmaf(a0, c, -(b0 * s));
+  b = __builtin_fmaf(a0, s, b0 * c);
+}
+
+void rope(float* x, int n_head, int head_dim, int n_rot, bool interleaved, const float* cos,
+          const float* sin) {
+  const int half = n_rot / 2;
+  for (int h = 0; h < n_head; ++h) {
+    float* head = x + static_cast<size_t>(h) * static_cast<size_t>(head_dim);
+    if (interleaved) {
+      for (int i = 0; i < half; ++i) rotate(head[2 * i], head[2 * i + 1], cos[i], sin[i]);
+      continue;
+    }
+    int i = 0;
+    for (; i + 16 <= half; i += 16) {
+      const Vec a = load(head + i), b = load(head + half + i), c = load(cos + i), s = load(sin + i);
+      store(head + i, fma(a, c, negate(mul(b, s))));
+      store(head + half + i, fma(a, s, mul(b, c)));
+    }
+    for (; i < half; ++i) rotate(head[i], head[half + i], cos[i], sin[i]);
+  }
+}
+
+// silu(g) = g / (1 + exp(-g)), by exp of -|g| alone, which cannot overflow.
+SHOAL_VEC Vec silu(const Vec& g) {
+  const Vec one = broadcast(1.0f);
+  const Vec e = exp_nonpositive(negate(abs(g)));
+  const Vec numerator = select_less(g, broadcast(0.0f), e, one);
+  return mul(g, div(numerator, add(e, one)));
+}
+
+void silu_mul(float* gate, const float* up, int n) {
+  int i = 0;
+  for (; i + 16 <= n; i += 16) store(gate + i, mul(silu(load(gate + i)), load(up + i)));
+  if (i < n) {
+    const Vec v = mul(silu(load_partial(gate + i, n - i)), load_partial(up + i, n - i));
+    store_partial(gate + i, v, n - i);
+  }
+}
+
+void add_to(float* x, const float* y, int n) {
+  int i = 0;
+  for (; i + 16 <= n; i += 16) store(x + i, add(load(x + i), load(y + i)));
+  for (; i < n; ++i) x[i] += y[i];
+}
+
+void f16_to_f32(const uint16_t* x, int n, float* y) {
+  int i = 0;
+  for (; i + 16 <= n; i += 16) store(y + i, load_f16(x + i));
+  if (i < n) store_partial(y + i, load_f16_partial(x + i, n - i), n - i);
+}
+
+void f32_to_f16(const float* x, int n, uint16_t* y) {
+  int i = 0;
+  for (; i + 16 <= n; i += 16) store_f16(y + i, load(x + i));
+  if (i == n) return;
+  uint16_t t[16];
+  store_f16(t, load_partial(x + i, n - i));
+  for (int l = 0; i + l < n; ++l) y[i + l] = t[l];
+}
+
+void store_k(const float* k, int n_head_kv, int head_dim, int position_in_page, uint16_t* page) {
+  const int block = position_in_page / kAttentionLanes, lane = position_in_page % kAttentionLanes;
+  const int blocks = kKvPageTokens / kAttentionLanes;
+  for (int h = 0; h < n_head_kv; ++h) {
+    const float* from = k + static_cast<size_t>(h) * static_cast<size_t>(head_dim);
+    uint16_t* to = page +
+                   static_cast<size_t>(h * blocks + block) * static_cast<size_t>(head_dim * kAttentionLanes) +
+                   lane;
+    for (int d = 0; d < head_dim; d += 16) {
+      const int n = head_dim - d < 16 ? head_dim - d : 16;
+      uint16_t t[16];
+      store_f16(t, n == 16 ? load(from + d) : load_partial(from + d, n));
+      for (int i = 0; i < n; ++i) to[(d + i) * kAttentionLanes] = t[i];
+    }
+  }
+}
+
+void store_v(const float* v, int n_head_kv, int head_dim, int position_in_page, uint16_t* page) {
+  for (int h = 0; h < n_head_kv; ++h) {
+    const size_t row = static_cast<size_t>(h * kKvPageTokens + position_in_page);
+    f32_to_f16(v + static_cast<size_t>(h) * static_cast<size_t>(head_dim), head_dim,
+               page + row * static_cast<size_t>(head_dim));
+  }
+}
+
+void quantize(const float* x, int n, int8_t* q, float* scale, int32_t* sum) {
+  const Vec shift = broadcast(kIntegerShift);
+  for (int b = 0; b < n / kQuantBlock; ++b, x += kQuantBlock, q += kQuantBlock) {
+    const Vec lo = load(x), hi = load(x + 16);
+    const float amax = reduce_max(max(abs(lo), abs(hi)));
+    // Below 1e-30 the quotient 127 / amax could overflow.
+    const bool zero = amax < 1e-30f;
+    const Vec inverse = broadcast(zero ? 0.0f : 127.0f / amax);
+    scale[b] = zero ? 0.0f : amax / 127.0f;
+    sum[b] = store_i8(q, add(mul(lo, inverse), shift), add(mul(hi, inverse), shift));
+  }
+}
+
+}  // namespace
+}  // namespace shoal
+
+#include "tensor/attention_impl.h"
+
+namespace shoal {
+namespace {
+
+constexpr FloatOps kTable = {rms_norm, rope,      silu_mul, add_to,     store_k,
+                             store_v,  attention, quantize, f16_to_f32, f32_to_f16};
+
+}  // namespace
+}  // namespace shoal

@@ -1,0 +1,23 @@
+// F16: IEEE 754 binary16, little-endian. Packed [k][16 rows].
+#include "tensor/formats/pack_helpers.h"
+
+namespace shoal {
+namespace {
+
+void decode(const std::byte* row, int64_t n, float* out) {
+  for (int64_t k = 0; k < n; ++k) out[k] = half_to_float(load_u16(row + 2 * k));
+}
+
+void pack(const std::byte* rows, size_t row_bytes, int64_t cols, std::byte* group) {
+  for (int64_t k = 0; k < cols; ++k) {
+    for (int r = 0; r < 16; ++r) std::memcpy(group + (16 * k + r) * 2, rows + r * row_bytes + 2 * k, 2);
+  }
+}
+
+}  // namespace
+
+extern const Format kF16Format;
+const Format kF16Format = {TensorType::kF16, "F16", 1,      2, true, PanelKind::kScale, 0, 0,
+                           decode,           pack,  nullptr};
+
+}  // namespace shoal

@@ -1,0 +1,23 @@
+// F32: little-endian IEEE 754 binary32. Packed [k][16 rows].
+#include "tensor/formats/pack_helpers.h"
+
+namespace shoal {
+namespace {
+
+void decode(const std::byte* row, int64_t n, float* out) {
+  std::memcpy(out, row, n * sizeof(float));
+}
+
+void pack(const std::byte* rows, size_t row_bytes, int64_t cols, std::byte* group) {
+  for (int64_t k = 0; k < cols; ++k) {
+    for (int r = 0; r < 16; ++r) std::memcpy(group + (16 * k + r) * 4, rows + r * row_bytes + 4 * k, 4);
+  }
+}
+
+}  // namespace
+
+extern const Format kF32Format;
+const Format kF32Format = {TensorType::kF32, "F32", 1,      4, true, PanelKind::kScale, 0, 0,
+                           decode,           pack,  nullptr};
+
+}  // namespace shoal

@@ -1,0 +1,80 @@
+// Q3_K: 256 values in 16 sub-blocks of 16; w = d (scale - 32) (q - 4), q of three bits, scale of six.
+// Packed, per 256 columns and 16 rows: meta d; data the twelve scale bytes [3 words][16 rows][4], the two low
+// bits of the values [16 words][16 rows][4] and their high bits [8 words][16 rows][4], all words as in the
+// file.
+#include "tensor/formats/pack_helpers.h"
+#include "tensor/formats/packed_layout.h"
+
+namespace shoal {
+namespace {
+
+struct Block {
+  uint8_t high[32];    // bit s of byte k: the third bit of value 32s + k
+  uint8_t low[64];     // 2 x 32 bytes for 128 values each: bits 2p of byte k are value 32p + k
+  uint8_t scales[12];  // low nibbles in bytes 0-7 (scale u and u + 8), two high bits in bytes 8-11
+  uint16_t d;
+};
+static_assert(sizeof(Block) == 110);
+
+using Packed = PackedLayout<256, 32, 192 + 1024 + 512>;
+
+// Scale u (0..15), given byte n of the twelve by byte(n).
+template <class Byte>
+int scale_of(int u, Byte byte) {
+  const int low = (byte(u % 8) >> (4 * (u / 8))) & 15;
+  const int high = (byte(8 + u % 4) >> (2 * (u / 4))) & 3;
+  return (low | (high << 4)) - 32;
+}
+
+void decode(const std::byte* row, int64_t n, float* out) {
+  for (int64_t b = 0; b < n / 256; ++b, out += 256) {
+    Block block;
+    std::memcpy(&block, row + b * sizeof(Block), sizeof(Block));
+    const float d = half_to_float(block.d);
+    for (int k = 0; k < 256; ++k) {
+      const int low = (block.low[k / 128 * 32 + k % 32] >> (2 * (k / 32 % 4))) & 3;
+      const int high = (block.high[k % 32] >> (k / 32)) & 1;
+      const float scale = d * static_cast<float>(scale_of(k / 16, [&](int i) { return block.scales[i]; }));
+      out[k] = scale * static_cast<float>((low | (high << 2)) - 4);
+    }
+  }
+}
+
+void pack(const std::byte* rows, size_t row_bytes, int64_t cols, std::byte* group) {
+  for (int64_t b = 0; b < cols / 256; ++b) {
+    const std::byte* block = rows + b * sizeof(Block);
+    uint8_t* data = Packed::data(group, cols, b);
+    interleave_halves(block + offsetof(Block, d), row_bytes, Packed::meta(group, b));
+    for (int r = 0; r < 16; ++r) {
+      for (int j = 0; j < 3; ++j) {
+        std::memcpy(data + 64 * j + 4 * r, block + r * row_bytes + offsetof(Block, scales) + 4 * j, 4);
+      }
+    }
+    interleave_words<16>(block + offsetof(Block, low), row_bytes, data + 192);
+    interleave_words<8>(block + offsetof(Block, high), row_bytes, data + 192 + 1024);
+  }
+}
+
+void unpack(const std::byte* group, int64_t cols, int64_t b, Panel* out) {
+  const int s = static_cast<int>(b % 8);
+  const uint8_t* data = Packed::data(group, cols, b / 8);
+  unpack_halves(Packed::meta(group, b / 8), out->scale);
+  for (int r = 0; r < 16; ++r) {
+    const auto byte = [&](int i) { return data[64 * (i / 4) + 4 * r + i % 4]; };
+    for (int u = 0; u < 2; ++u) out->sub_scale[r][u] = static_cast<int16_t>(scale_of(2 * s + u, byte));
+  }
+  const uint8_t* low = data + 192 + 512 * (s / 4);
+  const uint8_t* high = data + 192 + 1024;
+  uint8_t* q = &out->q[0][0][0];
+  for (int n = 0; n < 512; ++n) {
+    q[n] = static_cast<uint8_t>(((low[n] >> (2 * (s % 4))) & 3) | (((high[n] >> s) & 1) << 2));
+  }
+}
+
+}  // namespace
+
+extern const Format kQ3_KFormat;
+const Format kQ3_KFormat = {
+    TensorType::kQ3_K, "Q3_K", 256, sizeof(Block), false, PanelKind::kSubScale, 4, 7, decode, pack, unpack};
+
+}  // namespace shoal

@@ -1,0 +1,93 @@
+// Q6_K: 256 values in 16 sub-blocks of 16; w = d scale (q - 32), q of six bits, scale a signed byte.
+#include "tensor/formats/pack_helpers.h"
+#include "tensor/formats/packed_layout.h"
+
+namespace shoal {
+namespace {
+
+struct Block {
+  uint8_t low[128];  // low four bits, 2 x 64 bytes for 128 values each
+  uint8_t high[64];  // high two bits, 2 x 32 bytes
+  int8_t scales[16];
+  uint16_t d;
+};
+static_assert(sizeof(Block) == 210);
+
+constexpr int kSubBytes = 256 + 128;  // packed bytes of 32 columns
+
+// Value k (0..31) of the 32-wide block s (0..7): four blocks share 32 bytes of `high`, two bits each; blocks
+// s and s + 2 of a half share 32 bytes of `low`, a nibble each.
+int value(const Block& block, int s, int k) {
+  const int half = s / 4, part = s % 4;
+  const int low = (block.low[64 * half + 32 * (part % 2) + k] >> (4 * (part / 2))) & 15;
+  const int high = (block.high[32 * half + k] >> (2 * part)) & 3;
+  return low | (high << 4);
+}
+
+void decode(const std::byte* row, int64_t n, float* out) {
+  for (int64_t b = 0; b < n / 256; ++b, out += 256) {
+    Block block;
+    std::memcpy(&block, row + b * sizeof(Block), sizeof(Block));
+    const float d = half_to_float(block.d);
+    for (int k = 0; k < 256; ++k) {
+      const float scale = d * static_cast<float>(block.scales[k / 16]);
+      out[k] = scale * static_cast<float>(value(block, k / 32, k % 32) - 32);
+    }
+  }
+}
+
+// One row's 32-wide block s, four values at a time: `words` of values 0..15 and 16..31 give nibble words and
+// the two planes of 2-bit fields.
+void pack_row_block(const std::byte* row, int s, uint8_t* out) {
+  const int half = s / 4, part = s % 4;
+  const std::byte* low = row + offsetof(Block, low) + 64 * half + 32 * (part % 2);
+  const std::byte* high = row + offsetof(Block, high) + 32 * half;
+  uint32_t plane[2] = {0, 0};
+  for (int j = 0; j < 4; ++j) {
+    const uint32_t first = (load_u32(low + 4 * j) >> (4 * (part / 2))) & 0x0f0f0f0fu;
+    const uint32_t second = (load_u32(low + 16 + 4 * j) >> (4 * (part / 2))) & 0x0f0f0f0fu;
+    store_u32(out + 64 * j, first | (second << 4));
+    plane[0] |= ((load_u32(high + 4 * j) >> (2 * part)) & 0x03030303u) << (2 * j);
+    plane[1] |= ((load_u32(high + 16 + 4 * j) >> (2 * part)) & 0x03030303u) << (2 * j);
+  }
+  store_u32(out + 256, plane[0]);
+  store_u32(out + 320, plane[1]);
+}
+
+void pack(const std::byte* rows, size_t row_bytes, int64_t cols, std::byte* group) {
+  for (int64_t b = 0; b < cols / 256; ++b) {
+    const std::byte* block = rows + b * sizeof(Block);
+    uint8_t* data = PackedQ6_K::data(group, cols, b);
+    interleave_halves(block + offsetof(Block, d), row_bytes, PackedQ6_K::meta(group, b));
+    for (int r = 0; r < 16; ++r) {
+      const std::byte* row = block + r * row_bytes;
+      for (int u = 0; u < 16; ++u) std::memcpy(data + 16 * u + r, row + offsetof(Block, scales) + u, 1);
+      for (int s = 0; s < 8; ++s) pack_row_block(row, s, data + 256 + s * kSubBytes + 4 * r);
+    }
+  }
+}
+
+void unpack(const std::byte* group, int64_t cols, int64_t b, Panel* out) {
+  const uint8_t* data = PackedQ6_K::data(group, cols, b / 8);
+  const auto* scales = reinterpret_cast<const int8_t*>(data) + b % 8 * 32;
+  const uint8_t* bytes = data + 256 + b % 8 * kSubBytes;
+  unpack_halves(PackedQ6_K::meta(group, b / 8), out->scale);
+  for (int r = 0; r < 16; ++r) {
+    out->sub_scale[r][0] = scales[r];
+    out->sub_scale[r][1] = scales[16 + r];
+  }
+  unpack_nibbles(bytes, out);
+  for (int j = 0; j < 8; ++j) {
+    const uint8_t* plane = bytes + 256 + 64 * (j / 4);
+    uint8_t* q = &out->q[j][0][0];
+    for (int n = 0; n < 64; ++n) q[n] |= static_cast<uint8_t>(((plane[n] >> (2 * (j % 4))) & 3) << 4);
+  }
+}
+
+}  // namespace
+
+extern const Format kQ6_KFormat;
+const Format kQ6_KFormat = {
+    TensorType::kQ6_K, "Q6_K", 256, sizeof(Block), false, PanelKind::kSubScale, 32, 63, decode, pack, unpack};
+
+}  // namespace shoal

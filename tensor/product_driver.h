@@ -1,0 +1,190 @@
+// The loops around the tile kernels, the same for every instruction set: groups outside, activation tiles
+// inside, columns in chunks whose panels stay in the first-level cache. Included by the product_<name>.cc
+// files only; everything is a template over their local traits type, so that no code compiled for one
+// instruction set can be linked into another.
+//
+// Traits:
+//   kTileRows                    rows side by side in the widest tile
+//   template <PanelKind, int kMaxQ, int C>
+//   static void panel_tile(const Panel*, int blocks, int offset, const ActivationBlock<C>*, float
+//   (*sums)[16])
+//                                sums[c][r] += rows c times row r of the panels; kMaxQ is 15, 63 or 255
+//   static bool direct_from_packed(TensorType, int rows)
+//                                whether direct_tile exists for the type and is faster for so many rows
+//   template <TensorType, int C>
+//   static void direct_tile(const std::byte* group, int64_t cols, bool prefetch, const ActivationBlock<C>*,
+//                           float (*sums)[16])       the same from the packed group, all columns
+//   template <TensorType, int C>
+//   static void float_tile(const std::byte* group, int64_t cols, const float* x, int64_t ld_x, float
+//   (*sums)[16])
+#pragma once
+
+#include "tensor/product_ops.h"
+
+namespace shoal {
+
+inline constexpr int kPanelChunk = 32;  // blocks unpacked at a time: 1024 columns, 24 KiB
+
+template <class Traits>
+struct ProductDriver {
+  // Calls body.template operator()<C>() with C == rows.
+  template <int kWidest = Traits::kTileRows, class Body>
+  static void with_width(int rows, Body&& body) {
+    if constexpr (kWidest > 1) {
+      if (rows < kWidest) return with_width<kWidest - 1>(rows, body);
+    }
+    body.template operator()<kWidest>();
+  }
+
+  // Calls body.template operator()<C>(first row) for each activation tile.
+  template <class Body>
+  static void for_each_tile(int rows, Body&& body) {
+    int row = 0;
+    for (; row + Traits::kTileRows <= rows; row += Traits::kTileRows) {
+      body.template operator()<Traits::kTileRows>(row);
+    }
+    if (row < rows) with_width(rows - row, [&]<int C>() { body.template operator()<C>(row); });
+  }
+
+  template <int C>
+  static const ActivationBlock<C>* tile(const ProductArgs& a, int row) {
+    return reinterpret_cast<const ActivationBlock<C>*>(a.tiles + row * (a.cols / 32) * kActivationBlockBytes);
+  }
+
+  static int outputs_of_group(const ProductArgs& a, int64_t group) {
+    const int64_t left = a.outputs - 16 * group;
+    return left < 16 ? static_cast<int>(left) : 16;
+  }
+
+  template <int C>
+  static void load_sums(const ProductArgs& a, int64_t group, int row, float (*sums)[16]) {
+    const int n = outputs_of_group(a, group);
+    for (int c = 0; c < C; ++c) {
+      const float* y = a.y + (row + c) * a.ld_y + 16 * group;
+      for (int r = 0; r < 16; ++r) sums[c][r] = r < n ? y[r] : 0.0f;
+    }
+  }
+
+  template <int C>
+  static void store_sums(const ProductArgs& a, int64_t group, int row, const float (*sums)[16]) {
+    const int n = outputs_of_group(a, group);
+    for (int c = 0; c < C; ++c) {
+      float* y = a.y + (row + c) * a.ld_y + 16 * group;
+      if (n == 16) {
+        for (int r = 0; r < 16; ++r) y[r] = sums[c][r];
+      } else {
+        for (int r = 0; r < n; ++r) y[r] = sums[c][r];
+      }
+    }
+  }
+
+  // Any quantised format through panels. Between chunks of columns the sums wait in y.
+  template <PanelKind kKind, int kMaxQ>
+  static void multiply_panels(const Format& format, const ProductArgs& a) {
+    Panel panels[kPanelChunk];
+    const int64_t blocks = a.cols / 32;
+    for (int64_t g = 0; g < a.groups; ++g) {
+      const std::byte* group = a.weights + g * a.group_bytes;
+      for (int64_t b0 = 0; b0 < blocks; b0 += kPanelChunk) {
+        const int n = static_cast<int>(blocks - b0 < kPanelChunk ? blocks - b0 : kPanelChunk);
+        for (int b = 0; b < n; ++b) format.unpack(group, a.cols, b0 + b, &panels[b]);
+        for_each_tile(a.rows, [&]<int C>(int row) {
+          alignas(64) float sums[C][16] = {};
+          if (b0 > 0) load_sums<C>(a, g, row, sums);
+          Traits::template panel_tile<kKind, kMaxQ, C>(panels, n, format.offset, tile<C>(a, row) + b0, sums);
+          store_sums<C>(a, g, row, sums);
+        });
+      }
+    }
+  }
+
+  template <PanelKind kKind>
+  static void multiply_panels(const Format& format, const ProductArgs& a) {
+    if (format.max_q <= 15) {
+      multiply_panels<kKind, 15>(format, a);
+    } else if (format.max_q <= 63) {
+      multiply_panels<kKind, 63>(format, a);
+    } else {
+      multiply_panels<kKind, 255>(format, a);
+    }
+  }
+
+  template <TensorType kType>
+  static void multiply_direct(const ProductArgs& a) {
+    for (int64_t g = 0; g < a.groups; ++g) {
+      const std::byte* group = a.weights + g * a.group_bytes;
+      for_each_tile(a.rows, [&]<int C>(int row) {
+        alignas(64) float sums[C][16] = {};
+        Traits::template direct_tile<kType, C>(group, a.cols, row == 0, tile<C>(a, row), sums);
+        store_sums<C>(a, g, row, sums);
+      });
+    }
+  }
+
+  template <TensorType kType>
+  static void multiply_floats(const ProductArgs& a) {
+    for (int64_t g = 0; g < a.groups; ++g) {
+      const std::byte* group = a.weights + g * a.group_bytes;
+      for_each_tile(a.rows, [&]<int C>(int row) {
+        alignas(64) float sums[C][16] = {};
+        Traits::template float_tile<kType, C>(group, a.cols, a.x + row * a.ld_x, a.ld_x, sums);
+        store_sums<C>(a, g, row, sums);
+      });
+    }
+  }
+
+  static void multiply(const Format& format, const ProductArgs& a) {
+    if (Traits::direct_from_packed(format.type, a.rows)) {
+      switch (format.type) {
+        case TensorType::kQ4_0:
+          return multiply_direct<TensorType::kQ4_0>(a);
+        case TensorType::kQ4_1:
+          return multiply_direct<TensorType::kQ4_1>(a);
+        case TensorType::kQ5_0:
+          return multiply_direct<TensorType::kQ5_0>(a);
+        case TensorType::kQ5_1:
+          return multiply_direct<TensorType::kQ5_1>(a);
+        case TensorType::kQ8_0:
+          return multiply_direct<TensorType::kQ8_0>(a);
+        case TensorType::kQ4_K:
+          return multiply_direct<TensorType::kQ4_K>(a);
+        case TensorType::kQ5_K:
+          return multiply_direct<TensorType::kQ5_K>(a);
+        case TensorType::kQ6_K:
+          return multiply_direct<TensorType::kQ6_K>(a);
+        case TensorType::kIQ4_NL:
+          return multiply_direct<TensorType::kIQ4_NL>(a);
+        default:
+          break;
+      }
+    }
+    switch (format.type) {
+      case TensorType::kF32:
+        return multiply_floats<TensorType::kF32>(a);
+      case TensorType::kF16:
+        return multiply_floats<TensorType::kF16>(a);
+      case TensorType::kBF16:
+        return multiply_floats<TensorType::kBF16>(a);
+      default:
+        break;
+    }
+    switch (format.kind) {
+      case PanelKind::kScale:
+        return multiply_panels<PanelKind::kScale>(format, a);
+      case PanelKind::kScaleMin:
+        return multiply_panels<PanelKind::kScaleMin>(format, a);
+      case PanelKind::kSubScale:
+        return multiply_panels<PanelKind::kSubScale>(format, a);
+      case PanelKind::kSubScaleMin:
+        return multiply_panels<PanelKind::kSubScaleMin>(format, a);
+    }
+  }
+};
+
+template <class Traits>
+constexpr ProductOps make_product_ops() {
+  static_assert(Traits::kTileRows <= kTileRowsMax);
+  return {Traits::kTileRows, ProductDriver<Traits>::multiply};
+}
+
+}  // namespace shoal

@@ -1,0 +1,147 @@
+"""Wrong input at every door: a message that names the thing and the way out, the right exit code, nothing left behind."""
+
+import os
+import shutil
+import socket
+import unittest
+
+from support import MODEL, ClusterTest, cluster_file, even_layers, run
+
+
+class ModelFile(ClusterTest):
+    def model(self, data):
+        path = os.path.join(self.folder, "bad.gguf")
+        with open(path, "wb") as out:
+            out.write(data)
+        return path
+
+    def test_missing(self):
+        path = os.path.join(self.folder, "none.gguf")
+        self.assert_refused(run(["run", path, "-p", "x"]), 2, r"^shoal: error: .*none\.gguf")
+
+    def test_not_gguf(self):
+        self.assert_refused(run(["run", self.model(b"\x7fELF" + b"x" * 100), "-p", "x"]), 2, r"bad\.gguf.*GGUF")
+
+    def test_empty_and_folder(self):
+        self.assert_refused(run(["run", self.model(b""), "-p", "x"]), 2, r"bad\.gguf")
+        self.assert_refused(run(["run", self.folder, "-p", "x"]), 2, self.folder)
+
+    def test_truncated(self):
+        whole = os.path.getsize(MODEL)
+        for size in (5, 30, 4000, 1_000_000, whole // 2, whole - 1):
+            path = os.path.join(self.folder, "short.gguf")
+            with open(MODEL, "rb") as source, open(path, "wb") as out:
+                out.write(source.read(size))
+            with self.subTest(size=size):
+                self.assert_refused(run(["run", path, "-p", "x"]), 2, r"short\.gguf")
+
+    def test_unknown_architecture(self):
+        with open(MODEL, "rb") as source:
+            data = bytearray(source.read(2_000_000))
+        at = data.index(b"general.architecture") + len(b"general.architecture") + 4 + 8
+        data[at:at + 5] = b"mamba"
+        self.assert_refused(run(["inspect", self.model(bytes(data))]), 2, r"bad\.gguf")  # truncated as well
+        path = os.path.join(self.folder, "arch.gguf")
+        shutil.copy(MODEL, path)
+        with open(path, "r+b") as out:
+            out.seek(at)
+            out.write(b"mamba")
+        self.assert_refused(run(["run", path, "-p", "x"]), 2, r"mamba", r"llama")
+
+
+class ClusterFile(ClusterTest):
+    def refused(self, text, *patterns):
+        path = os.path.join(self.folder, "c.yaml")
+        with open(path, "w", encoding="utf-8") as out:
+            out.write(text)
+        self.assert_refused(run(["plan", "-c", path, "-m", MODEL]), 2, *patterns)
+
+    def test_unknown_key(self):
+        self.refused("nodes: {a: {memory: 1GiB}}\ncontxt: 4096\n", r"c\.yaml:2.*contxt.*context")
+        self.refused("nodes: {a: {memory: 1GiB, adress: 1.2.3.4}}\n", r"adress.*address")
+
+    def test_node_without_memory(self):
+        self.refused("nodes: {a: {memory: 1GiB}, b: {threads: 1}}\n", r"'b' has no memory")
+
+    def test_duplicate_name(self):
+        self.refused("nodes:\n  a: {memory: 1GiB}\n  a: {memory: 2GiB}\n", r"'a' is given twice")
+
+    def test_values(self):
+        self.refused("nodes: {a: {memory: lots}}\n", r"nodes\.a\.memory.*lots.*2GiB")
+        self.refused("nodes: {a: {memory: 1GiB}}\ncontext: -5\n", r"context.*-5")
+        self.refused("nodes: {a: {memory: 1GiB}}\nhead: z\n", r"head 'z'")
+        self.refused("nodes: {a: {memory: 1GiB}}\nplan: {objective: speed}\n", r"objective.*speed")
+        self.refused("nodes: {a: {memory: 1GiB}}\nlinks: [{between: [a, q]}]\n", r"'q'")
+        self.refused("nodes: [1, 2\n", r"c\.yaml:\d")
+        self.refused("", r"c\.yaml")
+
+    def test_layers_by_hand(self):
+        for spans in (["0-9", "11-29"], ["0-15", "10-29"], ["0-14", "15-40"], ["9-0", "10-29"]):
+            with self.subTest(spans=spans):
+                path = cluster_file(self.folder, 2, spans)
+                self.assert_refused(run(["plan", "-c", path, "-m", MODEL]), 2, r"layer|0-9")
+
+    def test_no_file(self):
+        self.assert_refused(run(["plan", "-c", self.folder + "/none.yaml"]), 2, r"none\.yaml")
+
+    def test_too_little_memory(self):
+        path = cluster_file(self.folder, 2, memory="60MiB")
+        self.assert_refused(run(["plan", "-c", path, "-m", MODEL]), 2, r"MiB")
+
+
+class Launch(ClusterTest):
+    def test_ranks_and_nodes(self):
+        path = cluster_file(self.folder, 3)
+        for ranks in (0, 2, 4):
+            with self.subTest(ranks=ranks):
+                result = run(["run", "-c", path, "-m", MODEL, "-p", "x"], ranks)
+                self.assert_refused(result, 2, r"3 nodes", r"mpirun -n 3")
+
+    def test_port_taken(self):
+        with socket.socket() as taken:
+            taken.bind(("127.0.0.1", 0))
+            taken.listen()
+            port = taken.getsockname()[1]
+            path = cluster_file(self.folder, 2, even_layers(2))
+            text = open(path, encoding="utf-8").read().replace("node-1: {", f"node-1: {{port: {port}, ")
+            with open(path, "w", encoding="utf-8") as out:
+                out.write(text)
+            result = run(["run", "-c", path, "-m", MODEL, "-p", "x"], 2)
+        self.assert_refused(result, 2, rf"node-1.*127\.0\.0\.1:{port}")
+
+    def test_another_model_on_one_node(self):
+        other = os.path.join(self.folder, "other.gguf")
+        shutil.copy(MODEL, other)
+        with open(other, "r+b") as out:  # another name in the metadata: another model
+            out.seek(open(MODEL, "rb").read(4096).index(b"Smollm2"))
+            out.write(b"Xmollm2")
+        path = cluster_file(self.folder, 2, even_layers(2))
+        script = os.path.join(self.folder, "rank.sh")
+        with open(script, "w", encoding="utf-8") as out:
+            out.write('#!/bin/sh\nmodel=$1; shift\n[ "$OMPI_COMM_WORLD_RANK" = 1 ] && model=' + other +
+                      '\nexec "$SHOAL_PROGRAM" run -m "$model" "$@"\n')
+        os.chmod(script, 0o755)
+        import subprocess
+        from support import ENVIRONMENT
+        result = subprocess.run(["mpirun", "--quiet", "-n", "2", script, MODEL, "-c", path, "-p", "x"],
+                                capture_output=True, timeout=120, env=ENVIRONMENT, check=False)
+        self.assert_refused(result, 2, r"node-1 has another model file than the head node-0")
+
+    def test_prompt_longer_than_context(self):
+        result = run(["run", MODEL, "--raw", "-p", "word " * 300, "--context", "64"])
+        self.assert_refused(result, 2, r"prompt has \d+ tokens", r"context holds 64")
+
+    def test_usage(self):
+        self.assert_refused(run(["run", MODEL]), 2, r"--prompt")
+        self.assert_refused(run(["run", MODEL, "-p", "x", "--temp", "-1"]), 2, r"temp")
+        self.assert_refused(run(["run", MODEL, "-p", "x", "--top-p", "7"]), 2, r"top.p")
+        self.assert_refused(run(["run", MODEL, "-p", "x", "--kernels", "mmx"]), 2, r"mmx", r"generic")
+        self.assert_refused(run(["run", "-p", "x"]), 2, r"no model")
+        self.assert_refused(run(["frobnicate"]), 2)
+
+    def test_mpirun_without_cluster_file(self):
+        self.assert_refused(run(["run", MODEL, "-p", "x"], 2), 2, r"no cluster file")
+
+
+if __name__ == "__main__":
+    unittest.main(verbosity=2)

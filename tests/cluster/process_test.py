@@ -1,0 +1,134 @@
+"""Processes come and go: Ctrl-C at any moment, a killed worker, memory within its promise, the table, a closed pipe."""
+
+import json
+import os
+import re
+import signal
+import time
+import unittest
+
+from support import MODEL, ClusterTest, cluster_file, even_layers, run, start, wait_until_gone
+
+PROMPT = ["-p", "Write a very long story.", "--temp", "0", "--ignore-eos", "-n", "2000", "--context", "4096"]
+
+
+class Interrupted(ClusterTest):
+    def test_ctrl_c_at_any_moment(self):
+        path = cluster_file(self.folder, 3, even_layers(3), context=4096, sequences=1)
+        for moment in (0.05, 0.3, 0.6, 1.0, 1.5, 2.5, 4.0):
+            with self.subTest(moment=moment):
+                process = start(["run", "-c", path, "-m", MODEL, *PROMPT], 3)
+                time.sleep(moment)
+                os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the whole foreground group
+                process.communicate(timeout=20)
+                self.assertNotEqual(process.returncode, 0)
+                self.assertTrue(wait_until_gone(path, 3), "a process outlived Ctrl-C")
+
+    def test_ctrl_c_of_one_process(self):
+        process = start(["run", MODEL, *PROMPT])
+        time.sleep(1.5)
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=5)
+        self.assertNotEqual(process.returncode, 0)
+
+    def test_a_worker_is_killed(self):
+        path = cluster_file(self.folder, 3, even_layers(3), context=4096, sequences=1)
+        process = start(["run", "-c", path, "-m", MODEL, *PROMPT], 3)
+        process.stdout.read(20)  # it generates
+        workers = []
+        for pid in filter(str.isdigit, os.listdir("/proc")):
+            try:
+                with open(f"/proc/{pid}/environ", "rb") as env, open(f"/proc/{pid}/cmdline", "rb") as cmd:
+                    if path.encode() in cmd.read() and b"OMPI_COMM_WORLD_RANK=2" in env.read():
+                        workers.append(int(pid))
+            except OSError:
+                pass
+        self.assertEqual(len(workers), 1)
+        os.kill(workers[0], signal.SIGKILL)
+        process.communicate(timeout=20)
+        self.assertNotEqual(process.returncode, 0)
+        self.assertTrue(wait_until_gone(path, 5), "a process outlived the loss of a worker")
+
+    def test_reader_closes_the_pipe(self):
+        process = start(["run", MODEL, *PROMPT])
+        process.stdout.read(10)
+        process.stdout.close()
+        process.stdout = None
+        process.communicate(timeout=20)
+        self.assertTrue(wait_until_gone(self.folder, 1))
+
+
+class Table(ClusterTest):
+    UNITS = {"B": 1, "KiB": 1024, "MiB": 1024 ** 2, "GiB": 1024 ** 3}
+
+    def rows(self, text):
+        """node -> (weights, kv, resident, sent) in bytes, of the table that a run prints."""
+        found = {}
+        for line in text.splitlines():
+            sizes = re.findall(r"([\d.]+) (B|KiB|MiB|GiB)\b", line)
+            if line.startswith("node-") and len(sizes) == 4:
+                found[line.split()[0]] = [float(n) * self.UNITS[u] for n, u in sizes]
+        return found
+
+    def test_resident_memory_and_wire_bytes(self):
+        path = cluster_file(self.folder, 3, even_layers(3), context=2048, sequences=2)
+        result = run(["run", "-c", path, "-m", MODEL, "-p", "Hello there", "--temp", "0", "-n", "100",
+                      "--ignore-eos"], 3)
+        text = result.stderr.decode()
+        self.assertEqual(result.returncode, 0, text)
+        rows = self.rows(text)
+        self.assertEqual(sorted(rows), ["node-0", "node-1", "node-2"], text)
+        model = os.path.getsize(MODEL)
+        for node, (weights, kv, resident, sent) in rows.items():
+            with self.subTest(node=node):
+                self.assertLess(weights, model * 0.75)
+                self.assertLess(resident, weights + kv + 64 * 1024 ** 2)
+                self.assertGreater(sent, 0)
+        # A hop carries 576 floats a row and at most 256 bytes more; prompt rows and statistics are small beside 100 tokens.
+        self.assertLess(rows["node-1"][3], (576 * 4 + 256) * 160)
+        self.assertRegex(text, r"generation 100 tokens, [\d.]+ tokens/s")
+
+    def test_bench_formats(self):
+        result = run(["bench", MODEL, "-p", "64", "-n", "16", "-r", "2", "-o", "json"])
+        rows = json.loads(result.stdout)
+        self.assertEqual([row["test"] for row in rows], ["pp64", "tg16"])
+        for row in rows:
+            self.assertEqual(len(row["samples_ts"]), 2)
+            self.assertGreater(row["avg_ts"], 0)
+        result = run(["bench", MODEL, "-p", "64", "-n", "0", "-r", "1", "-o", "md"])
+        self.assertRegex(result.stdout.decode(), r"\| +pp64 \|")
+        result = run(["bench", MODEL, "-p", "0", "-n", "8", "-r", "1", "-o", "csv", "--concurrency", "1,3"])
+        self.assertEqual(len(result.stdout.decode().strip().splitlines()), 3)
+
+    def test_plan_json(self):
+        path = cluster_file(self.folder, 3, memory="110MiB", context=512, sequences=1)
+        for ranks in (0, 3):
+            result = run(["plan", "-c", path, "-m", MODEL, "--json"], ranks)
+            self.assertEqual(result.returncode, 0, result.stderr.decode())
+            plan = json.loads(result.stdout)
+            layers = sorted((s["layer_begin"], s["layer_end"]) for s in plan["stages"])
+            self.assertEqual(layers[0][0], 0)
+            self.assertEqual(layers[-1][1], 30)
+        explained = run(["plan", "-c", path, "-m", MODEL, "--explain"])
+        for name in ("node-0", "node-1", "node-2"):
+            self.assertIn(name, explained.stdout.decode())
+
+    def test_concurrent_sequences_on_three_nodes(self):
+        path = cluster_file(self.folder, 3, even_layers(3), context=256, sequences=8)
+        result = run(["bench", "-c", path, "-m", MODEL, "-p", "0", "-n", "24", "-r", "1", "--concurrency", "1,8", "-o",
+                      "json"], 3)
+        self.assertEqual(result.returncode, 0, result.stderr.decode())
+        self.assertEqual([row["concurrency"] for row in json.loads(result.stdout)], [1, 8])
+
+    def test_chat(self):
+        import subprocess
+        from support import ENVIRONMENT, command
+        process = subprocess.run(command(["chat", MODEL, "--temp", "0", "-n", "24", "-q"]),
+                                 input=b"Say hello.\nWhat did I ask you to say?\n/exit\n", capture_output=True,
+                                 env=ENVIRONMENT, timeout=120, check=False)
+        self.assertEqual(process.returncode, 0, process.stderr.decode())
+        self.assertGreaterEqual(len(process.stdout.decode().strip().splitlines()), 2)
+
+
+if __name__ == "__main__":
+    unittest.main(verbosity=2)

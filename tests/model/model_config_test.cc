@@ -1,0 +1,292 @@
+// The model's shape: read from the keys, checked against the tensors.
+#include "model/model_config.h"
+
+#include <doctest/doctest.h>
+
+#include <functional>
+
+#include "base/error.h"
+#include "tests/support/temp_dir.h"
+#include "tests/support/tiny_model.h"
+
+namespace shoal {
+namespace {
+
+using namespace shoal::test;
+
+GgufFile open_model(const GgufWriter& writer) {
+  TempDir dir;
+  writer.write(dir.file("model.gguf"));
+  return GgufFile::open(dir.file("model.gguf"));
+}
+
+TinyModelOptions small_options(const std::string& arch = "llama") {
+  TinyModelOptions options;
+  options.arch = arch;
+  options.n_embd = 64;
+  options.n_head = 4;
+  options.n_head_kv = 2;
+  options.n_ff = 96;
+  options.n_vocab = 300;
+  return options;
+}
+
+// What ModelConfig says about a model changed by `edit`; empty if it accepts it.
+std::string refusal(const TinyModelOptions& options, const std::function<void(GgufWriter&)>& edit) {
+  GgufWriter writer = tiny_model(options);
+  edit(writer);
+  const GgufFile file = open_model(writer);
+  try {
+    ModelConfig::from(file);
+    return "";
+  } catch (const SetupError& error) {
+    return error.what();
+  }
+}
+std::string refusal(const std::function<void(GgufWriter&)>& edit) {
+  return refusal(small_options(), edit);
+}
+
+void check_says(const std::string& message, std::initializer_list<const char*> words) {
+  for (const char* word : words) {
+    CHECK_MESSAGE(message.find(word) != std::string::npos,
+                  "'" << std::string(word) << "' is missing in: " << message);
+  }
+}
+
+TEST_CASE("a tiny model of every architecture and element type is a model") {
+  for (const std::string& arch : known_architectures()) {
+    for (const auto& [type, type_name] : tiny_model_types()) {
+      CAPTURE(arch);
+      CAPTURE(type_name);
+      TinyModelOptions options;
+      options.arch = arch;
+      options.type = type;
+      options.n_vocab = 320;
+      options.n_layer = 1;
+      const GgufFile file = open_model(tiny_model(options));
+      const ModelConfig config = ModelConfig::from(file);
+      CHECK(config.arch->name == arch);
+      CHECK(config.n_vocab == 320);
+      CHECK(file.tensor("blk.0.ffn_down.weight").type == type);
+      CHECK(config.tied_output);
+    }
+  }
+}
+
+TEST_CASE("the fields of a model") {
+  TinyModelOptions options = small_options("qwen3");
+  options.n_layer = 3;
+  options.head_dim = 32;
+  options.tied = false;
+  GgufWriter writer = tiny_model(options);
+  writer.set_f32("qwen3.rope.freq_base", 1e6f);
+  writer.set_f32("qwen3.attention.layer_norm_rms_epsilon", 1e-6f);
+  const ModelConfig config = ModelConfig::from(open_model(writer));
+  CHECK(config.name == "Tiny qwen3");
+  CHECK(config.arch == find_architecture("qwen3"));
+  CHECK(config.arch->rope == RopeKind::kHalfSplit);
+  CHECK(config.arch->qk_norm);
+  CHECK(config.n_layer == 3);
+  CHECK(config.n_embd == 64);
+  CHECK(config.n_vocab == 300);
+  CHECK(config.n_ctx_train == 512);
+  CHECK(config.head_dim_k == 32);
+  CHECK(config.head_dim_v == 32);
+  CHECK(config.n_rot == 32);
+  CHECK(config.n_head == std::vector<int>{4, 4, 4});
+  CHECK(config.n_head_kv == std::vector<int>{2, 2, 2});
+  CHECK(config.n_ff == std::vector<int>{96, 96, 96});
+  CHECK(config.n_embd_k(2) == 64);
+  CHECK(config.n_embd_v(2) == 64);
+  CHECK(config.rope_freq_base == 1e6);
+  CHECK(config.rope_freq_scale == 1);
+  CHECK(config.norm_eps == 1e-6f);
+  CHECK_FALSE(config.rope_factors);
+  CHECK_FALSE(config.tied_output);
+}
+
+TEST_CASE("absent keys take the format's defaults") {
+  GgufWriter writer = tiny_model(small_options());
+  writer.erase("llama.rope.freq_base");
+  writer.erase("general.name");
+  TempDir dir;
+  writer.write(dir.file("some-model.gguf"));
+  const ModelConfig config = ModelConfig::from(GgufFile::open(dir.file("some-model.gguf")));
+  CHECK(config.name == "some-model.gguf");
+  CHECK(config.rope_freq_base == 10000);
+  CHECK(config.n_rot == 16);
+  CHECK(config.head_dim_k == 16);
+
+  TinyModelOptions no_gqa = small_options();
+  no_gqa.n_head_kv = 4;
+  CHECK(refusal(no_gqa, [](GgufWriter& w) { w.erase("llama.attention.head_count_kv"); }).empty());
+}
+
+TEST_CASE("keys may be arrays with one entry a layer") {
+  GgufWriter writer = tiny_model(small_options());
+  writer.set_array<uint32_t>("llama.attention.head_count", kMetaU32, {4, 4});
+  writer.set_array<int32_t>("llama.attention.head_count_kv", kMetaI32, {2, 2});
+  writer.set_array<uint32_t>("llama.feed_forward_length", kMetaU32, {96, 96});
+  const ModelConfig config = ModelConfig::from(open_model(writer));
+  CHECK(config.n_head_kv == std::vector<int>{2, 2});
+  check_says(
+      refusal([](GgufWriter& w) { w.set_array<uint32_t>("llama.feed_forward_length", kMetaU32, {96}); }),
+      {"llama.feed_forward_length", "1 entries for 2 layers"});
+  check_says(refusal([](GgufWriter& w) {
+               w.set_array<uint32_t>("llama.feed_forward_length", kMetaU32, {96, 64});
+             }),
+             {"blk.1.ffn_gate.weight", "[64, 96]", "[64, 64]"});
+}
+
+TEST_CASE("rope scaling: none, linear and factors; the rest is refused by name") {
+  const auto scale = [](const std::function<void(GgufWriter&)>& edit) {
+    GgufWriter writer = tiny_model(small_options());
+    edit(writer);
+    return ModelConfig::from(open_model(writer)).rope_freq_scale;
+  };
+  CHECK(scale([](GgufWriter& w) { w.set_f32("llama.rope.scaling.factor", 4); }) == 0.25);
+  CHECK(scale([](GgufWriter& w) { w.set_f32("llama.rope.scale_linear", 2); }) == 0.5);
+  CHECK(scale([](GgufWriter& w) {
+          w.set_string("llama.rope.scaling.type", "none");
+          w.set_f32("llama.rope.scaling.factor", 4);
+        }) == 1);
+  for (const char* type : {"yarn", "longrope", "su\x1b"}) {
+    check_says(refusal([&](GgufWriter& w) { w.set_string("llama.rope.scaling.type", type); }),
+               {"llama.rope.scaling.type", type[0] == 's' ? "su\\x1B" : type, "none, linear"});
+  }
+  check_says(refusal([](GgufWriter& w) { w.set_f32("llama.rope.scaling.factor", -1); }),
+             {"rope.scaling.factor"});
+  check_says(refusal([](GgufWriter& w) { w.set_f32("llama.rope.scaling.attn_factor", 1.2f); }),
+             {"attn_factor"});
+
+  TinyModelOptions factors = small_options();
+  factors.rope_freqs = true;
+  CHECK(ModelConfig::from(open_model(tiny_model(factors))).rope_factors);
+  check_says(refusal(factors, [](GgufWriter& w) { w.set_u32("llama.rope.dimension_count", 12); }),
+             {"rope_freqs.weight", "[8]", "[6]"});
+}
+
+TEST_CASE("an unknown architecture is named beside the known") {
+  check_says(refusal([](GgufWriter& w) { w.set_string("general.architecture", "gemma3"); }),
+             {"model.gguf", "'gemma3'", "llama, qwen2, qwen3"});
+  check_says(refusal([](GgufWriter& w) { w.set_u32("general.architecture", 1); }),
+             {"general.architecture", "not a string"});
+  check_says(refusal([](GgufWriter& w) { w.erase("general.architecture"); }),
+             {"general.architecture", "missing"});
+  CHECK(find_architecture("gemma3") == nullptr);
+  CHECK(find_architecture("") == nullptr);
+}
+
+TEST_CASE("keys that are missing, of the wrong type or out of range are named") {
+  for (const char* key : {"block_count", "context_length", "embedding_length", "feed_forward_length",
+                          "attention.head_count", "attention.layer_norm_rms_epsilon"}) {
+    const std::string name = std::string("llama.") + key;
+    check_says(refusal([&](GgufWriter& w) { w.erase(name); }), {name.c_str(), "missing"});
+    check_says(refusal([&](GgufWriter& w) { w.set_string(name, "12"); }), {name.c_str()});
+    check_says(refusal([&](GgufWriter& w) { w.set_i64(name, -1); }), {name.c_str()});
+    check_says(refusal([&](GgufWriter& w) { w.set_u64(name, ~uint64_t{0}); }), {name.c_str()});
+    check_says(refusal([&](GgufWriter& w) { w.set_u32(name, 0x80000000u); }), {name.c_str()});
+  }
+  for (const char* key :
+       {"block_count", "context_length", "embedding_length", "feed_forward_length", "attention.head_count",
+        "attention.head_count_kv", "attention.key_length", "rope.dimension_count"}) {
+    const std::string name = std::string("llama.") + key;
+    check_says(refusal([&](GgufWriter& w) { w.set_u32(name, 0); }), {name.c_str(), "is 0"});
+  }
+  check_says(refusal([](GgufWriter& w) { w.set_f32("llama.rope.freq_base", 0); }), {"rope.freq_base"});
+}
+
+TEST_CASE("contradictions between keys are named") {
+  check_says(refusal([](GgufWriter& w) { w.set_u32("llama.attention.head_count", 5); }), {"head_count", "5"});
+  check_says(refusal([](GgufWriter& w) { w.set_u32("llama.attention.head_count_kv", 3); }),
+             {"head_count_kv", "layer 0", "do not divide"});
+  check_says(refusal([](GgufWriter& w) {
+               w.set_u32("llama.attention.head_count", 3);
+               w.set_u32("llama.attention.head_count_kv", 3);
+             }),
+             {"head_count", "does not divide", "64"});
+  check_says(refusal([](GgufWriter& w) { w.set_u32("llama.rope.dimension_count", 32); }),
+             {"dimension_count", "16"});
+  check_says(refusal([](GgufWriter& w) { w.set_u32("llama.rope.dimension_count", 7); }),
+             {"dimension_count", "even"});
+  check_says(refusal([](GgufWriter& w) {
+               w.set_strings("tokenizer.ggml.tokens", {"a", "b"});
+             }),
+             {"tokenizer.ggml.tokens", "2 tokens", "300 rows"});
+  check_says(refusal([](GgufWriter& w) { w.set_u32("tokenizer.ggml.tokens", 300); }),
+             {"not an array of strings"});
+}
+
+TEST_CASE("a missing or misshapen tensor of any layer is named") {
+  for (const char* arch : {"llama", "qwen2", "qwen3"}) {
+    TinyModelOptions options = small_options(arch);
+    options.tied = false;
+    for (const auto& tensor : tiny_model(options).tensors) {
+      const std::string name = tensor.name;
+      const std::string missing = refusal(options, [&](GgufWriter& w) { w.erase_tensor(name); });
+      // Without an output head the model is a tied one.
+      if (name == "output.weight") {
+        CHECK(missing.empty());
+      } else {
+        check_says(missing, {name.c_str(), "missing"});
+      }
+      check_says(refusal(options,
+                         [&](GgufWriter& w) {
+                           auto& t = w.tensor(name);
+                           t.dims[0] += 1;
+                           t.data = std::string(t.dims[0] * (t.dims.size() > 1 ? t.dims[1] : 1) * 4, '\0');
+                         }),
+                 {name.c_str(), "shape"});
+    }
+  }
+  check_says(refusal([](GgufWriter& w) { w.set_u32("llama.block_count", 3); }),
+             {"blk.2.attn_norm.weight", "missing"});
+}
+
+TEST_CASE("tensors that would be left out of the computation are refused") {
+  const auto with = [](const char* name) {
+    return refusal(
+        [&](GgufWriter& w) { w.add_tensor(name, TensorType::kF32, {64}, std::string(256, '\0')); });
+  };
+  check_says(with("blk.0.attn_q.bias"), {"blk.0.attn_q.bias", "not part of architecture llama"});
+  check_says(with("blk.2.attn_norm.weight"), {"blk.2.attn_norm.weight"});
+  check_says(with("blk.0.ffn_gate_inp.weight"), {"ffn_gate_inp", "mixture of experts"});
+  check_says(with("blk.0.ffn_up_exps.weight"), {"ffn_up_exps", "mixture of experts"});
+  check_says(refusal([](GgufWriter& w) { w.set_u32("llama.expert_count", 8); }),
+             {"expert_count", "mixture of experts"});
+  check_says(refusal([](GgufWriter& w) { w.set_bool("llama.attention.causal", false); }),
+             {"attention.causal"});
+  CHECK(refusal([](GgufWriter& w) { w.set_u32("llama.attention.sliding_window", 4096); }).empty());
+}
+
+TEST_CASE("vectors are not quantised") {
+  check_says(refusal([](GgufWriter& w) {
+               auto& tensor = w.tensor("blk.1.ffn_norm.weight");
+               tensor.type = static_cast<uint32_t>(TensorType::kQ8_0);
+               tensor.data = std::string(2 * 34, '\0');
+             }),
+             {"blk.1.ffn_norm.weight", "quantised"});
+}
+
+TEST_CASE("bytes of the planner's units") {
+  TinyModelOptions options = small_options("qwen2");
+  options.type = TensorType::kQ8_0;
+  options.rope_freqs = true;
+  const auto q8 = [](uint64_t n_in, uint64_t n_out) { return n_in / 32 * 34 * ((n_out + 15) / 16 * 16); };
+  for (bool tied : {true, false}) {
+    options.tied = tied;
+    const GgufFile file = open_model(tiny_model(options));
+    const UnitBytes bytes = unit_bytes(file, ModelConfig::from(file));
+    CHECK(bytes.embedding == q8(64, 300));
+    CHECK(bytes.output == q8(64, 300) + 64 * 4);
+    CHECK(bytes.shared == 8 * 4);
+    REQUIRE(bytes.layers.size() == 2);
+    const uint64_t matrices = q8(64, 64) * 2 + q8(64, 32) * 2 + q8(64, 96) * 2 + q8(96, 64);
+    CHECK(bytes.layers[0] == matrices + (64 + 64 + 64 + 32 + 32) * 4);
+    CHECK(bytes.layers[1] == bytes.layers[0]);
+  }
+}
+
+}  // namespace
+}  // namespace shoal

@@ -1,0 +1,95 @@
+#include "node/cluster_config.h"
+
+#include <doctest/doctest.h>
+
+#include <string>
+
+#include "base/error.h"
+
+namespace shoal {
+namespace {
+
+constexpr const char* kWhole = R"(
+cluster: home
+model: models/m.gguf
+context: 2048
+sequences: 3
+head: laptop
+nodes:
+  laptop: {address: 127.0.0.1, memory: 2GiB, threads: 1}
+  pi-1:   {address: 10.0.0.2, port: 7000, memory: 1GiB, kernels: generic}
+links:
+  - {between: [laptop, pi-1], bandwidth: 100Mbps, latency: 1ms}
+plan: {objective: throughput, keep-on-head: ends, layers: {laptop: 0-9, pi-1: 10}}
+)";
+
+std::string problem(const std::string& yaml) {
+  try {
+    parse_cluster_config(yaml, "c.yaml");
+  } catch (const SetupError& error) {
+    return error.what();
+  }
+  return "accepted";
+}
+
+bool mentions(const std::string& text, const std::string& part) { return text.find(part) != std::string::npos; }
+
+}  // namespace
+
+TEST_CASE("every key of the cluster file is read") {
+  const ClusterConfig config = parse_cluster_config(kWhole, "c.yaml");
+  CHECK(config.cluster == "home");
+  CHECK(config.model == "models/m.gguf");
+  CHECK(config.context == 2048);
+  CHECK(config.sequences == 3);
+  REQUIRE(config.nodes.size() == 2);
+  CHECK(config.head_index() == 0);
+  CHECK(config.nodes[1].name == "pi-1");
+  CHECK(config.nodes[1].address == "10.0.0.2");
+  CHECK(config.nodes[1].port == 7000);
+  CHECK(config.nodes[1].memory_bytes == uint64_t{1} << 30);
+  CHECK(config.nodes[1].threads == 0);
+  CHECK(config.nodes[1].kernels == "generic");
+  REQUIRE(config.links.size() == 1);
+  CHECK(config.links[0].bytes_per_second.value() == doctest::Approx(12.5e6));
+  CHECK(config.links[0].latency_s.value() == doctest::Approx(1e-3));
+  CHECK(config.plan.objective == "throughput");
+  CHECK(config.plan.keep_on_head == "ends");
+  CHECK(config.plan.layers.at("laptop").last == 9);
+  CHECK(config.plan.layers.at("pi-1").first == 10);
+  CHECK(config.plan.layers.at("pi-1").last == 10);
+}
+
+TEST_CASE("defaults: the first node is the head, everything listens on loopback") {
+  const ClusterConfig config = parse_cluster_config("nodes: {a: {memory: 1GiB}, b: {memory: 1GiB}}", "c.yaml");
+  CHECK(config.head == "a");
+  CHECK(config.nodes[0].address == "127.0.0.1");
+  CHECK(config.plan.keep_on_head == "first-layer");
+}
+
+TEST_CASE("what is wrong is named with its line and the way out") {
+  CHECK(problem("nodes: {a: {memory: 1GiB}}\nlinkz: []") == "c.yaml:2: unknown key 'linkz'; did you mean 'links'?");
+  CHECK(mentions(problem("nodes: {a: {memory: 1GiB, zzz: 1}}"), "known: address, port, memory, threads, kernels"));
+  CHECK(mentions(problem("nodes: {a: {threads: 1}}"), "node 'a' has no memory"));
+  CHECK(mentions(problem("nodes:\n  a: {memory: 1GiB}\n  a: {memory: 1GiB}"), "c.yaml:3: 'a' is given twice"));
+  CHECK(mentions(problem("nodes: {a: {memory: 1GiB, port: 70000}}"), "nodes.a.port must be a whole number"));
+  CHECK(mentions(problem("nodes: {a b: {memory: 1GiB}}"), "a node's name is"));
+  CHECK(mentions(problem("nodes: {}"), "nodes is empty"));
+  CHECK(mentions(problem("context: 4096"), "nodes"));
+  CHECK(mentions(problem("nodes: 7"), "must be a map"));
+  CHECK(mentions(problem("- 1\n- 2"), "must be a map"));
+  CHECK(mentions(problem("nodes: {a: {memory: 1GiB}}\nlinks: [{between: [a, a]}]"), "with itself"));
+  CHECK(mentions(problem("nodes: {a: {memory: 1GiB}}\nplan: {layers: {a: x}}"), "write layers like 0-9"));
+  CHECK(mentions(problem("nodes: {a: {memory: [1]}}"), "nodes.a.memory"));
+  CHECK(mentions(problem("nodes: {a: {memory: 1GiB}, ? [1, 2] : {memory: 1GiB}}"), "c.yaml"));
+  CHECK(mentions(problem("nodes: {a: *missing}"), "c.yaml:1"));
+}
+
+TEST_CASE("nodes agree on what matters and not on where the file lies") {
+  ClusterConfig one = parse_cluster_config(kWhole, "here.yaml"), other = parse_cluster_config(kWhole, "there.yaml");
+  CHECK(one.canonical() == other.canonical());
+  other.nodes[1].memory_bytes += 1;
+  CHECK(one.canonical() != other.canonical());
+}
+
+}  // namespace shoal

@@ -1,0 +1,280 @@
+// The messages of transport/wire.capnp as plain values. Cap'n Proto's own types stay inside transport/.
+//
+// Read wire.capnp for what each message means, who sends it and what a receiver must check: it is the
+// protocol document. The structs here carry the same fields under the same names. Ownership: every message
+// owns its lists and texts; only a payload (activations, probe bytes) is a view, described at OutgoingMessage
+// and IncomingMessage. Positions and slots are in tokens and cache slots, times in nanoseconds, sizes in
+// bytes.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "base/error.h"
+
+namespace shoal {
+
+// The version of the messages that this build speaks. Two nodes must speak the same one.
+inline constexpr uint32_t kProtocolVersion = 1;
+
+// Limits of the wire, checked on both sides before anything is allocated. wire.capnp repeats them in prose.
+inline constexpr size_t kStepRowsMax = 4096;                        // rows of a step
+inline constexpr size_t kCacheOpsMax = 4096;                    // cache operations of a step
+inline constexpr size_t kTextBytesMax = size_t{1} << 20;        // any text: a name, a reason, a plan
+inline constexpr size_t kNameBytesMax = 255;                    // a node's or cluster's name, a hash
+inline constexpr size_t kStatsEntriesMax = 256;                 // stages or links in one stats message
+inline constexpr size_t kMetadataBytesMax = size_t{64} << 20;   // a frame without its payload
+inline constexpr size_t kPayloadBytesMax = size_t{64} << 20;    // activations or probe bytes of a frame
+inline constexpr size_t kHandshakeBytesMax = size_t{16} << 10;  // a whole frame before the hello is accepted
+inline constexpr size_t kPayloadAlignment = 64;                 // of a receiver's payload buffer, in bytes
+
+// What a connection is for.
+enum class LinkRole : uint8_t {
+  kControl,   // from the head to a worker: set-up, statistics, heartbeats, shutdown
+  kPipeline,  // from stage i to stage i + 1 (stage 0 is fed by the head): steps
+  kResults,   // from the last stage to the head: results, or steps for a stage on the head
+};
+
+// Why a hello was refused.
+enum class Refusal : uint8_t {
+  kNone,
+  kProtocolVersion,
+  kClusterName,
+  kNodeName,  // the node that answers is not the one that was called, or the caller is not in the cluster
+  kDuplicateName,  // another node already holds the caller's name
+  kModel,
+  kPlan,
+  kNumericClass,
+  kRole,   // the answerer does not serve such a link, or has one already
+  kStage,  // the answerer does not compute that stage
+  kEpoch,  // the caller is behind
+  kBusy,
+  kOther,
+};
+
+// The first message of a connection, from the side that connected. An empty text (or epoch 0) means "not
+// known yet" and is not compared, so the same hello serves before and after a plan was loaded.
+struct Hello {
+  uint32_t protocol_version = kProtocolVersion;
+  LinkRole role = LinkRole::kControl;
+  std::string cluster_name;
+  std::string node_name;          // who speaks
+  std::string peer_node_name;     // whom it means to reach
+  std::string model_fingerprint;  // hash of the model file
+  std::string plan_hash;
+  std::string numeric_class;  // e.g. "exact": nodes of one class compute the same bits
+  uint64_t epoch = 0;
+  uint32_t stage = 0;  // pipeline and results: the stage index that the link feeds
+  bool operator==(const Hello&) const = default;
+};
+
+struct HelloAck {
+  bool accepted = false;
+  Refusal refusal = Refusal::kNone;
+  std::string text;  // why, and which side to change
+  uint32_t protocol_version = kProtocolVersion;
+  std::string node_name;  // who answers
+  std::string model_fingerprint;
+  std::string plan_hash;
+  uint64_t epoch = 0;
+  bool operator==(const HelloAck&) const = default;
+};
+
+struct WireCacheOp {
+  enum class Kind : uint8_t {
+    kTrim,  // keep the first `length` positions of `slot`
+    kFree,  // forget `slot`
+    kFork,  // `slot` becomes a copy of the first `length` positions of `from_slot`
+  };
+  Kind kind = Kind::kTrim;
+  uint32_t slot = 0;
+  uint32_t from_slot = 0;
+  uint32_t length = 0;
+  bool operator==(const WireCacheOp&) const = default;
+};
+
+struct StepRow {
+  uint32_t slot = 0;
+  uint32_t position = 0;
+  bool wants_logits = false;
+  bool operator==(const StepRow&) const = default;
+};
+
+// How activations are written in a payload.
+enum class PayloadType : uint8_t { kF32, kF16, kQ8 };
+
+// One batch on its way through the pipeline. Its payload is hidden [rows, n_embd], empty on the way to the
+// stage that embeds, which gets token_ids instead.
+struct StepMessage {
+  uint64_t epoch = 0;
+  uint64_t step_id = 0;
+  uint32_t stage = 0;              // the destination
+  std::vector<WireCacheOp> cache_ops;  // applied in order, before the rows
+  std::vector<StepRow> rows;
+  std::vector<uint32_t> token_ids;  // [rows], or empty
+  uint32_t candidates = 0;  // how many candidates a row that wants logits gets; 0: the whole vocabulary
+  PayloadType payload_type = PayloadType::kF32;
+  bool operator==(const StepMessage&) const = default;
+};
+
+// The candidates of one row, best first; tokens is empty when logits holds the whole vocabulary in token
+// order.
+struct RowResult {
+  uint32_t row = 0;       // index into the step's rows
+  float log_sum_exp = 0;  // over the whole vocabulary
+  std::vector<uint32_t> tokens;
+  std::vector<float> logits;
+  bool operator==(const RowResult&) const = default;
+};
+
+struct ResultMessage {
+  uint64_t epoch = 0;
+  uint64_t step_id = 0;
+  bool failed = false;
+  std::vector<RowResult> rows;    // where failed is false
+  Errc failure_code = Errc::kIo;  // where failed is true
+  std::string failure_text;
+  bool operator==(const ResultMessage&) const = default;
+};
+
+struct StatsRequest {
+  bool operator==(const StatsRequest&) const = default;
+};
+
+struct StageReport {
+  uint32_t stage = 0;
+  uint32_t layer_begin = 0, layer_end = 0;  // half-open, global
+  uint64_t steps = 0, rows = 0;
+  uint64_t busy_ns = 0, waiting_ns = 0;
+  uint64_t weight_bytes = 0, kv_bytes = 0, scratch_bytes = 0;
+  bool operator==(const StageReport&) const = default;
+};
+
+struct LinkReport {
+  std::string peer;
+  uint64_t bytes_sent = 0, bytes_received = 0;
+  bool operator==(const LinkReport&) const = default;
+};
+
+struct StatsMessage {
+  std::string node_name;
+  uint64_t resident_bytes = 0;
+  std::vector<StageReport> stages;
+  std::vector<LinkReport> links;
+  bool operator==(const StatsMessage&) const = default;
+};
+
+// Sent while a node is alive; the counter grows only when its engine makes progress.
+struct Heartbeat {
+  uint64_t progress = 0;
+  bool operator==(const Heartbeat&) const = default;
+};
+
+struct Shutdown {
+  std::string reason;
+  bool operator==(const Shutdown&) const = default;
+};
+
+// Advice that a stage may take between layers: rows of `slot` in steps of an epoch below `min_epoch` are not
+// wanted.
+struct CancelAdvice {
+  uint32_t slot = 0;
+  uint64_t min_epoch = 0;
+  bool operator==(const CancelAdvice&) const = default;
+};
+
+// Link measurement: small payloads show latency, large ones bandwidth. The payload is not sent back.
+struct LinkProbe {
+  uint64_t sequence = 0;
+  bool operator==(const LinkProbe&) const = default;
+};
+
+struct LinkProbeAck {
+  uint64_t sequence = 0;
+  bool operator==(const LinkProbeAck&) const = default;
+};
+
+struct LoadPlan {
+  uint64_t epoch = 0;
+  std::string plan_json;
+  bool operator==(const LoadPlan&) const = default;
+};
+
+// The answer to LoadPlan: the stage is in memory, or why it is not.
+struct Ready {
+  uint64_t epoch = 0;
+  std::string plan_hash;
+  std::string failure;  // empty: ready
+  std::string info;     // what was loaded, as JSON text
+  bool operator==(const Ready&) const = default;
+};
+
+using Message = std::variant<Hello, HelloAck, StepMessage, ResultMessage, StatsRequest, StatsMessage,
+                             Heartbeat, Shutdown, CancelAdvice, LinkProbe, LinkProbeAck, LoadPlan, Ready>;
+
+// "step", "hello acknowledgement", ...: for error messages.
+std::string_view message_name(const Message& message);
+
+// A message to send. `payload` (StepMessage and LinkProbe only) is sent from where it lies: it must be 8-byte
+// aligned and unchanged until the send is done. `keep_alive`, where set, is released then (or when the
+// channel gives the message up), so a pool's deleter gets its buffer back at the right moment.
+struct OutgoingMessage {
+  Message message;
+  std::span<const std::byte> payload = {};
+  std::shared_ptr<const void> keep_alive = {};
+};
+
+// Room for a payload, handed out by a BufferSource. `bytes` is aligned to kPayloadAlignment.
+struct PayloadBuffer {
+  std::span<std::byte> bytes;
+  std::shared_ptr<void> keep_alive;
+};
+
+// A message received; `payload.bytes` has exactly the payload's size and lies in the buffer that the source
+// gave.
+struct IncomingMessage {
+  Message message;
+  PayloadBuffer payload;
+};
+
+// Where received payloads go. Called on the io thread once per frame that has a payload, after the frame's
+// header and metadata were verified and before a payload byte is read.
+class BufferSource {
+ public:
+  virtual ~BufferSource() = default;
+  // Room for at least `bytes` bytes (a multiple of 8, at most kPayloadBytesMax), aligned to
+  // kPayloadAlignment. An error refuses the frame and ends the channel.
+  virtual Result<PayloadBuffer> acquire(size_t bytes) = 0;
+};
+
+// Allocates each buffer anew, up to a size. For set-up messages, probes and tests.
+class HeapBufferSource : public BufferSource {
+ public:
+  explicit HeapBufferSource(size_t bytes_max) : bytes_max_(bytes_max) {}
+  Result<PayloadBuffer> acquire(size_t bytes) override;
+
+ private:
+  size_t bytes_max_;
+};
+
+// What a stage may be asked for; a step outside it is refused before anything reads it.
+struct StepLimits {
+  uint32_t stage = 0;
+  bool embeds = false;  // this stage turns token ids into hidden
+  size_t rows_max = kStepRowsMax;
+  uint32_t slots = 0;
+  uint32_t context = 0;  // positions per slot
+  uint32_t n_embd = 0;
+  uint32_t n_vocab = 0;
+};
+
+// Checks every index and size of a step against the limits and its payload's size against rows * n_embd * 4.
+// Whether the epoch and step id continue the session is the caller's to check.
+Result<void> check_step(const StepMessage& step, size_t payload_bytes, const StepLimits& limits);
+
+}  // namespace shoal

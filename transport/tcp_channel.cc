@@ -1,0 +1,344 @@
+#include "transport/tcp_channel.h"
+
+#include <netinet/tcp.h>
+#include <sys/socket.h>
+
+#include <algorithm>
+#include <boost/asio/as_tuple.hpp>
+#include <boost/asio/co_spawn.hpp>
+#include <boost/asio/detached.hpp>
+#include <boost/asio/experimental/awaitable_operators.hpp>
+#include <boost/asio/read.hpp>
+#include <boost/asio/redirect_error.hpp>
+#include <boost/asio/this_coro.hpp>
+#include <boost/asio/use_awaitable.hpp>
+#include <boost/asio/write.hpp>
+#include <cstring>
+#include <string>
+
+#include "base/check.h"
+
+namespace shoal {
+
+namespace asio = boost::asio;
+using asio::ip::tcp;
+using boost::system::error_code;
+
+namespace {
+
+// A receive buffer for large metadata (a plan, whole vocabularies) is given back after use.
+constexpr size_t kKeptMetadataWords = size_t{1} << 16;
+
+// A large frame gets more time than a small one: what a link of 1 Mbit/s needs.
+std::chrono::milliseconds deadline_for(size_t frame_bytes, std::chrono::milliseconds base) {
+  return base + std::chrono::milliseconds(frame_bytes / 128);
+}
+
+// The buffers of a frame without its first `skip` bytes.
+std::array<asio::const_buffer, 4> rest_of(const EncodedFrame& frame, size_t skip) {
+  std::array<asio::const_buffer, 4> buffers = frame.buffers();
+  for (asio::const_buffer& buffer : buffers) {
+    const size_t skipped = std::min(skip, buffer.size());
+    buffer += skipped;
+    skip -= skipped;
+  }
+  return buffers;
+}
+
+bool would_block(const error_code& ec) {
+  return ec == asio::error::would_block || ec == asio::error::try_again;
+}
+
+// Options that a kernel lacks make a link slower or a loss noticed later, not wrong: errors are ignored.
+void set_socket_options(tcp::socket& socket, const ChannelOptions& options) {
+  error_code ignored;
+  socket.set_option(tcp::no_delay(true), ignored);
+  socket.set_option(asio::socket_base::keep_alive(true), ignored);
+#ifdef TCP_USER_TIMEOUT
+  const auto timeout_ms = static_cast<unsigned>(options.tcp_user_timeout.count());
+  ::setsockopt(socket.native_handle(), IPPROTO_TCP, TCP_USER_TIMEOUT, &timeout_ms, sizeof timeout_ms);
+#endif
+#ifdef TCP_KEEPIDLE
+  // An idle link to a node that vanished is noticed after about 5 + 3 * 2 seconds.
+  const int idle_s = 5, interval_s = 2, probes = 3;
+  ::setsockopt(socket.native_handle(), IPPROTO_TCP, TCP_KEEPIDLE, &idle_s, sizeof idle_s);
+  ::setsockopt(socket.native_handle(), IPPROTO_TCP, TCP_KEEPINTVL, &interval_s, sizeof interval_s);
+  ::setsockopt(socket.native_handle(), IPPROTO_TCP, TCP_KEEPCNT, &probes, sizeof probes);
+#endif
+  socket.non_blocking(true, ignored);
+}
+
+}  // namespace
+
+void TcpChannel::Watchdog::arm(TcpChannel& channel, std::chrono::milliseconds timeout, const char* what) {
+  if (armed_) return;
+  armed_ = true;
+  timer_.expires_after(timeout);
+  // A handler that was already queued when the frame got done is told apart by its generation.
+  timer_.async_wait([this, weak = channel.weak_from_this(), generation = ++generation_, timeout,
+                     what](const error_code& ec) {
+    const std::shared_ptr<TcpChannel> channel = weak.lock();
+    if (ec || !channel || !armed_ || generation != generation_) return;
+    channel->end(Error{Errc::kTimeout, channel->peer() + " " + what + " for " +
+                                           std::to_string(timeout.count()) + " ms in the middle of a frame"});
+  });
+}
+
+void TcpChannel::Watchdog::disarm() {
+  if (!armed_) return;
+  armed_ = false;
+  timer_.cancel();
+}
+
+std::shared_ptr<TcpChannel> TcpChannel::create(tcp::socket socket, const ChannelOptions& options) {
+  return std::shared_ptr<TcpChannel>(new TcpChannel(std::move(socket), options));
+}
+
+TcpChannel::TcpChannel(tcp::socket socket, const ChannelOptions& options)
+    : socket_(std::move(socket)),
+      options_(options),
+      write_watchdog_(socket_.get_executor()),
+      read_watchdog_(socket_.get_executor()) {
+  set_socket_options(socket_, options);
+  error_code ec;
+  const tcp::endpoint remote = socket_.remote_endpoint(ec);
+  peer_address_ =
+      ec ? "a peer that has gone" : remote.address().to_string() + ":" + std::to_string(remote.port());
+}
+
+Error TcpChannel::end(Error reason) {
+  if (ended_) return *ended_;
+  ended_ = std::move(reason);
+  error_code ignored;
+  socket_.close(ignored);
+  write_watchdog_.disarm();
+  read_watchdog_.disarm();
+  // Nobody reads the queued buffers any more: the kernel copied what it took.
+  std::deque<Pending> dropped;
+  dropped.swap(queue_);
+  for (Pending& pending : dropped) {
+    if (pending.completion) pending.completion->finish(*ended_);
+  }
+  return *ended_;
+}
+
+Error TcpChannel::end_by(const error_code& ec, const char* doing) {
+  if (ended_) return *ended_;
+  if (ec == asio::error::operation_aborted) {
+    return end(Error{Errc::kCancelled, std::string(doing) + " " + peer() + " was cancelled"});
+  }
+  if (ec == asio::error::eof) return end(Error{Errc::kPeerLost, peer() + " closed the connection"});
+  return end(Error{Errc::kPeerLost,
+                   "lost the connection while " + std::string(doing) + " " + peer() + ": " + ec.message()});
+}
+
+void TcpChannel::close() {
+  end(Error{Errc::kCancelled, "the connection to " + peer() + " was closed by this node"});
+}
+
+// --- sending
+// ---------------------------------------------------------------------------------------------------
+
+Result<void> TcpChannel::post(OutgoingMessage outgoing) {
+  return enqueue(std::move(outgoing), nullptr);
+}
+
+asio::awaitable<Result<void>> TcpChannel::send(OutgoingMessage outgoing) {
+  const std::shared_ptr<TcpChannel> self = shared_from_this();
+  const auto completion = std::make_shared<Completion>(socket_.get_executor());
+  Result<void> queued = enqueue(std::move(outgoing), completion);
+  if (!queued) co_return queued;
+  if (!completion->outcome) {
+    error_code ec;
+    co_await completion->event.async_wait(asio::redirect_error(asio::use_awaitable, ec));
+  }
+  if (!completion->outcome) {
+    // The caller was cancelled and its payload may vanish: half a frame may be out, so the channel ends.
+    end(Error{Errc::kCancelled, "sending to " + peer() + " was cancelled"});
+  }
+  co_return *completion->outcome;
+}
+
+Result<void> TcpChannel::enqueue(OutgoingMessage&& outgoing, std::shared_ptr<Completion> completion) {
+  if (ended_) return *ended_;
+  if (queue_.size() >= options_.send_queue_max) {
+    return Error{Errc::kQueueFull, std::to_string(queue_.size()) + " messages wait to be sent to " + peer()};
+  }
+  Result<EncodedFrame> frame = encode_frame(outgoing);
+  if (!frame) return frame.error();
+  queue_.push_back(Pending{std::move(*frame), 0, std::move(completion)});
+  if (writing_) return {};
+  const Result<bool> written = write_now(queue_.back());
+  if (!written) return written.error();
+  if (*written) return {};
+  writing_ = true;
+  asio::co_spawn(socket_.get_executor(), write_queue(shared_from_this()), asio::detached);
+  return {};
+}
+
+Result<bool> TcpChannel::write_now(Pending& pending) {
+  const size_t size = pending.frame.size_bytes();
+  while (pending.written < size) {
+    error_code ec;
+    pending.written += socket_.write_some(rest_of(pending.frame, pending.written), ec);
+    if (would_block(ec)) return false;
+    if (ec) return end_by(ec, "sending to");
+  }
+  bytes_sent_ += size;
+  const Pending done = std::move(pending);
+  queue_.pop_front();
+  if (done.completion) done.completion->finish({});
+  return true;
+}
+
+asio::awaitable<void> TcpChannel::write_queue(std::shared_ptr<TcpChannel> self) {
+  while (!self->ended_ && !self->queue_.empty()) {
+    // References into a deque survive push_back; end() takes the queue away, so nothing is kept over the
+    // wait.
+    const auto buffers = rest_of(self->queue_.front().frame, self->queue_.front().written);
+    const size_t size = self->queue_.front().frame.size_bytes();
+    self->write_watchdog_.arm(*self, deadline_for(size, self->options_.write_deadline),
+                              "took too little data");
+    error_code ec;
+    const size_t n =
+        co_await asio::async_write(self->socket_, buffers, asio::redirect_error(asio::use_awaitable, ec));
+    self->write_watchdog_.disarm();
+    if (ec || self->ended_) {
+      self->end_by(ec, "sending to");
+      break;
+    }
+    self->queue_.front().written += n;
+    const Result<bool> written = self->write_now(self->queue_.front());
+    SHOAL_CHECK(written && *written);
+  }
+  self->writing_ = false;
+}
+
+// --- receiving
+// -------------------------------------------------------------------------------------------------
+
+asio::awaitable<Result<IncomingMessage>> TcpChannel::receive(BufferSource& source, Deadline deadline) {
+  const std::shared_ptr<TcpChannel> self = shared_from_this();
+  SHOAL_CHECK(!receiving_);
+  struct Guard {
+    bool& flag;
+    ~Guard() { flag = false; }
+  } guard{receiving_};
+  receiving_ = true;
+  Result<IncomingMessage> incoming = co_await receive_frame(source, deadline);
+  read_watchdog_.disarm();
+  if (metadata_.size() > kKeptMetadataWords) metadata_ = {};
+  co_return incoming;
+}
+
+asio::awaitable<Result<IncomingMessage>> TcpChannel::receive_frame(BufferSource& source, Deadline deadline) {
+  Result<void> read = co_await read_header_bytes(deadline);
+  if (!read) co_return read.error();
+  const auto header_bytes = std::span(ahead_).subspan(ahead_begin_).first<kFrameHeaderBytes>();
+  const Result<FrameHeader> header = decode_header(header_bytes, limits_);
+  if (!header) co_return end(Error{header.error().code, peer() + ": " + header.error().message});
+  ahead_begin_ += kFrameHeaderBytes;
+  const size_t padded = header->padded_payload_bytes();
+  read_watchdog_.disarm();
+  frame_timeout_ = deadline_for(header->metadata_bytes + padded, options_.frame_deadline);
+
+  const size_t words = header->metadata_bytes / 8;
+  if (metadata_.size() < words) metadata_.resize(words);
+  const std::span<uint64_t> metadata = std::span(metadata_).first(words);
+  read = co_await read_exactly(std::as_writable_bytes(metadata));
+  if (!read) co_return read.error();
+
+  IncomingMessage incoming;
+  if (padded > 0) {
+    const Result<void> intact = check_metadata(*header, metadata);
+    if (!intact) co_return end(Error{intact.error().code, peer() + ": " + intact.error().message});
+    Result<PayloadBuffer> buffer = source.acquire(padded);
+    if (!buffer) co_return end(Error{buffer.error().code, peer() + ": " + buffer.error().message});
+    SHOAL_CHECK(buffer->bytes.size() >= padded);
+    SHOAL_CHECK(reinterpret_cast<uintptr_t>(buffer->bytes.data()) % kPayloadAlignment == 0);
+    incoming.payload = std::move(*buffer);
+    incoming.payload.bytes = incoming.payload.bytes.first(padded);
+    read = co_await read_exactly(incoming.payload.bytes);
+    if (!read) co_return read.error();
+  }
+  Result<Message> message = decode_frame(*header, metadata, incoming.payload.bytes);
+  if (!message) co_return end(Error{message.error().code, peer() + ": " + message.error().message});
+  incoming.message = std::move(*message);
+  incoming.payload.bytes = incoming.payload.bytes.first(header->payload_bytes);
+  bytes_received_ += kFrameHeaderBytes + header->metadata_bytes + padded;
+  co_return incoming;
+}
+
+asio::awaitable<Result<void>> TcpChannel::read_header_bytes(Deadline deadline) {
+  if (ahead_begin_ > 0) {
+    std::memmove(ahead_.data(), ahead_.data() + ahead_begin_, ahead_end_ - ahead_begin_);
+    ahead_end_ -= ahead_begin_;
+    ahead_begin_ = 0;
+  }
+  while (ahead_end_ < kFrameHeaderBytes) {
+    if (ended_) co_return *ended_;
+    const auto room = asio::buffer(ahead_.data() + ahead_end_, ahead_.size() - ahead_end_);
+    error_code ec;
+    size_t n = socket_.read_some(room, ec);
+    if (would_block(ec)) {
+      ec = {};
+      const bool begun = ahead_end_ > 0;
+      if (begun) read_watchdog_.arm(*this, options_.frame_deadline, "stalled");
+      if (!begun && deadline != kNoDeadline) {
+        const Result<void> readable = co_await wait_readable(deadline);
+        if (!readable) co_return readable;
+        continue;
+      }
+      n = co_await socket_.async_read_some(room, asio::redirect_error(asio::use_awaitable, ec));
+      // A caller that stops waiting between frames loses nothing, and the channel goes on.
+      if (ec == asio::error::operation_aborted && !ended_ && !begun) {
+        co_return Error{Errc::kCancelled, "waiting for " + peer() + " was cancelled"};
+      }
+    }
+    ahead_end_ += n;
+    if (ec) co_return end_by(ec, "receiving from");
+  }
+  co_return Result<void>();
+}
+
+asio::awaitable<Result<void>> TcpChannel::wait_readable(Deadline deadline) {
+  using namespace asio::experimental::awaitable_operators;
+  constexpr auto token = asio::as_tuple(asio::use_awaitable);
+  asio::steady_timer timer(socket_.get_executor(), deadline);
+  // Waiting reads no byte, so none is lost when the timer is first.
+  auto first = co_await (socket_.async_wait(tcp::socket::wait_read, token) || timer.async_wait(token));
+  if (ended_) co_return *ended_;
+  if (first.index() == 1) {
+    const auto& [ec] = std::get<1>(first);
+    if (ec) co_return Error{Errc::kCancelled, "waiting for " + peer() + " was cancelled"};
+    co_return Error{Errc::kTimeout, peer() + " sent nothing in time"};
+  }
+  const auto& [ec] = std::get<0>(first);
+  if (ec == asio::error::operation_aborted) {
+    co_return Error{Errc::kCancelled, "waiting for " + peer() + " was cancelled"};
+  }
+  co_return Result<void>();
+}
+
+asio::awaitable<Result<void>> TcpChannel::read_exactly(std::span<std::byte> to) {
+  const size_t buffered = std::min(to.size(), ahead_end_ - ahead_begin_);
+  if (buffered > 0) std::memcpy(to.data(), ahead_.data() + ahead_begin_, buffered);
+  ahead_begin_ += buffered;
+  to = to.subspan(buffered);
+  while (!to.empty()) {
+    if (ended_) co_return *ended_;
+    error_code ec;
+    size_t n = socket_.read_some(asio::buffer(to.data(), to.size()), ec);
+    if (would_block(ec)) {
+      ec = {};
+      read_watchdog_.arm(*this, frame_timeout_, "stalled");
+      n = co_await socket_.async_read_some(asio::buffer(to.data(), to.size()),
+                                           asio::redirect_error(asio::use_awaitable, ec));
+    }
+    if (ec) co_return end_by(ec, "receiving from");
+    to = to.subspan(n);
+  }
+  co_return Result<void>();
+}
+
+}  // namespace shoal

@@ -1,0 +1,321 @@
+@0x805afc2c5f1f6e2e;
+
+using Cxx = import "/capnp/c++.capnp";
+$Cxx.namespace("shoal::wire");
+
+# THE SHOAL WIRE PROTOCOL, version 1
+#
+# Several nodes run one language model together. Each node holds a range of the model's layers (a stage) and
+# the cache of keys and values for them. This file says everything that crosses the network between nodes: what
+# a session looks like, who sends what when, and what a receiver must check. Only values cross: positions, slots,
+# token ids, activations, texts. No pointer, no address, no operation code, no graph and no program ever does;
+# a node computes its own layers in its own way whatever its peers say.
+#
+#
+# FRAMES
+#
+# A connection is a TCP stream of frames in each direction. A frame is, all numbers little-endian:
+#
+#     offset  bytes
+#          0      4   magic            "SHL1"
+#          4      2   frame version    1
+#          6      2   flags            0
+#          8      4   metadata bytes   M: a multiple of 8, at least 8, at most 64 MiB
+#         12      4   payload bytes    P: at most 64 MiB; 0 for most messages
+#         16      4   CRC32C of the M metadata bytes
+#         20      4   CRC32C of the payload bytes, padding included
+#         24      4   reserved         0
+#         28      4   CRC32C of the 28 bytes before
+#         32      M   metadata: the one or first segment of a Cap'n Proto message whose root is Message below
+#     32 + M      P   payload: the second segment, padded with zero bytes to a multiple of 8
+#
+# The sender writes the payload from the activation buffer in which it was computed; the receiver reads it into the
+# aligned buffer in which it will compute. Neither copies it. The field that refers to the payload (Step.hidden,
+# LinkProbe.payload) is a Data that covers the second segment's first P bytes exactly.
+#
+# A receiver reads the 32 bytes of the header, checks them, and only then finds room for M bytes; it reads and
+# verifies those, and only then asks for room for P. Until the hello was accepted a frame may have at most 16 KiB of
+# metadata and no payload. A frame that breaks any rule ends the connection: bad magic, version, flag, size or
+# checksum; a message that does not decode; a payload where the message has none, or of another size. Within a
+# frame that has begun the rest must come within 5 seconds, and one more for each 128 kB of a large frame (a sender
+# that stalls is gone). Between frames a connection may be silent. A message is read under a limit of little more
+# than its own size and of 16 levels of nesting, so one that refers to the same bytes many times over is refused,
+# not followed.
+#
+# The checksums find damage, not malice: who may connect at all is the business of the layer below.
+#
+#
+# A SESSION
+#
+# One node is the head: prompts come in there, and it decides what is computed. The others are workers.
+# Connections are made for one purpose each (LinkRole):
+#
+#     control    head -> each worker      set-up, statistics, heartbeats, cancel, shutdown; answers come back on it
+#     pipeline   stage i -> stage i + 1   steps, one way; heartbeats when idle. The head feeds stage 0
+#     results    last stage -> head       results; or steps, where the plan puts the output head on the head node
+#
+# 1. The side that connects sends Hello; nothing else may come first. The other side checks it and answers HelloAck.
+#    When it refuses it says why in words that name both values and which side to change, and closes. Both must be
+#    done 3 seconds after the connection was made. The side that connected checks that the name in the answer is the
+#    node that it meant to reach.
+# 2. On control the head sends LoadPlan; the worker loads its stage and answers Ready. LinkProbe may be sent between
+#    any two nodes to measure a link; each is answered by LinkProbeAck without the payload.
+# 3. Steps flow. The head sends Step to stage 0 with token ids; each stage applies the cache operations, computes
+#    its layers on hidden and sends a Step with the same epoch, step id, cache operations and rows to the next; the
+#    last sends Result to the head. Where the output head is on the head node, the last worker's Step goes there
+#    like to any other stage: nothing is special about it.
+# 4. Each side of a control connection sends Heartbeat while it has nothing else to say.
+# 5. The head ends a session with Shutdown on control; a worker that cannot go on sends Shutdown with its reason.
+#
+#
+# EPOCHS, STEPS, SLOTS, POSITIONS
+#
+# The epoch counts the plans and recoveries of a session: it grows when the head starts over with other nodes
+# or after a lost one. A step id counts up by one within an epoch, and a stage computes steps in that order. A
+# receiver drops a step of an older epoch, and takes a gap or repetition within its epoch as a broken session.
+#
+# A slot is a place in every stage's cache that holds one sequence; a position is a token's index in its
+# sequence. A row of a step is one token: its slot and position. If a row's position is below what the slot holds,
+# the positions from there on are trimmed first, so taking back speculated tokens needs no message of its own; a
+# position above what the slot holds is an error. Rows of one slot are in rising order of position, without gaps.
+#
+#
+# WHAT A RECEIVER OF A STEP CHECKS BEFORE COMPUTING
+#
+# stage is its own; the row lists have one length, 1 to 4096 (or 0 when only cache operations are wanted); at most
+# 4096 cache operations; every slot and position is within the cache; token ids come exactly where the stage embeds, one
+# a row, each below the vocabulary's size, and then there is no payload; otherwise the payload has exactly rows *
+# n_embd * 4 bytes and its type is f32. Any failure ends the connection.
+#
+#
+# LIMITS
+#
+# Rows 4096, cache operations 4096, names 255 bytes, any text 1 MiB, statistics of 256 stages and 256 links, metadata
+# and payload 64 MiB each. A name is UTF-8 without control characters where it is shown to a person.
+# A sender that finds its peer too slow to take more than 256 waiting messages gives up on posting, never buffers more.
+
+struct Message {
+  union {
+    hello @0 :Hello;
+    helloAck @1 :HelloAck;
+    step @2 :Step;
+    result @3 :StepResult;
+    statsRequest @4 :Void;
+    # The head asks a worker for its counters; the worker answers stats.
+    stats @5 :Stats;
+    heartbeat @6 :Heartbeat;
+    shutdown @7 :Shutdown;
+    cancel @8 :Cancel;
+    linkProbe @9 :LinkProbe;
+    linkProbeAck @10 :LinkProbeAck;
+    loadPlan @11 :LoadPlan;
+    ready @12 :Ready;
+  }
+}
+
+enum LinkRole {
+  control @0;
+  pipeline @1;
+  results @2;
+}
+
+struct Hello {
+  # Sent once, by the side that connected. An empty text, or epoch 0, says "not known yet" and is not compared.
+  # The first three fields keep their places in every later version, so that any two versions can refuse each other
+  # politely.
+  protocolVersion @0 :UInt32;
+  nodeName @1 :Text;
+  # Who speaks.
+  role @2 :LinkRole;
+  clusterName @3 :Text;
+  peerNodeName @4 :Text;
+  # Whom the speaker means to reach.
+  modelFingerprint @5 :Text;
+  # Hash of the model file.
+  planHash @6 :Text;
+  numericClass @7 :Text;
+  # Nodes of one class compute the same bits from the same input; others may not share a pipeline.
+  epoch @8 :UInt64;
+  stage @9 :UInt32;
+  # Which stage a pipeline or results link feeds.
+}
+
+enum Refusal {
+  none @0;
+  protocolVersion @1;
+  clusterName @2;
+  nodeName @3;
+  duplicateName @4;
+  model @5;
+  plan @6;
+  numericClass @7;
+  role @8;
+  stage @9;
+  epoch @10;
+  busy @11;
+  other @12;
+}
+
+struct HelloAck {
+  # The answer to hello. protocolVersion, accepted, text and nodeName keep their places in every later version.
+  protocolVersion @0 :UInt32;
+  accepted @1 :Bool;
+  text @2 :Text;
+  # When refused: a sentence for a person that names both values and which side to change.
+  nodeName @3 :Text;
+  refusal @4 :Refusal;
+  modelFingerprint @5 :Text;
+  planHash @6 :Text;
+  epoch @7 :UInt64;
+}
+
+struct CacheOp {
+  kind @0 :Kind;
+  slot @1 :UInt32;
+  fromSlot @2 :UInt32;
+  length @3 :UInt32;
+
+  enum Kind {
+    trim @0;
+    # Keep the first `length` positions of `slot`.
+    free @1;
+    # Forget `slot`.
+    fork @2;
+    # `slot` becomes a copy of the first `length` positions of `fromSlot`: a shared prefix, computed once.
+  }
+}
+
+enum PayloadType {
+  f32 @0;
+  # The only type of this version: the same bits as in the sender's memory.
+  f16 @1;
+  q8 @2;
+  # Reserved names for links that trade exactness for speed.
+}
+
+struct Step {
+  # One batch of rows on its way through the stages. The three row lists are read together, index by index.
+  epoch @0 :UInt64;
+  stepId @1 :UInt64;
+  stage @2 :UInt32;
+  # The destination.
+  candidates @3 :UInt32;
+  # How many candidates the last stage returns for a row that wants logits; 0 for the whole vocabulary.
+  payloadType @4 :PayloadType;
+  cacheOps @5 :List(CacheOp);
+  # Applied in order before the rows are computed.
+  slots @6 :List(UInt32);
+  positions @7 :List(UInt32);
+  wantsLogits @8 :List(Bool);
+  tokenIds @9 :List(UInt32);
+  # Only on the way to the stage that embeds; empty to every other. Text stays where it entered.
+  hidden @10 :Data;
+  # The payload: [rows, n_embd] in payloadType, row after row. Empty on the way to the stage that embeds.
+}
+
+struct RowResult {
+  row @0 :UInt32;
+  # Index into the step's rows; each row that wanted logits occurs once, in order.
+  logSumExp @1 :Float32;
+  # log of the sum of exp(logit) over the whole vocabulary: with it a candidate's probability is exact.
+  tokens @2 :List(UInt32);
+  # Best first. Empty when logits has the whole vocabulary in the order of token ids.
+  logits @3 :List(Float32);
+}
+
+struct StepResult {
+  epoch @0 :UInt64;
+  stepId @1 :UInt64;
+  union {
+    rows @2 :List(RowResult);
+    failure @3 :Failure;
+    # A stage could not compute the step: the head fails or retries its sequences.
+  }
+
+  struct Failure {
+    code @0 :Code;
+    text @1 :Text;
+  }
+
+  enum Code {
+    peerLost @0;
+    timeout @1;
+    badFrame @2;
+    refused @3;
+    queueFull @4;
+    cancelled @5;
+    contextFull @6;
+    invalidInput @7;
+    io @8;
+  }
+}
+
+struct Stats {
+  # What a worker did since it loaded its plan. Counters only grow.
+  nodeName @0 :Text;
+  residentBytes @1 :UInt64;
+  # Memory of the whole process, as the operating system counts it.
+  stages @2 :List(Stage);
+  links @3 :List(Link);
+
+  struct Stage {
+    stage @0 :UInt32;
+    layerBegin @1 :UInt32;
+    layerEnd @2 :UInt32;
+    # Half-open: the layers from layerBegin up to, not including, layerEnd.
+    steps @3 :UInt64;
+    rows @4 :UInt64;
+    busyNs @5 :UInt64;
+    waitingNs @6 :UInt64;
+    # Nanoseconds spent computing, and waiting for the next step.
+    weightBytes @7 :UInt64;
+    kvBytes @8 :UInt64;
+    scratchBytes @9 :UInt64;
+  }
+
+  struct Link {
+    peer @0 :Text;
+    bytesSent @1 :UInt64;
+    bytesReceived @2 :UInt64;
+    # Whole frames.
+  }
+}
+
+struct Heartbeat {
+  # A node that answers but whose counter stands still while it has work is stuck; one that is silent is gone.
+  progress @0 :UInt64;
+}
+
+struct Shutdown {
+  reason @0 :Text;
+}
+
+struct Cancel {
+  # Advice: rows of `slot` in steps of an epoch below minEpoch will not be used. A stage may skip them between two
+  # layers or ignore this; the next step's cache operations free the slot in any case.
+  slot @0 :UInt32;
+  minEpoch @1 :UInt64;
+}
+
+struct LinkProbe {
+  sequence @0 :UInt64;
+  payload @1 :Data;
+  # Empty to measure latency, large to measure bandwidth. Its content means nothing.
+}
+
+struct LinkProbeAck {
+  sequence @0 :UInt64;
+}
+
+struct LoadPlan {
+  epoch @0 :UInt64;
+  planJson @1 :Text;
+}
+
+struct Ready {
+  # The answer to loadPlan. A failure is a sentence for a person; empty means the stage is in memory.
+  epoch @0 :UInt64;
+  planHash @1 :Text;
+  failure @2 :Text;
+  info @3 :Text;
+}

@@ -1,0 +1,310 @@
+// The sending half of wire_codec.h.
+#include <capnp/message.h>
+#include <capnp/orphan.h>
+
+#include <initializer_list>
+#include <string>
+#include <variant>
+
+#include "base/check.h"
+#include "transport/wire_codec.h"
+
+namespace shoal {
+namespace {
+
+Result<void> too_large(std::string what) {
+  return Error{Errc::kInvalidInput, std::move(what)};
+}
+
+Result<void> check_name(const std::string& name, const char* what) {
+  if (name.size() <= kNameBytesMax) return {};
+  return too_large(std::string(what) + " has " + std::to_string(name.size()) + " bytes, at most " +
+                   std::to_string(kNameBytesMax) + " fit a message");
+}
+
+Result<void> check_text(const std::string& text, const char* what) {
+  if (text.size() <= kTextBytesMax) return {};
+  return too_large(std::string(what) + " has " + std::to_string(text.size()) + " bytes, at most " +
+                   std::to_string(kTextBytesMax) + " fit a message");
+}
+
+// The first error of several checks.
+Result<void> all(std::initializer_list<Result<void>> results) {
+  for (const Result<void>& result : results) {
+    if (!result) return result;
+  }
+  return {};
+}
+
+struct CheckOutgoing {
+  Result<void> operator()(const Hello& m) const {
+    return all(
+        {check_name(m.cluster_name, "the cluster's name"), check_name(m.node_name, "the node's name"),
+         check_name(m.peer_node_name, "the peer's name"), check_name(m.model_fingerprint, "the fingerprint"),
+         check_name(m.plan_hash, "the plan's hash"), check_name(m.numeric_class, "the numeric class")});
+  }
+  Result<void> operator()(const HelloAck& m) const {
+    return all({check_name(m.node_name, "the node's name"),
+                check_name(m.model_fingerprint, "the fingerprint"),
+                check_name(m.plan_hash, "the plan's hash"), check_text(m.text, "the refusal")});
+  }
+  Result<void> operator()(const StepMessage& m) const {
+    if (m.rows.size() > kStepRowsMax) {
+      return too_large("a step has " + std::to_string(m.rows.size()) + " rows, at most " +
+                       std::to_string(kStepRowsMax) + " fit a message");
+    }
+    if (m.cache_ops.size() > kCacheOpsMax) {
+      return too_large("a step has " + std::to_string(m.cache_ops.size()) + " cache operations, at most " +
+                       std::to_string(kCacheOpsMax) + " fit a message");
+    }
+    if (!m.token_ids.empty() && m.token_ids.size() != m.rows.size()) {
+      return too_large("a step has " + std::to_string(m.token_ids.size()) + " token ids for " +
+                       std::to_string(m.rows.size()) + " rows");
+    }
+    return {};
+  }
+  Result<void> operator()(const ResultMessage& m) const {
+    if (m.rows.size() > kStepRowsMax) return too_large("a result has more rows than a step may have");
+    for (const RowResult& row : m.rows) {
+      if (!row.tokens.empty() && row.tokens.size() != row.logits.size()) {
+        return too_large("a result's row has as many tokens as logits, or no tokens");
+      }
+    }
+    return check_text(m.failure_text, "the failure");
+  }
+  Result<void> operator()(const StatsMessage& m) const {
+    if (m.stages.size() > kStatsEntriesMax || m.links.size() > kStatsEntriesMax) {
+      return too_large("statistics of more than " + std::to_string(kStatsEntriesMax) + " stages or links");
+    }
+    for (const LinkReport& link : m.links) {
+      if (Result<void> ok = check_name(link.peer, "a peer's name"); !ok) return ok;
+    }
+    return check_name(m.node_name, "the node's name");
+  }
+  Result<void> operator()(const Shutdown& m) const { return check_text(m.reason, "the reason"); }
+  Result<void> operator()(const LoadPlan& m) const { return check_text(m.plan_json, "the plan"); }
+  Result<void> operator()(const Ready& m) const {
+    return all({check_name(m.plan_hash, "the plan's hash"), check_text(m.failure, "the failure"),
+                check_text(m.info, "the stage's description")});
+  }
+  template <class Small>
+  Result<void> operator()(const Small&) const {
+    return {};
+  }
+};
+
+// Words of a text or list content, with its rounding and terminator.
+size_t text_words(const std::string& text) {
+  return text.size() / 8 + 2;
+}
+size_t list_words(size_t count, size_t bytes_each) {
+  return (count * bytes_each + 7) / 8 + 1;
+}
+
+struct WordsBound {
+  size_t operator()(const Hello& m) const {
+    return text_words(m.cluster_name) + text_words(m.node_name) + text_words(m.peer_node_name) +
+           text_words(m.model_fingerprint) + text_words(m.plan_hash) + text_words(m.numeric_class);
+  }
+  size_t operator()(const HelloAck& m) const {
+    return text_words(m.text) + text_words(m.node_name) + text_words(m.model_fingerprint) +
+           text_words(m.plan_hash);
+  }
+  size_t operator()(const StepMessage& m) const {
+    return list_words(m.cache_ops.size(), 16) + 2 * list_words(m.rows.size(), 4) +
+           list_words(m.rows.size() / 8 + 1, 1) + list_words(m.token_ids.size(), 4);
+  }
+  size_t operator()(const ResultMessage& m) const {
+    size_t words = text_words(m.failure_text) + list_words(m.rows.size(), 24);
+    for (const RowResult& row : m.rows)
+      words += list_words(row.tokens.size(), 4) + list_words(row.logits.size(), 4);
+    return words;
+  }
+  size_t operator()(const StatsMessage& m) const {
+    size_t words = text_words(m.node_name) + list_words(m.stages.size(), 80) + list_words(m.links.size(), 24);
+    for (const LinkReport& link : m.links) words += text_words(link.peer);
+    return words;
+  }
+  size_t operator()(const Shutdown& m) const { return text_words(m.reason); }
+  size_t operator()(const LoadPlan& m) const { return text_words(m.plan_json); }
+  size_t operator()(const Ready& m) const {
+    return text_words(m.plan_hash) + text_words(m.failure) + text_words(m.info);
+  }
+  template <class Small>
+  size_t operator()(const Small&) const {
+    return 0;
+  }
+};
+
+kj::StringPtr text_of(const std::string& text) {
+  return kj::StringPtr(text.c_str(), text.size());
+}
+
+// Enumerators have the same order in messages.h and wire.capnp.
+template <class To, class From>
+To same_enum(From value) {
+  return static_cast<To>(static_cast<uint16_t>(value));
+}
+
+struct Writer {
+  wire::Message::Builder root;
+  std::span<const std::byte> payload;
+
+  capnp::Orphan<capnp::Data> payload_data() const {
+    const auto* begin = reinterpret_cast<const kj::byte*>(payload.data());
+    return capnp::Orphanage::getForMessageContaining(root).referenceExternalData(
+        capnp::Data::Reader(begin, payload.size()));
+  }
+
+  void operator()(const Hello& m) {
+    auto b = root.initHello();
+    b.setProtocolVersion(m.protocol_version);
+    b.setRole(same_enum<wire::LinkRole>(m.role));
+    b.setClusterName(text_of(m.cluster_name));
+    b.setNodeName(text_of(m.node_name));
+    b.setPeerNodeName(text_of(m.peer_node_name));
+    b.setModelFingerprint(text_of(m.model_fingerprint));
+    b.setPlanHash(text_of(m.plan_hash));
+    b.setNumericClass(text_of(m.numeric_class));
+    b.setEpoch(m.epoch);
+    b.setStage(m.stage);
+  }
+  void operator()(const HelloAck& m) {
+    auto b = root.initHelloAck();
+    b.setAccepted(m.accepted);
+    b.setRefusal(same_enum<wire::Refusal>(m.refusal));
+    b.setText(text_of(m.text));
+    b.setProtocolVersion(m.protocol_version);
+    b.setNodeName(text_of(m.node_name));
+    b.setModelFingerprint(text_of(m.model_fingerprint));
+    b.setPlanHash(text_of(m.plan_hash));
+    b.setEpoch(m.epoch);
+  }
+  void operator()(const StepMessage& m) {
+    auto b = root.initStep();
+    b.setEpoch(m.epoch);
+    b.setStepId(m.step_id);
+    b.setStage(m.stage);
+    b.setCandidates(m.candidates);
+    b.setPayloadType(same_enum<wire::PayloadType>(m.payload_type));
+    if (!m.cache_ops.empty()) {
+      auto ops = b.initCacheOps(static_cast<unsigned>(m.cache_ops.size()));
+      for (unsigned i = 0; i < ops.size(); ++i) {
+        ops[i].setKind(same_enum<wire::CacheOp::Kind>(m.cache_ops[i].kind));
+        ops[i].setSlot(m.cache_ops[i].slot);
+        ops[i].setFromSlot(m.cache_ops[i].from_slot);
+        ops[i].setLength(m.cache_ops[i].length);
+      }
+    }
+    if (!m.rows.empty()) {
+      const auto n = static_cast<unsigned>(m.rows.size());
+      auto slots = b.initSlots(n);
+      auto positions = b.initPositions(n);
+      auto wants_logits = b.initWantsLogits(n);
+      for (unsigned i = 0; i < n; ++i) {
+        slots.set(i, m.rows[i].slot);
+        positions.set(i, m.rows[i].position);
+        wants_logits.set(i, m.rows[i].wants_logits);
+      }
+    }
+    if (!m.token_ids.empty()) b.setTokenIds(kj::arrayPtr(m.token_ids.data(), m.token_ids.size()));
+    if (!payload.empty()) b.adoptHidden(payload_data());
+  }
+  void operator()(const ResultMessage& m) {
+    auto b = root.initResult();
+    b.setEpoch(m.epoch);
+    b.setStepId(m.step_id);
+    if (m.failed) {
+      auto failure = b.initFailure();
+      failure.setCode(same_enum<wire::StepResult::Code>(m.failure_code));
+      failure.setText(text_of(m.failure_text));
+      return;
+    }
+    auto rows = b.initRows(static_cast<unsigned>(m.rows.size()));
+    for (unsigned i = 0; i < rows.size(); ++i) {
+      const RowResult& row = m.rows[i];
+      rows[i].setRow(row.row);
+      rows[i].setLogSumExp(row.log_sum_exp);
+      if (!row.tokens.empty()) rows[i].setTokens(kj::arrayPtr(row.tokens.data(), row.tokens.size()));
+      if (!row.logits.empty()) rows[i].setLogits(kj::arrayPtr(row.logits.data(), row.logits.size()));
+    }
+  }
+  void operator()(const StatsRequest&) { root.setStatsRequest(); }
+  void operator()(const StatsMessage& m) {
+    auto b = root.initStats();
+    b.setNodeName(text_of(m.node_name));
+    b.setResidentBytes(m.resident_bytes);
+    auto stages = b.initStages(static_cast<unsigned>(m.stages.size()));
+    for (unsigned i = 0; i < stages.size(); ++i) {
+      const StageReport& from = m.stages[i];
+      auto to = stages[i];
+      to.setStage(from.stage);
+      to.setLayerBegin(from.layer_begin);
+      to.setLayerEnd(from.layer_end);
+      to.setSteps(from.steps);
+      to.setRows(from.rows);
+      to.setBusyNs(from.busy_ns);
+      to.setWaitingNs(from.waiting_ns);
+      to.setWeightBytes(from.weight_bytes);
+      to.setKvBytes(from.kv_bytes);
+      to.setScratchBytes(from.scratch_bytes);
+    }
+    auto links = b.initLinks(static_cast<unsigned>(m.links.size()));
+    for (unsigned i = 0; i < links.size(); ++i) {
+      links[i].setPeer(text_of(m.links[i].peer));
+      links[i].setBytesSent(m.links[i].bytes_sent);
+      links[i].setBytesReceived(m.links[i].bytes_received);
+    }
+  }
+  void operator()(const Heartbeat& m) { root.initHeartbeat().setProgress(m.progress); }
+  void operator()(const Shutdown& m) { root.initShutdown().setReason(text_of(m.reason)); }
+  void operator()(const CancelAdvice& m) {
+    auto b = root.initCancel();
+    b.setSlot(m.slot);
+    b.setMinEpoch(m.min_epoch);
+  }
+  void operator()(const LinkProbe& m) {
+    auto b = root.initLinkProbe();
+    b.setSequence(m.sequence);
+    if (!payload.empty()) b.adoptPayload(payload_data());
+  }
+  void operator()(const LinkProbeAck& m) { root.initLinkProbeAck().setSequence(m.sequence); }
+  void operator()(const LoadPlan& m) {
+    auto b = root.initLoadPlan();
+    b.setEpoch(m.epoch);
+    b.setPlanJson(text_of(m.plan_json));
+  }
+  void operator()(const Ready& m) {
+    auto b = root.initReady();
+    b.setEpoch(m.epoch);
+    b.setPlanHash(text_of(m.plan_hash));
+    b.setFailure(text_of(m.failure));
+    b.setInfo(text_of(m.info));
+  }
+};
+
+}  // namespace
+
+Result<void> check_outgoing(const OutgoingMessage& outgoing) {
+  const size_t payload_bytes = outgoing.payload.size();
+  const bool may_have_payload = std::holds_alternative<StepMessage>(outgoing.message) ||
+                                std::holds_alternative<LinkProbe>(outgoing.message);
+  SHOAL_CHECK(payload_bytes == 0 || may_have_payload);
+  SHOAL_CHECK(reinterpret_cast<uintptr_t>(outgoing.payload.data()) % 8 == 0);
+  if (payload_bytes > kPayloadBytesMax) {
+    return too_large("a payload has " + std::to_string(payload_bytes) + " bytes, at most " +
+                     std::to_string(kPayloadBytesMax) + " fit a message: use fewer rows a step");
+  }
+  return std::visit(CheckOutgoing{}, outgoing.message);
+}
+
+size_t metadata_words_bound(const Message& message) {
+  constexpr size_t kFixedWords = 48;  // root pointer, Message, the largest struct, a payload's far pointer
+  return kFixedWords + std::visit(WordsBound{}, message);
+}
+
+void write_message(const OutgoingMessage& outgoing, wire::Message::Builder builder) {
+  std::visit(Writer{builder, outgoing.payload}, outgoing.message);
+}
+
+}  // namespace shoal
