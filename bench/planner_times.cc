@@ -37,7 +37,8 @@ Times measure(const test::InputShape& shape, Objective objective, KeepOnHead kee
   return times;
 }
 
-void print_row(int devices, int layers, Objective objective, KeepOnHead keep, bool tight, bool equal, double mbps) {
+void print_row(int devices, int layers, Objective objective, KeepOnHead keep, bool tight, bool equal,
+               double mbps) {
   test::InputShape shape;
   shape.devices = devices;
   shape.layers = layers;
@@ -45,9 +46,10 @@ void print_row(int devices, int layers, Objective objective, KeepOnHead keep, bo
   shape.equal_layers = equal;
   shape.mbps_max = mbps;
   const Times times = measure(shape, objective, keep);
-  std::printf("| %2d | %2d | %-10s | %-11s | %-6s | %-7s | %4.0f | %8.1f | %8.1f | %2d | %2d |\n", devices, layers,
-              to_string(objective).data(), to_string(keep).data(), tight ? "tight" : "ample", equal ? "equal" : "unequal",
-              mbps, times.median_ms, times.worst_ms, times.impossible, times.unproven);
+  std::printf("| %2d | %2d | %-10s | %-11s | %-6s | %-7s | %4.0f | %8.1f | %8.1f | %2d | %2d |\n", devices,
+              layers, to_string(objective).data(), to_string(keep).data(), tight ? "tight" : "ample",
+              equal ? "equal" : "unequal", mbps, times.median_ms, times.worst_ms, times.impossible,
+              times.unproven);
   std::fflush(stdout);
 }
 
@@ -56,12 +58,16 @@ void print_row(int devices, int layers, Objective objective, KeepOnHead keep, bo
 
 int main() {
   using namespace shoal;
-  std::printf("| M  | N  | objective  | keep        | memory | layers  | Mbps | median ms | worst ms | no plan | unproven |\n");
-  std::printf("|----|----|------------|-------------|--------|---------|------|----------|----------|----|----|\n");
+  std::printf(
+      "| M  | N  | objective  | keep        | memory | layers  | Mbps | median ms | worst ms | no plan | "
+      "unproven |\n");
+  std::printf(
+      "|----|----|------------|-------------|--------|---------|------|----------|----------|----|----|\n");
   for (int layers : {32, 80})
     for (int devices : {4, 8, 12, 16})
       for (Objective objective : {Objective::kLatency, Objective::kThroughput})
         for (KeepOnHead keep : {KeepOnHead::kNone, KeepOnHead::kFirstLayer})
           for (bool tight : {false, true})
-            for (bool equal : {true, false}) print_row(devices, layers, objective, keep, tight, equal, tight ? 1000 : 50);
+            for (bool equal : {true, false})
+              print_row(devices, layers, objective, keep, tight, equal, tight ? 1000 : 50);
 }

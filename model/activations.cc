@@ -17,7 +17,9 @@ struct Sizes {
   size_t total() const { return normed + layer_region() + 2 * rope + scratch_stride * threads; }
 };
 
-size_t aligned_floats(size_t n) { return (n + 15) / 16 * 16; }
+size_t aligned_floats(size_t n) {
+  return (n + 15) / 16 * 16;
+}
 
 Sizes sizes_of(const ModelConfig& config, int rows_max, int context, int threads) {
   Sizes s{};

@@ -9,7 +9,9 @@ namespace shoal {
 
 namespace {
 
-int pages_for(int positions) { return (positions + kKvPageTokens - 1) / kKvPageTokens; }
+int pages_for(int positions) {
+  return (positions + kKvPageTokens - 1) / kKvPageTokens;
+}
 
 }  // namespace
 
@@ -50,7 +52,9 @@ const KvCache::Slot& KvCache::slot_at(int slot) const {
   return slots_[slot];
 }
 
-int KvCache::length(int slot) const { return slot_at(slot).length; }
+int KvCache::length(int slot) const {
+  return slot_at(slot).length;
+}
 
 Result<void> KvCache::extend(int slot, int n) {
   Slot& s = slot_at(slot);
@@ -74,14 +78,17 @@ void KvCache::trim(int slot, int length) {
   for (; static_cast<int>(s.pages.size()) > pages_for(length); s.pages.pop_back()) drop_page(s.pages.back());
 }
 
-void KvCache::free(int slot) { trim(slot, 0); }
+void KvCache::free(int slot) {
+  trim(slot, 0);
+}
 
 Result<void> KvCache::fork(int from, int to, int length) {
   const Slot& source = slot_at(from);
   Slot& target = slot_at(to);
   if (length < 0 || length > source.length) {
     return Error{Errc::kInvalidInput, "fork of " + std::to_string(length) + " positions of slot " +
-                                          std::to_string(from) + ", which holds " + std::to_string(source.length)};
+                                          std::to_string(from) + ", which holds " +
+                                          std::to_string(source.length)};
   }
   trim(to, from == to ? length : 0);
   if (from == to) return {};
@@ -108,7 +115,8 @@ uint16_t* KvCache::v_page(int layer, int slot, int position) {
 }
 
 int32_t KvCache::take_page() {
-  // Slots own at most pages_for(context) pages each, and a page that is about to be copied has two users, so one is free.
+  // Slots own at most pages_for(context) pages each, and a page that is about to be copied has two users, so
+  // one is free.
   SHOAL_CHECK(!free_pages_.empty());
   const int32_t page = free_pages_.back();
   free_pages_.pop_back();

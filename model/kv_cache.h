@@ -1,9 +1,10 @@
 // The K and V cache of a range of layers, paged: a slot (one sequence) owns a list of pages of kKvPageTokens
-// positions; pages are shared by fork and copied when one side writes. All layers of the cache use the same page ids,
-// each with an arena of its own. f16. Single-threaded: it belongs to the engine thread. All memory is taken at construction
-// (the system backs a page when it is first written).
+// positions; pages are shared by fork and copied when one side writes. All layers of the cache use the same
+// page ids, each with an arena of its own. f16. Single-threaded: it belongs to the engine thread. All memory
+// is taken at construction (the system backs a page when it is first written).
 //
-// There are as many pages as the slots could own without sharing, so pages never run out: the context is the only limit.
+// There are as many pages as the slots could own without sharing, so pages never run out: the context is the
+// only limit.
 #pragma once
 
 #include <cstdint>
@@ -18,9 +19,9 @@ namespace shoal {
 
 class KvCache {
  public:
-  // Room for `slots` sequences of `context` positions each, for layers [layer_begin, layer_end). An empty range keeps
-  // the books (lengths, limits) of a stage without layers.
-  // Throws SetupError if the memory cannot be had.
+  // Room for `slots` sequences of `context` positions each, for layers [layer_begin, layer_end). An empty
+  // range keeps the books (lengths, limits) of a stage without layers. Throws SetupError if the memory cannot
+  // be had.
   KvCache(const ModelConfig& config, int layer_begin, int layer_end, int context, int slots);
   // Bytes such a cache takes when every slot is full.
   static uint64_t bytes(const ModelConfig& config, int layer_begin, int layer_end, int context, int slots);
@@ -30,13 +31,13 @@ class KvCache {
   int context() const { return context_; }
   int free_pages() const { return static_cast<int>(free_pages_.size()); }
 
-  // Makes positions [length, length + n) of the slot writable; pages shared with another slot are copied first.
-  // An error when the context would be exceeded; the slot is then unchanged.
+  // Makes positions [length, length + n) of the slot writable; pages shared with another slot are copied
+  // first. An error when the context would be exceeded; the slot is then unchanged.
   Result<void> extend(int slot, int n);
   void trim(int slot, int length);  // forget positions >= length; no-op if already shorter
   void free(int slot);              // trim to 0
-  // `to` becomes the first `length` positions of `from`; what it held is forgotten. An error when `from` is shorter;
-  // both are then unchanged.
+  // `to` becomes the first `length` positions of `from`; what it held is forgotten. An error when `from` is
+  // shorter; both are then unchanged.
   Result<void> fork(int from, int to, int length);
 
   KvPages view(int layer, int slot) const;

@@ -11,7 +11,8 @@ namespace {
 // Elements of an elementwise pass that are worth a thread of their own.
 constexpr int64_t kElementGrain = 2048;
 
-void rms_norm_rows(const ComputeContext& cx, const float* x, std::span<const float> weight, int n_rows, float* y) {
+void rms_norm_rows(const ComputeContext& cx, const float* x, std::span<const float> weight, int n_rows,
+                   float* y) {
   const int n = cx.config->n_embd;
   cx.pool->for_range(n_rows, 1, [&](int64_t begin, int64_t end) {
     for (int64_t r = begin; r < end; ++r)
@@ -32,14 +33,16 @@ void silu_mul(const ComputeContext& cx, float* gate, const float* up, int64_t n)
 }
 
 // All products of the same rows x[n_rows, n_in] at once.
-void multiply(const ComputeContext& cx, const float* x, int n_in, int n_rows, std::initializer_list<Product> products) {
+void multiply(const ComputeContext& cx, const float* x, int n_in, int n_rows,
+              std::initializer_list<Product> products) {
   cx.act->rows.assign(*cx.kernels, *cx.pool, x, n_in, n_rows, n_in);
   matmul(*cx.kernels, *cx.pool, cx.act->rows, products);
 }
 
-// Biases, norms of each head and rotation of q and k; then K and V of each row go to their place in the cache.
-void position_and_store(const ComputeContext& cx, int layer, const LayerWeights& w, std::span<const BatchRow> rows,
-                        KvCache& cache) {
+// Biases, norms of each head and rotation of q and k; then K and V of each row go to their place in the
+// cache.
+void position_and_store(const ComputeContext& cx, int layer, const LayerWeights& w,
+                        std::span<const BatchRow> rows, KvCache& cache) {
   const ModelConfig& c = *cx.config;
   const FloatOps& f = *cx.kernels->floats;
   const int n_head = c.n_head[layer], n_head_kv = c.n_head_kv[layer], dim = c.head_dim_k;
@@ -70,9 +73,9 @@ void position_and_store(const ComputeContext& cx, int layer, const LayerWeights&
   });
 }
 
-// Each row attends to the positions of its own sequence up to its own. The work items are (KV head, row), dealt to the
-// threads in turn: neighbouring rows, which see about as many positions, then go to different threads, and a head's
-// K and V stay in a cache near the processor while its rows pass.
+// Each row attends to the positions of its own sequence up to its own. The work items are (KV head, row),
+// dealt to the threads in turn: neighbouring rows, which see about as many positions, then go to different
+// threads, and a head's K and V stay in a cache near the processor while its rows pass.
 void attend(const ComputeContext& cx, int layer, std::span<const BatchRow> rows, const KvCache& cache) {
   const ModelConfig& c = *cx.config;
   const int n_head = c.n_head[layer], n_head_kv = c.n_head_kv[layer];
@@ -114,7 +117,8 @@ void forward_layer(const ComputeContext& cx, int layer, const LayerWeights& w, s
 
   // hidden += W_o attention(rope(W_q norm(hidden)), rope(W_k norm(hidden)), W_v norm(hidden))
   rms_norm_rows(cx, hidden, w.attn_norm, n_rows, a.normed);
-  multiply(cx, a.normed, c.n_embd, n_rows, {{&w.attn_q, a.q, n_q}, {&w.attn_k, a.k, n_k}, {&w.attn_v, a.v, n_v}});
+  multiply(cx, a.normed, c.n_embd, n_rows,
+           {{&w.attn_q, a.q, n_q}, {&w.attn_k, a.k, n_k}, {&w.attn_v, a.v, n_v}});
   position_and_store(cx, layer, w, rows, cache);
   attend(cx, layer, rows, cache);
   multiply(cx, a.attended, n_attended, n_rows, {{&w.attn_output, a.projected, c.n_embd}});
@@ -138,9 +142,11 @@ void prepare_rope(const ComputeContext& cx, std::span<const BatchRow> rows) {
   });
 }
 
-void embed(const ComputeContext& cx, const WeightMatrix& token_embd, std::span<const BatchRow> rows, float* hidden) {
+void embed(const ComputeContext& cx, const WeightMatrix& token_embd, std::span<const BatchRow> rows,
+           float* hidden) {
   cx.pool->for_range(static_cast<int64_t>(rows.size()), 1, [&](int64_t begin, int64_t end) {
-    for (int64_t r = begin; r < end; ++r) token_embd.decode_row(rows[r].token, hidden + r * token_embd.cols());
+    for (int64_t r = begin; r < end; ++r)
+      token_embd.decode_row(rows[r].token, hidden + r * token_embd.cols());
   });
 }
 

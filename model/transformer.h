@@ -1,6 +1,7 @@
-// One decoder layer, the embedding and the output head: the mathematics of the model on one page (transformer.cc).
-// Everything here runs on the engine thread and its pool; nothing allocates. A row's result depends on the row, the
-// weights and the cached positions of its own sequence only, bit for bit: never on the other rows or the threads.
+// One decoder layer, the embedding and the output head: the mathematics of the model on one page
+// (transformer.cc). Everything here runs on the engine thread and its pool; nothing allocates. A row's result
+// depends on the row, the weights and the cached positions of its own sequence only, bit for bit: never on
+// the other rows or the threads.
 #pragma once
 
 #include <cstdint>
@@ -17,7 +18,8 @@ namespace shoal {
 // Weights of one layer. Vectors are f32; a vector that the architecture does not have is empty.
 struct LayerWeights {
   std::vector<float> attn_norm;  // [n_embd]
-  WeightMatrix attn_q, attn_k, attn_v;  // [n_head * head_dim_k | n_head_kv * head_dim_k | n_head_kv * head_dim_v, n_embd]
+  WeightMatrix attn_q, attn_k,
+      attn_v;  // [n_head * head_dim_k | n_head_kv * head_dim_k | n_head_kv * head_dim_v, n_embd]
   std::vector<float> attn_q_bias, attn_k_bias, attn_v_bias;
   std::vector<float> attn_q_norm, attn_k_norm;  // [head_dim_k]
   WeightMatrix attn_output;                     // [n_embd, n_head * head_dim_v]
@@ -26,27 +28,27 @@ struct LayerWeights {
   WeightMatrix ffn_down;                        // [n_embd, n_ff]
 };
 
-// Buffers of one step, taken once for `rows_max` rows, reused by every layer. Two regions, each the larger of what
-// attention and feed-forward need, since the one is done when the other begins.
+// Buffers of one step, taken once for `rows_max` rows, reused by every layer. Two regions, each the larger of
+// what attention and feed-forward need, since the one is done when the other begins.
 struct Activations {
   Activations(const ModelConfig& config, int rows_max, int context, int threads);
   static uint64_t bytes(const ModelConfig& config, int rows_max, int context, int threads);
 
   int rows_max;
-  ActivationRows rows;        // left operand of the products
+  ActivationRows rows;  // left operand of the products
   AlignedBuffer memory;
-  // All f32, [rows_max, ...], row stride the width. `projected` shares memory with `normed`; `gate` and `up` share it with
-  // the four of attention.
-  float* normed = nullptr;     // [n_embd]
-  float* projected = nullptr;  // [n_embd] output of attention or feed-forward, to be added to hidden
-  float* q = nullptr;          // [n_head, head_dim_k]
-  float* k = nullptr;          // [n_head_kv, head_dim_k]
-  float* v = nullptr;          // [n_head_kv, head_dim_v]
-  float* attended = nullptr;   // [n_head, head_dim_v]
-  float* gate = nullptr;       // [n_ff]
-  float* up = nullptr;         // [n_ff]
-  float* rope_cos = nullptr;   // [n_rot / 2]
-  float* rope_sin = nullptr;   // [n_rot / 2]
+  // All f32, [rows_max, ...], row stride the width. `projected` shares memory with `normed`; `gate` and `up`
+  // share it with the four of attention.
+  float* normed = nullptr;             // [n_embd]
+  float* projected = nullptr;          // [n_embd] output of attention or feed-forward, to be added to hidden
+  float* q = nullptr;                  // [n_head, head_dim_k]
+  float* k = nullptr;                  // [n_head_kv, head_dim_k]
+  float* v = nullptr;                  // [n_head_kv, head_dim_v]
+  float* attended = nullptr;           // [n_head, head_dim_v]
+  float* gate = nullptr;               // [n_ff]
+  float* up = nullptr;                 // [n_ff]
+  float* rope_cos = nullptr;           // [n_rot / 2]
+  float* rope_sin = nullptr;           // [n_rot / 2]
   float* attention_scratch = nullptr;  // one part a thread
   size_t attention_scratch_stride = 0;
 };
@@ -62,13 +64,14 @@ struct ComputeContext {
 // Fills act.rope_cos/sin for the rows' positions; once a step.
 void prepare_rope(const ComputeContext& cx, std::span<const BatchRow> rows);
 
-// hidden[rows, n_embd] in place through layer `layer`; K and V of the rows are stored in the cache, whose slots have been
-// extended to hold them already.
+// hidden[rows, n_embd] in place through layer `layer`; K and V of the rows are stored in the cache, whose
+// slots have been extended to hold them already.
 void forward_layer(const ComputeContext& cx, int layer, const LayerWeights& w, std::span<const BatchRow> rows,
                    KvCache& cache, float* hidden);
 
 // hidden[rows, n_embd] = embedding of the rows' tokens.
-void embed(const ComputeContext& cx, const WeightMatrix& token_embd, std::span<const BatchRow> rows, float* hidden);
+void embed(const ComputeContext& cx, const WeightMatrix& token_embd, std::span<const BatchRow> rows,
+           float* hidden);
 
 // logits[n_rows, n_vocab] of n_rows rows of hidden, gathered contiguously. n_rows <= rows_max.
 void output_head(const ComputeContext& cx, std::span<const float> output_norm, const WeightMatrix& output,

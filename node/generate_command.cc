@@ -57,7 +57,13 @@ class MeasuredAnswer {
     std::string text = "\n" + render_report(nodes, answer.total_s, prompt_tokens + tokens - 1);
     const double generation_s = answer.total_s - answer.first_token_s;
     text += fmt::format("prompt {} tokens, {:.1f} tokens/s", prompt_tokens, prompt_tokens / answer.first_token_s);
-    if (tokens > 1) text += fmt::format("; generation {} tokens, {:.1f} tokens/s", tokens, (tokens - 1) / generation_s);
+    if (tokens > 1) {
+      text += fmt::format("; generation {} tokens, {:.1f} tokens/s", tokens, (tokens - 1) / generation_s);
+      const double predicted = cluster_.plan.predicted.seconds_per_token;
+      if (predicted > 0) {
+        text += fmt::format("; {:.2f} ms a token, the plan said {:.2f}", generation_s / (tokens - 1) * 1e3, predicted * 1e3);
+      }
+    }
     std::fputs((text + "\n").c_str(), stderr);
   }
 

@@ -22,6 +22,7 @@ constexpr auto kConnectDeadline = 20s;   // the peers load their shards meanwhil
 constexpr auto kStatsDeadline = 3s;
 constexpr uint64_t kEpoch = 1;           // the plan made at start-up
 constexpr size_t kProbeBytesMax = 4 << 20;
+constexpr int kStrangersMax = 64;        // connections that have not said hello yet
 
 WireCacheOp to_wire(const CacheOp& op) {
   const WireCacheOp::Kind kind = op.kind == CacheOpKind::kTrim   ? WireCacheOp::Kind::kTrim
@@ -143,14 +144,15 @@ awaitable<void> Node::serve_peer(ChannelPtr channel) {
   expected.plan_hash = layout_.plan_hash;
   expected.numeric_class = "exact";
   expected.epoch = layout_.plan_hash.empty() ? 0 : kEpoch;
-  Result<PeerInfo> peer = co_await answer_hello(*channel, expected, [this](const Hello& hello) {
-    const bool pipeline = hello.role == LinkRole::kPipeline;
-    if (pipeline && !hosts(static_cast<int>(hello.stage))) {
-      return std::optional<RefusalReason>({Refusal::kStage, fmt::format("{} does not compute stage {}",
-                                                                        identity_.name, hello.stage)});
-    }
-    return std::optional<RefusalReason>();
-  });
+  if (strangers_ >= kStrangersMax) {
+    spdlog::warn("a connection from {} was closed: {} others have not said hello yet", channel->peer(), strangers_);
+    channel->close();
+    co_return;
+  }
+  ++strangers_;
+  const ValidateHello validate = [this](const Hello& hello) { return refusal_of(hello); };
+  Result<PeerInfo> peer = co_await answer_hello(*channel, expected, validate);
+  --strangers_;
   if (peer.has_error()) {
     if (!closing_) spdlog::warn("a connection was refused: {}", peer.error().message);
     co_return;
@@ -162,6 +164,24 @@ awaitable<void> Node::serve_peer(ChannelPtr channel) {
   } else {
     co_await serve_control(channel);
   }
+}
+
+// This node's own checks of a caller: once there is a plan, only the nodes that it names may call, for what it says.
+std::optional<RefusalReason> Node::refusal_of(const Hello& hello) const {
+  const int stage = static_cast<int>(hello.stage);
+  if (layout_.plan_hash.empty()) return std::nullopt;  // peers that measure links
+  if (hello.role == LinkRole::kControl) {
+    if (hello.node_name == layout_.head && !head_) return std::nullopt;
+    return RefusalReason{Refusal::kRole, fmt::format("{} takes orders from the head {} alone, and once; {} called",
+                                                     identity_.name, layout_.head, hello.node_name)};
+  }
+  if (!hosts(stage)) {
+    return RefusalReason{Refusal::kStage, fmt::format("{} does not compute stage {}", identity_.name, stage)};
+  }
+  const std::string& feeder = stage == 0 ? layout_.head : layout_.node_of_stage[static_cast<size_t>(stage) - 1];
+  if (hello.node_name == feeder && !last_step_.contains(stage)) return std::nullopt;
+  return RefusalReason{Refusal::kRole, fmt::format("stage {} is fed by {} alone, over one link; {} called", stage,
+                                                   feeder, hello.node_name)};
 }
 
 // A control channel answers until it ends. Before the plan it is a peer measuring the link; afterwards it is the head.
@@ -187,6 +207,7 @@ awaitable<void> Node::serve_control(ChannelPtr channel) {
 }
 
 awaitable<void> Node::serve_pipeline(ChannelPtr channel, int stage) {
+  last_step_[stage] = 0;
   while (true) {
     Result<IncomingMessage> incoming = co_await channel->receive(*buffers_);
     if (incoming.has_error()) {
@@ -194,18 +215,18 @@ awaitable<void> Node::serve_pipeline(ChannelPtr channel, int stage) {
         fail(kEpoch, 0, {Errc::kPeerLost, fmt::format("{} lost its link from {}: {}", identity_.name,
                                                       channel->peer(), incoming.error().message)});
       }
-      channel->close();
-      co_return;
+      break;
     }
     Result<std::unique_ptr<StepJob>> job = job_of(*incoming, stage);
     if (job.has_error()) {
       spdlog::warn("a step from {} was refused: {}", channel->peer(), job.error().message);
-      const auto* step = std::get_if<StepMessage>(&incoming->message);
-      fail(kEpoch, step != nullptr ? step->step_id : 0, job.error());
-      continue;
+      fail(kEpoch, 0, job.error());
+      break;
     }
     forward(std::move(*job));
   }
+  channel->close();
+  last_step_.erase(stage);
 }
 
 // Checks a received step against what this stage was told to compute.
@@ -217,6 +238,11 @@ Result<std::unique_ptr<StepJob>> Node::job_of(IncomingMessage& incoming, int sta
   if (step->epoch != kEpoch) {
     return Error{Errc::kBadFrame, fmt::format("epoch {} is not the present one, {}", step->epoch, kEpoch)};
   }
+  uint64_t& last = last_step_[stage];
+  if (step->step_id != last + 1) {
+    return Error{Errc::kBadFrame, fmt::format("step {} came after step {}", step->step_id, last)};
+  }
+  last = step->step_id;
   StepLimits limits;
   limits.stage = static_cast<uint32_t>(stage);
   limits.embeds = stage == 0;

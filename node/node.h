@@ -11,6 +11,7 @@
 #include <future>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -88,6 +89,7 @@ class Node {
  private:
   boost::asio::awaitable<void> accept_loop();
   boost::asio::awaitable<void> serve_peer(ChannelPtr channel);
+  std::optional<RefusalReason> refusal_of(const Hello& hello) const;
   boost::asio::awaitable<void> serve_control(ChannelPtr channel);
   boost::asio::awaitable<void> serve_pipeline(ChannelPtr channel, int stage);
   boost::asio::awaitable<void> read_control_of(std::string peer, ChannelPtr channel);
@@ -116,6 +118,8 @@ class Node {
   std::map<std::string, ChannelPtr> controls_;       // the head: to every other node
   ChannelPtr head_;                                  // a worker: the head's control channel
   std::vector<ChannelPtr> accepted_;
+  int strangers_ = 0;                                // accepted and not greeted yet
+  std::map<int, uint64_t> last_step_;                // by stage that is being fed from another node
   std::function<void(StepOutcome)> on_outcome_;
   std::map<std::string, std::function<void(StatsMessage)>> stats_waiters_;
   std::promise<std::string> service_end_;  // empty: the head said so

@@ -1,12 +1,12 @@
-// Binary search over every value the answer can take (a segment's or a message's busy time). For a value T: which devices in
-// which order cover all units if nothing may be busy longer than T? Since feasible segments are hereditary, the furthest
-// prefix that the used devices S with last device k can cover, f[S][k], decides; cuts before it can always be had by
-// shrinking segments, as long as every device keeps at least one unit (section 4.2 of the planning notes: N^2 fewer states than
-// the recurrence over prefixes).
+// Binary search over every value the answer can take (a segment's or a message's busy time). For a value T:
+// which devices in which order cover all units if nothing may be busy longer than T? Since feasible segments
+// are hereditary, the furthest prefix that the used devices S with last device k can cover, f[S][k], decides;
+// cuts before it can always be had by shrinking segments, as long as every device keeps at least one unit
+// (section 4.2 of the planning notes: N^2 fewer states than the recurrence over prefixes).
 //
-// That last condition can fail only when a device that can hold some layers but not others serves as a mere relay. So the fast
-// test works with furthest prefixes, its path is checked by exact cuts, and only if these do not exist are whole sets of
-// prefixes kept per (S, k).
+// That last condition can fail only when a device that can hold some layers but not others serves as a mere
+// relay. So the fast test works with furthest prefixes, its path is checked by exact cuts, and only if these
+// do not exist are whole sets of prefixes kept per (S, k).
 #include "planner/busiest_solver.h"
 
 #include <algorithm>
@@ -19,14 +19,16 @@ namespace {
 
 class BusiestSearch {
  public:
-  explicit BusiestSearch(const Chain& chain) : chain_(chain), index_(chain), types_(static_cast<size_t>(chain.types)) {
+  explicit BusiestSearch(const Chain& chain)
+      : chain_(chain), index_(chain), types_(static_cast<size_t>(chain.types)) {
     SHOAL_CHECK(index_.fits);
     furthest_.resize(index_.sets * types_);
   }
 
   std::optional<std::vector<Segment>> run() {
     const std::vector<double> values = candidates();
-    // Gallop from the least value that the devices' shares allow, then halve: most probes stay near the answer.
+    // Gallop from the least value that the devices' shares allow, then halve: most probes stay near the
+    // answer.
     size_t low = first_plausible(values), step = 1;  // everything below low is infeasible
     size_t high = low;
     std::optional<std::vector<Segment>> best;
@@ -71,18 +73,21 @@ class BusiestSearch {
   std::vector<double> candidates() const {
     std::vector<double> values;
     const auto add = [&](const std::vector<double>& list) {
-      std::copy_if(list.begin(), list.end(), std::back_inserter(values), [](double v) { return v != kUnusable; });
+      std::copy_if(list.begin(), list.end(), std::back_inserter(values),
+                   [](double v) { return v != kUnusable; });
     };
     add(chain_.busy_hop), add(chain_.busy_entry), add(chain_.busy_finish);
     for (int t = 0; t < chain_.types; ++t)
       for (int begin = 0; begin < chain_.units; ++begin)
-        for (int end = begin + 1; end <= chain_.reach_of(t, begin); ++end) values.push_back(chain_.busy(t, begin, end));
+        for (int end = begin + 1; end <= chain_.reach_of(t, begin); ++end)
+          values.push_back(chain_.busy(t, begin, end));
     std::sort(values.begin(), values.end());
     values.erase(std::unique(values.begin(), values.end()), values.end());
     return values;
   }
 
-  // Furthest end of a segment of each type from each unit, and the last unit at or before x where one can begin.
+  // Furthest end of a segment of each type from each unit, and the last unit at or before x where one can
+  // begin.
   void fill_limits(double limit) {
     const auto units = static_cast<size_t>(chain_.units);
     limit_ = limit;
@@ -104,8 +109,9 @@ class BusiestSearch {
     next_.assign(types_, 0);
     for (int from = 0; from < chain_.types; ++from)
       for (int to = 0; to < chain_.types; ++to)
-        next_[static_cast<size_t>(from)] |=
-            static_cast<uint32_t>(longest_[static_cast<size_t>(to)] > 0 && chain_.busy_hop_of(from, to) <= limit) << to;
+        next_[static_cast<size_t>(from)] |= static_cast<uint32_t>(longest_[static_cast<size_t>(to)] > 0 &&
+                                                                  chain_.busy_hop_of(from, to) <= limit)
+                                            << to;
   }
 
   int reach(int type, int begin) const { return reach_[Chain::at(type, begin, chain_.units)]; }
@@ -204,14 +210,17 @@ class BusiestSearch {
     return order;
   }
 
-  // All prefixes that (S, k) can cover, a row of bits each: exact where single prefixes do not suffice, and rarely needed.
+  // All prefixes that (S, k) can cover, a row of bits each: exact where single prefixes do not suffice, and
+  // rarely needed.
   std::optional<std::vector<Segment>> try_prefix_sets(const Chain& limited) {
     const auto units = static_cast<size_t>(chain_.units);
     const size_t words = units / 64 + 1;
-    std::vector<uint64_t> spread(types_ * units * words, 0);  // [types][begin][words] where a segment from begin can end
+    std::vector<uint64_t> spread(types_ * units * words,
+                                 0);  // [types][begin][words] where a segment from begin can end
     for (size_t t = 0; t < types_; ++t)
       for (size_t begin = 0; begin < units; ++begin)
-        for (int end = static_cast<int>(begin) + 1; end <= reach(static_cast<int>(t), static_cast<int>(begin)); ++end)
+        for (int end = static_cast<int>(begin) + 1;
+             end <= reach(static_cast<int>(t), static_cast<int>(begin)); ++end)
           spread[(t * units + begin) * words + static_cast<size_t>(end) / 64] |= uint64_t{1} << (end % 64);
     std::vector<uint64_t> covered(index_.sets * types_ * words, 0);
     for (int t = 0; t < chain_.types; ++t) {
@@ -227,7 +236,8 @@ class BusiestSearch {
         for (size_t w = 0; w < words; ++w)
           if (from[w] != 0) most = static_cast<int>(64 * w) + 63 - std::countl_zero(from[w]);
         if (most < 0) continue;
-        if (most == chain_.units && may_finish(k)) return cut_for_busiest(limited, trace_prefixes(covered, words, {set, k}));
+        if (most == chain_.units && may_finish(k))
+          return cut_for_busiest(limited, trace_prefixes(covered, words, {set, k}));
         if (free < 0) free = free_units(set);
         if (most + free < chain_.units) continue;
         for (uint32_t next = index_.room[set] & next_[static_cast<size_t>(k)]; next != 0; next &= next - 1) {
@@ -252,7 +262,9 @@ class BusiestSearch {
     size_t set = goal.set;
     int end = chain_.units;
     for (int type = goal.type;;) {
-      if (set == first_set(type) && may_enter(type) && end >= chain_.first_units_min() && end <= reach(type, 0)) break;
+      if (set == first_set(type) && may_enter(type) && end >= chain_.first_units_min() &&
+          end <= reach(type, 0))
+        break;
       const size_t before = set - index_.stride[static_cast<size_t>(type)];
       int previous = -1;
       for (int k = 0; k < chain_.types && previous < 0; ++k) {
@@ -278,15 +290,17 @@ class BusiestSearch {
   const CountIndex index_;
   const size_t types_;
   double limit_ = 0;
-  std::vector<int16_t> reach_;    // [types][units] under limit_
-  std::vector<int16_t> start_;    // [types][units]
-  std::vector<int> longest_;      // [types] units of the longest segment
-  std::vector<uint32_t> next_;    // [types] which types may follow
-  std::vector<int16_t> furthest_; // [sets][types] units covered, 0: unreachable
+  std::vector<int16_t> reach_;     // [types][units] under limit_
+  std::vector<int16_t> start_;     // [types][units]
+  std::vector<int> longest_;       // [types] units of the longest segment
+  std::vector<uint32_t> next_;     // [types] which types may follow
+  std::vector<int16_t> furthest_;  // [sets][types] units covered, 0: unreachable
 };
 
 }  // namespace
 
-std::optional<std::vector<Segment>> solve_busiest(const Chain& chain) { return BusiestSearch(chain).run(); }
+std::optional<std::vector<Segment>> solve_busiest(const Chain& chain) {
+  return BusiestSearch(chain).run();
+}
 
 }  // namespace shoal

@@ -1,4 +1,5 @@
-// Exact search for the chain's segments whose busiest device or link is least busy: the pipeline's throughput.
+// Exact search for the chain's segments whose busiest device or link is least busy: the pipeline's
+// throughput.
 #pragma once
 
 #include <optional>
@@ -8,8 +9,8 @@
 
 namespace shoal {
 
-// Segments with the least busiest_seconds(), or nullopt: there is no solution. The chain's states must not exceed
-// kSearchStatesMax.
+// Segments with the least busiest_seconds(), or nullopt: there is no solution. The chain's states must not
+// exceed kSearchStatesMax.
 std::optional<std::vector<Segment>> solve_busiest(const Chain& chain);
 
 }  // namespace shoal

@@ -18,10 +18,12 @@ bool same_profile(const DeviceProfile& a, const DeviceProfile& b) {
   return a == renamed;
 }
 
-// Swapping a and b changes nothing. Over all devices this is an equivalence: if a swaps with b and b with c, then a with c.
+// Swapping a and b changes nothing. Over all devices this is an equivalence: if a swaps with b and b with c,
+// then a with c.
 bool interchangeable(const PlanInput& input, int a, int b) {
   if (a == input.constraints.head || b == input.constraints.head) return false;
-  if (!same_profile(input.devices[static_cast<size_t>(a)], input.devices[static_cast<size_t>(b)])) return false;
+  if (!same_profile(input.devices[static_cast<size_t>(a)], input.devices[static_cast<size_t>(b)]))
+    return false;
   const LinkTable& links = input.links;
   if (links.at(a, b) != links.at(b, a)) return false;
   for (int other = 0; other < links.devices(); ++other) {
@@ -34,9 +36,9 @@ bool interchangeable(const PlanInput& input, int a, int b) {
 void collect_types(const PlanInput& input, Chain& chain) {
   for (int device = 0; device < static_cast<int>(input.devices.size()); ++device) {
     if (!usable(input, device)) continue;
-    const auto group = std::find_if(chain.members.begin(), chain.members.end(), [&](const std::vector<int>& members) {
-      return interchangeable(input, members.front(), device);
-    });
+    const auto group = std::find_if(
+        chain.members.begin(), chain.members.end(),
+        [&](const std::vector<int>& members) { return interchangeable(input, members.front(), device); });
     if (device == input.constraints.head) chain.head_type = static_cast<int>(chain.members.size());
     if (group == chain.members.end()) {
       chain.members.push_back({device});
@@ -104,7 +106,8 @@ void fill_costs(const PlanInput& input, const CostModel& cost, int rows, Chain& 
   }
 }
 
-std::vector<Segment> backtrack(const std::vector<int>& order, const std::vector<std::vector<int>>& cut, int units) {
+std::vector<Segment> backtrack(const std::vector<int>& order, const std::vector<std::vector<int>>& cut,
+                               int units) {
   std::vector<Segment> segments(order.size());
   int end = units;
   for (size_t i = order.size(); i-- > 0;) {
@@ -115,10 +118,11 @@ std::vector<Segment> backtrack(const std::vector<int>& order, const std::vector<
   return segments;
 }
 
-// Least value over all cuts along `order`, where `join(value so far, segment's value)` accumulates and never decreases.
+// Least value over all cuts along `order`, where `join(value so far, segment's value)` accumulates and never
+// decreases.
 template <class SegmentValue, class Join>
-std::optional<std::vector<Segment>> best_cuts(const Chain& chain, const std::vector<int>& order, SegmentValue value,
-                                              Join join) {
+std::optional<std::vector<Segment>> best_cuts(const Chain& chain, const std::vector<int>& order,
+                                              SegmentValue value, Join join) {
   const auto width = static_cast<size_t>(chain.units) + 1;
   std::vector<double> best(width, kUnusable), next(width);
   std::vector<std::vector<int>> cut(order.size(), std::vector<int>(width, -1));
@@ -145,7 +149,8 @@ std::optional<std::vector<Segment>> best_cuts(const Chain& chain, const std::vec
 
 bool links_usable(const Chain& chain, const std::vector<int>& order) {
   const auto first = static_cast<size_t>(order.front()), last = static_cast<size_t>(order.back());
-  if (!chain.may_begin(order.front()) || chain.entry[first] == kUnusable || chain.finish[last] == kUnusable) return false;
+  if (!chain.may_begin(order.front()) || chain.entry[first] == kUnusable || chain.finish[last] == kUnusable)
+    return false;
   for (size_t i = 1; i < order.size(); ++i)
     if (chain.hop_of(order[i - 1], order[i]) == kUnusable) return false;
   return true;

@@ -1,11 +1,12 @@
-// The planning problem as the solvers see it: a chain of units 0..units-1 to be cut into contiguous segments, each given
-// to another device. Devices that are alike (same profile, interchangeable links) are one *type* with a count, so that
-// a set of used devices is a vector of counts, numbered in mixed radix.
+// The planning problem as the solvers see it: a chain of units 0..units-1 to be cut into contiguous segments,
+// each given to another device. Devices that are alike (same profile, interchangeable links) are one *type*
+// with a count, so that a set of used devices is a vector of counts, numbered in mixed radix.
 //
-// Unit 0 is the embedding, unit i + 1 is layer i, the last unit is the output head; with KeepOnHead::kEnds the output head is
-// not in the chain: it is the head device's, and its cost is part of `finish`.
+// Unit 0 is the embedding, unit i + 1 is layer i, the last unit is the output head; with KeepOnHead::kEnds
+// the output head is not in the chain: it is the head device's, and its cost is part of `finish`.
 //
-// Feasible segments are hereditary: what lies inside a feasible segment is feasible. The solvers depend on that.
+// Feasible segments are hereditary: what lies inside a feasible segment is feasible. The solvers depend on
+// that.
 #pragma once
 
 #include <cstdint>
@@ -26,18 +27,18 @@ struct Segment {
 struct Chain {
   int units = 0;
   int types = 0;
-  bool head_first = false;  // the first segment is the head's and has at least units 0 and 1
-  int head_type = -1;       // -1: the head takes no stage
+  bool head_first = false;                // the first segment is the head's and has at least units 0 and 1
+  int head_type = -1;                     // -1: the head takes no stage
   std::vector<std::vector<int>> members;  // [types] device indices
 
   // Lap costs (seconds) and what limits the full pipeline (seconds a step keeps the device or link busy).
-  std::vector<double> compute;          // [types][units + 1] seconds of units before u
-  std::vector<double> hop;              // [from type][to type] hidden between two devices
-  std::vector<double> entry, finish;    // [types] before the first segment, after the last
-  std::vector<double> busy_extra;       // [types] busy besides the segment (kEnds: the output head on the head)
+  std::vector<double> compute;        // [types][units + 1] seconds of units before u
+  std::vector<double> hop;            // [from type][to type] hidden between two devices
+  std::vector<double> entry, finish;  // [types] before the first segment, after the last
+  std::vector<double> busy_extra;     // [types] busy besides the segment (kEnds: the output head on the head)
   std::vector<double> busy_hop, busy_entry, busy_finish;
-  std::vector<double> unit_bytes;       // [units] memory of a layer with its KV cache; 0 for the two ends
-  std::vector<int> reach;               // [types][units] furthest end of a segment beginning there; == begin: none
+  std::vector<double> unit_bytes;  // [units] memory of a layer with its KV cache; 0 for the two ends
+  std::vector<int> reach;          // [types][units] furthest end of a segment beginning there; == begin: none
 
   int count(int type) const { return static_cast<int>(members[static_cast<size_t>(type)].size()); }
   double seconds(int type, int begin, int end) const {
@@ -68,15 +69,16 @@ Chain limit_busy(Chain chain, double seconds);
 double lap_seconds(const Chain& chain, const std::vector<Segment>& segments);
 double busiest_seconds(const Chain& chain, const std::vector<Segment>& segments);
 
-// The best cuts for a given order of types, by exact dynamic programming over the units; nullopt: none is feasible.
+// The best cuts for a given order of types, by exact dynamic programming over the units; nullopt: none is
+// feasible.
 std::optional<std::vector<Segment>> cut_for_lap(const Chain& chain, const std::vector<int>& order);
 std::optional<std::vector<Segment>> cut_for_busiest(const Chain& chain, const std::vector<int>& order);
 
 // Sets x types beyond which a search would not end in reasonable time and memory.
 inline constexpr size_t kSearchStatesMax = size_t{1} << 25;
 
-// Numbers sets of used devices: `stride[t]` is what one more device of type t adds. `fits` is false, and nothing is
-// numbered, if sets x types exceed kSearchStatesMax; otherwise types fit a 32-bit mask.
+// Numbers sets of used devices: `stride[t]` is what one more device of type t adds. `fits` is false, and
+// nothing is numbered, if sets x types exceed kSearchStatesMax; otherwise types fit a 32-bit mask.
 struct CountIndex {
   explicit CountIndex(const Chain& chain);
   bool has_room(size_t set, int type) const { return room[set] >> type & 1; }

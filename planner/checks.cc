@@ -13,16 +13,21 @@ namespace {
 constexpr double kSecondsMax = 1e9;
 constexpr uint64_t kBytesMax = uint64_t{1} << 52;  // sums of thousands of these do not overflow
 
-[[noreturn]] void reject(const std::string& message) { throw SetupError("plan: " + message); }
+[[noreturn]] void reject(const std::string& message) {
+  throw SetupError("plan: " + message);
+}
 
 void require(bool good, const std::string& message) {
   if (!good) reject(message);
 }
 
-bool sound_seconds(double seconds) { return seconds >= 0 && seconds <= kSecondsMax; }
+bool sound_seconds(double seconds) {
+  return seconds >= 0 && seconds <= kSecondsMax;
+}
 
 void check_points(const DeviceProfile& device, const std::vector<RowSeconds>& points, const char* what) {
-  require(!points.empty(), "node " + device.name + " has no measured time for " + what + "; run the probe again");
+  require(!points.empty(),
+          "node " + device.name + " has no measured time for " + what + "; run the probe again");
   int rows = 0;
   for (const RowSeconds& point : points) {
     require(point.rows > rows && point.rows <= kPlanRowsMax,
@@ -47,12 +52,14 @@ void check_device(const PlanInput& input, const DeviceProfile& device) {
 
 void check_model(const ModelProfile& model) {
   require(model.n_layer > 0 && model.n_layer <= kPlanLayersMax,
-          "the model has " + std::to_string(model.n_layer) + " layers; 1 to " + std::to_string(kPlanLayersMax) + " can be planned");
+          "the model has " + std::to_string(model.n_layer) + " layers; 1 to " +
+              std::to_string(kPlanLayersMax) + " can be planned");
   const auto n = static_cast<size_t>(model.n_layer);
   require(model.layer_bytes.size() == n && model.layer_kv_bytes.size() == n,
           "the model profile must have one size of weights and of KV cache a layer");
   for (uint64_t bytes : model.layer_bytes) require(bytes <= kBytesMax, "a layer's size is beyond reason");
-  for (uint64_t bytes : model.layer_kv_bytes) require(bytes <= kBytesMax, "a layer's KV cache is beyond reason");
+  for (uint64_t bytes : model.layer_kv_bytes)
+    require(bytes <= kBytesMax, "a layer's KV cache is beyond reason");
   for (uint64_t bytes : {model.embedding_bytes, model.output_bytes, model.shared_bytes, model.scratch_bytes,
                          model.scratch_output_bytes, model.base_bytes})
     require(bytes <= kBytesMax, "a size in the model profile is beyond reason");
@@ -72,7 +79,9 @@ void check_constraints(const PlanInput& input) {
           "the number of layers to keep on trusted nodes must be within the model's layers");
 }
 
-std::string name_of(const PlanInput& input, int device) { return input.devices[static_cast<size_t>(device)].name; }
+std::string name_of(const PlanInput& input, int device) {
+  return input.devices[static_cast<size_t>(device)].name;
+}
 
 // Memory that a stage of nothing but this unit takes on a device.
 uint64_t lone_unit_bytes(const PlanInput& input, const CostModel& cost, int unit) {
@@ -96,7 +105,8 @@ std::string explain_head(const PlanInput& input, const CostModel& cost) {
   uint64_t bytes = cost.stage_memory(least).total() + input.model.base_bytes;
   if (ends) bytes += input.model.output_bytes + input.model.scratch_bytes + input.model.scratch_output_bytes;
   const DeviceProfile& head = input.devices[static_cast<size_t>(input.constraints.head)];
-  std::string text = "keep-on-head " + std::string(to_string(input.constraints.keep_on_head)) + ": node " + head.name;
+  std::string text =
+      "keep-on-head " + std::string(to_string(input.constraints.keep_on_head)) + ": node " + head.name;
   if (head.memory_bytes >= bytes) return text + " may not hold the first layer (it is not trusted with it)";
   return text + " has " + format_bytes(head.memory_bytes) + " and needs " + format_bytes(bytes) +
          " for the embedding, layer 0" + (ends ? ", the output head" : "") +
@@ -109,7 +119,8 @@ std::string explain_total(const PlanInput& input, const CostModel& cost, const C
   int holders = 0, units = 0;
   for (int t = 0; t < chain.types; ++t) {
     int longest = 0;
-    for (int begin = 0; begin < chain.units; ++begin) longest = std::max(longest, chain.reach_of(t, begin) - begin);
+    for (int begin = 0; begin < chain.units; ++begin)
+      longest = std::max(longest, chain.reach_of(t, begin) - begin);
     units += longest * chain.count(t);
     for (int device : chain.members[static_cast<size_t>(t)]) {
       const uint64_t fixed = input.model.base_bytes + input.model.scratch_bytes;
@@ -119,19 +130,23 @@ std::string explain_total(const PlanInput& input, const CostModel& cost, const C
     }
   }
   need.scratch = input.model.scratch_output_bytes;
-  const std::string needs = "the model needs " + format_bytes(need.total()) + " (weights " + format_bytes(need.weights) +
-                            ", KV cache " + format_bytes(need.kv) + ", logits " + format_bytes(need.scratch) + ")";
+  const std::string needs = "the model needs " + format_bytes(need.total()) + " (weights " +
+                            format_bytes(need.weights) + ", KV cache " + format_bytes(need.kv) + ", logits " +
+                            format_bytes(need.scratch) + ")";
   const std::string offers = format_bytes(offered) + " in all beside their processes and scratch";
   const std::string ways = "; add a node or memory, shorten the context, or serve fewer sequences";
   const std::string nodes = std::to_string(holders) + (holders == 1 ? " node offers " : " nodes offer ");
   if (need.total() > offered)
-    return needs + " and the " + nodes + offers + ": " + format_bytes(need.total() - offered) + " are missing" + ways;
+    return needs + " and the " + nodes + offers + ": " + format_bytes(need.total() - offered) +
+           " are missing" + ways;
   if (units < chain.units)
-    return needs + " and the " + nodes + offers + ", but in pieces that do not fit whole layers: they hold at most " +
-           std::to_string(units) + " of " + std::to_string(chain.units) +
-           " units (the embedding, each layer, the output head)" + ways;
+    return needs + " and the " + nodes + offers +
+           ", but in pieces that do not fit whole layers: they hold at most " + std::to_string(units) +
+           " of " + std::to_string(chain.units) + " units (the embedding, each layer, the output head)" +
+           ways;
   return needs + " and the " + nodes + offers +
-         ", but no order of the nodes fits whole layers into their memory over usable links and keeps what must be on the "
+         ", but no order of the nodes fits whole layers into their memory over usable links and keeps what "
+         "must be on the "
          "head or on trusted nodes" +
          ways;
 }
@@ -141,7 +156,8 @@ std::string explain_total(const PlanInput& input, const CostModel& cost, const C
 void check_input(const PlanInput& input) {
   require(!input.devices.empty() && input.devices.size() <= static_cast<size_t>(kPlanDevicesMax),
           "there must be 1 to " + std::to_string(kPlanDevicesMax) + " nodes");
-  require(input.links.devices() == static_cast<int>(input.devices.size()), "the table of links must cover the nodes");
+  require(input.links.devices() == static_cast<int>(input.devices.size()),
+          "the table of links must cover the nodes");
   check_model(input.model);
   check_constraints(input);
   for (const DeviceProfile& device : input.devices) check_device(input, device);
@@ -149,12 +165,13 @@ void check_input(const PlanInput& input) {
     for (int to = 0; to < input.links.devices(); ++to) {
       const LinkProfile& link = input.links.at(from, to);
       require(sound_seconds(link.latency_s) && std::isfinite(link.bytes_per_s),
-              "the link from " + name_of(input, from) + " to " + name_of(input, to) + " has no sensible latency or bandwidth");
+              "the link from " + name_of(input, from) + " to " + name_of(input, to) +
+                  " has no sensible latency or bandwidth");
     }
   }
   const Workload& load = input.workload;
-  require(load.prompt_tokens >= 0 && load.output_tokens >= 0 && load.prompt_tokens <= kPlanRowsMax && load.concurrency >= 1 &&
-              load.concurrency <= kPlanRowsMax,
+  require(load.prompt_tokens >= 0 && load.output_tokens >= 0 && load.prompt_tokens <= kPlanRowsMax &&
+              load.concurrency >= 1 && load.concurrency <= kPlanRowsMax,
           "the workload's prompt, output or concurrency is out of range");
 }
 
@@ -172,10 +189,12 @@ std::vector<StageAssignment> manual_stages(const PlanInput& input) {
     require(range.device >= 0 && range.device < static_cast<int>(input.devices.size()),
             "layers are given to a node that does not exist");
     require(range.layer_begin >= 0 && range.layer_begin < range.layer_end && range.layer_end <= n,
-            "node " + name_of(input, range.device) + " is given layers that the model does not have; its layers are 0-" + std::to_string(n - 1));
+            "node " + name_of(input, range.device) +
+                " is given layers that the model does not have; its layers are 0-" + std::to_string(n - 1));
     for (size_t j = 0; j < i; ++j)
-      require(ranges[j].device != range.device, "node " + name_of(input, range.device) +
-                                                    " is given two ranges of layers; a node holds one contiguous range");
+      require(ranges[j].device != range.device,
+              "node " + name_of(input, range.device) +
+                  " is given two ranges of layers; a node holds one contiguous range");
   }
   std::sort(ranges.begin(), ranges.end(),
             [](const ManualRange& a, const ManualRange& b) { return a.layer_begin < b.layer_begin; });
@@ -183,7 +202,8 @@ std::vector<StageAssignment> manual_stages(const PlanInput& input) {
   int next = 0;
   for (const ManualRange& range : ranges) {
     require(range.layer_begin >= next, layers_text(range.layer_begin, std::min(next, range.layer_end)) +
-                                           " given twice: to " + name_of(input, range.device) + " and to another node");
+                                           " given twice: to " + name_of(input, range.device) +
+                                           " and to another node");
     require(range.layer_begin == next, "no node is given " + layers_text(next, range.layer_begin));
     StageAssignment stage;
     stage.device = range.device;

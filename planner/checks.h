@@ -11,7 +11,8 @@ namespace shoal {
 // Throws SetupError naming the first number or index that makes no sense.
 void check_input(const PlanInput& input);
 
-// The manual ranges as stages in layer order. Throws SetupError: a layer missing or given twice, a device twice, ...
+// The manual ranges as stages in layer order. Throws SetupError: a layer missing or given twice, a device
+// twice, ...
 std::vector<StageAssignment> manual_stages(const PlanInput& input);
 
 // Which memory, link or permission is missing, for an input that has no plan.

@@ -59,14 +59,16 @@ double CostModel::compute_seconds(int device, const UnitRange& range, int rows) 
   const DeviceProfile& profile = input_.devices[static_cast<size_t>(device)];
   double seconds = 0;
   if (range.embedding) seconds += profile.embedding_row_seconds * rows;
-  seconds += scaled_layers(device, range.layer_begin, range.layer_end) * seconds_at_rows(profile.decode_layer, rows);
+  seconds +=
+      scaled_layers(device, range.layer_begin, range.layer_end) * seconds_at_rows(profile.decode_layer, rows);
   if (range.output) seconds += seconds_at_rows(profile.output_head, rows);
   return seconds;
 }
 
 double CostModel::prefill_seconds(int device, const UnitRange& range, int rows) const {
   const DeviceProfile& profile = input_.devices[static_cast<size_t>(device)];
-  double per_row = scaled_layers(device, range.layer_begin, range.layer_end) * profile.prefill_layer_row_seconds;
+  double per_row =
+      scaled_layers(device, range.layer_begin, range.layer_end) * profile.prefill_layer_row_seconds;
   if (range.embedding) per_row += profile.embedding_row_seconds;
   return per_row * rows + (range.output ? seconds_at_rows(profile.output_head, 1) : 0);
 }
@@ -137,12 +139,14 @@ Bottleneck find_bottleneck(const PlanInput& input, const std::vector<StageAssign
     worst = {true, input.constraints.head, stages.front().device, stages.front().full_hop_in_seconds};
   for (size_t i = 0; i < stages.size(); ++i) {
     const double seconds = stages[i].full_hop_out_seconds;
-    if (seconds > worst.seconds) worst = {true, stages[i].device, message_after(input, stages, i).to, seconds};
+    if (seconds > worst.seconds)
+      worst = {true, stages[i].device, message_after(input, stages, i).to, seconds};
   }
   return worst;
 }
 
-// Chunks follow each other down the pipeline: one lap of a chunk, and the others behind it at the slowest place's pace.
+// Chunks follow each other down the pipeline: one lap of a chunk, and the others behind it at the slowest
+// place's pace.
 double first_token_seconds(const PlanInput& input, const CostModel& cost,
                            const std::vector<StageAssignment>& stages) {
   const int prompt = std::max(1, input.workload.prompt_tokens);
@@ -162,7 +166,8 @@ double first_token_seconds(const PlanInput& input, const CostModel& cost,
     lap += seconds;
     const NextMessage next = message_after(input, stages, i);
     const bool last = i + 1 == stages.size();
-    const uint64_t size = last ? next.bytes_per_row : bytes(next.bytes_per_row);  // only the last row's result comes home
+    const uint64_t size =
+        last ? next.bytes_per_row : bytes(next.bytes_per_row);  // only the last row's result comes home
     lap += cost.message_seconds(stages[i].device, next.to, size);
     pace = std::max(pace, cost.occupancy_seconds(stages[i].device, next.to, size));
   }
@@ -174,7 +179,8 @@ double first_token_seconds(const PlanInput& input, const CostModel& cost,
 Prediction evaluate(const PlanInput& input, std::vector<StageAssignment>& stages) {
   const int devices = static_cast<int>(input.devices.size());
   SHOAL_CHECK(!stages.empty() && stages.front().embedding && stages.back().output);
-  SHOAL_CHECK(input.links.devices() == devices && input.constraints.head >= 0 && input.constraints.head < devices);
+  SHOAL_CHECK(input.links.devices() == devices && input.constraints.head >= 0 &&
+              input.constraints.head < devices);
   for (const StageAssignment& stage : stages) {
     SHOAL_CHECK(stage.device >= 0 && stage.device < devices && stage.layer_begin >= 0);
     SHOAL_CHECK(stage.layer_begin <= stage.layer_end && stage.layer_end <= input.model.n_layer);
@@ -190,12 +196,14 @@ Prediction evaluate(const PlanInput& input, std::vector<StageAssignment>& stages
     stage.seconds = cost.compute_seconds(stage.device, unit_range(stage), 1);
     stage.full_seconds = cost.compute_seconds(stage.device, unit_range(stage), rows);
     stage.hop_in_seconds = cost.message_seconds(from, stage.device, row_bytes);
-    stage.full_hop_in_seconds = cost.occupancy_seconds(from, stage.device, row_bytes * static_cast<uint64_t>(rows));
+    stage.full_hop_in_seconds =
+        cost.occupancy_seconds(from, stage.device, row_bytes * static_cast<uint64_t>(rows));
     const NextMessage next = message_after(input, stages, i);
     stage.hop_out_seconds = cost.message_seconds(stage.device, next.to, next.bytes_per_row);
     stage.full_hop_out_seconds =
         cost.occupancy_seconds(stage.device, next.to, next.bytes_per_row * static_cast<uint64_t>(rows));
-    predicted.seconds_per_token += (i == 0 ? stage.hop_in_seconds : 0) + stage.seconds + stage.hop_out_seconds;
+    predicted.seconds_per_token +=
+        (i == 0 ? stage.hop_in_seconds : 0) + stage.seconds + stage.hop_out_seconds;
     from = stage.device;
     row_bytes = model.hidden_bytes_per_row;
   }

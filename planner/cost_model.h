@@ -1,5 +1,5 @@
-// The one cost model: what a range of units costs a device in time and memory, and what a message costs a link.
-// Built once from a PlanInput that stays alive; immutable afterwards, so any thread may ask it.
+// The one cost model: what a range of units costs a device in time and memory, and what a message costs a
+// link. Built once from a PlanInput that stays alive; immutable afterwards, so any thread may ask it.
 #pragma once
 
 #include <cstdint>

@@ -9,13 +9,18 @@
 
 namespace shoal {
 
-std::string_view to_string(Objective objective) { return objective == Objective::kLatency ? "latency" : "throughput"; }
+std::string_view to_string(Objective objective) {
+  return objective == Objective::kLatency ? "latency" : "throughput";
+}
 
 std::string_view to_string(KeepOnHead keep) {
   switch (keep) {
-    case KeepOnHead::kNone: return "none";
-    case KeepOnHead::kFirstLayer: return "first-layer";
-    case KeepOnHead::kEnds: return "ends";
+    case KeepOnHead::kNone:
+      return "none";
+    case KeepOnHead::kFirstLayer:
+      return "first-layer";
+    case KeepOnHead::kEnds:
+      return "ends";
   }
   return "none";
 }
@@ -29,7 +34,8 @@ Objective parse_objective(std::string_view text) {
 KeepOnHead parse_keep_on_head(std::string_view text) {
   for (KeepOnHead keep : {KeepOnHead::kNone, KeepOnHead::kFirstLayer, KeepOnHead::kEnds})
     if (text == to_string(keep)) return keep;
-  throw SetupError("keep-on-head \"" + std::string(text) + "\" is not known; it is none, first-layer or ends");
+  throw SetupError("keep-on-head \"" + std::string(text) +
+                   "\" is not known; it is none, first-layer or ends");
 }
 
 namespace {
@@ -67,11 +73,13 @@ std::string picture(const Plan& plan) {
   }
   for (size_t i = 0; i < plan.stages.size(); ++i) {
     const StageAssignment& stage = plan.stages[i];
-    text += "  [ " + labels[i] + std::string(width - labels[i].size(), ' ') + " ]  " + format_seconds(stage.seconds) + "\n";
+    text += "  [ " + labels[i] + std::string(width - labels[i].size(), ' ') + " ]  " +
+            format_seconds(stage.seconds) + "\n";
     if (i + 1 < plan.stages.size()) {
       text += "    | hidden, " + format_seconds(stage.hop_out_seconds) + "\n    v\n";
     } else if (stage.device != plan.head) {
-      text += "    | result, " + format_seconds(stage.hop_out_seconds) + "\n    v\n  " + name(plan.head) + "\n";
+      text +=
+          "    | result, " + format_seconds(stage.hop_out_seconds) + "\n    v\n  " + name(plan.head) + "\n";
     }
   }
   return text;
@@ -81,18 +89,19 @@ std::string table(const PlanInput& input, const Plan& plan) {
   size_t width = 4;
   for (const std::string& name : plan.devices) width = std::max(width, std::min<size_t>(name.size(), 32));
   const int column = static_cast<int>(width);
-  std::string text = format("  %-*s %-9s %10s %10s %10s %10s %10s %6s %12s %12s\n", column, "node", "layers", "weights",
-                            "KV cache", "scratch", "process", "budget", "used", "a token", "hop out");
+  std::string text =
+      format("  %-*s %-9s %10s %10s %10s %10s %10s %6s %12s %12s\n", column, "node", "layers", "weights",
+             "KV cache", "scratch", "process", "budget", "used", "a token", "hop out");
   for (const StageAssignment& stage : plan.stages) {
     const uint64_t budget = input.devices[static_cast<size_t>(stage.device)].memory_bytes;
     const uint64_t used = device_memory(plan.stages, stage.device).total();
     std::string layers = stage.layers() > 0 ? std::to_string(stage.layer_begin) : "-";
     if (stage.layers() > 1) layers.append("-").append(std::to_string(stage.layer_end - 1));
     const std::string name = plan.devices[static_cast<size_t>(stage.device)].substr(0, 32);
-    text += format("  %-*s %-9s %10s %10s %10s %10s %10s %4.0f %% %12s %12s\n", column, name.c_str(), layers.c_str(),
-                   format_bytes(stage.memory.weights).c_str(), format_bytes(stage.memory.kv).c_str(),
-                   format_bytes(stage.memory.scratch).c_str(), format_bytes(stage.memory.base).c_str(),
-                   format_bytes(budget).c_str(),
+    text += format("  %-*s %-9s %10s %10s %10s %10s %10s %4.0f %% %12s %12s\n", column, name.c_str(),
+                   layers.c_str(), format_bytes(stage.memory.weights).c_str(),
+                   format_bytes(stage.memory.kv).c_str(), format_bytes(stage.memory.scratch).c_str(),
+                   format_bytes(stage.memory.base).c_str(), format_bytes(budget).c_str(),
                    budget > 0 ? 100.0 * static_cast<double>(used) / static_cast<double>(budget) : 0.0,
                    format_seconds(stage.seconds).c_str(), format_seconds(stage.hop_out_seconds).c_str());
   }
@@ -113,7 +122,8 @@ std::string prediction_text(const PlanInput& input, const Plan& plan) {
   text += format("  full pipeline  %.1f tokens/s in steps of %d row%s\n", predicted.tokens_per_second,
                  input.workload.concurrency, input.workload.concurrency == 1 ? "" : "s");
   text += "  bottleneck     " +
-          (slowest.link ? "the link from " + name(slowest.from) + " to " + name(slowest.to) : name(slowest.from) + ", computing") +
+          (slowest.link ? "the link from " + name(slowest.from) + " to " + name(slowest.to)
+                        : name(slowest.from) + ", computing") +
           ", " + format_seconds(slowest.seconds) + " a step\n";
   text += "  first token    " + format_seconds(predicted.first_token_seconds) +
           format(" after a prompt of %d tokens\n", std::max(1, input.workload.prompt_tokens));
@@ -128,11 +138,14 @@ std::string render_explanation(const PlanInput& input, const Plan& plan) {
     text += "layers given by hand\n\n";
   } else if (plan.gap > 0) {
     text += format("%s, at most %.2f %% from the best possible (the search stopped at its limit)\n\n",
-                   plan.objective == Objective::kLatency ? "least time a token" : "most tokens/s", 100 * plan.gap);
+                   plan.objective == Objective::kLatency ? "least time a token" : "most tokens/s",
+                   100 * plan.gap);
   } else {
-    text += plan.objective == Objective::kLatency ? "least time a token, proven\n\n" : "most tokens/s, proven\n\n";
+    text += plan.objective == Objective::kLatency ? "least time a token, proven\n\n"
+                                                  : "most tokens/s, proven\n\n";
   }
-  text += picture(plan) + "\n" + table(input, plan) + "\nPredicted\n" + prediction_text(input, plan) + "\nNodes\n";
+  text += picture(plan) + "\n" + table(input, plan) + "\nPredicted\n" + prediction_text(input, plan) +
+          "\nNodes\n";
   for (const DeviceReason& reason : plan.reasons)
     text += "  " + plan.devices[static_cast<size_t>(reason.device)] + ": " + reason.text + "\n";
   return text;

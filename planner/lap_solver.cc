@@ -1,10 +1,11 @@
-// A* over partial solutions (used devices S, last device k, units covered i), with a lower bound from a Lagrangian
-// relaxation: let each device on the path take any of its feasible segments, wherever it lies, and pay a price per unit left
-// uncovered or covered twice. What remains is a shortest path over sets, R[S][k], one Held-Karp table for all i at once:
+// A* over partial solutions (used devices S, last device k, units covered i), with a lower bound from a
+// Lagrangian relaxation: let each device on the path take any of its feasible segments, wherever it lies, and
+// pay a price per unit left uncovered or covered twice. What remains is a shortest path over sets, R[S][k],
+// one Held-Karp table for all i at once:
 //     cost of completing (S, k, i)  >=  R[S][k] + price of the units from i on.
-// The price is tuned at the root by intersecting the two lines that bracket the maximum of the (concave) bound. The bound is
-// consistent, so the first completed solution that is no worse than the best open bound is optimal.
-// (Held and Karp 1962 for the table; Fisher 1981 for the relaxation.)
+// The price is tuned at the root by intersecting the two lines that bracket the maximum of the (concave)
+// bound. The bound is consistent, so the first completed solution that is no worse than the best open bound
+// is optimal. (Held and Karp 1962 for the table; Fisher 1981 for the relaxation.)
 #include "planner/lap_solver.h"
 
 #include <algorithm>
@@ -18,8 +19,8 @@ namespace shoal {
 namespace {
 
 constexpr int kTuneStepsMax = 10;
-constexpr size_t kLanes = 8;                // types looked at together in the inner loop
-constexpr double kSmallGap = 0.003;           // below it the search is shorter than more tuning
+constexpr size_t kLanes = 8;              // types looked at together in the inner loop
+constexpr double kSmallGap = 0.003;       // below it the search is shorter than more tuning
 constexpr double kRelativeSlack = 1e-12;  // two laps nearer than this are the same
 
 struct Priced {
@@ -67,9 +68,7 @@ class LapSearch {
     std::vector<int> order;
   };
 
-  size_t node(size_t set, int type) const {
-    return set * width_ + static_cast<size_t>(type);
-  }
+  size_t node(size_t set, int type) const { return set * width_ + static_cast<size_t>(type); }
   double weight(int begin, int end) const {
     return weight_[static_cast<size_t>(end)] - weight_[static_cast<size_t>(begin)];
   }
@@ -87,8 +86,8 @@ class LapSearch {
 
   double gap() const { return open_bound_ > 0 ? best_seconds_ / open_bound_ - 1 : kUnusable; }
 
-  // A unit's weight is its mean time over the devices, or its memory; the two ends are not priced, for any path has
-  // them once.
+  // A unit's weight is its mean time over the devices, or its memory; the two ends are not priced, for any
+  // path has them once.
   void weigh_by_time() {
     weight_.assign(static_cast<size_t>(chain_.units) + 1, 0);
     for (int u = 1; u <= chain_.units; ++u) {
@@ -102,11 +101,12 @@ class LapSearch {
     }
   }
   void weigh_by_memory() {
-    for (size_t u = 1; u < weight_.size(); ++u) weight_[u] = weight_[u - 1] + std::max(chain_.unit_bytes[u - 1], 1e-3);
+    for (size_t u = 1; u < weight_.size(); ++u)
+      weight_[u] = weight_[u - 1] + std::max(chain_.unit_bytes[u - 1], 1e-3);
   }
 
-  // Tunes with either weight, unless the first leaves next to no gap, and keeps the tables of the better one. False: proven
-  // that there is no solution.
+  // Tunes with either weight, unless the first leaves next to no gap, and keeps the tables of the better one.
+  // False: proven that there is no solution.
   bool tune() {
     weigh_by_time();
     if (!tune_price()) return false;
@@ -180,8 +180,8 @@ class LapSearch {
       for (int end = chain_.first_units_min(); end <= chain_.reach_of(t, 0); ++end) {
         const bool whole = end == chain_.units;
         const double after = whole ? chain_.finish[static_cast<size_t>(t)] : rest_[node(first_set(t), t)];
-        const double value =
-            chain_.entry[static_cast<size_t>(t)] + chain_.seconds(t, 0, end) - price_ * weight(0, end) + after;
+        const double value = chain_.entry[static_cast<size_t>(t)] + chain_.seconds(t, 0, end) -
+                             price_ * weight(0, end) + after;
         if (value >= root.value) continue;
         root.value = value;
         root.covered = weight(0, end);
@@ -352,18 +352,18 @@ class LapSearch {
 
   const Chain& chain_;
   const CountIndex index_;
-  std::vector<double> weight_;         // [units + 1] weight of the units before u
-  size_t width_ = 0;                   // types, padded
-  std::vector<double> hop_to_;         // [to type][width_ from types]
-  double price_ = 0;                   // of a unit of weight 1, in seconds
-  std::vector<Priced> middle_, final_; // [types]
-  std::vector<double> rest_;           // [sets][width_]
-  std::vector<int32_t> block_of_;      // [sets][width_] index into blocks_ or -1
+  std::vector<double> weight_;          // [units + 1] weight of the units before u
+  size_t width_ = 0;                    // types, padded
+  std::vector<double> hop_to_;          // [to type][width_ from types]
+  double price_ = 0;                    // of a unit of weight 1, in seconds
+  std::vector<Priced> middle_, final_;  // [types]
+  std::vector<double> rest_;            // [sets][width_]
+  std::vector<int32_t> block_of_;       // [sets][width_] index into blocks_ or -1
   std::vector<std::vector<Label>> blocks_;
   std::priority_queue<Open> open_;
   std::vector<Segment> best_;
   double best_seconds_ = kUnusable;
-  double open_bound_ = 0;              // no solution is better than this
+  double open_bound_ = 0;  // no solution is better than this
   const size_t labels_max_;
   size_t labels_ = 0;
 };

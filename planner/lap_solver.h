@@ -1,4 +1,5 @@
-// Exact search for the chain's segments with the shortest lap: computing and hops of one step, with entry and finish.
+// Exact search for the chain's segments with the shortest lap: computing and hops of one step, with entry and
+// finish.
 #pragma once
 
 #include <optional>
@@ -14,16 +15,17 @@ inline constexpr size_t kLapLabelsMax = 4'000'000;
 struct LapSolution {
   std::vector<Segment> segments;
   double seconds = 0;
-  double gap = 0;             // 0: proven best
+  double gap = 0;  // 0: proven best
 };
 
 struct LapResult {
   std::optional<LapSolution> solution;
-  bool proven = true;         // false without a solution: the search gave up, feasibility is not known
-  size_t labels = 0;          // partial solutions looked at
+  bool proven = true;  // false without a solution: the search gave up, feasibility is not known
+  size_t labels = 0;   // partial solutions looked at
 };
 
 // `known`: a feasible solution to start from, or empty. The chain's states must not exceed kSearchStatesMax.
-LapResult solve_lap(const Chain& chain, const std::vector<Segment>& known = {}, size_t labels_max = kLapLabelsMax);
+LapResult solve_lap(const Chain& chain, const std::vector<Segment>& known = {},
+                    size_t labels_max = kLapLabelsMax);
 
 }  // namespace shoal

@@ -1,5 +1,6 @@
-// Plans and device profiles as JSON. Reading trusts nothing: sizes are bounded before parsing, depth by the parser, and every
-// field is checked for kind and range; what a Plan promises of itself is checked at the end.
+// Plans and device profiles as JSON. Reading trusts nothing: sizes are bounded before parsing, depth by the
+// parser, and every field is checked for kind and range; what a Plan promises of itself is checked at the
+// end.
 #include <boost/json.hpp>
 #include <cmath>
 
@@ -19,7 +20,9 @@ struct BadJson {
   std::string message;
 };
 
-[[noreturn]] void bad(const std::string& what) { throw BadJson{what}; }
+[[noreturn]] void bad(const std::string& what) {
+  throw BadJson{what};
+}
 
 const json::value& member(const json::object& object, const char* key) {
   const json::value* value = object.if_contains(key);
@@ -33,17 +36,21 @@ const json::object& as_object(const json::value& value, const char* key) {
   return *object;
 }
 
-const json::object& get_object(const json::object& object, const char* key) { return as_object(member(object, key), key); }
+const json::object& get_object(const json::object& object, const char* key) {
+  return as_object(member(object, key), key);
+}
 
 const json::array& get_array(const json::object& object, const char* key, size_t size_max) {
   const json::array* array = member(object, key).if_array();
-  if (!array || array->size() > size_max) bad(std::string("\"") + key + "\" must be a list of at most " + std::to_string(size_max));
+  if (!array || array->size() > size_max)
+    bad(std::string("\"") + key + "\" must be a list of at most " + std::to_string(size_max));
   return *array;
 }
 
 std::string text_of(const json::value& value, const char* key, size_t size_max) {
   const json::string* text = value.if_string();
-  if (!text || text->size() > size_max) bad(std::string("\"") + key + "\" must be a text of at most " + std::to_string(size_max) + " bytes");
+  if (!text || text->size() > size_max)
+    bad(std::string("\"") + key + "\" must be a text of at most " + std::to_string(size_max) + " bytes");
   return std::string(*text);
 }
 
@@ -80,11 +87,14 @@ double number_of(const json::value& value, const char* key) {
   if (const double* real = value.if_double()) number = *real;
   if (const int64_t* whole = value.if_int64()) number = static_cast<double>(*whole);
   if (const uint64_t* large = value.if_uint64()) number = static_cast<double>(*large);
-  if (!std::isfinite(number) || number < 0) bad(std::string("\"") + key + "\" must be a number, not negative");
+  if (!std::isfinite(number) || number < 0)
+    bad(std::string("\"") + key + "\" must be a number, not negative");
   return number;
 }
 
-double get_number(const json::object& object, const char* key) { return number_of(member(object, key), key); }
+double get_number(const json::object& object, const char* key) {
+  return number_of(member(object, key), key);
+}
 
 json::object memory_json(const MemoryUse& memory) {
   return {{"weights", memory.weights}, {"kv", memory.kv}, {"scratch", memory.scratch}, {"base", memory.base}};
@@ -92,8 +102,8 @@ json::object memory_json(const MemoryUse& memory) {
 
 MemoryUse read_memory(const json::object& object) {
   constexpr uint64_t kMax = uint64_t{1} << 61;  // the sum of four does not overflow
-  return {get_unsigned(object, "weights", kMax), get_unsigned(object, "kv", kMax), get_unsigned(object, "scratch", kMax),
-          get_unsigned(object, "base", kMax)};
+  return {get_unsigned(object, "weights", kMax), get_unsigned(object, "kv", kMax),
+          get_unsigned(object, "scratch", kMax), get_unsigned(object, "base", kMax)};
 }
 
 json::object decision_json(const StageAssignment& stage) {
@@ -135,11 +145,12 @@ StageAssignment read_stage(const json::object& object, int devices, int n_layer)
 
 json::object prediction_json(const Prediction& predicted) {
   const Bottleneck& slowest = predicted.bottleneck;
-  return {{"seconds_per_token", predicted.seconds_per_token},
-          {"tokens_per_second", predicted.tokens_per_second},
-          {"first_token_seconds", predicted.first_token_seconds},
-          {"bottleneck",
-           {{"link", slowest.link}, {"from", slowest.from}, {"to", slowest.to}, {"seconds", slowest.seconds}}}};
+  return {
+      {"seconds_per_token", predicted.seconds_per_token},
+      {"tokens_per_second", predicted.tokens_per_second},
+      {"first_token_seconds", predicted.first_token_seconds},
+      {"bottleneck",
+       {{"link", slowest.link}, {"from", slowest.from}, {"to", slowest.to}, {"seconds", slowest.seconds}}}};
 }
 
 Prediction read_prediction(const json::object& object, int devices) {
@@ -162,16 +173,20 @@ void check_stages(const Plan& plan) {
   for (size_t i = 0; i < stages.size(); ++i) {
     const StageAssignment& stage = stages[i];
     const bool last = i + 1 == stages.size();
-    if (stage.layer_begin != next || stage.layer_end < next) bad("the stages do not hold every layer once, in order");
+    if (stage.layer_begin != next || stage.layer_end < next)
+      bad("the stages do not hold every layer once, in order");
     next = stage.layer_end;
-    if (stage.embedding != (i == 0) || stage.output != last) bad("the embedding must be in the first stage and the output head in the last");
+    if (stage.embedding != (i == 0) || stage.output != last)
+      bad("the embedding must be in the first stage and the output head in the last");
     if (stage.layers() == 0 && !stage.embedding && !stage.output) bad("a stage is empty");
-    const bool home = last && stage.layers() == 0 && plan.keep_on_head == KeepOnHead::kEnds && stage.device == stages.front().device;
+    const bool home = last && stage.layers() == 0 && plan.keep_on_head == KeepOnHead::kEnds &&
+                      stage.device == stages.front().device;
     if (seen[static_cast<size_t>(stage.device)] && !home) bad("a node has two stages");
     seen[static_cast<size_t>(stage.device)] = true;
   }
   if (next != plan.n_layer) bad("the stages do not hold every layer once, in order");
-  if (plan.keep_on_head != KeepOnHead::kNone && (stages.front().device != plan.head || stages.front().layers() == 0))
+  if (plan.keep_on_head != KeepOnHead::kNone &&
+      (stages.front().device != plan.head || stages.front().layers() == 0))
     bad("layer 0 is not on the head, which \"keep_on_head\" demands");
   if (plan.keep_on_head == KeepOnHead::kEnds && stages.back().device != plan.head)
     bad("the output head is not on the head, which \"keep_on_head\" demands");
@@ -208,8 +223,8 @@ Plan read_plan(const json::object& object) {
   plan.predicted = read_prediction(get_object(object, "predicted"), devices);
   for (const json::value& value : get_array(object, "reasons", kPlanDevicesMax)) {
     const json::object& reason = as_object(value, "reasons");
-    plan.reasons.push_back(
-        {get_int(reason, "device", devices - 1), get_bool(reason, "used"), get_text(reason, "text", kReasonBytesMax)});
+    plan.reasons.push_back({get_int(reason, "device", devices - 1), get_bool(reason, "used"),
+                            get_text(reason, "text", kReasonBytesMax)});
   }
   check_stages(plan);
   return plan;
@@ -254,8 +269,11 @@ DeviceProfile read_device(const json::object& object) {
 // Parses `text` and reads it with `reader`; any fault becomes an Error that names `what`.
 template <class T, class Reader>
 Result<T> read_json(std::string_view text, const char* what, Reader reader) {
-  const auto invalid = [&](const std::string& why) { return Error{Errc::kInvalidInput, std::string(what) + ": " + why}; };
-  if (text.size() > kPlanJsonBytesMax) return invalid("longer than " + std::to_string(kPlanJsonBytesMax) + " bytes");
+  const auto invalid = [&](const std::string& why) {
+    return Error{Errc::kInvalidInput, std::string(what) + ": " + why};
+  };
+  if (text.size() > kPlanJsonBytesMax)
+    return invalid("longer than " + std::to_string(kPlanJsonBytesMax) + " bytes");
   boost::system::error_code error;
   const json::value value = json::parse(json::string_view(text.data(), text.size()), error);
   if (error) return invalid("not JSON: " + error.message());
@@ -286,22 +304,25 @@ std::string plan_to_json(const Plan& plan) {
   return json::serialize(object);
 }
 
-Result<Plan> plan_from_json(std::string_view text) { return read_json<Plan>(text, "plan", read_plan); }
+Result<Plan> plan_from_json(std::string_view text) {
+  return read_json<Plan>(text, "plan", read_plan);
+}
 
 std::string device_profile_to_json(const DeviceProfile& device) {
-  const json::object object{{"name", device.name},
-                            {"type", device.type},
-                            {"memory_bytes", device.memory_bytes},
-                            {"decode_layer", points_json(device.decode_layer)},
-                            {"output_head", points_json(device.output_head)},
-                            {"embedding_row_seconds", device.embedding_row_seconds},
-                            {"prefill_layer_row_seconds", device.prefill_layer_row_seconds},
-                            {"layer_scale", json::array(device.layer_scale.begin(), device.layer_scale.end())},
-                            {"idle_watts", device.idle_watts},
-                            {"busy_watts", device.busy_watts},
-                            {"trusted", device.trusted},
-                            {"layers_max", device.layers_max},
-                            {"allowed", device.allowed}};
+  const json::object object{
+      {"name", device.name},
+      {"type", device.type},
+      {"memory_bytes", device.memory_bytes},
+      {"decode_layer", points_json(device.decode_layer)},
+      {"output_head", points_json(device.output_head)},
+      {"embedding_row_seconds", device.embedding_row_seconds},
+      {"prefill_layer_row_seconds", device.prefill_layer_row_seconds},
+      {"layer_scale", json::array(device.layer_scale.begin(), device.layer_scale.end())},
+      {"idle_watts", device.idle_watts},
+      {"busy_watts", device.busy_watts},
+      {"trusted", device.trusted},
+      {"layers_max", device.layers_max},
+      {"allowed", device.allowed}};
   return json::serialize(object);
 }
 

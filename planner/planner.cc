@@ -15,7 +15,8 @@ namespace {
 constexpr size_t kTieLabelsMax = 20'000;
 constexpr double kSame = 1 + 1e-12;  // values nearer than this are equal
 
-std::vector<StageAssignment> stages_of(const PlanInput& input, const Chain& chain, const std::vector<Segment>& segments) {
+std::vector<StageAssignment> stages_of(const PlanInput& input, const Chain& chain,
+                                       const std::vector<Segment>& segments) {
   const int n = input.model.n_layer;
   std::vector<size_t> taken(static_cast<size_t>(chain.types), 0);
   std::vector<StageAssignment> stages;
@@ -48,7 +49,8 @@ std::vector<StageAssignment> whole_on_head(const PlanInput& input) {
   return {stage};
 }
 
-double lap_of_full_step(const std::vector<StageAssignment>& stages, const CostModel& cost, const PlanInput& input) {
+double lap_of_full_step(const std::vector<StageAssignment>& stages, const CostModel& cost,
+                        const PlanInput& input) {
   const auto rows = static_cast<uint64_t>(input.workload.concurrency);
   int from = input.constraints.head;
   uint64_t bytes = input.model.token_bytes_per_row * rows;
@@ -73,9 +75,10 @@ bool better(const PlanInput& input, const CostModel& cost, std::vector<StageAssi
 
 void check_size(const Chain& chain) {
   if (CountIndex(chain).fits) return;
-  throw SetupError("plan: " + std::to_string(chain.types) +
-                   " kinds of nodes are more than can be planned exactly (about 20 different ones, or more where many are "
-                   "alike in profile and links); exclude some nodes or give the layers by hand");
+  throw SetupError(
+      "plan: " + std::to_string(chain.types) +
+      " kinds of nodes are more than can be planned exactly (about 20 different ones, or more where many are "
+      "alike in profile and links); exclude some nodes or give the layers by hand");
 }
 
 struct Found {

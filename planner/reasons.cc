@@ -18,12 +18,14 @@ std::string percent(double fraction) {
 
 std::string rate(double tokens_per_second) {
   std::array<char, 48> text;
-  std::snprintf(text.data(), text.size(), "%.*f tokens/s", tokens_per_second < 100 ? 1 : 0, tokens_per_second);
+  std::snprintf(text.data(), text.size(), "%.*f tokens/s", tokens_per_second < 100 ? 1 : 0,
+                tokens_per_second);
   return text.data();
 }
 
 bool uses(const std::vector<StageAssignment>& stages, int device) {
-  return std::any_of(stages.begin(), stages.end(), [&](const StageAssignment& s) { return s.device == device; });
+  return std::any_of(stages.begin(), stages.end(),
+                     [&](const StageAssignment& s) { return s.device == device; });
 }
 
 std::string used_text(const PlanInput& input, const std::vector<StageAssignment>& stages,
@@ -40,12 +42,14 @@ std::string used_text(const PlanInput& input, const std::vector<StageAssignment>
   }
   const DeviceProfile& profile = input.devices[static_cast<size_t>(device)];
   const uint64_t used = device_memory(stages, device).total();
-  std::string text = "holds " + what + ": " + format_seconds(seconds) + " a token, " + format_bytes(used) + " of " +
-                     format_bytes(profile.memory_bytes);
-  const uint64_t least_layer = *std::min_element(input.model.layer_bytes.begin(), input.model.layer_bytes.end()) +
-                               *std::min_element(input.model.layer_kv_bytes.begin(), input.model.layer_kv_bytes.end());
+  std::string text = "holds " + what + ": " + format_seconds(seconds) + " a token, " + format_bytes(used) +
+                     " of " + format_bytes(profile.memory_bytes);
+  const uint64_t least_layer =
+      *std::min_element(input.model.layer_bytes.begin(), input.model.layer_bytes.end()) +
+      *std::min_element(input.model.layer_kv_bytes.begin(), input.model.layer_kv_bytes.end());
   if (profile.memory_bytes < used + least_layer) text += "; full, not one more layer fits";
-  if (!predicted.bottleneck.link && predicted.bottleneck.from == device) text += "; the bottleneck of a full pipeline";
+  if (!predicted.bottleneck.link && predicted.bottleneck.from == device)
+    text += "; the bottleneck of a full pipeline";
   return text;
 }
 
@@ -80,19 +84,21 @@ double value_with(const PlanInput& input, const Chain& chain, const std::vector<
 }
 
 std::string cost_text(const PlanInput& input, double value, const Prediction& predicted) {
-  if (value == kUnusable) return "left out: no plan found that includes it fits memory, links and constraints";
+  if (value == kUnusable)
+    return "left out: no plan found that includes it fits memory, links and constraints";
   if (input.objective == Objective::kLatency) {
     const double now = predicted.seconds_per_token;
-    return "left out: with it a token would take " + format_seconds(value) + " instead of " + format_seconds(now) + ", " +
-           percent(now > 0 ? value / now - 1 : 0) + " more";
+    return "left out: with it a token would take " + format_seconds(value) + " instead of " +
+           format_seconds(now) + ", " + percent(now > 0 ? value / now - 1 : 0) + " more";
   }
   const double now = predicted.bottleneck.seconds;
   if (value <= now * (1 + 1e-9))
     return "left out: it would not raise the throughput, which " +
-           (predicted.bottleneck.link ? std::string("a link") : "another node") + " limits, and would lengthen the lap";
+           (predicted.bottleneck.link ? std::string("a link") : "another node") +
+           " limits, and would lengthen the lap";
   const double rows = input.workload.concurrency;
-  return "left out: with it " + rate(rows / value) + " instead of " + rate(rows / now) + ", " + percent(1 - now / value) +
-         " less";
+  return "left out: with it " + rate(rows / value) + " instead of " + rate(rows / now) + ", " +
+         percent(1 - now / value) + " less";
 }
 
 std::string unused_text(const PlanInput& input, const CostModel& cost, const Chain& chain,
@@ -100,7 +106,8 @@ std::string unused_text(const PlanInput& input, const CostModel& cost, const Cha
   const int device = chain.members[static_cast<size_t>(type)].front();
   const DeviceProfile& profile = input.devices[static_cast<size_t>(device)];
   bool holds_any = false;
-  for (int begin = 0; begin < chain.units; ++begin) holds_any = holds_any || chain.reach_of(type, begin) > begin;
+  for (int begin = 0; begin < chain.units; ++begin)
+    holds_any = holds_any || chain.reach_of(type, begin) > begin;
   if (!holds_any) {
     uint64_t least = ~uint64_t{0};
     for (int i = 0; i < input.model.n_layer; ++i)
@@ -123,7 +130,8 @@ std::vector<DeviceReason> device_reasons(const PlanInput& input, const CostModel
     order.push_back(type_of(chain, stage.device));
   }
   std::vector<DeviceReason> reasons;
-  std::vector<std::string> text_of_type(static_cast<size_t>(chain.types));  // left-out devices of a type: one answer
+  std::vector<std::string> text_of_type(
+      static_cast<size_t>(chain.types));  // left-out devices of a type: one answer
   for (int device = 0; device < static_cast<int>(input.devices.size()); ++device) {
     if (uses(stages, device)) {
       reasons.push_back({device, true, used_text(input, stages, predicted, device)});
@@ -147,16 +155,19 @@ std::vector<DeviceReason> manual_reasons(const PlanInput& input, std::vector<Sta
   for (int device = 0; device < static_cast<int>(input.devices.size()); ++device) {
     const bool used = uses(stages, device);
     reasons.push_back(
-        {device, used, used ? used_text(input, stages, predicted, device) : "left out: given no layers by hand"});
+        {device, used,
+         used ? used_text(input, stages, predicted, device) : "left out: given no layers by hand"});
   }
   return reasons;
 }
 
 std::string why_infeasible(const PlanInput& input, const std::vector<StageAssignment>& stages) {
-  const int n = input.model.n_layer, devices = static_cast<int>(input.devices.size()), head = input.constraints.head;
+  const int n = input.model.n_layer, devices = static_cast<int>(input.devices.size()),
+            head = input.constraints.head;
   const Constraints& constraints = input.constraints;
   const auto name = [&](int device) { return "node " + input.devices[static_cast<size_t>(device)].name; };
-  if (stages.empty() || !stages.front().embedding || !stages.back().output) return "the pipeline lacks an end";
+  if (stages.empty() || !stages.front().embedding || !stages.back().output)
+    return "the pipeline lacks an end";
   const bool ends = constraints.keep_on_head == KeepOnHead::kEnds;
   int next = 0;
   for (size_t i = 0; i < stages.size(); ++i) {
@@ -165,8 +176,10 @@ std::string why_infeasible(const PlanInput& input, const std::vector<StageAssign
     if (stage.layer_begin != next || stage.layer_end < next || stage.layer_end > n)
       return name(stage.device) + " does not continue the layers at layer " + std::to_string(next);
     next = stage.layer_end;
-    if (stage.embedding != (i == 0) || stage.output != (i + 1 == stages.size())) return "an end is given twice";
-    if (stage.layers() == 0 && !stage.embedding && !stage.output) return name(stage.device) + " has an empty stage";
+    if (stage.embedding != (i == 0) || stage.output != (i + 1 == stages.size()))
+      return "an end is given twice";
+    if (stage.layers() == 0 && !stage.embedding && !stage.output)
+      return name(stage.device) + " has an empty stage";
     for (size_t j = 0; j < i; ++j) {
       const bool home = ends && j == 0 && i + 1 == stages.size() && i > 1 && stage.layers() == 0;
       if (stages[j].device == stage.device && !home) return name(stage.device) + " has two stages";
@@ -178,31 +191,38 @@ std::string why_infeasible(const PlanInput& input, const std::vector<StageAssign
     if (profile.layers_max > 0 && stage.layers() > profile.layers_max)
       return name(stage.device) + " has " + std::to_string(stage.layers()) + " layers and may have at most " +
              std::to_string(profile.layers_max);
-    const bool secret_first = constraints.trusted_first_layers > 0 &&
-                              (stage.embedding || (stage.layers() > 0 && stage.layer_begin < constraints.trusted_first_layers));
-    const bool secret_last = constraints.trusted_last_layers > 0 &&
-                             (stage.output || (stage.layers() > 0 && stage.layer_end > n - constraints.trusted_last_layers));
+    const bool secret_first =
+        constraints.trusted_first_layers > 0 &&
+        (stage.embedding || (stage.layers() > 0 && stage.layer_begin < constraints.trusted_first_layers));
+    const bool secret_last =
+        constraints.trusted_last_layers > 0 &&
+        (stage.output || (stage.layers() > 0 && stage.layer_end > n - constraints.trusted_last_layers));
     if (!profile.trusted && (secret_first || secret_last))
       return name(stage.device) + " is not trusted with the layers it is given";
   }
   if (next != n) return "no node has " + layers_text(next, n);
-  if (constraints.keep_on_head != KeepOnHead::kNone && (stages.front().device != head || stages.front().layers() < 1))
-    return "keep-on-head " + std::string(to_string(constraints.keep_on_head)) + ": layer 0 must be on " + name(head);
-  if (ends && stages.back().device != head) return "keep-on-head ends: the output head must be on " + name(head);
+  if (constraints.keep_on_head != KeepOnHead::kNone &&
+      (stages.front().device != head || stages.front().layers() < 1))
+    return "keep-on-head " + std::string(to_string(constraints.keep_on_head)) + ": layer 0 must be on " +
+           name(head);
+  if (ends && stages.back().device != head)
+    return "keep-on-head ends: the output head must be on " + name(head);
   std::vector<StageAssignment> filled = stages;
   evaluate(input, filled);
   for (size_t i = 0; i < filled.size(); ++i) {
     const int device = filled[i].device, to = i + 1 < filled.size() ? filled[i + 1].device : head;
     if (filled[i].hop_in_seconds == kUnusable || filled[i].hop_out_seconds == kUnusable)
       return "there is no usable link between " + name(device) + " and " +
-             name(filled[i].hop_out_seconds == kUnusable ? to : i == 0 ? head : filled[i - 1].device);
+             name(filled[i].hop_out_seconds == kUnusable ? to
+                  : i == 0                               ? head
+                                                         : filled[i - 1].device);
     const MemoryUse use = device_memory(filled, device);
     const uint64_t budget = input.devices[static_cast<size_t>(device)].memory_bytes;
     if (use.total() > budget)
-      return name(device) + " has " + format_bytes(budget) + " and its layers need " + format_bytes(use.total()) +
-             " (weights " + format_bytes(use.weights) + ", KV cache " + format_bytes(use.kv) + ", scratch " +
-             format_bytes(use.scratch) + ", process " + format_bytes(use.base) + "): " +
-             format_bytes(use.total() - budget) + " are missing";
+      return name(device) + " has " + format_bytes(budget) + " and its layers need " +
+             format_bytes(use.total()) + " (weights " + format_bytes(use.weights) + ", KV cache " +
+             format_bytes(use.kv) + ", scratch " + format_bytes(use.scratch) + ", process " +
+             format_bytes(use.base) + "): " + format_bytes(use.total() - budget) + " are missing";
   }
   return {};
 }

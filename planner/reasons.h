@@ -6,8 +6,9 @@
 
 namespace shoal {
 
-// One a device, in device order. What including a left-out device would cost is found by trying it at every place of the
-// chosen order with exact cuts: a figure that can be reached, though not always the best that could.
+// One a device, in device order. What including a left-out device would cost is found by trying it at every
+// place of the chosen order with exact cuts: a figure that can be reached, though not always the best that
+// could.
 std::vector<DeviceReason> device_reasons(const PlanInput& input, const CostModel& cost, const Chain& chain,
                                          std::vector<StageAssignment> stages);
 std::vector<DeviceReason> manual_reasons(const PlanInput& input, std::vector<StageAssignment> stages);

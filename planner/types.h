@@ -1,9 +1,10 @@
-// What the planner reads and what it returns: plain values, no behaviour but small accessors, no threads, no I/O.
+// What the planner reads and what it returns: plain values, no behaviour but small accessors, no threads, no
+// I/O.
 //
-// A model is a row of *units*: the embedding, each layer, the output head. A plan cuts that row into contiguous stages and
-// gives each stage to one device; a device holds at most one stage, except that with KeepOnHead::kEnds the head device
-// also holds a last stage that is the output head alone. Layer indices are global and ranges half-open. Devices are indices into
-// PlanInput::devices.
+// A model is a row of *units*: the embedding, each layer, the output head. A plan cuts that row into
+// contiguous stages and gives each stage to one device; a device holds at most one stage, except that with
+// KeepOnHead::kEnds the head device also holds a last stage that is the output head alone. Layer indices are
+// global and ranges half-open. Devices are indices into PlanInput::devices.
 #pragma once
 
 #include <cstdint>
@@ -12,10 +13,10 @@
 
 namespace shoal {
 
-inline constexpr int kPlanDevicesMax = 1024;      // devices named in one plan
-inline constexpr int kPlanLayersMax = 4096;       // layers of one model
-inline constexpr int kPlanRowsMax = 1 << 20;      // rows of a step, tokens of a prompt
-inline constexpr int kPrefillChunkRows = 32;      // rows of one prompt chunk that the prediction assumes
+inline constexpr int kPlanDevicesMax = 1024;  // devices named in one plan
+inline constexpr int kPlanLayersMax = 4096;   // layers of one model
+inline constexpr int kPlanRowsMax = 1 << 20;  // rows of a step, tokens of a prompt
+inline constexpr int kPrefillChunkRows = 32;  // rows of one prompt chunk that the prediction assumes
 
 enum class Objective { kLatency, kThroughput };
 
@@ -35,15 +36,15 @@ struct ModelProfile {
   std::vector<uint64_t> layer_bytes;     // [n_layer] weights
   std::vector<uint64_t> layer_kv_bytes;  // [n_layer] KV cache for the chosen context and sequences
   uint64_t output_bytes = 0;             // output norm, and the head matrix unless tied
-  bool tied_output = false;              // the head's matrix is the embedding: a device with the output head needs
-                                         // embedding_bytes too, once
-  uint64_t shared_bytes = 0;             // for every device with at least one layer (rope factors, ...)
-  uint64_t scratch_bytes = 0;            // activations and scratch of one stage
-  uint64_t scratch_output_bytes = 0;     // more of it in the stage with the output head (logits)
-  uint64_t base_bytes = 0;               // one process before it holds any of the model
-  uint64_t hidden_bytes_per_row = 0;     // what crosses a link between stages (n_embd * 4 with f32)
-  uint64_t token_bytes_per_row = 8;      // what reaches a first stage that is not on the head
-  uint64_t result_bytes_per_row = 256;   // what the last stage sends home
+  bool tied_output = false;    // the head's matrix is the embedding: a device with the output head needs
+                               // embedding_bytes too, once
+  uint64_t shared_bytes = 0;   // for every device with at least one layer (rope factors, ...)
+  uint64_t scratch_bytes = 0;  // activations and scratch of one stage
+  uint64_t scratch_output_bytes = 0;    // more of it in the stage with the output head (logits)
+  uint64_t base_bytes = 0;              // one process before it holds any of the model
+  uint64_t hidden_bytes_per_row = 0;    // what crosses a link between stages (n_embd * 4 with f32)
+  uint64_t token_bytes_per_row = 8;     // what reaches a first stage that is not on the head
+  uint64_t result_bytes_per_row = 256;  // what the last stage sends home
 };
 
 // A measured time for a number of rows.
@@ -53,23 +54,24 @@ struct RowSeconds {
   bool operator==(const RowSeconds&) const = default;
 };
 
-// Times are linear between the points of a list, constant per row before the first point's rows are reached (a step of
-// fewer rows costs as much as the first point), and continue the last two points' slope beyond the last; a single
-// point is proportional to rows beyond itself.
+// Times are linear between the points of a list, constant per row before the first point's rows are reached
+// (a step of fewer rows costs as much as the first point), and continue the last two points' slope beyond the
+// last; a single point is proportional to rows beyond itself.
 struct DeviceProfile {
   std::string name;
-  std::string type;                          // for people only ("pi5"); never decides anything
-  uint64_t memory_bytes = 0;                 // budget for everything the process holds
-  std::vector<RowSeconds> decode_layer;      // one average layer, decode, by rows of the step
-  std::vector<RowSeconds> output_head;       // by rows that ask for logits
+  std::string type;                      // for people only ("pi5"); never decides anything
+  uint64_t memory_bytes = 0;             // budget for everything the process holds
+  std::vector<RowSeconds> decode_layer;  // one average layer, decode, by rows of the step
+  std::vector<RowSeconds> output_head;   // by rows that ask for logits
   double embedding_row_seconds = 0;
-  double prefill_layer_row_seconds = 0;      // one average layer, one row of a prompt chunk
-  std::vector<double> layer_scale;           // [n_layer] or empty: layer i costs scale[i] average layers; empty: by bytes
-  double idle_watts = 0;                     // 0: unknown
+  double prefill_layer_row_seconds = 0;  // one average layer, one row of a prompt chunk
+  std::vector<double>
+      layer_scale;        // [n_layer] or empty: layer i costs scale[i] average layers; empty: by bytes
+  double idle_watts = 0;  // 0: unknown
   double busy_watts = 0;
   bool trusted = true;
-  int layers_max = 0;                        // 0: as many as fit
-  bool allowed = true;                       // false: this device takes no stage
+  int layers_max = 0;   // 0: as many as fit
+  bool allowed = true;  // false: this device takes no stage
   bool operator==(const DeviceProfile&) const = default;
 };
 
@@ -80,7 +82,8 @@ struct LinkProfile {
   bool operator==(const LinkProfile&) const = default;
 };
 
-// Every directed link between `devices` devices; what is never set is `fallback`. A device to itself costs nothing.
+// Every directed link between `devices` devices; what is never set is `fallback`. A device to itself costs
+// nothing.
 class LinkTable {
  public:
   LinkTable() = default;
@@ -146,13 +149,13 @@ struct StageAssignment {
   int layer_end = 0;
   bool output = false;
 
-  double seconds = 0;           // computing a step of 1 row
-  double full_seconds = 0;      // computing a step of `concurrency` rows
-  double hop_in_seconds = 0;    // the message that reaches this stage, 1 row: latency + bytes / bandwidth
-  double hop_out_seconds = 0;   // the message it sends on (from the last stage: to the head), 1 row
-  double full_hop_in_seconds = 0;   // how long `concurrency` rows occupy the link: bytes / bandwidth
+  double seconds = 0;              // computing a step of 1 row
+  double full_seconds = 0;         // computing a step of `concurrency` rows
+  double hop_in_seconds = 0;       // the message that reaches this stage, 1 row: latency + bytes / bandwidth
+  double hop_out_seconds = 0;      // the message it sends on (from the last stage: to the head), 1 row
+  double full_hop_in_seconds = 0;  // how long `concurrency` rows occupy the link: bytes / bandwidth
   double full_hop_out_seconds = 0;
-  MemoryUse memory;             // of this stage; a device's base, and a tied embedding, count in its first stage
+  MemoryUse memory;  // of this stage; a device's base, and a tied embedding, count in its first stage
   int layers() const { return layer_end - layer_begin; }
   bool operator==(const StageAssignment&) const = default;
 };
@@ -166,10 +169,10 @@ struct Bottleneck {
 };
 
 struct Prediction {
-  double seconds_per_token = 0;       // one stream: all computing and all hops of one lap, with the return hop
-  double tokens_per_second = 0;       // pipeline full of steps of `concurrency` rows: concurrency / bottleneck
-  double first_token_seconds = 0;     // a prompt of the workload's length, in chunks of kPrefillChunkRows, alone
-  Bottleneck bottleneck;              // of the full pipeline
+  double seconds_per_token = 0;    // one stream: all computing and all hops of one lap, with the return hop
+  double tokens_per_second = 0;    // pipeline full of steps of `concurrency` rows: concurrency / bottleneck
+  double first_token_seconds = 0;  // a prompt of the workload's length, in chunks of kPrefillChunkRows, alone
+  Bottleneck bottleneck;           // of the full pipeline
   bool operator==(const Prediction&) const = default;
 };
 
@@ -186,11 +189,11 @@ struct Plan {
   bool manual = false;
   int head = 0;
   int n_layer = 0;
-  std::vector<std::string> devices;      // names, by device index
-  std::vector<StageAssignment> stages;   // pipeline order
+  std::vector<std::string> devices;     // names, by device index
+  std::vector<StageAssignment> stages;  // pipeline order
   Prediction predicted;
-  double gap = 0;                        // 0: proven best. Else the objective may be this fraction above the best possible.
-  std::vector<DeviceReason> reasons;     // one a device, in device order
+  double gap = 0;  // 0: proven best. Else the objective may be this fraction above the best possible.
+  std::vector<DeviceReason> reasons;  // one a device, in device order
   bool operator==(const Plan&) const = default;
 };
 

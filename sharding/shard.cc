@@ -51,24 +51,32 @@ bool needs_rope_factors(const ModelConfig& config, const ShardSpec& spec) {
 }
 
 void check_spec(const ModelConfig& config, const ShardSpec& spec) {
-  SHOAL_CHECK(0 <= spec.layers.begin && spec.layers.begin <= spec.layers.end && spec.layers.end <= config.n_layer);
+  SHOAL_CHECK(0 <= spec.layers.begin && spec.layers.begin <= spec.layers.end &&
+              spec.layers.end <= config.n_layer);
 }
 
 constexpr uint64_t kPieceBytes = 1 << 20;
 
-// Reads tensors one after another in pieces of about 1 MiB over all threads together (a group of 16 rows at least),
-// each thread reading and packing its own, so that the file's bytes never lie in memory beside the packed ones.
+// Reads tensors one after another in pieces of about 1 MiB over all threads together (a group of 16 rows at
+// least), each thread reading and packing its own, so that the file's bytes never lie in memory beside the
+// packed ones.
 class ShardReader {
  public:
   ShardReader(const GgufFile& file, ThreadPool& pool, uint64_t total,
               const std::function<void(uint64_t, uint64_t)>& progress)
-      : file_(file), pool_(pool), total_(total), progress_(progress), pieces_(pool.size()), errors_(pool.size()) {}
+      : file_(file),
+        pool_(pool),
+        total_(total),
+        progress_(progress),
+        pieces_(pool.size()),
+        errors_(pool.size()) {}
 
   WeightMatrix matrix(const std::string& name) {
     const TensorInfo& info = file_.tensor(name);
     WeightMatrix w(info.type, info.rows(), info.cols());
     const uint64_t row_bytes = info.bytes / info.rows();
-    const int64_t step = std::max<int64_t>(1, kPieceBytes / pool_.size() / (row_bytes * kRowGroup)) * kRowGroup;
+    const int64_t step =
+        std::max<int64_t>(1, kPieceBytes / pool_.size() / (row_bytes * kRowGroup)) * kRowGroup;
     for (int64_t first = 0; first < info.rows(); first += step * pool_.size()) {
       pool_.run([&](int thread) {
         const int64_t row = first + step * thread;
@@ -98,7 +106,8 @@ class ShardReader {
 
  private:
   // An exception must not leave a pool thread, so it waits in errors_ for the caller.
-  void read_piece(const TensorInfo& info, WeightMatrix& w, int64_t row, int64_t n, uint64_t row_bytes, int thread) {
+  void read_piece(const TensorInfo& info, WeightMatrix& w, int64_t row, int64_t n, uint64_t row_bytes,
+                  int thread) {
     try {
       std::vector<std::byte>& piece = pieces_[thread];
       piece.resize(n * row_bytes);
@@ -181,12 +190,13 @@ uint64_t ShardWeights::bytes() const {
   return total;
 }
 
-ShardWeights load_shard(const GgufFile& file, const ModelConfig& config, const ShardSpec& spec, ThreadPool& pool,
-                        const std::function<void(uint64_t, uint64_t)>& progress,
+ShardWeights load_shard(const GgufFile& file, const ModelConfig& config, const ShardSpec& spec,
+                        ThreadPool& pool, const std::function<void(uint64_t, uint64_t)>& progress,
                         std::shared_ptr<const WeightMatrix> shared_embd) {
   check_spec(config, spec);
   const bool shares = shared_embd != nullptr && needs_embedding_matrix(config, spec);
-  const uint64_t total = file_bytes(file, config, spec) - (shares ? file.tensor("token_embd.weight").bytes : 0);
+  const uint64_t total =
+      file_bytes(file, config, spec) - (shares ? file.tensor("token_embd.weight").bytes : 0);
   ShardReader reader(file, pool, total, progress);
 
   ShardWeights w;
@@ -195,7 +205,7 @@ ShardWeights load_shard(const GgufFile& file, const ModelConfig& config, const S
     w.token_embd = std::move(shared_embd);
   else if (needs_embedding_matrix(config, spec))
     w.token_embd = std::make_shared<const WeightMatrix>(reader.matrix("token_embd.weight"));
-  if (needs_rope_factors(config, spec)) 
+  if (needs_rope_factors(config, spec))
     w.rope_factors = checked_rope_factors(file, reader.vector("rope_freqs.weight"));
   for (int layer = spec.layers.begin; layer < spec.layers.end; ++layer) {
     LayerWeights& l = w.layers.emplace_back();
@@ -205,7 +215,8 @@ ShardWeights load_shard(const GgufFile& file, const ModelConfig& config, const S
   }
   if (spec.output) {
     w.output_norm = reader.vector("output_norm.weight");
-    w.output = config.tied_output ? w.token_embd : std::make_shared<const WeightMatrix>(reader.matrix("output.weight"));
+    w.output = config.tied_output ? w.token_embd
+                                  : std::make_shared<const WeightMatrix>(reader.matrix("output.weight"));
   }
   return w;
 }

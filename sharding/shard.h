@@ -24,7 +24,7 @@ struct LayerRange {
 struct ShardSpec {
   bool embedding = false;  // turns tokens into hidden
   LayerRange layers;
-  bool output = false;     // output norm and head
+  bool output = false;  // output norm and head
   bool operator==(const ShardSpec&) const = default;
 };
 
@@ -33,7 +33,7 @@ struct ShardWeights {
   std::shared_ptr<const WeightMatrix> token_embd;  // if spec.embedding, or spec.output of a tied model
   std::vector<LayerWeights> layers;                // layers[i] is layer spec.layers.begin + i
   std::vector<float> output_norm;
-  std::shared_ptr<const WeightMatrix> output;      // token_embd itself when tied
+  std::shared_ptr<const WeightMatrix> output;  // token_embd itself when tied
   std::vector<float> rope_factors;
 
   uint64_t bytes() const;  // resident bytes of all of it, shared matrices counted once
@@ -42,11 +42,11 @@ struct ShardWeights {
 // Bytes that load_shard(spec) will keep resident; what the planner counts.
 uint64_t shard_bytes(const GgufFile& file, const ModelConfig& config, const ShardSpec& spec);
 
-// Reads and packs the tensors of `spec` only, in pieces, so that memory never exceeds the shard's bytes by more than
-// a few MiB. `progress(done, total)` in bytes, called from this thread. `shared`: an embedding another stage of this process
-// already holds, or null.
-ShardWeights load_shard(const GgufFile& file, const ModelConfig& config, const ShardSpec& spec, ThreadPool& pool,
-                        const std::function<void(uint64_t, uint64_t)>& progress = {},
+// Reads and packs the tensors of `spec` only, in pieces, so that memory never exceeds the shard's bytes by
+// more than a few MiB. `progress(done, total)` in bytes, called from this thread. `shared`: an embedding
+// another stage of this process already holds, or null.
+ShardWeights load_shard(const GgufFile& file, const ModelConfig& config, const ShardSpec& spec,
+                        ThreadPool& pool, const std::function<void(uint64_t, uint64_t)>& progress = {},
                         std::shared_ptr<const WeightMatrix> shared_embd = nullptr);
 
 }  // namespace shoal

@@ -13,7 +13,9 @@ namespace {
 // Rows that the output head computes at once: logits for a whole prompt would be larger than the shard.
 constexpr int kLogitRows = 8;
 
-int logit_rows(const StageOptions& options) { return std::min(kLogitRows, options.rows_max); }
+int logit_rows(const StageOptions& options) {
+  return std::min(kLogitRows, options.rows_max);
+}
 
 // The buffers of the layers are not needed by a stage that has none.
 int activation_rows(const ShardSpec& spec, const StageOptions& options) {
@@ -25,7 +27,9 @@ uint64_t output_bytes(const ModelConfig& config, const ShardSpec& spec, const St
   return uint64_t{sizeof(float)} * logit_rows(options) * (uint64_t{0} + config.n_vocab + config.n_embd);
 }
 
-Error invalid(const std::string& message) { return {Errc::kInvalidInput, message}; }
+Error invalid(const std::string& message) {
+  return {Errc::kInvalidInput, message};
+}
 
 // Neither infinite nor NaN, by the exponent bits, so that the loop vectorises.
 bool all_finite(const float* x, int64_t n) {
@@ -41,8 +45,8 @@ bool all_finite(const float* x, int64_t n) {
 }  // namespace
 
 struct Stage::Impl {
-  Impl(const ModelConfig& model, ShardWeights shard, const StageOptions& stage_options, const Kernels& kernel_table,
-       ThreadPool& thread_pool)
+  Impl(const ModelConfig& model, ShardWeights shard, const StageOptions& stage_options,
+       const Kernels& kernel_table, ThreadPool& thread_pool)
       : config(model),
         weights(std::move(shard)),
         options(stage_options),
@@ -52,7 +56,8 @@ struct Stage::Impl {
         cache(config, weights.spec.layers.begin, weights.spec.layers.end, options.context, options.slots),
         lengths(options.slots),
         logits(output_bytes(config, weights.spec, options)),
-        cx{&config, &kernels, &pool, &act, weights.rope_factors.empty() ? nullptr : weights.rope_factors.data()} {}
+        cx{&config, &kernels, &pool, &act,
+           weights.rope_factors.empty() ? nullptr : weights.rope_factors.data()} {}
 
   Result<void> check_ops(std::span<const CacheOp> ops);
   Result<void> check_rows(std::span<const BatchRow> rows, const float* hidden);
@@ -78,7 +83,8 @@ Result<void> Stage::Impl::check_ops(std::span<const CacheOp> ops) {
   for (int slot = 0; slot < options.slots; ++slot) lengths[slot] = cache.length(slot);
   const auto is_slot = [&](int32_t slot) { return slot >= 0 && slot < options.slots; };
   for (const CacheOp& op : ops) {
-    if (!is_slot(op.slot)) return invalid("cache operation on slot " + std::to_string(op.slot) + ", which is not there");
+    if (!is_slot(op.slot))
+      return invalid("cache operation on slot " + std::to_string(op.slot) + ", which is not there");
     if (op.kind != CacheOpKind::kFree && op.length < 0)
       return invalid("cache operation keeps " + std::to_string(op.length) + " positions of slot " +
                      std::to_string(op.slot));
@@ -94,7 +100,8 @@ Result<void> Stage::Impl::check_ops(std::span<const CacheOp> ops) {
           return invalid("fork from slot " + std::to_string(op.from_slot) + ", which is not there");
         if (op.length > lengths[op.from_slot])
           return invalid("fork of " + std::to_string(op.length) + " positions from slot " +
-                         std::to_string(op.from_slot) + ", which holds " + std::to_string(lengths[op.from_slot]));
+                         std::to_string(op.from_slot) + ", which holds " +
+                         std::to_string(lengths[op.from_slot]));
         lengths[op.slot] = op.length;
         break;
       default:
@@ -104,16 +111,18 @@ Result<void> Stage::Impl::check_ops(std::span<const CacheOp> ops) {
   return {};
 }
 
-// Continues check_ops: `lengths` are those after the operations. A slot's first row may lie anywhere inside what the slot
-// holds; from then on its length is kept as -1 - (next position), so that a later row is known to be a later one.
+// Continues check_ops: `lengths` are those after the operations. A slot's first row may lie anywhere inside
+// what the slot holds; from then on its length is kept as -1 - (next position), so that a later row is known
+// to be a later one.
 Result<void> Stage::Impl::check_rows(std::span<const BatchRow> rows, const float* hidden) {
   if (rows.size() > static_cast<size_t>(options.rows_max))
-    return invalid("a step of " + std::to_string(rows.size()) + " rows; at most " + std::to_string(options.rows_max));
+    return invalid("a step of " + std::to_string(rows.size()) + " rows; at most " +
+                   std::to_string(options.rows_max));
   for (size_t r = 0; r < rows.size(); ++r) {
     const auto [token, position, slot, wants_logits] = rows[r];
     const auto where = [&] {
-      return "row " + std::to_string(r) + " (slot " + std::to_string(slot) + ", position " + std::to_string(position) +
-             "): ";
+      return "row " + std::to_string(r) + " (slot " + std::to_string(slot) + ", position " +
+             std::to_string(position) + "): ";
     };
     if (slot < 0 || slot >= options.slots) return invalid(where() + "there is no such slot");
     if (position < 0) return invalid(where() + "negative position");
@@ -157,7 +166,8 @@ void Stage::Impl::compute_outputs(std::span<const BatchRow> rows, int candidates
                                   std::vector<RowOutput>& outputs) {
   const int64_t n_vocab = config.n_vocab, n_embd = config.n_embd;
   float* const gathered = logits.as<float>() + n_vocab * logit_rows(options);
-  outputs.resize(std::count_if(rows.begin(), rows.end(), [](const BatchRow& row) { return row.wants_logits; }));
+  outputs.resize(
+      std::count_if(rows.begin(), rows.end(), [](const BatchRow& row) { return row.wants_logits; }));
   size_t next_row = 0;
   for (size_t done = 0; done < outputs.size();) {
     const int n = static_cast<int>(std::min<size_t>(logit_rows(options), outputs.size() - done));
@@ -176,19 +186,23 @@ void Stage::Impl::compute_outputs(std::span<const BatchRow> rows, int candidates
   }
 }
 
-Stage::Stage(const ModelConfig& config, ShardWeights weights, const StageOptions& options, const Kernels& kernels,
-             ThreadPool& pool) {
+Stage::Stage(const ModelConfig& config, ShardWeights weights, const StageOptions& options,
+             const Kernels& kernels, ThreadPool& pool) {
   SHOAL_CHECK(options.context > 0 && options.slots > 0 && options.rows_max > 0);
   impl_ = std::make_unique<Impl>(config, std::move(weights), options, kernels, pool);
 }
 
 Stage::~Stage() = default;
 
-const ShardSpec& Stage::spec() const { return impl_->weights.spec; }
-const KvCache& Stage::cache() const { return impl_->cache; }
+const ShardSpec& Stage::spec() const {
+  return impl_->weights.spec;
+}
+const KvCache& Stage::cache() const {
+  return impl_->cache;
+}
 
-Result<void> Stage::run(std::span<const CacheOp> ops, std::span<const BatchRow> rows, int candidates, float* hidden,
-                        std::vector<RowOutput>& outputs) {
+Result<void> Stage::run(std::span<const CacheOp> ops, std::span<const BatchRow> rows, int candidates,
+                        float* hidden, std::vector<RowOutput>& outputs) {
   Impl& s = *impl_;
   const ShardSpec& spec = s.weights.spec;
   if (candidates < 0) return invalid(std::to_string(candidates) + " candidates wanted");
@@ -213,11 +227,14 @@ Result<void> Stage::run(std::span<const CacheOp> ops, std::span<const BatchRow> 
   return {};
 }
 
-uint64_t Stage::weight_bytes() const { return impl_->weights.bytes(); }
+uint64_t Stage::weight_bytes() const {
+  return impl_->weights.bytes();
+}
 
 uint64_t Stage::kv_bytes() const {
   const LayerRange& layers = spec().layers;
-  return KvCache::bytes(impl_->config, layers.begin, layers.end, impl_->options.context, impl_->options.slots);
+  return KvCache::bytes(impl_->config, layers.begin, layers.end, impl_->options.context,
+                        impl_->options.slots);
 }
 
 uint64_t Stage::scratch_bytes() const {
@@ -226,7 +243,8 @@ uint64_t Stage::scratch_bytes() const {
 
 uint64_t Stage::scratch_bytes(const ModelConfig& config, const ShardSpec& spec, const StageOptions& options,
                               int threads) {
-  return Activations::bytes(config, activation_rows(spec, options), options.context, threads) + output_bytes(config, spec, options);
+  return Activations::bytes(config, activation_rows(spec, options), options.context, threads) +
+         output_bytes(config, spec, options);
 }
 
 }  // namespace shoal

@@ -20,9 +20,9 @@ enum class CacheOpKind : uint8_t { kTrim, kFree, kFork };
 // A change of the cache, applied before the step's rows are computed.
 struct CacheOp {
   CacheOpKind kind;
-  int32_t slot;        // trim, free: the slot; fork: the destination
-  int32_t from_slot;   // fork: the source
-  int32_t length;      // trim, fork: positions kept
+  int32_t slot;       // trim, free: the slot; fork: the destination
+  int32_t from_slot;  // fork: the source
+  int32_t length;     // trim, fork: positions kept
 };
 
 // The output head's answer for one row.
@@ -47,19 +47,19 @@ class Stage {
   const ShardSpec& spec() const;
   const KvCache& cache() const;
 
-  // Checks a step against this stage (slots, positions contiguous with the cache after `ops`, tokens inside the
-  // vocabulary, hidden finite, rows <= rows_max), then applies ops and computes. The first position of a slot's rows trims
-  // what the slot holds beyond it. A step may consist of ops alone. On error (kInvalidInput, kContextFull) nothing has
-  // changed, and the message names the slot, position or row.
-  // hidden: [rows, n_embd], 64-byte aligned, in place; ignored as input if the shard embeds. `outputs` is filled when the shard
-  // has the output head: `candidates` best for each row that wants logits (0: the whole vocabulary). Reused entries of
-  // `outputs` keep their memory.
-  Result<void> run(std::span<const CacheOp> ops, std::span<const BatchRow> rows, int candidates, float* hidden,
-                   std::vector<RowOutput>& outputs);
+  // Checks a step against this stage (slots, positions contiguous with the cache after `ops`, tokens inside
+  // the vocabulary, hidden finite, rows <= rows_max), then applies ops and computes. The first position of a
+  // slot's rows trims what the slot holds beyond it. A step may consist of ops alone. On error
+  // (kInvalidInput, kContextFull) nothing has changed, and the message names the slot, position or row.
+  // hidden: [rows, n_embd], 64-byte aligned, in place; ignored as input if the shard embeds. `outputs` is
+  // filled when the shard has the output head: `candidates` best for each row that wants logits (0: the whole
+  // vocabulary). Reused entries of `outputs` keep their memory.
+  Result<void> run(std::span<const CacheOp> ops, std::span<const BatchRow> rows, int candidates,
+                   float* hidden, std::vector<RowOutput>& outputs);
 
   uint64_t weight_bytes() const;
   uint64_t kv_bytes() const;
-  uint64_t scratch_bytes() const;   // activations, logits: at most a few tens of MiB, counted by the planner
+  uint64_t scratch_bytes() const;  // activations, logits: at most a few tens of MiB, counted by the planner
   static uint64_t scratch_bytes(const ModelConfig& config, const ShardSpec& spec, const StageOptions& options,
                                 int threads);
 

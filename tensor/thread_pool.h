@@ -1,12 +1,12 @@
 // A persistent pool of threads for the kernels of one engine thread.
 //
-// run(body) calls body(thread) once for each thread in [0, size()), the caller being thread 0, and returns when
-// all have returned. Between calls the workers spin for at most 200 µs (a barrier then costs about 0.1 µs), after
-// that they sleep in the kernel, so an idle node uses no processor time.
-// Work is divided by position only, never by who is free, so which thread computes an element never matters
-// to the result; no element is ever computed by two threads.
-// A body must not throw: an exception that leaves it on any thread ends the program. One run() at a time; not from
-// inside a body. Workers run with the default floating-point environment (denormals kept).
+// run(body) calls body(thread) once for each thread in [0, size()), the caller being thread 0, and returns
+// when all have returned. Between calls the workers spin for at most 200 µs and are there at once, after that
+// they sleep in the kernel, so an idle node uses no processor time. Work is divided by position only, never
+// by who is free, so which thread computes an element never matters to the result; no element is ever
+// computed by two threads. A body must not throw: an exception that leaves it on any thread ends the program.
+// One run() at a time; not from inside a body. Workers run with the default floating-point environment
+// (denormals kept).
 #pragma once
 
 #include <cstdint>
@@ -17,7 +17,8 @@ namespace shoal {
 
 class ThreadPool {
  public:
-  // `threads` >= 1 counts the caller. `pin` binds worker i to the i-th allowed processor where that is possible.
+  // `threads` >= 1 counts the caller. `pin` binds worker i >= 1 to the i-th allowed processor,
+  // unless there are fewer processors than threads; the caller stays as it is.
   explicit ThreadPool(int threads, bool pin = false);
   ~ThreadPool();
   ThreadPool(const ThreadPool&) = delete;
@@ -27,8 +28,9 @@ class ThreadPool {
 
   template <class Body>
   void run(Body&& body) {
-    run_erased([](void* context, int thread) { (*static_cast<std::remove_reference_t<Body>*>(context))(thread); },
-               const_cast<void*>(static_cast<const void*>(&body)));
+    run_erased(
+        [](void* context, int thread) { (*static_cast<std::remove_reference_t<Body>*>(context))(thread); },
+        const_cast<void*>(static_cast<const void*>(&body)));
   }
 
   // Calls body(begin, end) on contiguous parts of [0, count), each a multiple of `grain` but the last.

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Writes tests/sharding/fixtures/oracle.txt: what llama.cpp says about a model, for tests/sharding/model_file_test.cc.
+"""Writes tests/sharding/fixtures/oracle.txt: what llama.cpp says about a model, for
+tests/sharding/model_file_test.cc.
 
     pip install llama-cpp-python
     tools/make_oracle_fixtures.py MODEL.gguf tests/sharding/fixtures
@@ -14,9 +15,9 @@ The file holds token ids, so the test does not depend on a tokenizer:
     nll <mean negative log-likelihood of tokens 1..n-1, natural logarithm>
     exact-nll <the same by exact arithmetic>
 
-llama.cpp rounds activations to int8 in front of quantised weights, as Shoal does, and the two roundings part company
-after a few layers. So the file is also evaluated with its weights written out as F32 and an F32 KV cache, where nothing is
-rounded ("exact"): against that, the rounding noise of either engine can be told from a mistake.
+llama.cpp rounds activations to int8 in front of quantised weights, as Shoal does, and the two roundings part
+company after a few layers. So the file is also evaluated with its weights written out as F32 and an F32 KV cache,
+where nothing is rounded ("exact"): against that, the rounding noise of either engine can be told from a mistake.
 """
 
 import ctypes
@@ -35,7 +36,8 @@ PROMPTS = [
     "Water boils at a temperature of",
     "The three primary colours are red,",
     "<|im_start|>user\nWhat is the largest planet?<|im_end|>\n<|im_start|>assistant\n",
-    "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n",
+    "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n"
+    "<|im_start|>assistant\n",
     "1, 2, 3, 5, 8, 13, 21,",
     "In 1969, Neil Armstrong became the first person to",
     "#include <stdio.h>\n\nint main(void) {\n    printf(",
@@ -48,8 +50,8 @@ PROMPTS = [
     "She opened the old wooden door and saw",
     "12 + 30 =",
     "Die Hauptstadt von Deutschland ist",
-    "A suction pump does not pull water; it removes air, and the weight of the atmosphere pushes the water up. "
-    "This is the reason why no suction pump, however well made, can lift water by more than about",
+    "A suction pump does not pull water; it removes air, and the weight of the atmosphere pushes the water "
+    "up. This is the reason why no suction pump, however well made, can lift water by more than about",
 ]
 BATCH = 64  # rows decoded at once; logits of all of them are read
 
@@ -58,7 +60,8 @@ class Oracle:
     """llama.cpp on the CPU, by default with the f16 KV cache that is its default too."""
 
     def __init__(self, path, f32_cache=False):
-        self.model = llama_cpp.llama_model_load_from_file(path.encode(), llama_cpp.llama_model_default_params())
+        model_params = llama_cpp.llama_model_default_params()
+        self.model = llama_cpp.llama_model_load_from_file(path.encode(), model_params)
         params = llama_cpp.llama_context_default_params()
         params.n_ctx, params.n_batch, params.n_ubatch = 4096, BATCH, BATCH
         if f32_cache:
@@ -136,7 +139,7 @@ def main():
     lines += [f"nll {nll:.8f}", f"exact-nll {exact_nll:.8f}"]
     with open(os.path.join(folder, "oracle.txt"), "w", encoding="utf-8") as f:
         f.write("\n".join(lines) + "\n")
-    print(f"{len(PROMPTS)} prompts; {len(text)} tokens, perplexity {math.exp(nll):.4f}, exact {math.exp(exact_nll):.4f}")
+    print(f"{len(text)} tokens of text: perplexity {math.exp(nll):.4f}, exact {math.exp(exact_nll):.4f}")
 
 
 if __name__ == "__main__":

@@ -78,5 +78,5 @@ cmake --build build/release --parallel "$(build_jobs)" >&2
 export_mpi_settings
 stage "ctest"
 selection=()
-if ((quick)); then selection=(-LE cluster); fi
+if ((quick)); then selection=(-LE model); fi
 ctest --test-dir build/release --output-on-failure --no-tests=error --timeout 900 "${selection[@]}"

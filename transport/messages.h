@@ -35,9 +35,8 @@ inline constexpr size_t kPayloadAlignment = 64;                 // of a receiver
 
 // What a connection is for.
 enum class LinkRole : uint8_t {
-  kControl,   // from the head to a worker: set-up, statistics, heartbeats, shutdown
+  kControl,   // from the head to a worker: set-up, statistics, shutdown; results come home on it
   kPipeline,  // from stage i to stage i + 1 (stage 0 is fed by the head): steps
-  kResults,   // from the last stage to the head: results, or steps for a stage on the head
 };
 
 // Why a hello was refused.
@@ -69,7 +68,7 @@ struct Hello {
   std::string plan_hash;
   std::string numeric_class;  // e.g. "exact": nodes of one class compute the same bits
   uint64_t epoch = 0;
-  uint32_t stage = 0;  // pipeline and results: the stage index that the link feeds
+  uint32_t stage = 0;  // pipeline: the stage index that the link feeds
   bool operator==(const Hello&) const = default;
 };
 

@@ -50,21 +50,22 @@ $Cxx.namespace("shoal::wire");
 # One node is the head: prompts come in there, and it decides what is computed. The others are workers.
 # Connections are made for one purpose each (LinkRole):
 #
-#     control    head -> each worker      set-up, statistics, heartbeats, cancel, shutdown; answers come back on it
-#     pipeline   stage i -> stage i + 1   steps, one way; heartbeats when idle. The head feeds stage 0
-#     results    last stage -> head       results; or steps, where the plan puts the output head on the head node
+#     control    head -> each worker      set-up, statistics, cancel, shutdown; answers and results come back on it
+#     pipeline   stage i -> stage i + 1   steps, one way. The head feeds stage 0; a stage may be on the head
 #
 # 1. The side that connects sends Hello; nothing else may come first. The other side checks it and answers HelloAck.
 #    When it refuses it says why in words that name both values and which side to change, and closes. Both must be
 #    done 3 seconds after the connection was made. The side that connected checks that the name in the answer is the
 #    node that it meant to reach.
-# 2. On control the head sends LoadPlan; the worker loads its stage and answers Ready. LinkProbe may be sent between
-#    any two nodes to measure a link; each is answered by LinkProbeAck without the payload.
+# 2. LinkProbe may be sent between any two nodes to measure a link; each is answered by LinkProbeAck without the
+#    payload. Where the launcher does not spread the plan (mpirun does), the head sends LoadPlan on control; the worker
+#    loads its stage and answers Ready.
 # 3. Steps flow. The head sends Step to stage 0 with token ids; each stage applies the cache operations, computes
 #    its layers on hidden and sends a Step with the same epoch, step id, cache operations and rows to the next; the
-#    last sends Result to the head. Where the output head is on the head node, the last worker's Step goes there
+#    last sends Result to the head, on the head's control connection to it. Where the output head is on the head node, the last worker's Step goes there
 #    like to any other stage: nothing is special about it.
-# 4. Each side of a control connection sends Heartbeat while it has nothing else to say.
+# 4. Heartbeat, Cancel, LoadPlan and Ready are defined and checked, but this version of the program sends none of them
+#    yet; a receiver passes over them. A stage that fails a step sends the head a Result that says so.
 # 5. The head ends a session with Shutdown on control; a worker that cannot go on sends Shutdown with its reason.
 #
 #
@@ -116,7 +117,6 @@ struct Message {
 enum LinkRole {
   control @0;
   pipeline @1;
-  results @2;
 }
 
 struct Hello {
@@ -137,7 +137,7 @@ struct Hello {
   # Nodes of one class compute the same bits from the same input; others may not share a pipeline.
   epoch @8 :UInt64;
   stage @9 :UInt32;
-  # Which stage a pipeline or results link feeds.
+  # Which stage a pipeline link feeds.
 }
 
 enum Refusal {

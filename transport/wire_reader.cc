@@ -72,7 +72,7 @@ class Reader {
   Hello hello(wire::Hello::Reader r) {
     Hello m;
     m.protocol_version = r.getProtocolVersion();
-    m.role = enumerator<LinkRole>(r.getRole(), LinkRole::kResults, "link role");
+    m.role = enumerator<LinkRole>(r.getRole(), LinkRole::kPipeline, "link role");
     m.cluster_name = name(r.getClusterName());
     m.node_name = name(r.getNodeName());
     m.peer_node_name = name(r.getPeerNodeName());

@@ -3,9 +3,10 @@
 import os
 import shutil
 import socket
+import subprocess
 import unittest
 
-from support import MODEL, ClusterTest, cluster_file, even_layers, run
+from support import ENVIRONMENT, MODEL, ClusterTest, cluster_file, even_layers, run
 
 
 class ModelFile(ClusterTest):
@@ -102,18 +103,16 @@ class Launch(ClusterTest):
             taken.bind(("127.0.0.1", 0))
             taken.listen()
             port = taken.getsockname()[1]
-            path = cluster_file(self.folder, 2, even_layers(2))
-            text = open(path, encoding="utf-8").read().replace("node-1: {", f"node-1: {{port: {port}, ")
-            with open(path, "w", encoding="utf-8") as out:
-                out.write(text)
+            path = cluster_file(self.folder, 2, even_layers(2), node_1=f"port: {port}, ")
             result = run(["run", "-c", path, "-m", MODEL, "-p", "x"], 2)
-        self.assert_refused(result, 2, rf"node-1.*127\.0\.0\.1:{port}")
+        self.assert_refused(result, 1, rf"node-1.*127\.0\.0\.1:{port}")
 
     def test_another_model_on_one_node(self):
         other = os.path.join(self.folder, "other.gguf")
         shutil.copy(MODEL, other)
         with open(other, "r+b") as out:  # another name in the metadata: another model
-            out.seek(open(MODEL, "rb").read(4096).index(b"Smollm2"))
+            at = out.read(4096).index(b"Smollm2")
+            out.seek(at)
             out.write(b"Xmollm2")
         path = cluster_file(self.folder, 2, even_layers(2))
         script = os.path.join(self.folder, "rank.sh")
@@ -121,8 +120,6 @@ class Launch(ClusterTest):
             out.write('#!/bin/sh\nmodel=$1; shift\n[ "$OMPI_COMM_WORLD_RANK" = 1 ] && model=' + other +
                       '\nexec "$SHOAL_PROGRAM" run -m "$model" "$@"\n')
         os.chmod(script, 0o755)
-        import subprocess
-        from support import ENVIRONMENT
         result = subprocess.run(["mpirun", "--quiet", "-n", "2", script, MODEL, "-c", path, "-p", "x"],
                                 capture_output=True, timeout=120, env=ENVIRONMENT, check=False)
         self.assert_refused(result, 2, r"node-1 has another model file than the head node-0")

@@ -50,11 +50,7 @@ class Identical(ClusterTest):
                 self.assertTrue(self.one_process().startswith(answer.rstrip(b"\n")))
 
     def test_mixed_tables_in_one_cluster(self):
-        text = open(cluster_file(self.folder, 2, even_layers(2)), encoding="utf-8").read()
-        text = text.replace("node-1: {", "node-1: {kernels: generic, ")
-        path = f"{self.folder}/mixed.yaml"
-        with open(path, "w", encoding="utf-8") as out:
-            out.write(text)
+        path = cluster_file(self.folder, 2, even_layers(2), node_1="kernels: generic, ")
         answer = self.answer(["-c", path, "-m", MODEL, *GREEDY, "-n", "48"], 2)
         self.assertTrue(self.one_process().startswith(answer.rstrip(b"\n")))
 

@@ -4,10 +4,11 @@ import json
 import os
 import re
 import signal
+import subprocess
 import time
 import unittest
 
-from support import MODEL, ClusterTest, cluster_file, even_layers, run, start, wait_until_gone
+from support import ENVIRONMENT, MODEL, ClusterTest, cluster_file, command, even_layers, run, start, wait_until_gone
 
 PROMPT = ["-p", "Write a very long story.", "--temp", "0", "--ignore-eos", "-n", "2000", "--context", "4096"]
 
@@ -121,8 +122,6 @@ class Table(ClusterTest):
         self.assertEqual([row["concurrency"] for row in json.loads(result.stdout)], [1, 8])
 
     def test_chat(self):
-        import subprocess
-        from support import ENVIRONMENT, command
         process = subprocess.run(command(["chat", MODEL, "--temp", "0", "-n", "24", "-q"]),
                                  input=b"Say hello.\nWhat did I ask you to say?\n/exit\n", capture_output=True,
                                  env=ENVIRONMENT, timeout=120, check=False)

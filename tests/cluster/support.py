@@ -4,7 +4,6 @@ The environment names what to test: SHOAL_PROGRAM (the binary) and SHOAL_TEST_MO
 """
 
 import os
-import re
 import signal
 import subprocess
 import tempfile
@@ -23,12 +22,14 @@ ENVIRONMENT = dict(
 )
 
 
-def cluster_file(folder, nodes, layers=None, context=512, sequences=4, memory="2GiB", threads=1, extra="", plan=""):
-    """Writes a cluster file of `nodes` local nodes; `layers` splits by hand: one "a-b" a node."""
+def cluster_file(folder, nodes, layers=None, context=512, sequences=4, memory="2GiB", threads=1, plan="", node_1=""):
+    """Writes a cluster file of `nodes` local nodes; `layers` splits by hand: one "a-b" a node. `node_1`: more keys
+    for that node."""
     names = [f"node-{i}" for i in range(nodes)]
     text = f"cluster: test\ncontext: {context}\nsequences: {sequences}\nhead: node-0\nnodes:\n"
     for name in names:
-        text += f"  {name}: {{address: 127.0.0.1, memory: {memory}, threads: {threads}}}\n"
+        more = node_1 if name == "node-1" else ""
+        text += f"  {name}: {{{more}address: 127.0.0.1, memory: {memory}, threads: {threads}}}\n"
     # Links are given, so that a test does not spend its time measuring loopback.
     if nodes > 1:
         text += "links:\n"
@@ -40,7 +41,6 @@ def cluster_file(folder, nodes, layers=None, context=512, sequences=4, memory="2
         text += ", ".join(f"{name}: {span}" for name, span in zip(names, layers)) + "}}\n"
     elif plan:
         text += f"plan: {{keep-on-head: {plan}}}\n"
-    text += extra
     path = os.path.join(folder, f"cluster-{nodes}-{len(os.listdir(folder))}.yaml")
     with open(path, "w", encoding="utf-8") as out:
         out.write(text)
@@ -115,9 +115,3 @@ class ClusterTest(unittest.TestCase):
             self.assertRegex(text, pattern)
         self.assertNotRegex(text, r"terminate called|Aborted|Segmentation|Signal:")
         self.assertEqual(result.stdout, b"")
-
-
-def seconds_tokens(text):
-    """Prompt and generation tokens/s of a run's last line."""
-    match = re.search(r"prompt \d+ tokens, ([\d.]+) tokens/s; generation \d+ tokens, ([\d.]+)", text)
-    return float(match.group(1)), float(match.group(2))

@@ -92,8 +92,10 @@ struct Mirror {
           REQUIRE(k_mark(cache, layer, slot, p) == static_cast<uint16_t>(slots[slot][p] + layer));
           REQUIRE(v_mark(cache, layer, slot, p) == static_cast<uint16_t>(slots[slot][p] - layer));
           const KvPages view = cache.view(layer, slot);
-          REQUIRE(view.k + view.k_page_elements * view.pages[p / kKvPageTokens] == cache.k_page(layer, slot, p));
-          REQUIRE(view.v + view.v_page_elements * view.pages[p / kKvPageTokens] == cache.v_page(layer, slot, p));
+          REQUIRE(view.k + view.k_page_elements * view.pages[p / kKvPageTokens] ==
+                  cache.k_page(layer, slot, p));
+          REQUIRE(view.v + view.v_page_elements * view.pages[p / kKvPageTokens] ==
+                  cache.v_page(layer, slot, p));
         }
       }
     }

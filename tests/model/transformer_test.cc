@@ -1,5 +1,5 @@
-// The engine's layers against the float64 reference, for every architecture and format; and the property that a row's
-// result depends on nothing but the row and its own sequence.
+// The engine's layers against the float64 reference, for every architecture and format; and the property that
+// a row's result depends on nothing but the row and its own sequence.
 #include "model/transformer.h"
 
 #include <doctest/doctest.h>
@@ -40,7 +40,8 @@ std::vector<float> read_vector(const GgufFile& file, const std::string& name) {
 
 // A tiny model with all that a step needs.
 struct Engine {
-  Engine(const test::TinyModelOptions& options, const Kernels& kernels, int threads) : kernels(kernels), pool(threads) {
+  Engine(const test::TinyModelOptions& options, const Kernels& kernels, int threads)
+      : kernels(kernels), pool(threads) {
     test::write_tiny_model(dir.file("tiny.gguf"), options);
     file = std::make_unique<GgufFile>(GgufFile::open(dir.file("tiny.gguf")));
     config = ModelConfig::from(*file);
@@ -129,7 +130,8 @@ std::vector<BatchRow> random_rows(int n, int slot, int n_vocab, unsigned seed) {
 }
 
 // Root mean square of (got - want), over that of (want - base).
-double relative_error(std::span<const float> got, std::span<const double> want, std::span<const double> base) {
+double relative_error(std::span<const float> got, std::span<const double> want,
+                      std::span<const double> base) {
   double error = 0, size = 0;
   for (size_t i = 0; i < want.size(); ++i) {
     error += (got[i] - want[i]) * (got[i] - want[i]);
@@ -138,7 +140,8 @@ double relative_error(std::span<const float> got, std::span<const double> want, 
   return std::sqrt(error / size);
 }
 
-// Each row's error of what each layer adds, given the same input as the engine's layer had, and of the logits.
+// Each row's error of what each layer adds, given the same input as the engine's layer had, and of the
+// logits.
 std::vector<double> errors_against(test::ReferenceModel reference, const Engine& e,
                                    const std::vector<BatchRow>& rows,
                                    const std::vector<std::vector<float>>& hidden) {
@@ -154,7 +157,8 @@ std::vector<double> errors_against(test::ReferenceModel reference, const Engine&
       const std::span<const float> in = row_of(layer, r);
       const std::vector<double> before(in.begin(), in.end());
       const bool is_layer = layer < e.config.n_layer;
-      const std::vector<double> after = is_layer ? reference.forward_layer(layer, before) : reference.logits(before);
+      const std::vector<double> after =
+          is_layer ? reference.forward_layer(layer, before) : reference.logits(before);
       const std::vector<double> base = is_layer ? before : std::vector<double>(after.size(), 0.0);
       errors.push_back(relative_error(row_of(layer + 1, r), after, base));
     }
@@ -164,15 +168,19 @@ std::vector<double> errors_against(test::ReferenceModel reference, const Engine&
 }
 
 // What the tolerances are made of (relative to what a layer adds to hidden):
-// - kSame, for the median row: sums of up to 512 terms in f32, each step off by at most 2^-24; errors of independent sign
+// - kSame, for the median row: sums of up to 512 terms in f32, each step off by at most 2^-24; errors of
+// independent sign
 //   add up to about sqrt(512) 2^-24 = 1.4e-6, and a layer has seven products one after another.
-// - Where the reference rounds as the engine does, a value can still lie so near to a boundary that f32 and double fall
-//   to different sides, which happens to an int8 once in about 1e5. The row then differs by one step there, and the
-//   small change makes more of the following roundings differ: at worst all of them, which is the noise of the
-//   rounding itself. So the largest error is bounded by the same number as against a reference without rounding:
-// - kInt8: every activation off by up to half a step, deviation 3 / 127 / sqrt(12) = 0.7 % where a block's largest
-//   is three deviations; the products from attention's values to the layer's end add four such errors: 1.4 %; three
-//   times that for the worst row.
+// - Where the reference rounds as the engine does, a value can still lie so near to a boundary that f32 and
+// double fall
+//   to different sides, which happens to an int8 once in about 1e5. The row then differs by one step there,
+//   and the small change makes more of the following roundings differ: at worst all of them, which is the
+//   noise of the rounding itself. So the largest error is bounded by the same number as against a reference
+//   without rounding:
+// - kInt8: every activation off by up to half a step, deviation 3 / 127 / sqrt(12) = 0.7 % where a block's
+// largest
+//   is three deviations; the products from attention's values to the layer's end add four such errors: 1.4 %;
+//   three times that for the worst row.
 // - kHalf: the same for K and V in f16, 2^-11 / sqrt(3) = 2.8e-4 each; three times that.
 constexpr double kSame = 1e-5, kInt8 = 0.042, kHalf = 0.85e-3;
 
@@ -204,7 +212,8 @@ bool same_bits(std::span<const float> a, std::span<const float> b) {
   return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size_bytes()) == 0;
 }
 
-TEST_CASE("a row of a step equals the same row fed alone, bit for bit, on every kernel table and thread count") {
+TEST_CASE(
+    "a row of a step equals the same row fed alone, bit for bit, on every kernel table and thread count") {
   for (const TensorType type : {TensorType::kF16, TensorType::kQ4_1, TensorType::kQ6_K}) {
     for (const char* arch : {"llama", "qwen3"}) {
       Engine alone(options_for(arch, type), *available_kernels().front(), 1);

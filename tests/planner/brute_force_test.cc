@@ -34,7 +34,8 @@ class Oracle {
   void place(int from, std::vector<Part>& parts) {
     if (from == units_) return finish(parts);
     for (int device = 0; device < static_cast<int>(in_.devices.size()); ++device) {
-      if (std::any_of(parts.begin(), parts.end(), [&](const Part& p) { return p.device == device; })) continue;
+      if (std::any_of(parts.begin(), parts.end(), [&](const Part& p) { return p.device == device; }))
+        continue;
       for (int end = from + 1; end <= units_; ++end) {
         parts.push_back({device, from, end});
         place(end, parts);
@@ -45,7 +46,8 @@ class Oracle {
 
   void finish(std::vector<Part> parts) {
     const int head = in_.constraints.head, n = in_.model.n_layer;
-    if (in_.constraints.keep_on_head != KeepOnHead::kNone && (parts[0].device != head || parts[0].end < 2)) return;
+    if (in_.constraints.keep_on_head != KeepOnHead::kNone && (parts[0].device != head || parts[0].end < 2))
+      return;
     if (in_.constraints.keep_on_head == KeepOnHead::kEnds) {
       if (parts.back().device == head) {
         parts.back().end = n + 2;
@@ -89,8 +91,8 @@ class Oracle {
     if (points.size() == 1) return points[0].seconds * std::max(1.0, double(rows) / points[0].rows);
     REQUIRE(points.size() == 2);
     if (rows <= points[0].rows) return points[0].seconds;
-    return points[0].seconds +
-           (points[1].seconds - points[0].seconds) * (rows - points[0].rows) / (points[1].rows - points[0].rows);
+    return points[0].seconds + (points[1].seconds - points[0].seconds) * (rows - points[0].rows) /
+                                   (points[1].rows - points[0].rows);
   }
 
   double compute(const Part& part, int rows) const {
@@ -139,7 +141,9 @@ class Oracle {
     std::vector<double> load(in_.devices.size(), 0);
     for (size_t i = 0; i < parts.size(); ++i) {
       load[static_cast<size_t>(parts[i].device)] += compute(parts[i], rows);
-      if (i > 0) worst = std::max(worst, link(parts[i - 1].device, parts[i].device, m.hidden_bytes_per_row * r, false));
+      if (i > 0)
+        worst =
+            std::max(worst, link(parts[i - 1].device, parts[i].device, m.hidden_bytes_per_row * r, false));
     }
     return std::max(worst, *std::max_element(load.begin(), load.end()));
   }
@@ -179,7 +183,8 @@ void compare(Objective objective) {
       const Plan plan = make_plan(input);
       CHECK(plan.gap == 0);
       CHECK(why_infeasible(input, plan.stages) == "");
-      found = objective == Objective::kLatency ? plan.predicted.seconds_per_token : plan.predicted.bottleneck.seconds;
+      found = objective == Objective::kLatency ? plan.predicted.seconds_per_token
+                                               : plan.predicted.bottleneck.seconds;
     } catch (const SetupError& error) {
       CHECK(std::string(error.what()).size() > 20);
     }
@@ -197,8 +202,12 @@ void compare(Objective objective) {
   CHECK(impossible >= 500);
 }
 
-TEST_CASE("latency plans equal brute force") { compare(Objective::kLatency); }
-TEST_CASE("throughput plans equal brute force") { compare(Objective::kThroughput); }
+TEST_CASE("latency plans equal brute force") {
+  compare(Objective::kLatency);
+}
+TEST_CASE("throughput plans equal brute force") {
+  compare(Objective::kThroughput);
+}
 
 }  // namespace
 }  // namespace shoal

@@ -10,9 +10,9 @@ namespace shoal::test {
 struct InputShape {
   int layers = 4;
   int devices = 3;
-  double tightness = 2;       // offered memory as a multiple of what the model needs
+  double tightness = 2;  // offered memory as a multiple of what the model needs
   bool equal_layers = false;
-  bool device_scales = false; // each device has its own relative cost of each layer
+  bool device_scales = false;  // each device has its own relative cost of each layer
   bool missing_links = false;
   double mbps_max = 50;
 };
@@ -50,8 +50,9 @@ inline PlanInput random_input(const InputShape& shape, unsigned seed) {
   for (int d = 0; d < shape.devices; ++d) {
     DeviceProfile device;
     device.name = "node-" + std::to_string(d);
-    device.memory_bytes = static_cast<uint64_t>(need * shape.tightness * share[static_cast<size_t>(d)] / sum) +
-                          model.base_bytes + model.scratch_bytes;
+    device.memory_bytes =
+        static_cast<uint64_t>(need * shape.tightness * share[static_cast<size_t>(d)] / sum) +
+        model.base_bytes + model.scratch_bytes;
     const double pace = uniform(0.5e-3, 8e-3);
     device.decode_layer = {{1, pace}, {4, pace * uniform(1, 2)}};
     device.output_head = {{1, pace * uniform(0.5, 4)}};

@@ -1,5 +1,5 @@
-// A real model against another engine. Runs where SHOAL_TEST_MODEL names the file that fixtures/oracle.txt was made
-// from (tools/make_oracle_fixtures.py says how), and is skipped elsewhere.
+// A real model against another engine. Runs where SHOAL_TEST_MODEL names the file that fixtures/oracle.txt
+// was made from (tools/make_oracle_fixtures.py says how), and is skipped elsewhere.
 #include <doctest/doctest.h>
 
 #include <algorithm>
@@ -76,7 +76,8 @@ WeightMatrix as_f32(const WeightMatrix& w) {
 // The same weights in a type whose products do not round activations.
 ShardWeights as_f32(ShardWeights w) {
   for (LayerWeights& l : w.layers)
-    for (WeightMatrix* m : {&l.attn_q, &l.attn_k, &l.attn_v, &l.attn_output, &l.ffn_gate, &l.ffn_up, &l.ffn_down})
+    for (WeightMatrix* m :
+         {&l.attn_q, &l.attn_k, &l.attn_v, &l.attn_output, &l.ffn_gate, &l.ffn_up, &l.ffn_down})
       *m = as_f32(*m);
   const bool tied = w.output == w.token_embd;
   w.token_embd = std::make_shared<const WeightMatrix>(as_f32(*w.token_embd));
@@ -180,25 +181,29 @@ TEST_SUITE("model-file" * doctest::skip(std::getenv("SHOAL_TEST_MODEL") == nullp
     const Oracle oracle = read_oracle();
     REQUIRE(oracle.prompts.size() == 20);
     Engine engine(as_f32);
-    const Comparison c = compare(log_probabilities(engine, oracle.prompts), oracle.prompts, &Prompt::exact_best);
+    const Comparison c =
+        compare(log_probabilities(engine, oracle.prompts), oracle.prompts, &Prompt::exact_best);
     MESSAGE("mean |difference| of log-probabilities " << c.difference << "; " << c.shared << " of " << c.n
-                                                      << " in both sets, " << c.same_first << " of 20 first equal");
+                                                      << " in both sets, " << c.same_first
+                                                      << " of 20 first equal");
     CHECK(c.difference < 0.05);
     CHECK(c.shared >= 198);
     CHECK(c.same_first == 20);
   }
 
-  TEST_CASE("rounding activations to int8 takes the ten best no further from exact than llama.cpp's rounding does") {
+  TEST_CASE(
+      "rounding activations to int8 takes the ten best no further from exact than llama.cpp's rounding "
+      "does") {
     const Oracle oracle = read_oracle();
     Engine engine;
     const std::vector<LogProbabilities> own = log_probabilities(engine, oracle.prompts);
     const double noise = noise_of_oracle(oracle.prompts);
     const Comparison exact = compare(own, oracle.prompts, &Prompt::exact_best);
     const Comparison rounded = compare(own, oracle.prompts, &Prompt::best);
-    MESSAGE("mean |difference| of log-probabilities: " << exact.difference << " from exact (llama.cpp " << noise
-                                                       << "), " << rounded.difference << " from llama.cpp; "
-                                                       << rounded.shared << " of " << rounded.n << " in both sets, "
-                                                       << rounded.same_first << " of 20 first equal");
+    MESSAGE("mean |difference| of log-probabilities: "
+            << exact.difference << " from exact (llama.cpp " << noise << "), " << rounded.difference
+            << " from llama.cpp; " << rounded.shared << " of " << rounded.n << " in both sets, "
+            << rounded.same_first << " of 20 first equal");
     CHECK(exact.difference < 1.2 * noise);
     // Two independent noises of that size.
     CHECK(rounded.difference < 1.2 * std::sqrt(2.0) * noise);

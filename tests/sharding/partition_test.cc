@@ -30,7 +30,8 @@ struct Model {
     file = GgufFile::open(dir.file("tiny.gguf"));
     config = ModelConfig::from(file);
   }
-  StageChain chain(const std::vector<int>& cuts, int threads = 1, const Kernels& kernels = select_kernels()) const {
+  StageChain chain(const std::vector<int>& cuts, int threads = 1,
+                   const Kernels& kernels = select_kernels()) const {
     return StageChain(file, config, cuts, kOptions, kernels, threads);
   }
 
@@ -56,7 +57,8 @@ using Answers = std::vector<Answer>;
 Answer answer(const StageChain& chain, size_t row, size_t n_rows) {
   Answer a;
   const size_t n_embd = chain.hidden(n_rows).size() / n_rows;
-  for (const float x : chain.hidden(n_rows).subspan(row * n_embd, n_embd)) a.bits.push_back(std::bit_cast<uint32_t>(x));
+  for (const float x : chain.hidden(n_rows).subspan(row * n_embd, n_embd))
+    a.bits.push_back(std::bit_cast<uint32_t>(x));
   const auto output = std::find_if(chain.outputs().begin(), chain.outputs().end(),
                                    [&](const RowOutput& o) { return o.row == static_cast<int32_t>(row); });
   REQUIRE(output != chain.outputs().end());
@@ -125,7 +127,8 @@ TEST_CASE("sequences in one batch do not touch each other") {
       ++next[s];
     }
     REQUIRE(together.run({}, rows, 0).has_value());
-    for (size_t r = 0; r < rows.size(); ++r) got[rows[r].slot - 1].push_back(answer(together, r, rows.size()));
+    for (size_t r = 0; r < rows.size(); ++r)
+      got[rows[r].slot - 1].push_back(answer(together, r, rows.size()));
   }
   CHECK(got == expected);
 }

@@ -70,10 +70,12 @@ TEST_CASE("a tied head shares the embedding, also one that is loaded already") {
   CHECK(head.output->rows() == m.config.n_vocab);
   uint64_t total = 0;
   const ShardWeights shared = load_shard(
-      m.file, m.config, {false, {4, 4}, true}, pool, [&](uint64_t, uint64_t all) { total = all; }, whole.token_embd);
+      m.file, m.config, {false, {4, 4}, true}, pool, [&](uint64_t, uint64_t all) { total = all; },
+      whole.token_embd);
   CHECK(shared.output == whole.token_embd);
   CHECK(total == m.file.tensor("output_norm.weight").bytes);
-  const ShardWeights middle = load_shard(m.file, m.config, {false, {1, 2}, false}, pool, {}, whole.token_embd);
+  const ShardWeights middle =
+      load_shard(m.file, m.config, {false, {1, 2}, false}, pool, {}, whole.token_embd);
   CHECK(middle.token_embd == nullptr);
 }
 
@@ -81,7 +83,8 @@ TEST_CASE("packed weights hold the file's values, whatever the thread count") {
   const Loaded m(options_for("qwen2", TensorType::kQ6_K, false));
   ThreadPool one(1), three(3);
   const ShardSpec spec{true, {2, 4}, true};
-  const ShardWeights a = load_shard(m.file, m.config, spec, one), b = load_shard(m.file, m.config, spec, three);
+  const ShardWeights a = load_shard(m.file, m.config, spec, one),
+                     b = load_shard(m.file, m.config, spec, three);
   std::vector<float> row_a(m.config.n_embd), row_b(m.config.n_embd);
   for (int row = 0; row < m.config.n_vocab; ++row) {
     a.token_embd->decode_row(row, row_a.data());

@@ -13,7 +13,8 @@ namespace shoal::test {
 
 class StageChain {
  public:
-  // cuts = {0, 2, 5} makes stages of layers [0, 2) and [2, 5); the first embeds, the last has the output head.
+  // cuts = {0, 2, 5} makes stages of layers [0, 2) and [2, 5); the first embeds, the last has the output
+  // head.
   StageChain(const GgufFile& file, const ModelConfig& config, const std::vector<int>& cuts,
              const StageOptions& options, const Kernels& kernels, int threads)
       : config_(config), pool_(threads), hidden_(sizeof(float) * options.rows_max * config.n_embd) {
@@ -26,7 +27,8 @@ class StageChain {
 
   Result<void> run(std::span<const CacheOp> ops, std::span<const BatchRow> rows, int candidates) {
     for (const std::unique_ptr<Stage>& stage : stages_)
-      if (Result<void> done = stage->run(ops, rows, candidates, hidden_.as<float>(), outputs_); !done) return done;
+      if (Result<void> done = stage->run(ops, rows, candidates, hidden_.as<float>(), outputs_); !done)
+        return done;
     return {};
   }
 

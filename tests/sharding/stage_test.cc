@@ -90,7 +90,8 @@ TEST_CASE_FIXTURE(Fixture, "a step that does not fit is refused, says where, and
 
 TEST_CASE_FIXTURE(Fixture, "hidden that is not finite is refused") {
   ThreadPool pool(1);
-  Stage stage(config, load_shard(file, config, {false, {1, 2}, true}, pool), kOptions, select_kernels(), pool);
+  Stage stage(config, load_shard(file, config, {false, {1, 2}, true}, pool), kOptions, select_kernels(),
+              pool);
   AlignedBuffer buffer(sizeof(float) * 2 * config.n_embd);
   float* hidden = buffer.as<float>();
   std::vector<RowOutput> outputs;

@@ -22,7 +22,8 @@ Row rounded_to_int8(std::span<const double> x) {
     double largest = 0;
     for (size_t i = begin; i < begin + 32; ++i) largest = std::max(largest, std::fabs(x[i]));
     if (largest < 1e-30) continue;
-    for (size_t i = begin; i < begin + 32; ++i) out[i] = std::nearbyint(x[i] * 127 / largest) * (largest / 127);
+    for (size_t i = begin; i < begin + 32; ++i)
+      out[i] = std::nearbyint(x[i] * 127 / largest) * (largest / 127);
   }
   return out;
 }
@@ -39,7 +40,8 @@ void round_to_f16(Row& x) {
 
 }  // namespace
 
-ReferenceModel::ReferenceModel(const GgufFile& file, const ModelConfig& config, const ReferenceOptions& options)
+ReferenceModel::ReferenceModel(const GgufFile& file, const ModelConfig& config,
+                               const ReferenceOptions& options)
     : config_(config), options_(options) {
   token_embd_ = load(file, "token_embd.weight");
   output_norm_ = load(file, "output_norm.weight");
@@ -135,7 +137,8 @@ Row ReferenceModel::attention(const Layer& l, std::span<const double> q, int n_h
     double sum = 0;
     for (double& score : scores) sum += score = std::exp(score - largest);
     for (size_t p = 0; p < scores.size(); ++p)
-      for (int d = 0; d < dim_v; ++d) out[h * dim_v + d] += scores[p] / sum * l.cached_v[p][head_kv * dim_v + d];
+      for (int d = 0; d < dim_v; ++d)
+        out[h * dim_v + d] += scores[p] / sum * l.cached_v[p][head_kv * dim_v + d];
   }
   return out;
 }

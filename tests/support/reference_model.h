@@ -1,8 +1,9 @@
-// The transformer once more, written for nothing but plainness: double precision, one row at a time, weights decoded
-// from the file one by one, no kernel, no packed matrix. What the engine computes is held against it.
+// The transformer once more, written for nothing but plainness: double precision, one row at a time, weights
+// decoded from the file one by one, no kernel, no packed matrix. What the engine computes is held against it.
 //
-// Two roundings are part of the engine's definition and can be asked for, so that the rest can be compared closely:
-// activations as int8 in blocks of 32 in front of quantised weights, and K and V as f16 in the cache.
+// Two roundings are part of the engine's definition and can be asked for, so that the rest can be compared
+// closely: activations as int8 in blocks of 32 in front of quantised weights, and K and V as f16 in the
+// cache.
 #pragma once
 
 #include <span>
@@ -24,7 +25,8 @@ class ReferenceModel {
   ReferenceModel(const GgufFile& file, const ModelConfig& config, const ReferenceOptions& options);
 
   std::vector<double> embed(int token) const;  // [n_embd]
-  // The next row of the one sequence through layer `layer`: its position is the number of rows that came before.
+  // The next row of the one sequence through layer `layer`: its position is the number of rows that came
+  // before.
   std::vector<double> forward_layer(int layer, std::span<const double> hidden);
   std::vector<double> logits(std::span<const double> hidden) const;  // [n_vocab]
 

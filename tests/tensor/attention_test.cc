@@ -4,7 +4,7 @@
 
 #include <algorithm>
 
-#include "float_ops_testing.h"
+#include "tests/tensor/float_ops_testing.h"
 
 namespace shoal::testing {
 namespace {

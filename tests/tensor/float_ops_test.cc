@@ -18,7 +18,7 @@
 #include <algorithm>
 #include <initializer_list>
 
-#include "float_ops_testing.h"
+#include "tests/tensor/float_ops_testing.h"
 
 namespace shoal::testing {
 namespace {

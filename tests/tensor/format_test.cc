@@ -1,6 +1,8 @@
 // Formats: decoding against the gguf package's values, packing and reading back, sizes, and refusals.
 #include "tensor/format.h"
 
+#include <doctest/doctest.h>
+
 #include <bit>
 #include <cmath>
 #include <cstring>
@@ -9,7 +11,6 @@
 #include <vector>
 
 #include "base/error.h"
-#include "doctest/doctest.h"
 #include "tensor/half.h"
 #include "tensor/weight_matrix.h"
 #include "tests/tensor/fixtures/format_fixtures.h"

@@ -2,6 +2,8 @@
 //
 // The reference shares nothing with the library but the numbers' definition (docs/numerics.md): it takes
 // integers and scales straight out of the blocks of the file.
+#include <doctest/doctest.h>
+
 #include <algorithm>
 #include <bit>
 #include <cmath>
@@ -9,7 +11,6 @@
 #include <random>
 #include <vector>
 
-#include "doctest/doctest.h"
 #include "tensor/float_ops.h"
 #include "tensor/format.h"
 #include "tensor/kernels.h"
