@@ -5,7 +5,7 @@
 #include <cstdio>
 
 #include "planner/planner.h"
-#include "tests/planner/random_input.h"
+#include "planner/random_input.h"
 
 namespace shoal {
 namespace {
@@ -15,12 +15,12 @@ struct Times {
   int impossible = 0, unproven = 0;
 };
 
-Times measure(const test::InputShape& shape, Objective objective, KeepOnHead keep) {
+Times measure(const sample::InputShape& shape, Objective objective, KeepOnHead keep) {
   constexpr int kSeeds = 20;
   std::vector<double> ms;
   Times times;
   for (unsigned seed = 0; seed < kSeeds; ++seed) {
-    PlanInput input = test::random_input(shape, 1000 + seed);
+    PlanInput input = sample::random_input(shape, 1000 + seed);
     input.objective = objective;
     input.constraints.keep_on_head = keep;
     const auto start = std::chrono::steady_clock::now();
@@ -39,7 +39,7 @@ Times measure(const test::InputShape& shape, Objective objective, KeepOnHead kee
 
 void print_row(int devices, int layers, Objective objective, KeepOnHead keep, bool tight, bool equal,
                double mbps) {
-  test::InputShape shape;
+  sample::InputShape shape;
   shape.devices = devices;
   shape.layers = layers;
   shape.tightness = tight ? 1.4 : 2.5;

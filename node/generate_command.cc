@@ -13,18 +13,10 @@
 namespace shoal {
 namespace {
 
-std::vector<int32_t> tokenize_pieces(const Tokenizer& tokenizer, const std::vector<PromptPiece>& pieces) {
-  std::vector<int32_t> tokens;
-  for (const PromptPiece& piece : pieces) {
-    const bool first = tokens.empty();
-    const std::vector<int32_t> part = tokenizer.encode(piece.text, piece.trusted, first);
-    tokens.insert(tokens.end(), part.begin(), part.end());
-  }
-  return tokens;
-}
-
 ChatTemplate chat_template_of(const Cluster& cluster) {
-  return ChatTemplate::recognise(cluster.file->get_string("tokenizer.chat_template", ""), cluster.config.model);
+  const Tokenizer& tokenizer = *cluster.tokenizer;
+  return ChatTemplate::recognise(cluster.file->get_string("tokenizer.chat_template", ""), cluster.config.model,
+                                 tokenizer.piece(tokenizer.eos(), /*show_special=*/true));
 }
 
 // Streams an answer to stdout as it comes. A closed pipe ends the program quietly, as it should.
@@ -89,7 +81,7 @@ void answer_once(Cluster& cluster, const CommonFlags& common, const RunFlags& fl
     std::vector<ChatMessage> messages;
     if (!flags.system.empty()) messages.push_back({"system", flags.system});
     messages.push_back({"user", flags.prompt});
-    prompt = tokenize_pieces(*cluster.tokenizer, chat_template_of(cluster).render(messages));
+    prompt = cluster.tokenizer->encode(chat_template_of(cluster).render(messages), /*add_bos=*/true);
   }
   const int prompt_tokens = static_cast<int>(prompt.size());
   const MeasuredAnswer measured(cluster);
@@ -118,7 +110,7 @@ void converse(Cluster& cluster, const CommonFlags& common, const RunFlags& flags
       continue;
     }
     messages.push_back({"user", line});
-    std::vector<int32_t> prompt = tokenize_pieces(*cluster.tokenizer, chat.render(messages));
+    std::vector<int32_t> prompt = cluster.tokenizer->encode(chat.render(messages), /*add_bos=*/true);
     const int prompt_tokens = static_cast<int>(prompt.size());
     const MeasuredAnswer measured(cluster);
     TextStream stream(*cluster.tokenizer);

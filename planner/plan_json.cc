@@ -87,7 +87,7 @@ double number_of(const json::value& value, const char* key) {
   if (const double* real = value.if_double()) number = *real;
   if (const int64_t* whole = value.if_int64()) number = static_cast<double>(*whole);
   if (const uint64_t* large = value.if_uint64()) number = static_cast<double>(*large);
-  if (!std::isfinite(number) || number < 0)
+  if (!std::isfinite(number) || std::signbit(number))
     bad(std::string("\"") + key + "\" must be a number, not negative");
   return number;
 }

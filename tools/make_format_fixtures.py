@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Writes tests/tensor/fixtures/format_fixtures.h: blocks of every format and the floats they stand for.
 
-The oracle is the gguf package (PyPI, tested with 0.17), gguf.quants.dequantize:
+The oracle is the gguf package (PyPI, tested with 0.19), gguf.quants.dequantize:
     pip install gguf numpy && python3 tools/make_format_fixtures.py
 Block bytes are random, with scales that are ordinary halves of either sign.
 """

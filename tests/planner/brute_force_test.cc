@@ -5,7 +5,7 @@
 #include <cmath>
 #include <limits>
 
-#include "tests/planner/random_input.h"
+#include "planner/random_input.h"
 
 namespace shoal {
 namespace {
@@ -153,8 +153,8 @@ class Oracle {
   double best_ = kNone;
 };
 
-test::InputShape shape_of(unsigned seed) {
-  test::InputShape shape;
+sample::InputShape shape_of(unsigned seed) {
+  sample::InputShape shape;
   shape.devices = 1 + static_cast<int>(seed % 5);
   shape.layers = 1 + static_cast<int>(seed / 5 % (shape.devices == 5 ? 4 : 6));
   shape.tightness = 0.9 + 0.25 * (seed / 7 % 12);
@@ -169,7 +169,7 @@ void compare(Objective objective) {
   int planned = 0, impossible = 0;
   for (unsigned seed = 0; seed < 6000; ++seed) {
     CAPTURE(seed);
-    PlanInput input = test::random_input(shape_of(seed), seed * 7919 + 13);
+    PlanInput input = sample::random_input(shape_of(seed), seed * 7919 + 13);
     input.objective = objective;
     if (seed % 11 == 0 && input.devices.size() > 2) {  // twins: devices of one type
       input.devices[1] = input.devices[0];

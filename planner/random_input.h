@@ -1,11 +1,11 @@
-// Seeded random planning inputs for the planner's tests.
+// Seeded random planning inputs for the planner's tests and timings.
 #pragma once
 
 #include <random>
 
 #include "planner/planner.h"
 
-namespace shoal::test {
+namespace shoal::sample {
 
 struct InputShape {
   int layers = 4;
@@ -73,4 +73,4 @@ inline PlanInput random_input(const InputShape& shape, unsigned seed) {
   return input;
 }
 
-}  // namespace shoal::test
+}  // namespace shoal::sample
