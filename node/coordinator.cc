@@ -19,6 +19,10 @@ Coordinator::Coordinator(Node& node, const PipelineLayout& layout, const Schedul
   node_.set_on_outcome([this](StepOutcome outcome) { on_outcome(std::move(outcome)); });
 }
 
+Coordinator::~Coordinator() {
+  node_.set_on_outcome({});  // on the io thread, after all that was posted there before
+}
+
 uint64_t Coordinator::submit(GenerationRequest request) {
   const uint64_t id = next_id_++;
   auto shared = std::make_shared<GenerationRequest>(std::move(request));
@@ -34,6 +38,7 @@ void Coordinator::cancel(uint64_t request) {
       return true;
     });
     finish(request, FinishReason::kCancelled);
+    admit();
     pump();
   });
 }
@@ -50,6 +55,17 @@ void Coordinator::start(uint64_t id, GenerationRequest request) {
                   fmt::format("the prompt has {} tokens and the context holds {}, the answer included: shorten the "
                               "prompt or raise the context (--context, or context: in the cluster file)",
                               length, layout_.context));
+  }
+  for (const int32_t token : request.prompt) {
+    if (token < 0 || token >= layout_.n_vocab) {
+      return refuse(Errc::kInvalidInput, fmt::format("the prompt has token {}, and the vocabulary has {}", token,
+                                                     layout_.n_vocab));
+    }
+  }
+  try {
+    request.sampling.validate();
+  } catch (const SetupError& error) {
+    return refuse(Errc::kInvalidInput, error.what());
   }
   if (waiting_.size() >= kRequestsQueuedMax) {
     return refuse(Errc::kQueueFull, fmt::format("{} requests wait already; try again later", waiting_.size()));
@@ -152,6 +168,10 @@ void Coordinator::on_outcome(StepOutcome outcome) {
     return;
   }
   for (size_t i = 0; i < outcome.rows.size(); ++i) {
+    if (outcome.rows[i].row != in_flight.wanted[i].first) {
+      fail_all({Errc::kBadFrame, "an answer with other rows than were asked for"});
+      return;
+    }
     const auto sequence = running_.find(in_flight.wanted[i].second);
     if (sequence == running_.end()) continue;  // cancelled meanwhile
     take_token(*sequence->second, outcome.rows[i]);
@@ -166,6 +186,9 @@ void Coordinator::take_token(Sequence& sequence, const RowOutput& output) {
     return finish(id, FinishReason::kError, {Errc::kBadFrame, "an answer without candidates"});
   }
   const int32_t token = sequence.sampler.sample(output.candidates);
+  if (token < 0 || token >= layout_.n_vocab) {  // -1: no logit is a number
+    return finish(id, FinishReason::kError, {Errc::kBadFrame, "an answer without a token of the vocabulary"});
+  }
   sequence.sampler.accept(token);
   const bool end = tokenizer_ != nullptr && tokenizer_->is_end_of_generation(token);
   if (end && !sequence.request.ignore_end) return finish(id, FinishReason::kStop);
@@ -188,8 +211,8 @@ void Coordinator::finish(uint64_t id, FinishReason reason, const Error& error) {
 }
 
 void Coordinator::fail_all(const Error& error) {
+  if (!is_broken_) broken_ = error;  // what follows the first failure is its consequence
   is_broken_ = true;
-  broken_ = error;
   while (!running_.empty()) finish(running_.begin()->first, FinishReason::kError, error);
   while (!waiting_.empty()) {
     const auto [id, request] = std::move(waiting_.front());

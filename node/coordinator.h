@@ -3,6 +3,7 @@
 // It belongs to the io thread; submit() and cancel() may be called from any thread.
 #pragma once
 
+#include <atomic>
 #include <chrono>
 #include <cstdint>
 #include <deque>
@@ -43,6 +44,9 @@ class Coordinator {
  public:
   // `tokenizer` may be null: then nothing ends an answer but its length.
   Coordinator(Node& node, const PipelineLayout& layout, const SchedulerLimits& limits, const Tokenizer* tokenizer);
+  ~Coordinator();  // requests under way end without an event; the node outlives the coordinator
+  Coordinator(const Coordinator&) = delete;
+  Coordinator& operator=(const Coordinator&) = delete;
 
   uint64_t submit(GenerationRequest request);
   void cancel(uint64_t request);

@@ -22,7 +22,9 @@ Engine::~Engine() {
 
 void Engine::start(const MakeStages& make_stages) {
   std::promise<void> ready;
-  thread_ = std::thread([&] {
+  std::future<void> started = ready.get_future();
+  // The promise moves into the thread: one on this stack could be gone before set_value() has returned there.
+  thread_ = std::thread([this, &make_stages, ready = std::move(ready)]() mutable {
     try {
       for (auto& [index, stage] : make_stages()) {
         memory_.weights += stage->weight_bytes();
@@ -40,7 +42,7 @@ void Engine::start(const MakeStages& make_stages) {
     ready.set_value();
     loop();
   });
-  ready.get_future().get();
+  started.get();
 }
 
 bool Engine::submit(std::unique_ptr<StepJob>& job) {
@@ -79,8 +81,8 @@ void Engine::compute(StepJob& job) {
   for (const auto& hosted : stages_) {
     if (hosted->index != job.stage) continue;
     const auto begin = std::chrono::steady_clock::now();
-    const Result<void> result =
-        hosted->stage->run(job.ops, job.rows, job.candidates, job.buffer->as<float>(), job.outputs);
+    float* const hidden = job.buffer ? job.buffer->as<float>() : nullptr;  // a step of cache operations alone has none
+    const Result<void> result = hosted->stage->run(job.ops, job.rows, job.candidates, hidden, job.outputs);
     const auto busy = std::chrono::steady_clock::now() - begin;
     hosted->steps += 1;
     hosted->rows += job.rows.size();

@@ -39,30 +39,40 @@ class TextStream {
   std::string text_;
 };
 
-// One answer with its table of what each node did.
-class MeasuredAnswer {
- public:
-  explicit MeasuredAnswer(Cluster& cluster) : cluster_(cluster), before_(cluster.node->collect_stats()) {}
+// One answer, streamed, and then the table of what each node did for it.
+std::string answer_measured(Cluster& cluster, const CommonFlags& common, GenerationRequest request) {
+  const int prompt_tokens = static_cast<int>(request.prompt.size());
+  const std::vector<StatsMessage> before = cluster.node->collect_stats();
+  std::vector<StatsMessage> generating = before;
+  TextStream stream(*cluster.tokenizer);
+  bool first = true;
+  const Answer answer = generate(cluster, std::move(request), [&](int32_t token) {
+    stream.push(token);
+    if (first && !common.quiet) generating = cluster.node->collect_stats();
+    first = false;
+  });
+  const std::string text = stream.finish();
+  std::fputs("\n", stdout);
+  std::fflush(stdout);
+  if (common.quiet) return text;
 
-  void print(const Answer& answer, int prompt_tokens, int tokens) const {
-    const std::vector<NodeReport> nodes = report_since(before_, cluster_.node->collect_stats(), cluster_.layout);
-    std::string text = "\n" + render_report(nodes, answer.total_s, prompt_tokens + tokens - 1);
-    const double generation_s = answer.total_s - answer.first_token_s;
-    text += fmt::format("prompt {} tokens, {:.1f} tokens/s", prompt_tokens, prompt_tokens / answer.first_token_s);
-    if (tokens > 1) {
-      text += fmt::format("; generation {} tokens, {:.1f} tokens/s", tokens, (tokens - 1) / generation_s);
-      const double predicted = cluster_.plan.predicted.seconds_per_token;
-      if (predicted > 0) {
-        text += fmt::format("; {:.2f} ms a token, the plan said {:.2f}", generation_s / (tokens - 1) * 1e3, predicted * 1e3);
-      }
-    }
-    std::fputs((text + "\n").c_str(), stderr);
+  const int steps = static_cast<int>(answer.tokens.size()) - 1;  // the first token belongs to the prompt
+  const double generation_s = answer.total_s - answer.first_token_s;
+  std::string table = "\n" + render_report(report_nodes(before, generating, cluster.node->collect_stats(), cluster.layout),
+                                           generation_s, steps);
+  if (!answer.tokens.empty()) {
+    table += fmt::format("prompt {} tokens, {:.1f} tokens/s", prompt_tokens, prompt_tokens / answer.first_token_s);
   }
-
- private:
-  Cluster& cluster_;
-  std::vector<StatsMessage> before_;
-};
+  if (steps > 0) {
+    table += fmt::format("; generation {} tokens, {:.1f} tokens/s", steps + 1, steps / generation_s);
+    const double predicted = cluster.plan.predicted.seconds_per_token;
+    if (predicted > 0) {
+      table += fmt::format("; {:.2f} ms a token, the plan said {:.2f}", generation_s / steps * 1e3, predicted * 1e3);
+    }
+  }
+  std::fputs((table + "\n").c_str(), stderr);
+  return text;
+}
 
 GenerationRequest request_of(const RunFlags& flags, std::vector<int32_t> prompt) {
   GenerationRequest request;
@@ -83,15 +93,7 @@ void answer_once(Cluster& cluster, const CommonFlags& common, const RunFlags& fl
     messages.push_back({"user", flags.prompt});
     prompt = cluster.tokenizer->encode(chat_template_of(cluster).render(messages), /*add_bos=*/true);
   }
-  const int prompt_tokens = static_cast<int>(prompt.size());
-  const MeasuredAnswer measured(cluster);
-  TextStream stream(*cluster.tokenizer);
-  const Answer answer =
-      generate(cluster, request_of(flags, std::move(prompt)), [&](int32_t token) { stream.push(token); });
-  stream.finish();
-  std::fputs("\n", stdout);
-  std::fflush(stdout);
-  if (!common.quiet) measured.print(answer, prompt_tokens, static_cast<int>(answer.tokens.size()));
+  answer_measured(cluster, common, request_of(flags, std::move(prompt)));
 }
 
 void converse(Cluster& cluster, const CommonFlags& common, const RunFlags& flags) {
@@ -111,15 +113,7 @@ void converse(Cluster& cluster, const CommonFlags& common, const RunFlags& flags
     }
     messages.push_back({"user", line});
     std::vector<int32_t> prompt = cluster.tokenizer->encode(chat.render(messages), /*add_bos=*/true);
-    const int prompt_tokens = static_cast<int>(prompt.size());
-    const MeasuredAnswer measured(cluster);
-    TextStream stream(*cluster.tokenizer);
-    const Answer answer =
-        generate(cluster, request_of(flags, std::move(prompt)), [&](int32_t token) { stream.push(token); });
-    messages.push_back({"assistant", stream.finish()});
-    std::fputs("\n", stdout);
-    std::fflush(stdout);
-    if (!common.quiet) measured.print(answer, prompt_tokens, static_cast<int>(answer.tokens.size()));
+    messages.push_back({"assistant", answer_measured(cluster, common, request_of(flags, std::move(prompt)))});
   }
 }
 

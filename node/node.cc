@@ -1,6 +1,9 @@
 #include "node/node.h"
 
 #include <boost/asio/detached.hpp>
+#include <boost/asio/redirect_error.hpp>
+#include <boost/asio/steady_timer.hpp>
+#include <boost/asio/use_awaitable.hpp>
 #include <fmt/format.h>
 #include <spdlog/spdlog.h>
 
@@ -22,7 +25,8 @@ constexpr auto kConnectDeadline = 20s;   // the peers load their shards meanwhil
 constexpr auto kStatsDeadline = 3s;
 constexpr uint64_t kEpoch = 1;           // the plan made at start-up
 constexpr size_t kProbeBytesMax = 4 << 20;
-constexpr int kStrangersMax = 64;        // connections that have not said hello yet
+constexpr size_t kStrangersMax = 64;     // connections that have not said hello yet
+constexpr auto kAcceptPause = 100ms;     // after an accept that failed
 
 WireCacheOp to_wire(const CacheOp& op) {
   const WireCacheOp::Kind kind = op.kind == CacheOpKind::kTrim   ? WireCacheOp::Kind::kTrim
@@ -91,13 +95,14 @@ Node::~Node() {
   io_.call([this] {
     closing_ = true;
     listener_->close();
+    for (const ChannelPtr& channel : strangers_) channel->close();
     for (const ChannelPtr& channel : accepted_) channel->close();
     for (const auto& [stage, channel] : to_stage_) channel->close();
     for (const auto& [name, channel] : controls_) channel->close();
     return 0;
   });
-  engine_.reset();  // its last jobs are posted, and dropped with the io thread
-  io_.stop();
+  io_.stop();       // first: it hands steps to the engine, and buffers come back on it alone
+  engine_.reset();  // what it still finishes is posted, and dropped with the io context
 }
 
 Hello Node::hello_to(const std::string& peer, LinkRole role, int stage) const {
@@ -130,6 +135,9 @@ awaitable<void> Node::accept_loop() {
     if (channel.has_error()) {
       if (closing_ || channel.error().code == Errc::kCancelled) co_return;
       spdlog::warn("accepting a connection failed: {}", channel.error().message);
+      boost::asio::steady_timer pause(io_.executor(), kAcceptPause);  // the reason may last: no file is left to open
+      boost::system::error_code ignored;
+      co_await pause.async_wait(boost::asio::redirect_error(boost::asio::use_awaitable, ignored));
       continue;
     }
     co_spawn(io_.executor(), serve_peer(*channel), detached);
@@ -144,15 +152,15 @@ awaitable<void> Node::serve_peer(ChannelPtr channel) {
   expected.plan_hash = layout_.plan_hash;
   expected.numeric_class = "exact";
   expected.epoch = layout_.plan_hash.empty() ? 0 : kEpoch;
-  if (strangers_ >= kStrangersMax) {
-    spdlog::warn("a connection from {} was closed: {} others have not said hello yet", channel->peer(), strangers_);
-    channel->close();
-    co_return;
+  if (strangers_.size() >= kStrangersMax) {  // the oldest goes: those who stay silent must not keep others out
+    spdlog::warn("a connection from {} was closed: it has not said hello, and more wait", strangers_.front()->peer());
+    strangers_.front()->close();
+    strangers_.pop_front();
   }
-  ++strangers_;
+  strangers_.push_back(channel);
   const ValidateHello validate = [this](const Hello& hello) { return refusal_of(hello); };
   Result<PeerInfo> peer = co_await answer_hello(*channel, expected, validate);
-  --strangers_;
+  std::erase(strangers_, channel);
   if (peer.has_error()) {
     if (!closing_) spdlog::warn("a connection was refused: {}", peer.error().message);
     co_return;
@@ -169,7 +177,15 @@ awaitable<void> Node::serve_peer(ChannelPtr channel) {
 // This node's own checks of a caller: once there is a plan, only the nodes that it names may call, for what it says.
 std::optional<RefusalReason> Node::refusal_of(const Hello& hello) const {
   const int stage = static_cast<int>(hello.stage);
-  if (layout_.plan_hash.empty()) return std::nullopt;  // peers that measure links
+  if (layout_.plan_hash.empty()) {
+    if (hello.role == LinkRole::kControl) return std::nullopt;  // a peer that measures the link
+    return RefusalReason{Refusal::kPlan, fmt::format("{} has no plan yet, so no stage to feed", identity_.name)};
+  }
+  // The standard checks let an empty text pass as not known yet; here all know.
+  if (hello.plan_hash != layout_.plan_hash) {
+    return RefusalReason{Refusal::kPlan, fmt::format("{} follows a plan that {} does not name", identity_.name,
+                                                     hello.node_name)};
+  }
   if (hello.role == LinkRole::kControl) {
     if (hello.node_name == layout_.head && !head_) return std::nullopt;
     return RefusalReason{Refusal::kRole, fmt::format("{} takes orders from the head {} alone, and once; {} called",
@@ -199,7 +215,7 @@ awaitable<void> Node::serve_control(ChannelPtr channel) {
       (void)channel->post({LinkProbeAck{probe->sequence}});
     } else if (std::holds_alternative<StatsRequest>(incoming->message)) {
       (void)channel->post({own_stats()});
-    } else if (std::holds_alternative<Shutdown>(incoming->message)) {
+    } else if (of_head && std::holds_alternative<Shutdown>(incoming->message)) {
       end_service("");
       co_return;
     }
@@ -289,7 +305,7 @@ void Node::forward(std::unique_ptr<StepJob> job) {
   OutgoingMessage outgoing{to_message(*job), {}, {}};
   if (job->stage > 0) {
     const size_t bytes = job->rows.size() * static_cast<size_t>(layout_.n_embd) * sizeof(float);
-    outgoing.payload = {job->buffer->data(), bytes};
+    if (bytes > 0) outgoing.payload = {job->buffer->data(), bytes};
     outgoing.keep_alive = job->buffer;
   }
   const auto channel = to_stage_.find(job->stage);
@@ -308,7 +324,7 @@ void Node::on_engine_done(std::unique_ptr<StepJob> job) {
 // The last stage is done: its answer goes home.
 void Node::finish(std::unique_ptr<StepJob> job) {
   if (identity_.name == layout_.head) {
-    on_outcome_({job->step_id, std::move(job->outputs), false, {}});
+    if (on_outcome_) on_outcome_({job->step_id, std::move(job->outputs), false, {}});
   } else if (head_) {
     (void)head_->post({to_message(*job, std::move(job->outputs))});
   }
@@ -348,9 +364,17 @@ awaitable<void> Node::read_control_of(std::string peer, ChannelPtr channel) {
 }
 
 void Node::node_lost(const std::string& peer, const Error& error) {
-  if (on_outcome_) {
-    on_outcome_({0, {}, true, {Errc::kPeerLost, fmt::format("node {} is lost: {}", peer, error.message)}});
-  }
+  const Error lost{Errc::kPeerLost, fmt::format("node {} is lost: {}", peer, error.message)};
+  if (!lost_) lost_ = lost;
+  if (on_outcome_) on_outcome_({0, {}, true, lost});
+}
+
+void Node::set_on_outcome(std::function<void(StepOutcome)> on_outcome) {
+  io_.call([&] {
+    on_outcome_ = std::move(on_outcome);
+    if (on_outcome_ && lost_) on_outcome_({0, {}, true, *lost_});
+    return 0;
+  });
 }
 
 void Node::end_service(std::string error) {
@@ -433,13 +457,14 @@ std::vector<StatsMessage> Node::collect_stats() {
 
 void Node::load(const PipelineLayout& layout, const Engine::MakeStages& make_stages) {
   // The engine thread hands finished jobs to the io thread.
-  engine_ = std::make_unique<Engine>(static_cast<size_t>(layout.steps_in_flight_max) * 2 + 2,
+  auto engine = std::make_unique<Engine>(static_cast<size_t>(layout.steps_in_flight_max) * 2 + 2,
                                      [this](std::unique_ptr<StepJob> job) {
                                        auto shared = std::make_shared<std::unique_ptr<StepJob>>(std::move(job));
                                        io_.post([this, shared] { on_engine_done(std::move(*shared)); });
                                      });
-  engine_->start(make_stages);
+  engine->start(make_stages);
   io_.call([&] {
+    engine_ = std::move(engine);
     layout_ = layout;
     int hosted = 0;
     for (int i = 0; i <= layout_.last_stage(); ++i) hosted += hosts(i);

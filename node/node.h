@@ -7,6 +7,7 @@
 // public calls are made from the main thread and return when the io thread has answered.
 #pragma once
 
+#include <deque>
 #include <functional>
 #include <future>
 #include <map>
@@ -78,7 +79,8 @@ class Node {
   void serve_until_shutdown();
 
   // The head. Outcomes, and failures that concern no step (a node lost: step_id 0), arrive on the io thread.
-  void set_on_outcome(std::function<void(StepOutcome)> on_outcome) { on_outcome_ = std::move(on_outcome); }
+  // A node lost before is told at once. An empty function ends the telling: when this returns none runs any more.
+  void set_on_outcome(std::function<void(StepOutcome)> on_outcome);
   // On the io thread. Fails by an outcome.
   void send_step(std::unique_ptr<StepJob> job);
   StepBuffer take_buffer() { return buffers_->take(); }  // on the io thread
@@ -118,9 +120,10 @@ class Node {
   std::map<std::string, ChannelPtr> controls_;       // the head: to every other node
   ChannelPtr head_;                                  // a worker: the head's control channel
   std::vector<ChannelPtr> accepted_;
-  int strangers_ = 0;                                // accepted and not greeted yet
+  std::deque<ChannelPtr> strangers_;                 // accepted and not greeted yet, oldest first
   std::map<int, uint64_t> last_step_;                // by stage that is being fed from another node
   std::function<void(StepOutcome)> on_outcome_;
+  std::optional<Error> lost_;                        // the first node lost
   std::map<std::string, std::function<void(StatsMessage)>> stats_waiters_;
   std::promise<std::string> service_end_;  // empty: the head said so
   bool service_ended_ = false;

@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <chrono>
-#include <map>
 
 #include "base/units.h"
 
@@ -52,37 +51,56 @@ Answer generate(Cluster& cluster, GenerationRequest request, const std::function
   }
 }
 
-std::vector<NodeReport> report_since(const std::vector<StatsMessage>& before, const std::vector<StatsMessage>& after,
-                                     const PipelineLayout& layout) {
-  std::map<std::string, const StatsMessage*> earlier;
-  for (const StatsMessage& stats : before) earlier[stats.node_name] = &stats;
+namespace {
+
+const StatsMessage* find_stats(const std::vector<StatsMessage>& all, const std::string& node) {
+  const auto found = std::find_if(all.begin(), all.end(), [&](const auto& stats) { return stats.node_name == node; });
+  return found == all.end() ? nullptr : &*found;
+}
+
+double busy_seconds(const StatsMessage* stats) {
+  double seconds = 0;
+  if (stats != nullptr) {
+    for (const StageReport& stage : stats->stages) seconds += static_cast<double>(stage.busy_ns) * 1e-9;
+  }
+  return seconds;
+}
+
+uint64_t bytes_sent(const StatsMessage* stats) {
+  uint64_t bytes = 0;
+  if (stats != nullptr) {
+    for (const LinkReport& link : stats->links) bytes += link.bytes_sent;
+  }
+  return bytes;
+}
+
+}  // namespace
+
+std::vector<NodeReport> report_nodes(const std::vector<StatsMessage>& before, const std::vector<StatsMessage>& generating,
+                                     const std::vector<StatsMessage>& after, const PipelineLayout& layout) {
   std::vector<NodeReport> reports;
   for (const StatsMessage& now : after) {
-    const auto found = earlier.find(now.node_name);
-    if (found == earlier.end()) continue;
     NodeReport report;
     report.name = now.node_name;
     report.resident_bytes = now.resident_bytes;
     for (const StageReport& stage : now.stages) {
       const ShardSpec& spec = layout.shard_of_stage[stage.stage];
-      if (!report.layers.empty()) report.layers += ", ";
-      if (spec.embedding) report.layers += "embedding, ";
-      if (spec.layers.size() > 0) report.layers += fmt::format("{}-{}", spec.layers.begin, spec.layers.end - 1);
-      if (spec.output) report.layers += spec.layers.size() > 0 ? ", output" : "output";
+      auto add = [&](const std::string& what) { report.layers += (report.layers.empty() ? "" : ", ") + what; };
+      if (spec.embedding) add("embedding");
+      if (spec.layers.size() > 0) add(fmt::format("{}-{}", spec.layers.begin, spec.layers.end - 1));
+      if (spec.output) add("output");
       report.weight_bytes += stage.weight_bytes;
       report.kv_bytes += stage.kv_bytes;
       report.scratch_bytes += stage.scratch_bytes;
-      report.busy_s += static_cast<double>(stage.busy_ns) * 1e-9;
     }
-    for (const StageReport& stage : found->second->stages) report.busy_s -= static_cast<double>(stage.busy_ns) * 1e-9;
-    for (const LinkReport& link : now.links) report.bytes_sent += link.bytes_sent;
-    for (const LinkReport& link : found->second->links) report.bytes_sent -= link.bytes_sent;
+    report.busy_s = busy_seconds(&now) - busy_seconds(find_stats(generating, now.node_name));
+    report.bytes_sent = bytes_sent(&now) - bytes_sent(find_stats(before, now.node_name));
     reports.push_back(std::move(report));
   }
   return reports;
 }
 
-std::string render_report(const std::vector<NodeReport>& nodes, double wall_s, int tokens) {
+std::string render_report(const std::vector<NodeReport>& nodes, double generation_s, int tokens) {
   size_t name_width = 4, layer_width = 6;
   for (const NodeReport& node : nodes) {
     name_width = std::max(name_width, node.name.size());
@@ -97,7 +115,7 @@ std::string render_report(const std::vector<NodeReport>& nodes, double wall_s, i
                         name_width, node.layers.empty() ? "-" : node.layers, layer_width,
                         format_bytes(node.weight_bytes), format_bytes(node.kv_bytes),
                         format_bytes(node.resident_bytes), node.busy_s * per_token,
-                        std::max(0.0, wall_s - node.busy_s) * per_token, format_bytes(node.bytes_sent));
+                        std::max(0.0, generation_s - node.busy_s) * per_token, format_bytes(node.bytes_sent));
   }
   return text;
 }

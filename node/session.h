@@ -37,7 +37,7 @@ struct Answer {
 // the request fails.
 Answer generate(Cluster& cluster, GenerationRequest request, const std::function<void(int32_t)>& on_token = {});
 
-// What a node did between two moments.
+// What a node did: computing since `generating`, bytes since `before`.
 struct NodeReport {
   std::string name;
   std::string layers;
@@ -45,10 +45,11 @@ struct NodeReport {
   double busy_s = 0;
   uint64_t bytes_sent = 0;
 };
-std::vector<NodeReport> report_since(const std::vector<StatsMessage>& before, const std::vector<StatsMessage>& after,
-                                     const PipelineLayout& layout);
+std::vector<NodeReport> report_nodes(const std::vector<StatsMessage>& before, const std::vector<StatsMessage>& generating,
+                                     const std::vector<StatsMessage>& after, const PipelineLayout& layout);
 
-// The table after an answer: per node its layers, memory, milliseconds a token computing and waiting, bytes sent.
-std::string render_report(const std::vector<NodeReport>& nodes, double wall_s, int tokens);
+// The table after an answer: per node its layers, memory, milliseconds computing and waiting for each of the `tokens`
+// that `generation_s` gave, bytes sent.
+std::string render_report(const std::vector<NodeReport>& nodes, double generation_s, int tokens);
 
 }  // namespace shoal

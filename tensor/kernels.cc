@@ -32,11 +32,14 @@ std::vector<const Kernels*> find_kernels() {
 #endif
 #ifdef SHOAL_PRODUCT_AVX512
   static const Kernels kAvx512 = {"avx512", &kFloatOpsAvx512, &kProductOpsAvx512};
-  if (avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
-      __builtin_cpu_supports("avx512vnni")) {
-    found.push_back(&kAvx512);
-  }
+#ifdef SHOAL_EMULATE_AVX512  // tests/emulated: the tables are compiled over SIMDe
+  const bool avx512 = true;
+#else
+  const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
+                      __builtin_cpu_supports("avx512vnni");
+#endif
+  if (avx2 && avx512) found.push_back(&kAvx512);
 #endif
 #elif defined(__aarch64__)
 #ifdef SHOAL_PRODUCT_NEON

@@ -18,7 +18,11 @@
 #include "tensor/formats/packed_layout.h"
 #include "tensor/product_driver.h"
 
+#if defined(SHOAL_EMULATE_AVX512)
+#define SHOAL_UNROLL  // minutes of compiling
+#else
 #define SHOAL_UNROLL _Pragma("GCC unroll 16")
+#endif
 
 namespace shoal {
 namespace {
