@@ -5,7 +5,8 @@ namespace shoal {
 [[noreturn]] void check_failed(const char* condition, const char* file, int line);
 }  // namespace shoal
 
-#define SHOAL_CHECK(condition)                                                       \
-  do {                                                                               \
-    if (!(condition)) [[unlikely]] ::shoal::check_failed(#condition, __FILE__, __LINE__); \
+#define SHOAL_CHECK(condition)                               \
+  do {                                                       \
+    if (!(condition)) [[unlikely]]                           \
+      ::shoal::check_failed(#condition, __FILE__, __LINE__); \
   } while (false)

@@ -4,15 +4,24 @@ namespace shoal {
 
 std::string_view to_string(Errc code) {
   switch (code) {
-    case Errc::kPeerLost: return "peer lost";
-    case Errc::kTimeout: return "timeout";
-    case Errc::kBadFrame: return "bad frame";
-    case Errc::kRefused: return "refused";
-    case Errc::kQueueFull: return "queue full";
-    case Errc::kCancelled: return "cancelled";
-    case Errc::kContextFull: return "context full";
-    case Errc::kInvalidInput: return "invalid input";
-    case Errc::kIo: return "input/output error";
+    case Errc::kPeerLost:
+      return "peer lost";
+    case Errc::kTimeout:
+      return "timeout";
+    case Errc::kBadFrame:
+      return "bad frame";
+    case Errc::kRefused:
+      return "refused";
+    case Errc::kQueueFull:
+      return "queue full";
+    case Errc::kCancelled:
+      return "cancelled";
+    case Errc::kContextFull:
+      return "context full";
+    case Errc::kInvalidInput:
+      return "invalid input";
+    case Errc::kIo:
+      return "input/output error";
   }
   return "unknown error";
 }

@@ -1,12 +1,14 @@
 // Errors in three kinds, and which one to use.
 //
 //   A bug                 SHOAL_CHECK (base/check.h): logs and aborts. Never for input from outside.
-//   Set-up is impossible  throw SetupError: flags, cluster file, model file, no feasible plan. Caught once, in
+//   Set-up is impossible  throw SetupError: flags, cluster file, model file, no feasible plan. Caught once,
+//   in
 //                         main(), which prints the message and exits with the error's code.
-//   Run time              [[nodiscard]] Result<T>: a peer lost, a timeout, a bad frame, a queue full, a cancel.
+//   Run time              [[nodiscard]] Result<T>: a peer lost, a timeout, a bad frame, a queue full, a
+//   cancel.
 //
-// Foreign errors (kj exceptions, MPI codes, OpenSSL) are translated at the door of the one file that calls them.
-// A message names the file, key, node or layer concerned and says what to do.
+// Foreign errors (kj exceptions, MPI codes, OpenSSL) are translated at the door of the one file that calls
+// them. A message names the file, key, node or layer concerned and says what to do.
 #pragma once
 
 #include <boost/system/result.hpp>
@@ -17,15 +19,15 @@
 namespace shoal {
 
 enum class Errc {
-  kPeerLost,       // the connection to a peer ended
-  kTimeout,        // a deadline passed
-  kBadFrame,       // a frame that breaks the wire format or the session's state
-  kRefused,        // the peer or this node refused: another model, plan, version, name
-  kQueueFull,      // a bounded queue is full; try again later
-  kCancelled,      // the caller cancelled
-  kContextFull,    // a sequence would exceed the context
-  kInvalidInput,   // input from outside is malformed
-  kIo,             // a file or socket operation failed
+  kPeerLost,      // the connection to a peer ended
+  kTimeout,       // a deadline passed
+  kBadFrame,      // a frame that breaks the wire format or the session's state
+  kRefused,       // the peer or this node refused: another model, plan, version, name
+  kQueueFull,     // a bounded queue is full; try again later
+  kCancelled,     // the caller cancelled
+  kContextFull,   // a sequence would exceed the context
+  kInvalidInput,  // input from outside is malformed
+  kIo,            // a file or socket operation failed
 };
 
 std::string_view to_string(Errc code);

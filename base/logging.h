@@ -1,4 +1,5 @@
-// Logging through spdlog, to stderr only: results alone go to stdout. Use spdlog::info(...) and friends directly.
+// Logging through spdlog, to stderr only: results alone go to stdout. Use spdlog::info(...) and friends
+// directly.
 #pragma once
 
 #include <string>

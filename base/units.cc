@@ -39,17 +39,17 @@ double parse_with_unit(std::string_view text, std::string_view what, const Unit*
 
 uint64_t parse_bytes(std::string_view text, std::string_view what) {
   constexpr double k = 1024;
-  static constexpr Unit units[] = {{"", 1},        {"B", 1},          {"kB", 1e3},      {"KB", 1e3},
-                                   {"MB", 1e6},    {"GB", 1e9},       {"TB", 1e12},     {"KiB", k},
+  static constexpr Unit units[] = {{"", 1},        {"B", 1},           {"kB", 1e3},           {"KB", 1e3},
+                                   {"MB", 1e6},    {"GB", 1e9},        {"TB", 1e12},          {"KiB", k},
                                    {"MiB", k * k}, {"GiB", k * k * k}, {"TiB", k * k * k * k}};
   return static_cast<uint64_t>(parse_with_unit(text, what, std::begin(units), std::end(units), "2GiB"));
 }
 
 double parse_bytes_per_second(std::string_view text, std::string_view what) {
   static constexpr Unit units[] = {
-      {"bps", 1 / 8.0},     {"kbps", 1e3 / 8},    {"Mbps", 1e6 / 8},    {"Gbps", 1e9 / 8}, {"bit/s", 1 / 8.0},
-      {"kbit/s", 1e3 / 8},  {"Mbit/s", 1e6 / 8},  {"Gbit/s", 1e9 / 8},  {"kbit", 1e3 / 8}, {"Mbit", 1e6 / 8},
-      {"Gbit", 1e9 / 8},    {"B/s", 1},           {"kB/s", 1e3},        {"MB/s", 1e6},     {"GB/s", 1e9}};
+      {"bps", 1 / 8.0},    {"kbps", 1e3 / 8},   {"Mbps", 1e6 / 8},   {"Gbps", 1e9 / 8}, {"bit/s", 1 / 8.0},
+      {"kbit/s", 1e3 / 8}, {"Mbit/s", 1e6 / 8}, {"Gbit/s", 1e9 / 8}, {"kbit", 1e3 / 8}, {"Mbit", 1e6 / 8},
+      {"Gbit", 1e9 / 8},   {"B/s", 1},          {"kB/s", 1e3},       {"MB/s", 1e6},     {"GB/s", 1e9}};
   const double rate = parse_with_unit(text, what, std::begin(units), std::end(units), "100Mbps");
   if (rate <= 0) throw SetupError(fmt::format("{}: a rate must be above zero, not '{}'", what, text));
   return rate;

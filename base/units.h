@@ -17,9 +17,9 @@ double parse_bytes_per_second(std::string_view text, std::string_view what);
 // "1ms", "250us", "3s": seconds.
 double parse_seconds(std::string_view text, std::string_view what);
 
-std::string format_bytes(uint64_t bytes);                // "1.5 GiB"
-std::string format_bytes_per_second(double bytes_per_s); // "100 Mbit/s"
-std::string format_seconds(double seconds);              // "12.3 ms"
+std::string format_bytes(uint64_t bytes);                 // "1.5 GiB"
+std::string format_bytes_per_second(double bytes_per_s);  // "100 Mbit/s"
+std::string format_seconds(double seconds);               // "12.3 ms"
 
 // The candidate nearest to `word` by edit distance, or empty if none is near: for "did you mean" messages.
 std::string nearest_name(std::string_view word, std::span<const std::string> candidates);

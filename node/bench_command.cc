@@ -1,7 +1,8 @@
-// shoal bench: llama-bench's table (ppN reads a prompt of N tokens, tgN generates N tokens), mean and standard deviation
-// over repetitions; with --concurrency several sequences generate at once and their tokens are added up.
-#include <boost/json.hpp>
+// shoal bench: llama-bench's table (ppN reads a prompt of N tokens, tgN generates N tokens), mean and
+// standard deviation over repetitions; with --concurrency several sequences generate at once and their tokens
+// are added up.
 #include <fmt/format.h>
+#include <boost/json.hpp>
 
 #include <cmath>
 #include <cstdio>
@@ -20,7 +21,8 @@ struct BenchRow {
   double mean = 0, deviation = 0;
 };
 
-// Tokens that look like text to the caches: a fixed pseudo-random walk over the vocabulary (llama-bench draws random ones).
+// Tokens that look like text to the caches: a fixed pseudo-random walk over the vocabulary (llama-bench draws
+// random ones).
 std::vector<int32_t> bench_tokens(int n, int n_vocab, uint64_t seed) {
   std::vector<int32_t> tokens;
   uint64_t state = seed * 0x9E3779B97F4A7C15u + 1;
@@ -31,11 +33,14 @@ std::vector<int32_t> bench_tokens(int n, int n_vocab, uint64_t seed) {
   return tokens;
 }
 
-// Seconds until `concurrency` equal requests are all done, from when all of them have read their prompts if `generation`.
+// Seconds until `concurrency` equal requests are all done, from when all of them have read their prompts if
+// `generation`.
 double run_once(Cluster& cluster, int prompt, int generate, int concurrency, uint64_t seed) {
   const auto queue = std::make_shared<EventQueue>();
   const auto begin = std::chrono::steady_clock::now();
-  auto elapsed = [&] { return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count(); };
+  auto elapsed = [&] {
+    return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+  };
   for (int i = 0; i < concurrency; ++i) {
     GenerationRequest request;
     request.prompt = bench_tokens(prompt, cluster.model.n_vocab, seed * 131 + static_cast<uint64_t>(i));
@@ -67,8 +72,8 @@ BenchRow measure(Cluster& cluster, const BenchFlags& flags, int prompt, int gene
   row.concurrency = concurrency;
   for (int i = 0; i <= flags.repetitions; ++i) {
     // One token more is generated: the first belongs to the prompt.
-    const double seconds = run_once(cluster, prompt, generate > 1 ? generate + 1 : 1, concurrency,
-                                    static_cast<uint64_t>(i) + 1);
+    const double seconds =
+        run_once(cluster, prompt, generate > 1 ? generate + 1 : 1, concurrency, static_cast<uint64_t>(i) + 1);
     const double tokens = static_cast<double>(generate > 1 ? generate : prompt) * concurrency;
     if (i > 0) row.tokens_per_s.push_back(tokens / seconds);  // the first run warms up
   }
@@ -88,9 +93,16 @@ std::string render(const Cluster& cluster, const BenchFlags& flags, const std::v
   if (flags.output == "json") {
     boost::json::array list;
     for (const BenchRow& row : rows) {
-      list.push_back({{"model", cluster.model.name}, {"model_size", bytes}, {"backend", cluster.kernels->name},
-                      {"n_threads", threads}, {"nodes", nodes}, {"head", head.name}, {"test", row.test},
-                      {"concurrency", row.concurrency}, {"avg_ts", row.mean}, {"stddev_ts", row.deviation},
+      list.push_back({{"model", cluster.model.name},
+                      {"model_size", bytes},
+                      {"backend", cluster.kernels->name},
+                      {"n_threads", threads},
+                      {"nodes", nodes},
+                      {"head", head.name},
+                      {"test", row.test},
+                      {"concurrency", row.concurrency},
+                      {"avg_ts", row.mean},
+                      {"stddev_ts", row.deviation},
                       {"samples_ts", boost::json::value_from(row.tokens_per_s)}});
     }
     return boost::json::serialize(list) + "\n";
@@ -98,19 +110,21 @@ std::string render(const Cluster& cluster, const BenchFlags& flags, const std::v
   if (flags.output == "csv") {
     std::string text = "model,size,backend,threads,nodes,test,concurrency,avg_ts,stddev_ts\n";
     for (const BenchRow& row : rows) {
-      text += fmt::format("\"{}\",{},{},{},{},{},{},{:.3f},{:.3f}\n", cluster.model.name, bytes, cluster.kernels->name,
-                          threads, nodes, row.test, row.concurrency, row.mean, row.deviation);
+      text += fmt::format("\"{}\",{},{},{},{},{},{},{:.3f},{:.3f}\n", cluster.model.name, bytes,
+                          cluster.kernels->name, threads, nodes, row.test, row.concurrency, row.mean,
+                          row.deviation);
     }
     return text;
   }
-  std::string text = fmt::format("| {:<30} | {:>10} | {:<8} | {:>7} | {:>5} | {:>8} | {:>11} | {:>20} |\n", "model", "size",
-                                 "backend", "threads", "nodes", "test", "concurrency", "t/s");
-  text += fmt::format("| {:-<30} | {:->9}: | {:-<8} | {:->6}: | {:->4}: | {:->7}: | {:->10}: | {:->19}: |\n", "", "", "",
-                      "", "", "", "", "");
+  std::string text =
+      fmt::format("| {:<30} | {:>10} | {:<8} | {:>7} | {:>5} | {:>8} | {:>11} | {:>20} |\n", "model", "size",
+                  "backend", "threads", "nodes", "test", "concurrency", "t/s");
+  text += fmt::format("| {:-<30} | {:->9}: | {:-<8} | {:->6}: | {:->4}: | {:->7}: | {:->10}: | {:->19}: |\n",
+                      "", "", "", "", "", "", "", "");
   for (const BenchRow& row : rows) {
-    text += fmt::format("| {:<30.30} | {:>10} | {:<8} | {:>7} | {:>5} | {:>8} | {:>11} | {:>20} |\n", cluster.model.name,
-                        format_bytes(bytes), cluster.kernels->name, threads, nodes, row.test, row.concurrency,
-                        fmt::format("{:.2f} ± {:.2f}", row.mean, row.deviation));
+    text += fmt::format("| {:<30.30} | {:>10} | {:<8} | {:>7} | {:>5} | {:>8} | {:>11} | {:>20} |\n",
+                        cluster.model.name, format_bytes(bytes), cluster.kernels->name, threads, nodes,
+                        row.test, row.concurrency, fmt::format("{:.2f} ± {:.2f}", row.mean, row.deviation));
   }
   return text;
 }
@@ -130,9 +144,10 @@ int bench_command(const CommonFlags& common, const BenchFlags& flags) {
   }
   return with_cluster(fitted, [&](Cluster& cluster) {
     if (longest > cluster.config.context || most > cluster.config.sequences) {
-      throw SetupError(fmt::format("{}: the benchmark needs a context of {} and {} sequences; the cluster file has {} "
-                                   "and {} (--context and --sequences override it)", cluster.config.path, longest, most,
-                                   cluster.config.context, cluster.config.sequences));
+      throw SetupError(
+          fmt::format("{}: the benchmark needs a context of {} and {} sequences; the cluster file has {} "
+                      "and {} (--context and --sequences override it)",
+                      cluster.config.path, longest, most, cluster.config.context, cluster.config.sequences));
     }
     std::vector<BenchRow> rows;
     for (const int concurrency : flags.concurrency) {

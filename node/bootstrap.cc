@@ -34,8 +34,9 @@ std::unique_ptr<Bootstrap> make_bootstrap() {
 
 std::vector<std::string> agree(Bootstrap& bootstrap, const RankReport& mine) {
   // One byte says whether the rest is a payload or an error.
-  const std::string blob = mine.error.empty() ? "+" + mine.payload
-                                              : "-" + std::string(1, static_cast<char>(mine.exit_code)) + mine.error;
+  const std::string blob = mine.error.empty()
+                               ? "+" + mine.payload
+                               : "-" + std::string(1, static_cast<char>(mine.exit_code)) + mine.error;
   std::vector<std::string> all = bootstrap.all_gather(blob);
   std::set<std::string> errors;
   int exit_code = 0;

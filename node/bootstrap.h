@@ -1,8 +1,9 @@
 // How the processes of a cluster find each other at start-up, before sockets serve.
 //
-// A bootstrap places the processes, says who is who, and moves a few kilobytes of set-up between all of them. It is
-// never used once tokens flow. Implementations: MPI (mpirun starts one rank a node) and a single process. Collective calls
-// must be made by all ranks in the same order, from the thread that made the bootstrap.
+// A bootstrap places the processes, says who is who, and moves a few kilobytes of set-up between all of them.
+// It is never used once tokens flow. Implementations: MPI (mpirun starts one rank a node) and a single
+// process. Collective calls must be made by all ranks in the same order, from the thread that made the
+// bootstrap.
 #pragma once
 
 #include <memory>
@@ -30,8 +31,8 @@ std::unique_ptr<Bootstrap> make_bootstrap();
 // Whether a launcher's environment variables say that this is one rank of several.
 bool started_by_mpirun();
 
-// Gathers each rank's payload, or the sentence saying why a rank cannot go on. If any rank failed, every rank throws:
-// rank 0 a SetupError with all the sentences, the others SilentExit with the same exit code.
+// Gathers each rank's payload, or the sentence saying why a rank cannot go on. If any rank failed, every rank
+// throws: rank 0 a SetupError with all the sentences, the others SilentExit with the same exit code.
 struct RankReport {
   std::string payload;
   std::string error;  // empty: this rank is fine

@@ -1,7 +1,7 @@
 #include "node/cli.h"
 
-#include <CLI/CLI.hpp>
 #include <fmt/format.h>
+#include <CLI/CLI.hpp>
 
 #include <cstdio>
 #include <iostream>
@@ -21,7 +21,8 @@ void add_cluster_flags(CLI::App& app, CommonFlags& flags) {
   app.add_option("--kernels", flags.kernels, "kernel table: generic, avx2, ... (default: the fastest)");
   app.add_option("-t,--threads", flags.threads, "threads that compute (default: the cluster file's, or all)")
       ->check(CLI::Range(1, 1024));
-  app.add_option("--context", flags.context, "tokens per sequence, answer included")->check(CLI::Range(16, 1 << 20));
+  app.add_option("--context", flags.context, "tokens per sequence, answer included")
+      ->check(CLI::Range(16, 1 << 20));
   app.add_option("--sequences", flags.sequences, "concurrent sequences")->check(CLI::Range(1, 4096));
   app.add_option("--objective", flags.objective, "latency | throughput");
   app.add_option("--keep-on-head", flags.keep_on_head, "none | first-layer | ends");
@@ -31,16 +32,20 @@ void add_cluster_flags(CLI::App& app, CommonFlags& flags) {
 void add_run_flags(CLI::App& app, RunFlags& flags) {
   SamplerOptions& s = flags.sampling;
   app.add_option("--system", flags.system, "system message");
-  app.add_option("-n,--max-tokens", flags.max_tokens, "longest answer, in tokens")->check(CLI::Range(1, 1 << 20));
-  app.add_option("--temp", s.temperature, "temperature; 0 always takes the likeliest token")->capture_default_str();
+  app.add_option("-n,--max-tokens", flags.max_tokens, "longest answer, in tokens")
+      ->check(CLI::Range(1, 1 << 20));
+  app.add_option("--temp", s.temperature, "temperature; 0 always takes the likeliest token")
+      ->capture_default_str();
   app.add_option("--top-k", s.top_k, "only the k likeliest tokens; 0 is off")->capture_default_str();
-  app.add_option("--top-p", s.top_p, "only the likeliest tokens that add up to p; 1 is off")->capture_default_str();
+  app.add_option("--top-p", s.top_p, "only the likeliest tokens that add up to p; 1 is off")
+      ->capture_default_str();
   app.add_option("--min-p", s.min_p, "only tokens at least p times as likely as the best; 0 is off")
       ->capture_default_str();
   app.add_option("--repeat-penalty", s.repeat_penalty, "1 is off")->capture_default_str();
   app.add_option("--frequency-penalty", s.frequency_penalty, "0 is off")->capture_default_str();
   app.add_option("--presence-penalty", s.presence_penalty, "0 is off")->capture_default_str();
-  app.add_option("--repeat-last-n", s.repeat_last_n, "tokens that the penalties look back on")->capture_default_str();
+  app.add_option("--repeat-last-n", s.repeat_last_n, "tokens that the penalties look back on")
+      ->capture_default_str();
   app.add_option("--seed", s.seed, "the same seed gives the same answer")->capture_default_str();
   app.add_flag("--ignore-eos", flags.ignore_eos, "go on after the model ends its answer");
 }
@@ -77,14 +82,19 @@ int run_parsed(int argc, char** argv) {
   probe_app->add_flag("--json", probe_json, "for machines");
   CLI::App* bench_app = app.add_subcommand("bench", "prompt and generation speed, as a table");
   add_cluster_flags(*bench_app, common);
-  bench_app->add_option("-p,--n-prompt", bench.prompt, "prompt lengths; 0: none")->delimiter(',')
+  bench_app->add_option("-p,--n-prompt", bench.prompt, "prompt lengths; 0: none")
+      ->delimiter(',')
       ->check(CLI::Range(0, 1 << 20));
-  bench_app->add_option("-n,--n-gen", bench.generate, "tokens to generate; 0: none")->delimiter(',')
+  bench_app->add_option("-n,--n-gen", bench.generate, "tokens to generate; 0: none")
+      ->delimiter(',')
       ->check(CLI::Range(0, 1 << 20));
-  bench_app->add_option("--concurrency", bench.concurrency, "sequences at once")->delimiter(',')
+  bench_app->add_option("--concurrency", bench.concurrency, "sequences at once")
+      ->delimiter(',')
       ->check(CLI::Range(1, 4096));
-  bench_app->add_option("-r,--repetitions", bench.repetitions, "runs of each test")->check(CLI::Range(1, 1000));
-  bench_app->add_option("-o,--output", bench.output, "md, json or csv")->check(CLI::IsMember({"md", "json", "csv"}));
+  bench_app->add_option("-r,--repetitions", bench.repetitions, "runs of each test")
+      ->check(CLI::Range(1, 1000));
+  bench_app->add_option("-o,--output", bench.output, "md, json or csv")
+      ->check(CLI::IsMember({"md", "json", "csv"}));
   CLI::App* inspect_app = app.add_subcommand("inspect", "what is in a model file");
   inspect_app->add_option("model", inspected, "GGUF model file")->required();
 

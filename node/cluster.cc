@@ -1,9 +1,9 @@
 #include "node/cluster.h"
 
-#include <boost/json.hpp>
 #include <fmt/format.h>
 #include <openssl/evp.h>
 #include <spdlog/spdlog.h>
+#include <boost/json.hpp>
 
 #include <algorithm>
 #include <cstdio>
@@ -16,7 +16,8 @@
 namespace shoal {
 namespace {
 
-constexpr uint64_t kProcessBytes = 40u << 20;    // a process before it holds any of the model: program, libraries, heap
+constexpr uint64_t kProcessBytes =
+    40u << 20;  // a process before it holds any of the model: program, libraries, heap
 constexpr int kRowsOfStep = 128;
 
 std::string sha256_hex(const std::string& text) {
@@ -61,16 +62,18 @@ void name_this_node(Cluster& cluster, Bootstrap& bootstrap, const ClusterOptions
       throw SetupError(fmt::format("--node {}: {} lists no such node", cluster.name, config.path));
     }
     if ((cluster.name == config.head) != (bootstrap.rank() == 0)) {
-      throw SetupError(fmt::format("the head {} must be rank 0 of mpirun, and {} is rank {}: put the head first in "
-                                   "nodes", config.head, cluster.name, bootstrap.rank()));
+      throw SetupError(
+          fmt::format("the head {} must be rank 0 of mpirun, and {} is rank {}: put the head first in "
+                      "nodes",
+                      config.head, cluster.name, bootstrap.rank()));
     }
     return cluster.name;
   });
   for (size_t i = 0; i < names.size(); ++i) {
     for (size_t j = 0; j < i; ++j) {
       if (names[i] == names[j]) {
-        const std::string text = fmt::format("ranks {} and {} are both node {}: give each another --node", j, i,
-                                             names[i]);
+        const std::string text =
+            fmt::format("ranks {} and {} are both node {}: give each another --node", j, i, names[i]);
         (void)agree(bootstrap, {"", text, kExitUsage});
       }
     }
@@ -91,12 +94,14 @@ void agree_on_inputs(Cluster& cluster, Bootstrap& bootstrap) {
     while (i-- > 0) begin = text.find('\n', begin) + 1;
     return text.substr(begin, text.find('\n', begin) - begin);
   };
-  static constexpr const char* kWhat[] = {"another version of shoal", "another cluster file", "another model file"};
+  static constexpr const char* kWhat[] = {"another version of shoal", "another cluster file",
+                                          "another model file"};
   for (const std::string& one : all) {
     for (int i = 0; i < 3; ++i) {
       if (field(one, i) == field(all[0], i)) continue;
-      report.error = fmt::format("node {} has {} than the head {}: give both the same{}", field(one, 3), kWhat[i],
-                                 cluster.config.head, i == 2 ? " (" + cluster.config.model + ")" : "");
+      report.error =
+          fmt::format("node {} has {} than the head {}: give both the same{}", field(one, 3), kWhat[i],
+                      cluster.config.head, i == 2 ? " (" + cluster.config.model + ")" : "");
       report.exit_code = kExitUsage;
     }
   }
@@ -110,7 +115,8 @@ int threads_of(const Cluster& cluster, const ClusterOptions& options) {
 }
 
 // Ranks of one host measure in turns, since they would disturb each other; hosts measure at the same time.
-std::vector<DeviceProfile> measure_devices(Cluster& cluster, Bootstrap& bootstrap, const ClusterOptions& options) {
+std::vector<DeviceProfile> measure_devices(Cluster& cluster, Bootstrap& bootstrap,
+                                           const ClusterOptions& options) {
   const std::vector<std::string> hosts = bootstrap.all_gather(host_name());
   int my_turn = 0, turns = 1;
   for (int rank = 0; rank < bootstrap.size(); ++rank) {
@@ -136,7 +142,8 @@ std::vector<DeviceProfile> measure_devices(Cluster& cluster, Bootstrap& bootstra
   std::vector<DeviceProfile> profiles(cluster.config.nodes.size());
   for (const std::string& text : agree(bootstrap, report)) {
     Result<DeviceProfile> profile = device_profile_from_json(text);
-    if (profile.has_error()) throw SetupError("a node sent no valid profile: " + profile.error().message, kExitFailed);
+    if (profile.has_error())
+      throw SetupError("a node sent no valid profile: " + profile.error().message, kExitFailed);
     profiles[static_cast<size_t>(cluster.config.node_index(profile->name))] = *profile;
   }
   return profiles;
@@ -144,7 +151,8 @@ std::vector<DeviceProfile> measure_devices(Cluster& cluster, Bootstrap& bootstra
 
 std::map<std::string, Endpoint> share_endpoints(Cluster& cluster, Bootstrap& bootstrap) {
   const std::vector<std::string> all = together(bootstrap, cluster.name, [&] {
-    const NodeConfig& node = cluster.config.nodes[static_cast<size_t>(cluster.config.node_index(cluster.name))];
+    const NodeConfig& node =
+        cluster.config.nodes[static_cast<size_t>(cluster.config.node_index(cluster.name))];
     const NodeIdentity identity{cluster.config.cluster, cluster.name, cluster.file->fingerprint()};
     cluster.node = std::make_unique<Node>(identity, node.address, node.port);
     return fmt::format("{} {} {}", cluster.name, node.address, cluster.node->port());
@@ -165,8 +173,8 @@ const LinkConfig* find_link(const ClusterConfig& config, const std::string& a, c
   return nullptr;
 }
 
-// Every pair both ways, unless the cluster file gives it. Pairs of one round share no node, as in a tournament, so
-// that n nodes take n - 1 rounds and no measurement disturbs another.
+// Every pair both ways, unless the cluster file gives it. Pairs of one round share no node, as in a
+// tournament, so that n nodes take n - 1 rounds and no measurement disturbs another.
 void measure_links(Cluster& cluster, Bootstrap& bootstrap, const std::map<std::string, Endpoint>& endpoints,
                    PlanInput& input) {
   const ClusterConfig& config = cluster.config;
@@ -200,7 +208,8 @@ void measure_links(Cluster& cluster, Bootstrap& bootstrap, const std::map<std::s
         }
         if (given != nullptr && given->bytes_per_second) link.bytes_per_s = *given->bytes_per_second;
         if (given != nullptr && given->latency_s) link.latency_s = *given->latency_s;
-        mine.push_back({{"from", me}, {"to", other}, {"latency", link.latency_s}, {"rate", link.bytes_per_s}});
+        mine.push_back(
+            {{"from", me}, {"to", other}, {"latency", link.latency_s}, {"rate", link.bytes_per_s}});
       }
       bootstrap.barrier();
     }
@@ -209,7 +218,8 @@ void measure_links(Cluster& cluster, Bootstrap& bootstrap, const std::map<std::s
   for (const std::string& text : agree(bootstrap, report)) {
     const boost::json::value measured = boost::json::parse(text);
     for (const boost::json::value& value : measured.as_array()) {
-      input.links.set(static_cast<int>(value.at("from").as_int64()), static_cast<int>(value.at("to").as_int64()),
+      input.links.set(static_cast<int>(value.at("from").as_int64()),
+                      static_cast<int>(value.at("to").as_int64()),
                       {value.at("latency").to_number<double>(), value.at("rate").to_number<double>()});
     }
   }
@@ -222,8 +232,8 @@ void fill_constraints(const ClusterConfig& config, int n_layer, PlanInput& input
   input.constraints.keep_on_head = parse_keep_on_head(config.plan.keep_on_head);
   for (const auto& [node, range] : config.plan.layers) {
     if (range.last >= n_layer) {
-      throw SetupError(fmt::format("{}: plan.layers.{}: {}-{} goes beyond the model's last layer, {}", config.path,
-                                   node, range.first, range.last, n_layer - 1));
+      throw SetupError(fmt::format("{}: plan.layers.{}: {}-{} goes beyond the model's last layer, {}",
+                                   config.path, node, range.first, range.last, n_layer - 1));
     }
     input.constraints.manual.push_back({config.node_index(node), range.first, range.last + 1});
   }
@@ -258,28 +268,32 @@ SchedulerLimits scheduler_limits(const PipelineLayout& layout) {
   return limits;
 }
 
-std::vector<std::pair<int, std::unique_ptr<Stage>>> make_stages(Cluster& cluster, const PipelineLayout& layout) {
+std::vector<std::pair<int, std::unique_ptr<Stage>>> make_stages(Cluster& cluster,
+                                                                const PipelineLayout& layout) {
   std::vector<std::pair<int, std::unique_ptr<Stage>>> stages;
   std::shared_ptr<const WeightMatrix> embedding;
   for (int i = 0; i <= layout.last_stage(); ++i) {
     if (layout.node_of_stage[static_cast<size_t>(i)] != cluster.name) continue;
     const ShardSpec& spec = layout.shard_of_stage[static_cast<size_t>(i)];
     ProgressLine progress(fmt::format("loading layers {}-{}", spec.layers.begin, spec.layers.end - 1));
-    ShardWeights weights = load_shard(*cluster.file, cluster.model, spec, *cluster.pool,
-                                      [&](uint64_t done, uint64_t total) { progress.update(done, total); }, embedding);
+    ShardWeights weights = load_shard(
+        *cluster.file, cluster.model, spec, *cluster.pool,
+        [&](uint64_t done, uint64_t total) { progress.update(done, total); }, embedding);
     if (weights.token_embd) embedding = weights.token_embd;
     const StageOptions options{layout.context, layout.slots, layout.rows_max};
-    stages.emplace_back(
-        i, std::make_unique<Stage>(cluster.model, std::move(weights), options, *cluster.kernels, *cluster.pool));
+    stages.emplace_back(i, std::make_unique<Stage>(cluster.model, std::move(weights), options,
+                                                   *cluster.kernels, *cluster.pool));
   }
   return stages;
 }
 
-std::map<std::string, Endpoint> plan_and_listen(Cluster& cluster, Bootstrap& bootstrap, const ClusterOptions& options) {
+std::map<std::string, Endpoint> plan_and_listen(Cluster& cluster, Bootstrap& bootstrap,
+                                                const ClusterOptions& options) {
   name_this_node(cluster, bootstrap, options);
   agree_on_inputs(cluster, bootstrap);
   (void)together(bootstrap, cluster.name, [&] {
-    const NodeConfig& node = cluster.config.nodes[static_cast<size_t>(cluster.config.node_index(cluster.name))];
+    const NodeConfig& node =
+        cluster.config.nodes[static_cast<size_t>(cluster.config.node_index(cluster.name))];
     cluster.kernels = &select_kernels(options.kernels.empty() ? node.kernels : options.kernels);
     return std::string();
   });
@@ -327,13 +341,16 @@ ModelProfile make_model_profile(const GgufFile& file, const ModelConfig& config,
     profile.layer_kv_bytes.push_back(KvCache::bytes(config, i, i + 1, cluster.context, cluster.sequences));
   }
   profile.tied_output = config.tied_output;
-  profile.output_bytes = config.tied_output ? static_cast<uint64_t>(config.n_embd) * sizeof(float) : units.output;
+  profile.output_bytes =
+      config.tied_output ? static_cast<uint64_t>(config.n_embd) * sizeof(float) : units.output;
   profile.shared_bytes = units.shared;
   const StageOptions options{cluster.context, cluster.sequences, kRowsOfStep};
-  const uint64_t buffers = static_cast<uint64_t>(kRowsOfStep) * static_cast<uint64_t>(config.n_embd) * sizeof(float) *
-                           (cluster.nodes.size() + 2);
-  profile.scratch_bytes = Stage::scratch_bytes(config, {false, {0, config.n_layer}, false}, options, threads) + buffers;
-  const uint64_t with_output = Stage::scratch_bytes(config, {false, {0, config.n_layer}, true}, options, threads);
+  const uint64_t buffers = static_cast<uint64_t>(kRowsOfStep) * static_cast<uint64_t>(config.n_embd) *
+                           sizeof(float) * (cluster.nodes.size() + 2);
+  profile.scratch_bytes =
+      Stage::scratch_bytes(config, {false, {0, config.n_layer}, false}, options, threads) + buffers;
+  const uint64_t with_output =
+      Stage::scratch_bytes(config, {false, {0, config.n_layer}, true}, options, threads);
   profile.scratch_output_bytes = with_output + buffers - profile.scratch_bytes;
   profile.base_bytes = kProcessBytes;
   profile.hidden_bytes_per_row = static_cast<uint64_t>(config.n_embd) * sizeof(float);
@@ -382,8 +399,8 @@ void start_cluster(Cluster& cluster, Bootstrap& bootstrap, const ClusterOptions&
     cluster.node->connect();
     if (bootstrap.rank() != 0) return std::string();
     cluster.tokenizer = std::make_unique<Tokenizer>(Tokenizer::from(*cluster.file));
-    cluster.coordinator = std::make_unique<Coordinator>(*cluster.node, cluster.layout,
-                                                        scheduler_limits(cluster.layout), cluster.tokenizer.get());
+    cluster.coordinator = std::make_unique<Coordinator>(
+        *cluster.node, cluster.layout, scheduler_limits(cluster.layout), cluster.tokenizer.get());
     return std::string();
   });
 }

@@ -1,6 +1,8 @@
-// Bringing a cluster up: every process runs the same steps, and where one cannot go on all end together with one message.
+// Bringing a cluster up: every process runs the same steps, and where one cannot go on all end together with
+// one message.
 //
-//   read the cluster file -> agree on it and on the model -> measure devices and links -> plan -> load -> connect
+//   read the cluster file -> agree on it and on the model -> measure devices and links -> plan -> load ->
+//   connect
 #pragma once
 
 #include <functional>
@@ -20,10 +22,10 @@
 namespace shoal {
 
 struct ClusterOptions {
-  std::string node_name;     // --node; empty: by rank
-  std::string kernels;       // --kernels
-  int threads = 0;           // --threads; 0: the cluster file's, then the device's
-  bool show_plan = false;    // rank 0 prints the plan's explanation to stderr
+  std::string node_name;   // --node; empty: by rank
+  std::string kernels;     // --kernels
+  int threads = 0;         // --threads; 0: the cluster file's, then the device's
+  bool show_plan = false;  // rank 0 prints the plan's explanation to stderr
 };
 
 // What a running process has. On the head the coordinator takes requests; elsewhere it is null.
@@ -52,7 +54,8 @@ void plan_cluster(Cluster& cluster, Bootstrap& bootstrap, const ClusterOptions& 
 // The whole way: when it returns, the head can submit requests and the workers serve.
 void start_cluster(Cluster& cluster, Bootstrap& bootstrap, const ClusterOptions& options);
 
-// Fills plan_input.model, the workload and the constraints from the model and the cluster file; devices and links are set.
+// Fills plan_input.model, the workload and the constraints from the model and the cluster file; devices and
+// links are set.
 void complete_plan_input(Cluster& cluster);
 
 ModelProfile make_model_profile(const GgufFile& file, const ModelConfig& config, const ClusterConfig& cluster,

@@ -21,7 +21,8 @@ constexpr size_t kNodesMax = 256;
 constexpr int kContextMax = 1 << 20;
 constexpr int kSequencesMax = 4096;
 
-// Reads one YAML map key by key, so that unknown and repeated keys are found and every message says where it is.
+// Reads one YAML map key by key, so that unknown and repeated keys are found and every message says where it
+// is.
 class MapReader {
  public:
   MapReader(const YAML::Node& node, std::string file, std::string where, std::vector<std::string> known)
@@ -33,8 +34,9 @@ class MapReader {
       if (!seen.insert(key).second) fail(entry.first, fmt::format("'{}' is given twice", key));
       if (!known_.empty() && std::find(known_.begin(), known_.end(), key) == known_.end()) {
         const std::string near = nearest_name(key, known_);
-        fail(entry.first, near.empty() ? fmt::format("unknown key '{}' (known: {})", key, fmt::join(known_, ", "))
-                                       : fmt::format("unknown key '{}'; did you mean '{}'?", key, near));
+        fail(entry.first, near.empty()
+                              ? fmt::format("unknown key '{}' (known: {})", key, fmt::join(known_, ", "))
+                              : fmt::format("unknown key '{}'; did you mean '{}'?", key, near));
       }
     }
   }
@@ -61,7 +63,8 @@ class MapReader {
     int64_t number = 0;
     const auto [rest, errc] = std::from_chars(text.data(), text.data() + text.size(), number);
     if (errc != std::errc() || rest != text.data() + text.size() || number < low || number > high) {
-      fail(value, fmt::format("{} must be a whole number from {} to {}, not '{}'", path(key), low, high, text));
+      fail(value,
+           fmt::format("{} must be a whole number from {} to {}, not '{}'", path(key), low, high, text));
     }
     return number;
   }
@@ -77,14 +80,16 @@ class MapReader {
 };
 
 NodeConfig read_node(const MapReader& nodes, const std::string& name, const std::string& file) {
-  const MapReader map(nodes.get(name), file, "nodes." + name, {"address", "port", "memory", "threads", "kernels"});
+  const MapReader map(nodes.get(name), file, "nodes." + name,
+                      {"address", "port", "memory", "threads", "kernels"});
   NodeConfig node;
   node.name = name;
   node.address = map.text("address", node.address);
   node.port = static_cast<uint16_t>(map.integer("port", 0, 0, 65535));
   if (!map.has("memory")) {
     map.fail(nodes.get(name), fmt::format("node '{}' has no memory: say how much Shoal may use there, e.g. "
-                                          "memory: 1GiB", name));
+                                          "memory: 1GiB",
+                                          name));
   }
   node.memory_bytes = parse_bytes(map.text("memory", ""), map.place("memory"));
   node.threads = static_cast<int>(map.integer("threads", 0, 0, 1024));
@@ -93,13 +98,15 @@ NodeConfig read_node(const MapReader& nodes, const std::string& name, const std:
 }
 
 void read_nodes(ClusterConfig& config, const MapReader& top) {
-  if (!top.has("nodes")) throw SetupError(top.place("nodes") + " is missing: list the devices of the cluster");
+  if (!top.has("nodes"))
+    throw SetupError(top.place("nodes") + " is missing: list the devices of the cluster");
   const MapReader nodes(top.get("nodes"), config.path, "nodes", {});
   for (const auto& entry : top.get("nodes")) {
     const std::string name = entry.first.as<std::string>();
-    const bool clean = !name.empty() && name.size() <= 63 && std::all_of(name.begin(), name.end(), [](char c) {
-      return std::isalnum(static_cast<unsigned char>(c)) || c == '-' || c == '_' || c == '.';
-    });
+    const bool clean =
+        !name.empty() && name.size() <= 63 && std::all_of(name.begin(), name.end(), [](char c) {
+          return std::isalnum(static_cast<unsigned char>(c)) || c == '-' || c == '_' || c == '.';
+        });
     if (!clean) nodes.fail(entry.first, "a node's name is 1 to 63 letters, digits, '-', '_' or '.'");
     config.nodes.push_back(read_node(nodes, name, config.path));
   }
@@ -125,9 +132,11 @@ void read_links(ClusterConfig& config, const MapReader& top) {
     }
     LinkConfig link{between[0].as<std::string>(), between[1].as<std::string>(), {}, {}};
     for (const std::string* end : {&link.a, &link.b}) {
-      if (config.node_index(*end) < 0) map.fail(between, fmt::format("link names an unknown node '{}'", *end));
+      if (config.node_index(*end) < 0)
+        map.fail(between, fmt::format("link names an unknown node '{}'", *end));
     }
-    if (link.a == link.b) map.fail(between, fmt::format("a link joins two nodes, not '{}' with itself", link.a));
+    if (link.a == link.b)
+      map.fail(between, fmt::format("a link joins two nodes, not '{}' with itself", link.a));
     if (map.has("bandwidth")) {
       link.bytes_per_second = parse_bytes_per_second(map.text("bandwidth", ""), map.place("bandwidth"));
     }
@@ -163,7 +172,8 @@ void read_plan(ClusterConfig& config, const MapReader& top) {
   PlanConfig& plan = config.plan;
   plan.objective = map.text("objective", plan.objective);
   if (plan.objective != "latency" && plan.objective != "throughput") {
-    map.fail(map.get("objective"), fmt::format("plan.objective is latency or throughput, not '{}'", plan.objective));
+    map.fail(map.get("objective"),
+             fmt::format("plan.objective is latency or throughput, not '{}'", plan.objective));
   }
   plan.keep_on_head = map.text("keep-on-head", plan.keep_on_head);
   if (plan.keep_on_head != "none" && plan.keep_on_head != "first-layer" && plan.keep_on_head != "ends") {
@@ -174,7 +184,8 @@ void read_plan(ClusterConfig& config, const MapReader& top) {
   const MapReader layers(map.get("layers"), config.path, "plan.layers", {});
   for (const auto& entry : map.get("layers")) {
     const std::string node = entry.first.as<std::string>();
-    if (config.node_index(node) < 0) layers.fail(entry.first, fmt::format("plan.layers: unknown node '{}'", node));
+    if (config.node_index(node) < 0)
+      layers.fail(entry.first, fmt::format("plan.layers: unknown node '{}'", node));
     plan.layers[node] = parse_layers(layers, node);
   }
 }
@@ -192,12 +203,14 @@ std::string ClusterConfig::canonical() const {
   std::string text = fmt::format("{}|{}|{}|{}|{}|{}\n", cluster, context, sequences, head, plan.objective,
                                  plan.keep_on_head);
   for (const NodeConfig& n : nodes) {
-    text += fmt::format("{}|{}|{}|{}|{}|{}\n", n.name, n.address, n.port, n.memory_bytes, n.threads, n.kernels);
+    text +=
+        fmt::format("{}|{}|{}|{}|{}|{}\n", n.name, n.address, n.port, n.memory_bytes, n.threads, n.kernels);
   }
   for (const LinkConfig& l : links) {
     text += fmt::format("{}|{}|{}|{}\n", l.a, l.b, l.bytes_per_second.value_or(-1), l.latency_s.value_or(-1));
   }
-  for (const auto& [node, range] : plan.layers) text += fmt::format("{}|{}-{}\n", node, range.first, range.last);
+  for (const auto& [node, range] : plan.layers)
+    text += fmt::format("{}|{}-{}\n", node, range.first, range.last);
   return text;
 }
 

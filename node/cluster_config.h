@@ -1,5 +1,6 @@
 // The cluster file: one YAML page that describes devices, links, the model and what plan is wanted.
-// Every key is checked; an unknown one is an error that names the nearest known key. Values only, no I/O beyond reading.
+// Every key is checked; an unknown one is an error that names the nearest known key. Values only, no I/O
+// beyond reading.
 #pragma once
 
 #include <cstdint>
@@ -30,8 +31,8 @@ struct LayersOfNode {
 };
 
 struct PlanConfig {
-  std::string objective = "latency";         // latency | throughput
-  std::string keep_on_head = "first-layer";  // none | first-layer | ends
+  std::string objective = "latency";           // latency | throughput
+  std::string keep_on_head = "first-layer";    // none | first-layer | ends
   std::map<std::string, LayersOfNode> layers;  // a split by hand; empty: the planner's choice
 };
 

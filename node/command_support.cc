@@ -37,8 +37,9 @@ void load_config_together(Cluster& cluster, Bootstrap& bootstrap, const CommonFl
   try {
     cluster.config = config_of(common);
     if (bootstrap.size() > 1 && cluster.config.path.empty()) {
-      throw SetupError(fmt::format("mpirun started {} processes but there is no cluster file: pass -c CLUSTER.yaml",
-                                   bootstrap.size()));
+      throw SetupError(
+          fmt::format("mpirun started {} processes but there is no cluster file: pass -c CLUSTER.yaml",
+                      bootstrap.size()));
     }
   } catch (const SetupError& error) {
     report = {"", error.what(), error.exit_code()};

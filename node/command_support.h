@@ -15,7 +15,8 @@ ClusterOptions options_of(const CommonFlags& common);
 // config_of() on every rank; where it fails on any, all end with the same message.
 void load_config_together(Cluster& cluster, Bootstrap& bootstrap, const CommonFlags& common);
 
-// Starts the cluster and does `work` on the head; the other nodes serve until the head is done. Returns the exit code.
+// Starts the cluster and does `work` on the head; the other nodes serve until the head is done. Returns the
+// exit code.
 int with_cluster(const CommonFlags& common, const std::function<void(Cluster&)>& work);
 
 }  // namespace shoal

@@ -1,4 +1,5 @@
-// What each subcommand does, once its flags are read. Each returns the exit code or throws SetupError / SilentExit.
+// What each subcommand does, once its flags are read. Each returns the exit code or throws SetupError /
+// SilentExit.
 #pragma once
 
 #include <cstdint>
@@ -13,22 +14,22 @@ namespace shoal {
 
 // Flags that several subcommands share. A model or a cluster file is given, or both: the flag's model wins.
 struct CommonFlags {
-  std::string model;    // positional or --model
-  std::string config;   // -c
+  std::string model;   // positional or --model
+  std::string config;  // -c
   std::string node;
   std::string kernels;
   std::string objective, keep_on_head;  // override the cluster file's
-  int context = 0;      // 0: the cluster file's, or 4096
+  int context = 0;                      // 0: the cluster file's, or 4096
   int threads = 0;
   int sequences = 0;
-  bool quiet = false;   // no plan, no table
+  bool quiet = false;  // no plan, no table
 };
 
 struct RunFlags {
   std::string prompt;
   std::string system;
   int max_tokens = 256;
-  bool raw = false;     // the prompt is sent as it is, without the chat template
+  bool raw = false;  // the prompt is sent as it is, without the chat template
   bool ignore_eos = false;
   SamplerOptions sampling;
 };

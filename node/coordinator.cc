@@ -51,15 +51,16 @@ void Coordinator::start(uint64_t id, GenerationRequest request) {
   if (request.prompt.empty()) return refuse(Errc::kInvalidInput, "the prompt is empty");
   const int length = static_cast<int>(request.prompt.size());
   if (length >= layout_.context) {
-    return refuse(Errc::kContextFull,
-                  fmt::format("the prompt has {} tokens and the context holds {}, the answer included: shorten the "
-                              "prompt or raise the context (--context, or context: in the cluster file)",
-                              length, layout_.context));
+    return refuse(
+        Errc::kContextFull,
+        fmt::format("the prompt has {} tokens and the context holds {}, the answer included: shorten the "
+                    "prompt or raise the context (--context, or context: in the cluster file)",
+                    length, layout_.context));
   }
   for (const int32_t token : request.prompt) {
     if (token < 0 || token >= layout_.n_vocab) {
-      return refuse(Errc::kInvalidInput, fmt::format("the prompt has token {}, and the vocabulary has {}", token,
-                                                     layout_.n_vocab));
+      return refuse(Errc::kInvalidInput, fmt::format("the prompt has token {}, and the vocabulary has {}",
+                                                     token, layout_.n_vocab));
     }
   }
   try {
@@ -68,7 +69,8 @@ void Coordinator::start(uint64_t id, GenerationRequest request) {
     return refuse(Errc::kInvalidInput, error.what());
   }
   if (waiting_.size() >= kRequestsQueuedMax) {
-    return refuse(Errc::kQueueFull, fmt::format("{} requests wait already; try again later", waiting_.size()));
+    return refuse(Errc::kQueueFull,
+                  fmt::format("{} requests wait already; try again later", waiting_.size()));
   }
   waiting_.emplace_back(id, std::move(request));
   admit();
@@ -83,7 +85,8 @@ void Coordinator::admit() {
     if (slot < 0) return;
     auto [id, request] = std::move(waiting_.front());
     waiting_.pop_front();
-    auto sequence = std::make_unique<Sequence>(Sequence{id, std::move(request), Sampler(SamplerOptions{}), {}, slot});
+    auto sequence =
+        std::make_unique<Sequence>(Sequence{id, std::move(request), Sampler(SamplerOptions{}), {}, slot});
     sequence->sampler = Sampler(sequence->request.sampling);
     sequence->tokens = sequence->request.prompt;
     for (const int32_t token : sequence->tokens) sequence->sampler.accept(token);
@@ -94,15 +97,16 @@ void Coordinator::admit() {
   }
 }
 
-// The free slot whose cache begins most like the prompt: those positions need not be computed again. The prompt's last
-// token always is, for its logits.
+// The free slot whose cache begins most like the prompt: those positions need not be computed again. The
+// prompt's last token always is, for its logits.
 int Coordinator::best_slot(const std::vector<int32_t>& prompt, int& reused) const {
   int best = -1;
   for (size_t slot = 0; slot < slot_used_.size(); ++slot) {
     if (slot_used_[slot]) continue;
     const std::vector<int32_t>& held = slot_tokens_[slot];
     const size_t limit = std::min(held.size(), prompt.size() - 1);
-    const auto differ = std::mismatch(held.begin(), held.begin() + static_cast<long>(limit), prompt.begin()).first;
+    const auto differ =
+        std::mismatch(held.begin(), held.begin() + static_cast<long>(limit), prompt.begin()).first;
     const int same = static_cast<int>(differ - held.begin());
     if (best < 0 || same > reused) best = static_cast<int>(slot), reused = same;
   }

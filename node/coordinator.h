@@ -1,6 +1,6 @@
-// The coordinator lives on the head: it takes requests, gives each sequence a cache slot, lets the scheduler choose rows,
-// sends steps, samples from what comes back and tells the caller token by token. It decides and never computes.
-// It belongs to the io thread; submit() and cancel() may be called from any thread.
+// The coordinator lives on the head: it takes requests, gives each sequence a cache slot, lets the scheduler
+// choose rows, sends steps, samples from what comes back and tells the caller token by token. It decides and
+// never computes. It belongs to the io thread; submit() and cancel() may be called from any thread.
 #pragma once
 
 #include <atomic>
@@ -29,21 +29,22 @@ struct GenerationEvent {
   int32_t token = -1;  // -1: no token with this event
   bool finished = false;
   FinishReason reason = FinishReason::kStop;
-  Error error;         // where reason is kError
+  Error error;  // where reason is kError
 };
 
 struct GenerationRequest {
-  std::vector<int32_t> prompt;    // at least one token
+  std::vector<int32_t> prompt;  // at least one token
   int max_tokens = 128;
   SamplerOptions sampling;
-  bool ignore_end = false;        // go on after an end-of-generation token (benchmarks)
+  bool ignore_end = false;  // go on after an end-of-generation token (benchmarks)
   std::function<void(const GenerationEvent&)> on_event;  // called on the io thread; must not block
 };
 
 class Coordinator {
  public:
   // `tokenizer` may be null: then nothing ends an answer but its length.
-  Coordinator(Node& node, const PipelineLayout& layout, const SchedulerLimits& limits, const Tokenizer* tokenizer);
+  Coordinator(Node& node, const PipelineLayout& layout, const SchedulerLimits& limits,
+              const Tokenizer* tokenizer);
   ~Coordinator();  // requests under way end without an event; the node outlives the coordinator
   Coordinator(const Coordinator&) = delete;
   Coordinator& operator=(const Coordinator&) = delete;
@@ -85,8 +86,9 @@ class Coordinator {
   std::map<uint64_t, std::unique_ptr<Sequence>> running_;
   std::map<uint64_t, StepInFlight> steps_;
   std::vector<bool> slot_used_;
-  std::vector<std::vector<int32_t>> slot_tokens_;  // what each slot's cache holds: a later prompt may begin alike
-  Error broken_;                                   // set once the pipeline is lost
+  std::vector<std::vector<int32_t>>
+      slot_tokens_;  // what each slot's cache holds: a later prompt may begin alike
+  Error broken_;     // set once the pipeline is lost
   bool is_broken_ = false;
 };
 

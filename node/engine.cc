@@ -81,7 +81,8 @@ void Engine::compute(StepJob& job) {
   for (const auto& hosted : stages_) {
     if (hosted->index != job.stage) continue;
     const auto begin = std::chrono::steady_clock::now();
-    float* const hidden = job.buffer ? job.buffer->as<float>() : nullptr;  // a step of cache operations alone has none
+    float* const hidden =
+        job.buffer ? job.buffer->as<float>() : nullptr;  // a step of cache operations alone has none
     const Result<void> result = hosted->stage->run(job.ops, job.rows, job.candidates, hidden, job.outputs);
     const auto busy = std::chrono::steady_clock::now() - begin;
     hosted->steps += 1;

@@ -1,6 +1,6 @@
-// The engine: the one thread of a process that computes. It owns the stages of this node and their caches, takes steps
-// in order from a bounded queue and hands each back when done. The io thread never computes, the engine never does
-// I/O, so a finished step is sent while the next is computed.
+// The engine: the one thread of a process that computes. It owns the stages of this node and their caches,
+// takes steps in order from a bounded queue and hands each back when done. The io thread never computes, the
+// engine never does I/O, so a finished step is sent while the next is computed.
 #pragma once
 
 #include <atomic>
@@ -19,18 +19,18 @@
 
 namespace shoal {
 
-// The hidden rows of one step on this node: [rows_max, n_embd] floats on a 64-byte boundary. Taken once at start-up and
-// reused: the handle's deleter gives it back to its pool.
+// The hidden rows of one step on this node: [rows_max, n_embd] floats on a 64-byte boundary. Taken once at
+// start-up and reused: the handle's deleter gives it back to its pool.
 using StepBuffer = std::shared_ptr<AlignedBuffer>;
 
 // One step on its way through this node.
 struct StepJob {
-  int stage = 0;                 // global stage index
+  int stage = 0;  // global stage index
   uint64_t epoch = 0, step_id = 0;
   std::vector<CacheOp> ops;
   std::vector<BatchRow> rows;
-  int candidates = 1;            // wanted for each row with wants_logits; 0: the whole vocabulary
-  StepBuffer buffer;             // [rows, n_embd]
+  int candidates = 1;  // wanted for each row with wants_logits; 0: the whole vocabulary
+  StepBuffer buffer;   // [rows, n_embd]
 
   // Filled by the engine.
   std::vector<RowOutput> outputs;
@@ -41,13 +41,14 @@ struct StepJob {
 // What a stage has done since the process started.
 struct StageStats {
   uint64_t steps = 0, rows = 0;
-  uint64_t busy_ns = 0;     // computing
+  uint64_t busy_ns = 0;  // computing
 };
 
 class Engine {
  public:
-  // The stages are built on the engine thread by `make_stages`, so that memory is touched where it is used; start()
-  // returns when they are ready, or throws what make_stages threw. `on_done` runs on the engine thread.
+  // The stages are built on the engine thread by `make_stages`, so that memory is touched where it is used;
+  // start() returns when they are ready, or throws what make_stages threw. `on_done` runs on the engine
+  // thread.
   using MakeStages = std::function<std::vector<std::pair<int, std::unique_ptr<Stage>>>()>;
   Engine(size_t queue_max, std::function<void(std::unique_ptr<StepJob>)> on_done);
   ~Engine();  // finishes the step being computed, drops the rest

@@ -15,7 +15,8 @@ namespace {
 
 ChatTemplate chat_template_of(const Cluster& cluster) {
   const Tokenizer& tokenizer = *cluster.tokenizer;
-  return ChatTemplate::recognise(cluster.file->get_string("tokenizer.chat_template", ""), cluster.config.model,
+  return ChatTemplate::recognise(cluster.file->get_string("tokenizer.chat_template", ""),
+                                 cluster.config.model,
                                  tokenizer.piece(tokenizer.eos(), /*show_special=*/true));
 }
 
@@ -58,16 +59,19 @@ std::string answer_measured(Cluster& cluster, const CommonFlags& common, Generat
 
   const int steps = static_cast<int>(answer.tokens.size()) - 1;  // the first token belongs to the prompt
   const double generation_s = answer.total_s - answer.first_token_s;
-  std::string table = "\n" + render_report(report_nodes(before, generating, cluster.node->collect_stats(), cluster.layout),
-                                           generation_s, steps);
+  std::string table =
+      "\n" + render_report(report_nodes(before, generating, cluster.node->collect_stats(), cluster.layout),
+                           generation_s, steps);
   if (!answer.tokens.empty()) {
-    table += fmt::format("prompt {} tokens, {:.1f} tokens/s", prompt_tokens, prompt_tokens / answer.first_token_s);
+    table +=
+        fmt::format("prompt {} tokens, {:.1f} tokens/s", prompt_tokens, prompt_tokens / answer.first_token_s);
   }
   if (steps > 0) {
     table += fmt::format("; generation {} tokens, {:.1f} tokens/s", steps + 1, steps / generation_s);
     const double predicted = cluster.plan.predicted.seconds_per_token;
     if (predicted > 0) {
-      table += fmt::format("; {:.2f} ms a token, the plan said {:.2f}", generation_s / steps * 1e3, predicted * 1e3);
+      table += fmt::format("; {:.2f} ms a token, the plan said {:.2f}", generation_s / steps * 1e3,
+                           predicted * 1e3);
     }
   }
   std::fputs((table + "\n").c_str(), stderr);
@@ -101,7 +105,8 @@ void converse(Cluster& cluster, const CommonFlags& common, const RunFlags& flags
   std::vector<ChatMessage> messages;
   if (!flags.system.empty()) messages.push_back({"system", flags.system});
   const bool terminal = isatty(STDIN_FILENO) == 1;
-  if (terminal) std::fputs("Type a message; /clear forgets the conversation, /exit or Ctrl-D ends.\n", stderr);
+  if (terminal)
+    std::fputs("Type a message; /clear forgets the conversation, /exit or Ctrl-D ends.\n", stderr);
   std::string line;
   while (true) {
     if (terminal) std::fputs("> ", stderr);

@@ -1,5 +1,5 @@
-// The one thread of a process that does I/O: it runs the io_context that all channels, timers and the coordinator
-// belong to. Everything that touches them is posted here.
+// The one thread of a process that does I/O: it runs the io_context that all channels, timers and the
+// coordinator belong to. Everything that touches them is posted here.
 #pragma once
 
 #include <boost/asio/awaitable.hpp>

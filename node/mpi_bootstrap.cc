@@ -23,8 +23,8 @@ void check_mpi(int code, const char* what) {
                    kExitFailed);
 }
 
-// Open MPI waits by spinning, which would steal the processor from a rank that is measuring beside us; so every
-// collective is the non-blocking form, polled with sleeps.
+// Open MPI waits by spinning, which would steal the processor from a rank that is measuring beside us; so
+// every collective is the non-blocking form, polled with sleeps.
 void wait_asleep(MPI_Request* request, const char* what) {
   int done = 0;
   while (true) {
@@ -52,13 +52,15 @@ class MpiBootstrap : public Bootstrap {
     const int count = static_cast<int>(mine.size());
     std::vector<int> counts(static_cast<size_t>(size_)), offsets(static_cast<size_t>(size_));
     MPI_Request request;
-    check_mpi(MPI_Iallgather(&count, 1, MPI_INT, counts.data(), 1, MPI_INT, MPI_COMM_WORLD, &request), "gather");
+    check_mpi(MPI_Iallgather(&count, 1, MPI_INT, counts.data(), 1, MPI_INT, MPI_COMM_WORLD, &request),
+              "gather");
     wait_asleep(&request, "gather");
     int total = 0;
     for (size_t i = 0; i < counts.size(); ++i) offsets[i] = total, total += counts[i];
     std::string all(static_cast<size_t>(total), '\0');
-    check_mpi(MPI_Iallgatherv(mine.data(), count, MPI_CHAR, all.data(), counts.data(), offsets.data(), MPI_CHAR,
-                              MPI_COMM_WORLD, &request), "gather");
+    check_mpi(MPI_Iallgatherv(mine.data(), count, MPI_CHAR, all.data(), counts.data(), offsets.data(),
+                              MPI_CHAR, MPI_COMM_WORLD, &request),
+              "gather");
     wait_asleep(&request, "gather");
     std::vector<std::string> blobs;
     for (size_t i = 0; i < counts.size(); ++i) {
@@ -91,7 +93,9 @@ class MpiBootstrap : public Bootstrap {
 
 }  // namespace
 
-std::unique_ptr<Bootstrap> make_mpi_bootstrap() { return std::make_unique<MpiBootstrap>(); }
+std::unique_ptr<Bootstrap> make_mpi_bootstrap() {
+  return std::make_unique<MpiBootstrap>();
+}
 
 }  // namespace shoal
 
@@ -100,7 +104,8 @@ std::unique_ptr<Bootstrap> make_mpi_bootstrap() { return std::make_unique<MpiBoo
 namespace shoal {
 
 std::unique_ptr<Bootstrap> make_mpi_bootstrap() {
-  throw SetupError("this build of shoal has no MPI (SHOAL_MPI=OFF), so mpirun cannot start a cluster with it");
+  throw SetupError(
+      "this build of shoal has no MPI (SHOAL_MPI=OFF), so mpirun cannot start a cluster with it");
 }
 
 }  // namespace shoal

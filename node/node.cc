@@ -1,11 +1,11 @@
 #include "node/node.h"
 
+#include <fmt/format.h>
+#include <spdlog/spdlog.h>
 #include <boost/asio/detached.hpp>
 #include <boost/asio/redirect_error.hpp>
 #include <boost/asio/steady_timer.hpp>
 #include <boost/asio/use_awaitable.hpp>
-#include <fmt/format.h>
-#include <spdlog/spdlog.h>
 
 #include <algorithm>
 #include <chrono>
@@ -21,25 +21,27 @@ using boost::asio::co_spawn;
 using boost::asio::detached;
 using namespace std::chrono_literals;
 
-constexpr auto kConnectDeadline = 20s;   // the peers load their shards meanwhile
+constexpr auto kConnectDeadline = 20s;  // the peers load their shards meanwhile
 constexpr auto kStatsDeadline = 3s;
-constexpr uint64_t kEpoch = 1;           // the plan made at start-up
+constexpr uint64_t kEpoch = 1;  // the plan made at start-up
 constexpr size_t kProbeBytesMax = 4 << 20;
-constexpr size_t kStrangersMax = 64;     // connections that have not said hello yet
-constexpr auto kAcceptPause = 100ms;     // after an accept that failed
+constexpr size_t kStrangersMax = 64;  // connections that have not said hello yet
+constexpr auto kAcceptPause = 100ms;  // after an accept that failed
 
 WireCacheOp to_wire(const CacheOp& op) {
   const WireCacheOp::Kind kind = op.kind == CacheOpKind::kTrim   ? WireCacheOp::Kind::kTrim
                                  : op.kind == CacheOpKind::kFree ? WireCacheOp::Kind::kFree
                                                                  : WireCacheOp::Kind::kFork;
-  return {kind, static_cast<uint32_t>(op.slot), static_cast<uint32_t>(op.from_slot), static_cast<uint32_t>(op.length)};
+  return {kind, static_cast<uint32_t>(op.slot), static_cast<uint32_t>(op.from_slot),
+          static_cast<uint32_t>(op.length)};
 }
 
 CacheOp from_wire(const WireCacheOp& op) {
   const CacheOpKind kind = op.kind == WireCacheOp::Kind::kTrim   ? CacheOpKind::kTrim
                            : op.kind == WireCacheOp::Kind::kFree ? CacheOpKind::kFree
                                                                  : CacheOpKind::kFork;
-  return {kind, static_cast<int32_t>(op.slot), static_cast<int32_t>(op.from_slot), static_cast<int32_t>(op.length)};
+  return {kind, static_cast<int32_t>(op.slot), static_cast<int32_t>(op.from_slot),
+          static_cast<int32_t>(op.length)};
 }
 
 StepMessage to_message(const StepJob& job) {
@@ -50,7 +52,8 @@ StepMessage to_message(const StepJob& job) {
   step.candidates = static_cast<uint32_t>(job.candidates);
   for (const CacheOp& op : job.ops) step.cache_ops.push_back(to_wire(op));
   for (const BatchRow& row : job.rows) {
-    step.rows.push_back({static_cast<uint32_t>(row.slot), static_cast<uint32_t>(row.position), row.wants_logits});
+    step.rows.push_back(
+        {static_cast<uint32_t>(row.slot), static_cast<uint32_t>(row.position), row.wants_logits});
     if (job.stage == 0) step.token_ids.push_back(static_cast<uint32_t>(row.token));
   }
   return step;
@@ -135,7 +138,8 @@ awaitable<void> Node::accept_loop() {
     if (channel.has_error()) {
       if (closing_ || channel.error().code == Errc::kCancelled) co_return;
       spdlog::warn("accepting a connection failed: {}", channel.error().message);
-      boost::asio::steady_timer pause(io_.executor(), kAcceptPause);  // the reason may last: no file is left to open
+      boost::asio::steady_timer pause(io_.executor(),
+                                      kAcceptPause);  // the reason may last: no file is left to open
       boost::system::error_code ignored;
       co_await pause.async_wait(boost::asio::redirect_error(boost::asio::use_awaitable, ignored));
       continue;
@@ -152,8 +156,10 @@ awaitable<void> Node::serve_peer(ChannelPtr channel) {
   expected.plan_hash = layout_.plan_hash;
   expected.numeric_class = "exact";
   expected.epoch = layout_.plan_hash.empty() ? 0 : kEpoch;
-  if (strangers_.size() >= kStrangersMax) {  // the oldest goes: those who stay silent must not keep others out
-    spdlog::warn("a connection from {} was closed: it has not said hello, and more wait", strangers_.front()->peer());
+  if (strangers_.size() >=
+      kStrangersMax) {  // the oldest goes: those who stay silent must not keep others out
+    spdlog::warn("a connection from {} was closed: it has not said hello, and more wait",
+                 strangers_.front()->peer());
     strangers_.front()->close();
     strangers_.pop_front();
   }
@@ -174,33 +180,38 @@ awaitable<void> Node::serve_peer(ChannelPtr channel) {
   }
 }
 
-// This node's own checks of a caller: once there is a plan, only the nodes that it names may call, for what it says.
+// This node's own checks of a caller: once there is a plan, only the nodes that it names may call, for what
+// it says.
 std::optional<RefusalReason> Node::refusal_of(const Hello& hello) const {
   const int stage = static_cast<int>(hello.stage);
   if (layout_.plan_hash.empty()) {
     if (hello.role == LinkRole::kControl) return std::nullopt;  // a peer that measures the link
-    return RefusalReason{Refusal::kPlan, fmt::format("{} has no plan yet, so no stage to feed", identity_.name)};
+    return RefusalReason{Refusal::kPlan,
+                         fmt::format("{} has no plan yet, so no stage to feed", identity_.name)};
   }
   // The standard checks let an empty text pass as not known yet; here all know.
   if (hello.plan_hash != layout_.plan_hash) {
-    return RefusalReason{Refusal::kPlan, fmt::format("{} follows a plan that {} does not name", identity_.name,
-                                                     hello.node_name)};
+    return RefusalReason{Refusal::kPlan, fmt::format("{} follows a plan that {} does not name",
+                                                     identity_.name, hello.node_name)};
   }
   if (hello.role == LinkRole::kControl) {
     if (hello.node_name == layout_.head && !head_) return std::nullopt;
-    return RefusalReason{Refusal::kRole, fmt::format("{} takes orders from the head {} alone, and once; {} called",
-                                                     identity_.name, layout_.head, hello.node_name)};
+    return RefusalReason{Refusal::kRole,
+                         fmt::format("{} takes orders from the head {} alone, and once; {} called",
+                                     identity_.name, layout_.head, hello.node_name)};
   }
   if (!hosts(stage)) {
     return RefusalReason{Refusal::kStage, fmt::format("{} does not compute stage {}", identity_.name, stage)};
   }
-  const std::string& feeder = stage == 0 ? layout_.head : layout_.node_of_stage[static_cast<size_t>(stage) - 1];
+  const std::string& feeder =
+      stage == 0 ? layout_.head : layout_.node_of_stage[static_cast<size_t>(stage) - 1];
   if (hello.node_name == feeder && !last_step_.contains(stage)) return std::nullopt;
-  return RefusalReason{Refusal::kRole, fmt::format("stage {} is fed by {} alone, over one link; {} called", stage,
-                                                   feeder, hello.node_name)};
+  return RefusalReason{Refusal::kRole, fmt::format("stage {} is fed by {} alone, over one link; {} called",
+                                                   stage, feeder, hello.node_name)};
 }
 
-// A control channel answers until it ends. Before the plan it is a peer measuring the link; afterwards it is the head.
+// A control channel answers until it ends. Before the plan it is a peer measuring the link; afterwards it is
+// the head.
 awaitable<void> Node::serve_control(ChannelPtr channel) {
   HeapBufferSource probe_bytes(kProbeBytesMax);
   const bool of_head = !layout_.plan_hash.empty();
@@ -208,7 +219,8 @@ awaitable<void> Node::serve_control(ChannelPtr channel) {
   while (true) {
     Result<IncomingMessage> incoming = co_await channel->receive(probe_bytes);
     if (incoming.has_error()) {
-      if (of_head) end_service(fmt::format("the head {} is gone: {}", layout_.head, incoming.error().message));
+      if (of_head)
+        end_service(fmt::format("the head {} is gone: {}", layout_.head, incoming.error().message));
       co_return;
     }
     if (const auto* probe = std::get_if<LinkProbe>(&incoming->message)) {
@@ -228,8 +240,9 @@ awaitable<void> Node::serve_pipeline(ChannelPtr channel, int stage) {
     Result<IncomingMessage> incoming = co_await channel->receive(*buffers_);
     if (incoming.has_error()) {
       if (!closing_ && !service_ended_) {
-        fail(kEpoch, 0, {Errc::kPeerLost, fmt::format("{} lost its link from {}: {}", identity_.name,
-                                                      channel->peer(), incoming.error().message)});
+        fail(kEpoch, 0,
+             {Errc::kPeerLost, fmt::format("{} lost its link from {}: {}", identity_.name, channel->peer(),
+                                           incoming.error().message)});
       }
       break;
     }
@@ -293,13 +306,16 @@ bool Node::hosts(int stage) const {
          layout_.node_of_stage[static_cast<size_t>(stage)] == identity_.name;
 }
 
-void Node::send_step(std::unique_ptr<StepJob> job) { forward(std::move(job)); }
+void Node::send_step(std::unique_ptr<StepJob> job) {
+  forward(std::move(job));
+}
 
 // To the engine if the step's stage is here, otherwise to the node that has it.
 void Node::forward(std::unique_ptr<StepJob> job) {
   const uint64_t step_id = job->step_id;
   if (hosts(job->stage)) {
-    if (!engine_->submit(job)) fail(kEpoch, step_id, {Errc::kQueueFull, identity_.name + " has its queue full"});
+    if (!engine_->submit(job))
+      fail(kEpoch, step_id, {Errc::kQueueFull, identity_.name + " has its queue full"});
     return;
   }
   OutgoingMessage outgoing{to_message(*job), {}, {}};
@@ -457,11 +473,11 @@ std::vector<StatsMessage> Node::collect_stats() {
 
 void Node::load(const PipelineLayout& layout, const Engine::MakeStages& make_stages) {
   // The engine thread hands finished jobs to the io thread.
-  auto engine = std::make_unique<Engine>(static_cast<size_t>(layout.steps_in_flight_max) * 2 + 2,
-                                     [this](std::unique_ptr<StepJob> job) {
-                                       auto shared = std::make_shared<std::unique_ptr<StepJob>>(std::move(job));
-                                       io_.post([this, shared] { on_engine_done(std::move(*shared)); });
-                                     });
+  auto engine = std::make_unique<Engine>(
+      static_cast<size_t>(layout.steps_in_flight_max) * 2 + 2, [this](std::unique_ptr<StepJob> job) {
+        auto shared = std::make_shared<std::unique_ptr<StepJob>>(std::move(job));
+        io_.post([this, shared] { on_engine_done(std::move(*shared)); });
+      });
   engine->start(make_stages);
   io_.call([&] {
     engine_ = std::move(engine);
@@ -469,8 +485,9 @@ void Node::load(const PipelineLayout& layout, const Engine::MakeStages& make_sta
     int hosted = 0;
     for (int i = 0; i <= layout_.last_stage(); ++i) hosted += hosts(i);
     const bool feeds = hosted > 0 || identity_.name == layout_.head;
-    buffers_ = std::make_unique<StepBuffers>(feeds ? (layout_.steps_in_flight_max + 1) * std::max(hosted, 1) : 0,
-                                             layout_.rows_max, layout_.n_embd);
+    buffers_ =
+        std::make_unique<StepBuffers>(feeds ? (layout_.steps_in_flight_max + 1) * std::max(hosted, 1) : 0,
+                                      layout_.rows_max, layout_.n_embd);
     return 0;
   });
 }
@@ -509,8 +526,8 @@ Result<LinkProfile> Node::measure_link(const std::string& peer, const Endpoint& 
   return io_.run(probe_link(peer, endpoint));
 }
 
-// Latency: half the smallest of several small round trips. Bandwidth: payloads grow until one takes long enough to
-// time, less the round trip.
+// Latency: half the smallest of several small round trips. Bandwidth: payloads grow until one takes long
+// enough to time, less the round trip.
 awaitable<Result<LinkProfile>> Node::probe_link(std::string peer, Endpoint endpoint) {
   Result<ChannelPtr> opened = co_await open(peer, endpoint, LinkRole::kControl, 0);
   if (opened.has_error()) co_return opened.error();

@@ -1,10 +1,12 @@
-// One process of a cluster once it runs: it listens, hosts stages on its engine, and passes steps along the pipeline.
+// One process of a cluster once it runs: it listens, hosts stages on its engine, and passes steps along the
+// pipeline.
 //
 //   coordinator -> stage 0 -> stage 1 -> ... -> last stage -> coordinator
 //
-// A step goes to the engine where its stage is on this node, otherwise into the channel to the node that has it. The head
-// holds a control channel to every other node, on which results, failures and statistics come home. All of it runs on the io thread;
-// public calls are made from the main thread and return when the io thread has answered.
+// A step goes to the engine where its stage is on this node, otherwise into the channel to the node that has
+// it. The head holds a control channel to every other node, on which results, failures and statistics come
+// home. All of it runs on the io thread; public calls are made from the main thread and return when the io
+// thread has answered.
 #pragma once
 
 #include <deque>
@@ -67,19 +69,22 @@ class Node {
   IoThread& io() { return io_; }
   const NodeIdentity& identity() const { return identity_; }
 
-  // Latency and bandwidth to another node that listens: ours to it, measured over a channel like those that steps use.
+  // Latency and bandwidth to another node that listens: ours to it, measured over a channel like those that
+  // steps use.
   Result<LinkProfile> measure_link(const std::string& peer, const Endpoint& endpoint);
 
   // Builds this node's stages on the engine thread. Throws what make_stages throws.
   void load(const PipelineLayout& layout, const Engine::MakeStages& make_stages);
-  // Connects to the next stages, and from the head to every node. All nodes have loaded. Throws SetupError (exit 1).
+  // Connects to the next stages, and from the head to every node. All nodes have loaded. Throws SetupError
+  // (exit 1).
   void connect();
 
   // A worker: returns when the head says so. Throws SetupError (exit 1) when the head is lost.
   void serve_until_shutdown();
 
   // The head. Outcomes, and failures that concern no step (a node lost: step_id 0), arrive on the io thread.
-  // A node lost before is told at once. An empty function ends the telling: when this returns none runs any more.
+  // A node lost before is told at once. An empty function ends the telling: when this returns none runs any
+  // more.
   void set_on_outcome(std::function<void(StepOutcome)> on_outcome);
   // On the io thread. Fails by an outcome.
   void send_step(std::unique_ptr<StepJob> job);
@@ -95,7 +100,8 @@ class Node {
   boost::asio::awaitable<void> serve_control(ChannelPtr channel);
   boost::asio::awaitable<void> serve_pipeline(ChannelPtr channel, int stage);
   boost::asio::awaitable<void> read_control_of(std::string peer, ChannelPtr channel);
-  boost::asio::awaitable<Result<ChannelPtr>> open(std::string peer, Endpoint endpoint, LinkRole role, int stage);
+  boost::asio::awaitable<Result<ChannelPtr>> open(std::string peer, Endpoint endpoint, LinkRole role,
+                                                  int stage);
   boost::asio::awaitable<Result<LinkProfile>> probe_link(std::string peer, Endpoint endpoint);
   boost::asio::awaitable<Result<void>> connect_all();
 
@@ -116,14 +122,14 @@ class Node {
   std::unique_ptr<Listener> listener_;
   std::unique_ptr<StepBuffers> buffers_;
   std::unique_ptr<Engine> engine_;
-  std::map<int, ChannelPtr> to_stage_;               // next stages on other nodes
-  std::map<std::string, ChannelPtr> controls_;       // the head: to every other node
-  ChannelPtr head_;                                  // a worker: the head's control channel
+  std::map<int, ChannelPtr> to_stage_;          // next stages on other nodes
+  std::map<std::string, ChannelPtr> controls_;  // the head: to every other node
+  ChannelPtr head_;                             // a worker: the head's control channel
   std::vector<ChannelPtr> accepted_;
-  std::deque<ChannelPtr> strangers_;                 // accepted and not greeted yet, oldest first
-  std::map<int, uint64_t> last_step_;                // by stage that is being fed from another node
+  std::deque<ChannelPtr> strangers_;   // accepted and not greeted yet, oldest first
+  std::map<int, uint64_t> last_step_;  // by stage that is being fed from another node
   std::function<void(StepOutcome)> on_outcome_;
-  std::optional<Error> lost_;                        // the first node lost
+  std::optional<Error> lost_;  // the first node lost
   std::map<std::string, std::function<void(StatsMessage)>> stats_waiters_;
   std::promise<std::string> service_end_;  // empty: the head said so
   bool service_ended_ = false;

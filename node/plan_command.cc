@@ -1,5 +1,5 @@
-// shoal plan: what would run where, and why. Under mpirun every node measures itself and its links; alone, this device stands
-// for all of them.
+// shoal plan: what would run where, and why. Under mpirun every node measures itself and its links; alone,
+// this device stands for all of them.
 #include <fmt/format.h>
 #include <spdlog/spdlog.h>
 
@@ -21,8 +21,10 @@ void plan_alone(Cluster& cluster, const CommonFlags& common) {
   cluster.kernels = &select_kernels(common.kernels);
   const int n = static_cast<int>(cluster.config.nodes.size());
   if (n > 1) {
-    spdlog::info("not under mpirun: all {} nodes are taken to be as fast as this one, and links that the cluster file "
-                 "does not give to have 1 Gbit/s and 0.2 ms", n);
+    spdlog::info(
+        "not under mpirun: all {} nodes are taken to be as fast as this one, and links that the cluster file "
+        "does not give to have 1 Gbit/s and 0.2 ms",
+        n);
   }
   PlanInput& input = cluster.plan_input;
   input.links = LinkTable(n, kAssumedLink);
@@ -70,13 +72,18 @@ int plan_command(const CommonFlags& common, const PlanFlags& flags) {
     std::fputs(render_explanation(cluster.plan_input, cluster.plan).c_str(), stdout);
   } else {
     for (const StageAssignment& stage : cluster.plan.stages) {
-      std::fputs(fmt::format("{}: {}layers {}-{}{}\n", cluster.plan.devices[static_cast<size_t>(stage.device)],
-                             stage.embedding ? "embedding, " : "", stage.layer_begin, stage.layer_end - 1,
-                             stage.output ? ", output" : "").c_str(), stdout);
+      std::fputs(
+          fmt::format("{}: {}layers {}-{}{}\n", cluster.plan.devices[static_cast<size_t>(stage.device)],
+                      stage.embedding ? "embedding, " : "", stage.layer_begin, stage.layer_end - 1,
+                      stage.output ? ", output" : "")
+              .c_str(),
+          stdout);
     }
-    std::fputs(fmt::format("predicted: {:.2f} ms a token alone, {:.1f} tokens/s full\n",
-                           cluster.plan.predicted.seconds_per_token * 1e3,
-                           cluster.plan.predicted.tokens_per_second).c_str(), stdout);
+    std::fputs(
+        fmt::format("predicted: {:.2f} ms a token alone, {:.1f} tokens/s full\n",
+                    cluster.plan.predicted.seconds_per_token * 1e3, cluster.plan.predicted.tokens_per_second)
+            .c_str(),
+        stdout);
   }
   return kExitDone;
 }

@@ -29,7 +29,8 @@ double median_seconds(Body&& body) {
   body(0);
   std::vector<double> times;
   const auto begin = SteadyClock::now();
-  for (int run = 1; static_cast<int>(times.size()) < kRunsMin || seconds_since(begin) < kMeasureSeconds; ++run) {
+  for (int run = 1; static_cast<int>(times.size()) < kRunsMin || seconds_since(begin) < kMeasureSeconds;
+       ++run) {
     const auto start = SteadyClock::now();
     body(run);
     times.push_back(seconds_since(start));
@@ -69,17 +70,19 @@ void run_checked(Stage& stage, std::span<const BatchRow> rows, int candidates, f
   if (result.has_error()) throw SetupError("the probe failed: " + result.error().message, kExitFailed);
 }
 
-void probe_layers(const GgufFile& file, const ModelConfig& config, const Kernels& kernels, const ProbeOptions& options,
-                  ThreadPool& pool, DeviceProfile& profile) {
+void probe_layers(const GgufFile& file, const ModelConfig& config, const Kernels& kernels,
+                  const ProbeOptions& options, ThreadPool& pool, DeviceProfile& profile) {
   const int n = layers_to_probe(file, config, options.memory_bytes);
   constexpr int kSlots = 16;
   const StageOptions stage_options{kProbeContext, kSlots, kPrefillChunkRows};
   Stage stage(config, load_shard(file, config, {false, {0, n}, false}, pool), stage_options, kernels, pool);
-  AlignedBuffer hidden(static_cast<size_t>(kPrefillChunkRows) * static_cast<size_t>(config.n_embd) * sizeof(float));
+  AlignedBuffer hidden(static_cast<size_t>(kPrefillChunkRows) * static_cast<size_t>(config.n_embd) *
+                       sizeof(float));
   std::vector<RowOutput> outputs;
   auto fill = [&] {  // small steady values: a stage works in place, so its input is made anew each time
     float* x = hidden.as<float>();
-    for (size_t i = 0; i < hidden.size() / sizeof(float); ++i) x[i] = 0.01f * static_cast<float>(i % 37) - 0.18f;
+    for (size_t i = 0; i < hidden.size() / sizeof(float); ++i)
+      x[i] = 0.01f * static_cast<float>(i % 37) - 0.18f;
   };
   // Fill the caches of the decode rows to half, so that attention has something to walk over.
   for (int slot = 0; slot < kSlots; ++slot) {
@@ -111,9 +114,10 @@ void probe_layers(const GgufFile& file, const ModelConfig& config, const Kernels
 void probe_ends(const GgufFile& file, const ModelConfig& config, const Kernels& kernels, ThreadPool& pool,
                 DeviceProfile& profile) {
   const StageOptions stage_options{kProbeContext, 16, kPrefillChunkRows};
-  Stage stage(config, load_shard(file, config, {false, {config.n_layer, config.n_layer}, true}, pool), stage_options,
-              kernels, pool);
-  AlignedBuffer hidden(static_cast<size_t>(kPrefillChunkRows) * static_cast<size_t>(config.n_embd) * sizeof(float));
+  Stage stage(config, load_shard(file, config, {false, {config.n_layer, config.n_layer}, true}, pool),
+              stage_options, kernels, pool);
+  AlignedBuffer hidden(static_cast<size_t>(kPrefillChunkRows) * static_cast<size_t>(config.n_embd) *
+                       sizeof(float));
   std::fill_n(hidden.as<float>(), hidden.size() / sizeof(float), 0.1f);
   std::vector<RowOutput> outputs;
   for (const int rows : {1, 4, 16}) {

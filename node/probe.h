@@ -1,4 +1,5 @@
-// Measuring a device: real kernels on the model's real layers, so that the planner's seconds are this device's seconds.
+// Measuring a device: real kernels on the model's real layers, so that the planner's seconds are this
+// device's seconds.
 #pragma once
 
 #include "model/gguf_file.h"
@@ -11,15 +12,16 @@ namespace shoal {
 struct ProbeOptions {
   int threads = 1;
   int context = 4096;
-  uint64_t memory_bytes = 0;   // budget of the device: the probe stays well inside
+  uint64_t memory_bytes = 0;  // budget of the device: the probe stays well inside
 };
 
-// Seconds per layer and per output head at several row counts. Takes a fraction of a second; the memory it used is given
-// back before it returns. Deterministic but for the clock.
+// Seconds per layer and per output head at several row counts. Takes a fraction of a second; the memory it
+// used is given back before it returns. Deterministic but for the clock.
 DeviceProfile probe_device(const GgufFile& file, const ModelConfig& config, const Kernels& kernels,
                            const ProbeOptions& options);
 
-// Bytes a second read from memory by `threads` threads, from a buffer larger than the caches: what bounds generation.
+// Bytes a second read from memory by `threads` threads, from a buffer larger than the caches: what bounds
+// generation.
 double probe_memory_read(int threads);
 
 }  // namespace shoal

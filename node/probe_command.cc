@@ -1,6 +1,6 @@
 // shoal probe and shoal inspect: what this device can do, and what is in a model file.
-#include <boost/json.hpp>
 #include <fmt/format.h>
+#include <boost/json.hpp>
 
 #include <cstdio>
 #include <iostream>
@@ -17,13 +17,15 @@ int probe_command(const CommonFlags& common, bool json) {
   const Kernels& kernels = select_kernels(common.kernels);
   const int threads = common.threads > 0 ? common.threads : device_processors();
   std::string tables;
-  for (const Kernels* table : available_kernels()) tables += (tables.empty() ? "" : ", ") + std::string(table->name);
+  for (const Kernels* table : available_kernels())
+    tables += (tables.empty() ? "" : ", ") + std::string(table->name);
   const double read = probe_memory_read(threads);
   boost::json::object out{{"host", host_name()},       {"kernels", kernels.name},
                           {"threads", threads},        {"processors", device_processors()},
                           {"memory", device_memory()}, {"memory_read_bytes_per_second", read}};
   std::string text = fmt::format(
-      "host         {}\nprocessors   {} ({} thread{} used)\nkernels      {} (available: {})\nmemory       {}\n"
+      "host         {}\nprocessors   {} ({} thread{} used)\nkernels      {} (available: {})\nmemory       "
+      "{}\n"
       "memory read  {:.1f} GB/s\n",
       host_name(), device_processors(), threads, threads == 1 ? "" : "s", kernels.name, tables,
       format_bytes(device_memory()), read / 1e9);
@@ -35,12 +37,15 @@ int probe_command(const CommonFlags& common, bool json) {
     out["profile"] = boost::json::parse(device_profile_to_json(profile));
     text += fmt::format("model        {} ({} layers)\n", config.name, config.n_layer);
     for (const RowSeconds& p : profile.decode_layer) {
-      text += fmt::format("  layer, {:>2} row{}   {}\n", p.rows, p.rows == 1 ? " " : "s", format_seconds(p.seconds));
+      text += fmt::format("  layer, {:>2} row{}   {}\n", p.rows, p.rows == 1 ? " " : "s",
+                          format_seconds(p.seconds));
     }
     for (const RowSeconds& p : profile.output_head) {
-      text += fmt::format("  output, {:>2} row{}  {}\n", p.rows, p.rows == 1 ? " " : "s", format_seconds(p.seconds));
+      text += fmt::format("  output, {:>2} row{}  {}\n", p.rows, p.rows == 1 ? " " : "s",
+                          format_seconds(p.seconds));
     }
-    text += fmt::format("  layer, a row of a prompt  {}\n", format_seconds(profile.prefill_layer_row_seconds));
+    text +=
+        fmt::format("  layer, a row of a prompt  {}\n", format_seconds(profile.prefill_layer_row_seconds));
   }
   std::fputs((json ? boost::json::serialize(out) + "\n" : text).c_str(), stdout);
   return kExitDone;

@@ -6,9 +6,9 @@
 
 namespace shoal {
 
-uint64_t resident_bytes();    // of this process now
-uint64_t device_memory();     // physical memory, or the cgroup's limit where that is lower
-int device_processors();      // that this process may run on
+uint64_t resident_bytes();  // of this process now
+uint64_t device_memory();   // physical memory, or the cgroup's limit where that is lower
+int device_processors();    // that this process may run on
 std::string host_name();
 
 }  // namespace shoal

@@ -1,5 +1,5 @@
-// One line on a terminal that shows how far a long piece of work is: "loading layers 0-9  45 %". Silent where stderr is
-// not a terminal. Erased when the work is done.
+// One line on a terminal that shows how far a long piece of work is: "loading layers 0-9  45 %". Silent where
+// stderr is not a terminal. Erased when the work is done.
 #pragma once
 
 #include <cstdint>

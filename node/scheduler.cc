@@ -32,7 +32,8 @@ std::optional<ScheduledStep> Scheduler::next_step() {
   int room = limits_.rows_max;
   add_decode_rows(step.parts, room);
   step.decodes = !step.parts.empty();
-  const bool decoding = std::any_of(sequences_.begin(), sequences_.end(), [](const Entry& e) { return e.decoding; });
+  const bool decoding =
+      std::any_of(sequences_.begin(), sequences_.end(), [](const Entry& e) { return e.decoding; });
   // Beside decoders a prompt's rows ride on their steps: a step of its own would only make them wait.
   if (step.decodes || decode_steps_in_flight_ == 0) {
     add_prompt_rows(step.parts, std::min(room, decoding ? limits_.mixed_chunk_rows : limits_.chunk_rows));
@@ -43,7 +44,8 @@ std::optional<ScheduledStep> Scheduler::next_step() {
   return step;
 }
 
-// Decode rows of one group: the sequences that wait for their next token, if no group's worth of steps is under way.
+// Decode rows of one group: the sequences that wait for their next token, if no group's worth of steps is
+// under way.
 void Scheduler::add_decode_rows(std::vector<StepPart>& parts, int& room) {
   int decoding = 0, ready = 0;
   for (const Entry& entry : sequences_) {
@@ -54,7 +56,8 @@ void Scheduler::add_decode_rows(std::vector<StepPart>& parts, int& room) {
   if (ready == 0) return;
   const int groups = std::min(decoding, limits_.stages);
   if (decode_steps_in_flight_ >= groups) return;
-  // The waiting sequences are shared among the groups that are not under way, so that group sizes stay within one row.
+  // The waiting sequences are shared among the groups that are not under way, so that group sizes stay within
+  // one row.
   const int idle_groups = groups - decode_steps_in_flight_;
   int rows = std::min({(ready + idle_groups - 1) / idle_groups, room});
   for (Entry& entry : sequences_) {

@@ -1,9 +1,10 @@
-// Which rows go into the next step. Pure logic: no clock, no sockets, no model; the coordinator tells it what happened
-// and asks what to send.
+// Which rows go into the next step. Pure logic: no clock, no sockets, no model; the coordinator tells it what
+// happened and asks what to send.
 //
-// Rules (docs/decisions.md says why): decoding sequences form as many groups as there are stages, so that each stage has a
-// group to compute; a sequence has at most one decode row in flight. Prompts are read in chunks, back to back when nobody
-// decodes, and beside decode rows otherwise. At most `steps_in_flight_max` steps travel at once, oldest sequence first.
+// Rules (docs/decisions.md says why): decoding sequences form as many groups as there are stages, so that
+// each stage has a group to compute; a sequence has at most one decode row in flight. Prompts are read in
+// chunks, back to back when nobody decodes, and beside decode rows otherwise. At most `steps_in_flight_max`
+// steps travel at once, oldest sequence first.
 #pragma once
 
 #include <cstdint>
@@ -44,7 +45,8 @@ class Scheduler {
   void extend(uint64_t sequence);
   void remove(uint64_t sequence);
 
-  // The next step, or nothing if there is none to send now. The caller numbers it and reports step_done() later.
+  // The next step, or nothing if there is none to send now. The caller numbers it and reports step_done()
+  // later.
   std::optional<ScheduledStep> next_step();
   void step_done(const ScheduledStep& step);
 

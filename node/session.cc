@@ -30,7 +30,9 @@ Answer generate(Cluster& cluster, GenerationRequest request, const std::function
   const auto queue = std::make_shared<EventQueue>();
   request.on_event = [queue](const GenerationEvent& event) { queue->push(event); };
   const auto begin = std::chrono::steady_clock::now();
-  auto elapsed = [&] { return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count(); };
+  auto elapsed = [&] {
+    return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+  };
   cluster.coordinator->submit(std::move(request));
   Answer answer;
   while (true) {
@@ -44,7 +46,8 @@ Answer generate(Cluster& cluster, GenerationRequest request, const std::function
     answer.total_s = elapsed();
     answer.reason = event.reason;
     if (event.reason == FinishReason::kError) {
-      const bool asked_too_much = event.error.code == Errc::kContextFull || event.error.code == Errc::kInvalidInput;
+      const bool asked_too_much =
+          event.error.code == Errc::kContextFull || event.error.code == Errc::kInvalidInput;
       throw SetupError(event.error.message, asked_too_much ? kExitUsage : kExitFailed);
     }
     return answer;
@@ -54,7 +57,8 @@ Answer generate(Cluster& cluster, GenerationRequest request, const std::function
 namespace {
 
 const StatsMessage* find_stats(const std::vector<StatsMessage>& all, const std::string& node) {
-  const auto found = std::find_if(all.begin(), all.end(), [&](const auto& stats) { return stats.node_name == node; });
+  const auto found =
+      std::find_if(all.begin(), all.end(), [&](const auto& stats) { return stats.node_name == node; });
   return found == all.end() ? nullptr : &*found;
 }
 
@@ -76,7 +80,8 @@ uint64_t bytes_sent(const StatsMessage* stats) {
 
 }  // namespace
 
-std::vector<NodeReport> report_nodes(const std::vector<StatsMessage>& before, const std::vector<StatsMessage>& generating,
+std::vector<NodeReport> report_nodes(const std::vector<StatsMessage>& before,
+                                     const std::vector<StatsMessage>& generating,
                                      const std::vector<StatsMessage>& after, const PipelineLayout& layout) {
   std::vector<NodeReport> reports;
   for (const StatsMessage& now : after) {
@@ -85,7 +90,9 @@ std::vector<NodeReport> report_nodes(const std::vector<StatsMessage>& before, co
     report.resident_bytes = now.resident_bytes;
     for (const StageReport& stage : now.stages) {
       const ShardSpec& spec = layout.shard_of_stage[stage.stage];
-      auto add = [&](const std::string& what) { report.layers += (report.layers.empty() ? "" : ", ") + what; };
+      auto add = [&](const std::string& what) {
+        report.layers += (report.layers.empty() ? "" : ", ") + what;
+      };
       if (spec.embedding) add("embedding");
       if (spec.layers.size() > 0) add(fmt::format("{}-{}", spec.layers.begin, spec.layers.end - 1));
       if (spec.output) add("output");
@@ -107,12 +114,12 @@ std::string render_report(const std::vector<NodeReport>& nodes, double generatio
     layer_width = std::max(layer_width, node.layers.size());
   }
   const double per_token = 1e3 / std::max(tokens, 1);
-  std::string text = fmt::format("{:<{}}  {:<{}}  {:>10}  {:>10}  {:>10}  {:>13}  {:>13}  {:>12}\n", "node", name_width,
-                                 "layers", layer_width, "weights", "KV cache", "resident", "computing", "waiting",
-                                 "sent");
+  std::string text =
+      fmt::format("{:<{}}  {:<{}}  {:>10}  {:>10}  {:>10}  {:>13}  {:>13}  {:>12}\n", "node", name_width,
+                  "layers", layer_width, "weights", "KV cache", "resident", "computing", "waiting", "sent");
   for (const NodeReport& node : nodes) {
-    text += fmt::format("{:<{}}  {:<{}}  {:>10}  {:>10}  {:>10}  {:>7.2f} ms/tk  {:>7.2f} ms/tk  {:>12}\n", node.name,
-                        name_width, node.layers.empty() ? "-" : node.layers, layer_width,
+    text += fmt::format("{:<{}}  {:<{}}  {:>10}  {:>10}  {:>10}  {:>7.2f} ms/tk  {:>7.2f} ms/tk  {:>12}\n",
+                        node.name, name_width, node.layers.empty() ? "-" : node.layers, layer_width,
                         format_bytes(node.weight_bytes), format_bytes(node.kv_bytes),
                         format_bytes(node.resident_bytes), node.busy_s * per_token,
                         std::max(0.0, generation_s - node.busy_s) * per_token, format_bytes(node.bytes_sent));

@@ -1,5 +1,5 @@
-// Generating from the main thread: submits requests to the coordinator and waits for their tokens; measures what the
-// nodes did meanwhile.
+// Generating from the main thread: submits requests to the coordinator and waits for their tokens; measures
+// what the nodes did meanwhile.
 #pragma once
 
 #include <condition_variable>
@@ -33,9 +33,10 @@ struct Answer {
   double total_s = 0;
 };
 
-// Runs one request to its end; `on_token` sees each token as it comes, on this thread. Throws SetupError (exit 1) when
-// the request fails.
-Answer generate(Cluster& cluster, GenerationRequest request, const std::function<void(int32_t)>& on_token = {});
+// Runs one request to its end; `on_token` sees each token as it comes, on this thread. Throws SetupError
+// (exit 1) when the request fails.
+Answer generate(Cluster& cluster, GenerationRequest request,
+                const std::function<void(int32_t)>& on_token = {});
 
 // What a node did: computing since `generating`, bytes since `before`.
 struct NodeReport {
@@ -45,11 +46,12 @@ struct NodeReport {
   double busy_s = 0;
   uint64_t bytes_sent = 0;
 };
-std::vector<NodeReport> report_nodes(const std::vector<StatsMessage>& before, const std::vector<StatsMessage>& generating,
+std::vector<NodeReport> report_nodes(const std::vector<StatsMessage>& before,
+                                     const std::vector<StatsMessage>& generating,
                                      const std::vector<StatsMessage>& after, const PipelineLayout& layout);
 
-// The table after an answer: per node its layers, memory, milliseconds computing and waiting for each of the `tokens`
-// that `generation_s` gave, bytes sent.
+// The table after an answer: per node its layers, memory, milliseconds computing and waiting for each of the
+// `tokens` that `generation_s` gave, bytes sent.
 std::string render_report(const std::vector<NodeReport>& nodes, double generation_s, int tokens);
 
 }  // namespace shoal

@@ -22,7 +22,8 @@ Result<PayloadBuffer> StepBuffers::acquire(size_t bytes) {
   StepBuffer buffer = take();
   if (!buffer) return Error{Errc::kQueueFull, "the peer has more steps in flight than agreed"};
   if (bytes > buffer->size()) {
-    return Error{Errc::kBadFrame, fmt::format("a step of {} bytes, more than {} agreed", bytes, buffer->size())};
+    return Error{Errc::kBadFrame,
+                 fmt::format("a step of {} bytes, more than {} agreed", bytes, buffer->size())};
   }
   const std::span<std::byte> room(buffer->data(), buffer->size());
   return PayloadBuffer{room, std::move(buffer)};

@@ -1,5 +1,5 @@
-// A fixed number of step buffers, taken once. Belongs to the io thread; a buffer comes back when its last handle goes,
-// which must be on the io thread too.
+// A fixed number of step buffers, taken once. Belongs to the io thread; a buffer comes back when its last
+// handle goes, which must be on the io thread too.
 #pragma once
 
 #include <memory>
@@ -17,7 +17,8 @@ class StepBuffers : public BufferSource {
   StepBuffer take();
   // For received payloads: the buffer's handle is the payload's keep_alive.
   Result<PayloadBuffer> acquire(size_t bytes) override;
-  // The buffer that acquire() gave for this payload, as a step's buffer; null if the payload is not one of ours.
+  // The buffer that acquire() gave for this payload, as a step's buffer; null if the payload is not one of
+  // ours.
   static StepBuffer of_payload(const PayloadBuffer& payload) {
     return std::static_pointer_cast<AlignedBuffer>(payload.keep_alive);
   }

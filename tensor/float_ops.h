@@ -1,5 +1,5 @@
-// Everything of a transformer layer that is not a weight product, one table per instruction set, all with the same
-// bits. All pointers to f32 unless said otherwise; rows are contiguous; no function allocates.
+// Everything of a transformer layer that is not a weight product, one table per instruction set, all with the
+// same bits. All pointers to f32 unless said otherwise; rows are contiguous; no function allocates.
 #pragma once
 
 #include <cstddef>
@@ -7,32 +7,32 @@
 
 namespace shoal {
 
-inline constexpr int kQuantBlock = 32;     // activations per int8 block
-inline constexpr int kKvPageTokens = 32;   // positions in one page of the KV cache
-inline constexpr int kAttentionLanes = 16; // positions computed side by side
+inline constexpr int kQuantBlock = 32;      // activations per int8 block
+inline constexpr int kKvPageTokens = 32;    // positions in one page of the KV cache
+inline constexpr int kAttentionLanes = 16;  // positions computed side by side
 
-// The K and V pages of one layer, as one sequence sees them. A page holds kKvPageTokens positions of all KV heads,
-// in f16:
+// The K and V pages of one layer, as one sequence sees them. A page holds kKvPageTokens positions of all KV
+// heads, in f16:
 //   K page: [n_head_kv][kKvPageTokens / 16][head_dim_k][16]   lane = position, so a score is a lane
 //   V page: [n_head_kv][kKvPageTokens][head_dim_v]            lane = dimension, so an output is a lane
 struct KvPages {
-  const uint16_t* k;      // the layer's arena, page p at k + p * k_page_elements
+  const uint16_t* k;  // the layer's arena, page p at k + p * k_page_elements
   const uint16_t* v;
   size_t k_page_elements;
   size_t v_page_elements;
-  const int32_t* pages;   // page ids of the sequence: position t is in pages[t / kKvPageTokens]
+  const int32_t* pages;  // page ids of the sequence: position t is in pages[t / kKvPageTokens]
 };
 
 struct AttentionArgs {
-  const float* q;     // [n_head, head_dim_k] of one row, after rope
-  float* out;         // [n_head, head_dim_v]
+  const float* q;  // [n_head, head_dim_k] of one row, after rope
+  float* out;      // [n_head, head_dim_v]
   KvPages kv;
   int n_head, n_head_kv, head_dim_k, head_dim_v;
-  int first, last;    // positions [first, last) are visible to this row; first > 0 with a sliding window
-  float scale;        // applied to q . k
-  float soft_cap;     // 0: none; otherwise cap * tanh(score / cap)
+  int first, last;  // positions [first, last) are visible to this row; first > 0 with a sliding window
+  float scale;      // applied to q . k
+  float soft_cap;   // 0: none; otherwise cap * tanh(score / cap)
   int head_kv_begin, head_kv_end;  // KV heads to compute in this call (threads share a row by heads)
-  float* scratch;     // attention_scratch_floats(...) floats, private to the thread
+  float* scratch;                  // attention_scratch_floats(...) floats, private to the thread
 };
 
 // Scratch that one call needs: scores of one group of query heads.
@@ -43,7 +43,8 @@ struct FloatOps {
   void (*rms_norm)(const float* x, const float* weight, float eps, int n, float* y);
   // Rotates n_head heads of x in place, each `head_dim` apart, by the angles whose cos and sin are given for
   // pairs [0, n_rot/2). interleaved: pairs (2i, 2i+1); otherwise (i, i + n_rot/2).
-  void (*rope)(float* x, int n_head, int head_dim, int n_rot, bool interleaved, const float* cos, const float* sin);
+  void (*rope)(float* x, int n_head, int head_dim, int n_rot, bool interleaved, const float* cos,
+               const float* sin);
   // gate = silu(gate) * up
   void (*silu_mul)(float* gate, const float* up, int n);
   void (*add)(float* x, const float* y, int n);  // x += y
@@ -51,16 +52,16 @@ struct FloatOps {
   void (*store_k)(const float* k, int n_head_kv, int head_dim, int position_in_page, uint16_t* page);
   void (*store_v)(const float* v, int n_head_kv, int head_dim, int position_in_page, uint16_t* page);
   void (*attention)(const AttentionArgs& args);
-  // int8 blocks of 32 of one row: q[n], scale[n/32], sum[n/32] (sum of the q of a block). Largest magnitude maps to
-  // 127; amax < 1e-30 gives zeros. n % 32 == 0.
+  // int8 blocks of 32 of one row: q[n], scale[n/32], sum[n/32] (sum of the q of a block). Largest magnitude
+  // maps to 127; amax < 1e-30 gives zeros. n % 32 == 0.
   void (*quantize)(const float* x, int n, int8_t* q, float* scale, int32_t* sum);
   void (*f16_to_f32)(const uint16_t* x, int n, float* y);
   void (*f32_to_f16)(const float* x, int n, uint16_t* y);  // round to nearest even
 };
 
-// cos and sin of position * theta_i for pairs [0, n_rot/2), theta_i = freq_base^(-2i/n_rot) / factor_i, computed in
-// double by our own code so that every machine gets the same bits. `factors` may be null.
-void rope_angles(int position, int n_rot, double freq_base, double freq_scale, const float* factors, float* cos,
-                 float* sin);
+// cos and sin of position * theta_i for pairs [0, n_rot/2), theta_i = freq_base^(-2i/n_rot) / factor_i,
+// computed in double by our own code so that every machine gets the same bits. `factors` may be null.
+void rope_angles(int position, int n_rot, double freq_base, double freq_scale, const float* factors,
+                 float* cos, float* sin);
 
 }  // namespace shoal

@@ -1,8 +1,8 @@
 // The kernels of one instruction set, as tables of functions chosen once at start-up.
 //
 // Numeric class `exact`: every table gives the same bits. A lane is an output element, its sum runs over the
-// 32-element blocks in order, integers inside a block; explicit fma only, no fast-math; the few true reductions use
-// a fixed tree of 16 virtual lanes. See docs/numerics.md for the rules and why they hold.
+// 32-element blocks in order, integers inside a block; explicit fma only, no fast-math; the few true
+// reductions use a fixed tree of 16 virtual lanes. See docs/numerics.md for the rules and why they hold.
 #pragma once
 
 #include <string_view>
@@ -10,8 +10,8 @@
 
 namespace shoal {
 
-struct FloatOps;      // tensor/float_ops.h: norms, rope, attention, activation functions, quantising activations
-struct ProductOps;    // tensor/product_ops.h: weight matrix times activation rows, per format
+struct FloatOps;  // tensor/float_ops.h: norms, rope, attention, activation functions, quantising activations
+struct ProductOps;  // tensor/product_ops.h: weight matrix times activation rows, per format
 
 struct Kernels {
   const char* name;  // "generic", "avx2", "avxvnni", "avx512", "neon", "neondot"

@@ -1,6 +1,7 @@
 // Products of weight matrices with activation rows: y[r, o] = sum over k of w[o, k] * x[r, k].
 //
-// The result of a row never depends on how many rows, threads or products share a call (numeric class `exact`).
+// The result of a row never depends on how many rows, threads or products share a call (numeric class
+// `exact`).
 #pragma once
 
 #include <cstdint>
@@ -13,8 +14,8 @@
 
 namespace shoal {
 
-// Activation rows prepared for products: int8 in blocks of 32 with a float scale and an integer sum each, beside a
-// pointer to the floats themselves, which matrices of float types use. Memory is taken once.
+// Activation rows prepared for products: int8 in blocks of 32 with a float scale and an integer sum each,
+// beside a pointer to the floats themselves, which matrices of float types use. Memory is taken once.
 class ActivationRows {
  public:
   ActivationRows(int rows_max, int cols_max);
@@ -38,11 +39,13 @@ class ActivationRows {
 
 struct Product {
   const WeightMatrix* w;  // [n_out, cols]
-  float* y;               // [rows, n_out], row stride ld_y floats; rows rounded up to 16 outputs are NOT written past n_out
+  float*
+      y;  // [rows, n_out], row stride ld_y floats; rows rounded up to 16 outputs are NOT written past n_out
   int64_t ld_y;
 };
 
 // All products share the activation rows and one pass through the thread pool.
-void matmul(const Kernels& kernels, ThreadPool& pool, const ActivationRows& x, std::initializer_list<Product> products);
+void matmul(const Kernels& kernels, ThreadPool& pool, const ActivationRows& x,
+            std::initializer_list<Product> products);
 
 }  // namespace shoal

@@ -1,5 +1,5 @@
-// A weight matrix as the kernels read it: rows packed in groups of 16, interleaved so that one register serves
-// 16 output elements. Packing happens once, at load; the file's own order is not kept.
+// A weight matrix as the kernels read it: rows packed in groups of 16, interleaved so that one register
+// serves 16 output elements. Packing happens once, at load; the file's own order is not kept.
 #pragma once
 
 #include <cstddef>
@@ -24,8 +24,8 @@ class WeightMatrix {
   // Bytes that a packed matrix takes: the file's bytes, rows rounded up to 16.
   static size_t packed_bytes(TensorType type, int64_t rows, int64_t cols);
 
-  // Packs rows [first_row, first_row + n) from file order. first_row % 16 == 0, and n % 16 == 0 unless these are
-  // the last rows. Different row ranges may be packed by different threads at once.
+  // Packs rows [first_row, first_row + n) from file order. first_row % 16 == 0, and n % 16 == 0 unless these
+  // are the last rows. Different row ranges may be packed by different threads at once.
   void pack_rows(int64_t first_row, int64_t n, std::span<const std::byte> file_rows);
 
   // Row `row` as floats, out[cols]: an embedding lookup. Exactly the value the file's format defines.

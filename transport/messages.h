@@ -23,7 +23,7 @@ namespace shoal {
 inline constexpr uint32_t kProtocolVersion = 1;
 
 // Limits of the wire, checked on both sides before anything is allocated. wire.capnp repeats them in prose.
-inline constexpr size_t kStepRowsMax = 4096;                        // rows of a step
+inline constexpr size_t kStepRowsMax = 4096;                    // rows of a step
 inline constexpr size_t kCacheOpsMax = 4096;                    // cache operations of a step
 inline constexpr size_t kTextBytesMax = size_t{1} << 20;        // any text: a name, a reason, a plan
 inline constexpr size_t kNameBytesMax = 255;                    // a node's or cluster's name, a hash
@@ -112,7 +112,7 @@ enum class PayloadType : uint8_t { kF32, kF16, kQ8 };
 struct StepMessage {
   uint64_t epoch = 0;
   uint64_t step_id = 0;
-  uint32_t stage = 0;              // the destination
+  uint32_t stage = 0;                  // the destination
   std::vector<WireCacheOp> cache_ops;  // applied in order, before the rows
   std::vector<StepRow> rows;
   std::vector<uint32_t> token_ids;  // [rows], or empty

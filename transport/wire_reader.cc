@@ -109,8 +109,8 @@ class Reader {
       m.cache_ops.reserve(ops.size());
       for (const auto op : ops) {
         m.cache_ops.push_back(
-            {enumerator<WireCacheOp::Kind>(op.getKind(), WireCacheOp::Kind::kFork, "cache operation"), op.getSlot(),
-             op.getFromSlot(), op.getLength()});
+            {enumerator<WireCacheOp::Kind>(op.getKind(), WireCacheOp::Kind::kFork, "cache operation"),
+             op.getSlot(), op.getFromSlot(), op.getLength()});
       }
     }
     const auto slots = r.getSlots();

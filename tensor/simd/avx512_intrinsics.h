@@ -1,6 +1,7 @@
-// The AVX-512 intrinsics, from the compiler, or with SHOAL_EMULATE_AVX512 from SIMDe (https://github.com/simd-everywhere):
-// plain C++ of the same meaning, so that the same source can be checked on a processor without AVX-512
-// (tests/emulated). The few that SIMDe 0.7.4 lacks or gets wrong are written out here. Not for use: it is slow.
+// The AVX-512 intrinsics, from the compiler, or with SHOAL_EMULATE_AVX512 from SIMDe
+// (https://github.com/simd-everywhere): plain C++ of the same meaning, so that the same source can be checked
+// on a processor without AVX-512 (tests/emulated). The few that SIMDe 0.7.4 lacks or gets wrong are written
+// out here. Not for use: it is slow.
 #pragma once
 
 // g++ 12's own AVX-512 header warns about its "undefined" registers (GCC bug 105593).

@@ -14,7 +14,8 @@ TEST_CASE("bytes as people write them") {
   CHECK(parse_bytes("2GiB", "x") == (uint64_t{2} << 30));
   CHECK(parse_bytes("1.5 KiB", "x") == 1536);
   CHECK(parse_bytes("10MB", "x") == 10'000'000);
-  for (const char* bad : {"", "GiB", "-1GiB", "1 gib", "1GiB extra", "nan", "inf", "1e400", "0x10", "99999999TiB"}) {
+  for (const char* bad :
+       {"", "GiB", "-1GiB", "1 gib", "1GiB extra", "nan", "inf", "1e400", "0x10", "99999999TiB"}) {
     CAPTURE(bad);
     CHECK_THROWS_AS(parse_bytes(bad, "x"), SetupError);
   }

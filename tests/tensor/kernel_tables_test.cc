@@ -3,8 +3,8 @@
 
 #include <algorithm>
 
-#include "tests/tensor/float_ops_testing.h"
 #include "tensor/kernels.h"
+#include "tests/tensor/float_ops_testing.h"
 
 namespace shoal::testing {
 namespace {
