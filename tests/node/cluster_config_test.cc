@@ -32,7 +32,9 @@ std::string problem(const std::string& yaml) {
   return "accepted";
 }
 
-bool mentions(const std::string& text, const std::string& part) { return text.find(part) != std::string::npos; }
+bool mentions(const std::string& text, const std::string& part) {
+  return text.find(part) != std::string::npos;
+}
 
 }  // namespace
 
@@ -61,17 +63,21 @@ TEST_CASE("every key of the cluster file is read") {
 }
 
 TEST_CASE("defaults: the first node is the head, everything listens on loopback") {
-  const ClusterConfig config = parse_cluster_config("nodes: {a: {memory: 1GiB}, b: {memory: 1GiB}}", "c.yaml");
+  const ClusterConfig config =
+      parse_cluster_config("nodes: {a: {memory: 1GiB}, b: {memory: 1GiB}}", "c.yaml");
   CHECK(config.head == "a");
   CHECK(config.nodes[0].address == "127.0.0.1");
   CHECK(config.plan.keep_on_head == "first-layer");
 }
 
 TEST_CASE("what is wrong is named with its line and the way out") {
-  CHECK(problem("nodes: {a: {memory: 1GiB}}\nlinkz: []") == "c.yaml:2: unknown key 'linkz'; did you mean 'links'?");
-  CHECK(mentions(problem("nodes: {a: {memory: 1GiB, zzz: 1}}"), "known: address, port, memory, threads, kernels"));
+  CHECK(problem("nodes: {a: {memory: 1GiB}}\nlinkz: []") ==
+        "c.yaml:2: unknown key 'linkz'; did you mean 'links'?");
+  CHECK(mentions(problem("nodes: {a: {memory: 1GiB, zzz: 1}}"),
+                 "known: address, port, memory, threads, kernels"));
   CHECK(mentions(problem("nodes: {a: {threads: 1}}"), "node 'a' has no memory"));
-  CHECK(mentions(problem("nodes:\n  a: {memory: 1GiB}\n  a: {memory: 1GiB}"), "c.yaml:3: 'a' is given twice"));
+  CHECK(
+      mentions(problem("nodes:\n  a: {memory: 1GiB}\n  a: {memory: 1GiB}"), "c.yaml:3: 'a' is given twice"));
   CHECK(mentions(problem("nodes: {a: {memory: 1GiB, port: 70000}}"), "nodes.a.port must be a whole number"));
   CHECK(mentions(problem("nodes: {a b: {memory: 1GiB}}"), "a node's name is"));
   CHECK(mentions(problem("nodes: {}"), "nodes is empty"));
@@ -86,7 +92,8 @@ TEST_CASE("what is wrong is named with its line and the way out") {
 }
 
 TEST_CASE("nodes agree on what matters and not on where the file lies") {
-  ClusterConfig one = parse_cluster_config(kWhole, "here.yaml"), other = parse_cluster_config(kWhole, "there.yaml");
+  ClusterConfig one = parse_cluster_config(kWhole, "here.yaml"),
+                other = parse_cluster_config(kWhole, "there.yaml");
   CHECK(one.canonical() == other.canonical());
   other.nodes[1].memory_bytes += 1;
   CHECK(one.canonical() != other.canonical());

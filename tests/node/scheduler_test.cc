@@ -19,7 +19,8 @@ int rows_of(const ScheduledStep& step) {
 }  // namespace
 
 TEST_CASE("a prompt is read in chunks, back to back, and only its last row wants logits") {
-  Scheduler scheduler({.stages = 3, .steps_in_flight_max = 4, .chunk_rows = 32, .mixed_chunk_rows = 16, .rows_max = 64});
+  Scheduler scheduler(
+      {.stages = 3, .steps_in_flight_max = 4, .chunk_rows = 32, .mixed_chunk_rows = 16, .rows_max = 64});
   scheduler.add(7, 0, 100);
   int position = 0;
   for (const int rows : {32, 32, 32, 4}) {
@@ -36,7 +37,8 @@ TEST_CASE("a prompt is read in chunks, back to back, and only its last row wants
 }
 
 TEST_CASE("a sequence has one decode row in flight; sequences form a group for each stage") {
-  Scheduler scheduler({.stages = 2, .steps_in_flight_max = 3, .chunk_rows = 64, .mixed_chunk_rows = 32, .rows_max = 128});
+  Scheduler scheduler(
+      {.stages = 2, .steps_in_flight_max = 3, .chunk_rows = 64, .mixed_chunk_rows = 32, .rows_max = 128});
   for (uint64_t id = 1; id <= 4; ++id) scheduler.add(id, 9, 10);
   const auto prompts = scheduler.next_step();
   REQUIRE(prompts);
@@ -58,7 +60,8 @@ TEST_CASE("a sequence has one decode row in flight; sequences form a group for e
 }
 
 TEST_CASE("a prompt rides on the steps of those who decode") {
-  Scheduler scheduler({.stages = 1, .steps_in_flight_max = 2, .chunk_rows = 128, .mixed_chunk_rows = 32, .rows_max = 128});
+  Scheduler scheduler(
+      {.stages = 1, .steps_in_flight_max = 2, .chunk_rows = 128, .mixed_chunk_rows = 32, .rows_max = 128});
   scheduler.add(1, 0, 1);
   const auto prompt = scheduler.next_step();
   scheduler.step_done(*prompt);
@@ -76,8 +79,11 @@ TEST_CASE("random arrivals, cancels and slow answers: nothing is lost, repeated 
   for (unsigned seed = 0; seed < 200; ++seed) {
     std::mt19937 random(seed);
     auto up_to = [&](int n) { return static_cast<int>(random() % static_cast<unsigned>(n)); };
-    const SchedulerLimits limits{.stages = 1 + up_to(4), .steps_in_flight_max = 1 + up_to(6), .chunk_rows = 1 + up_to(40),
-                                 .mixed_chunk_rows = 1 + up_to(10), .rows_max = 48};
+    const SchedulerLimits limits{.stages = 1 + up_to(4),
+                                 .steps_in_flight_max = 1 + up_to(6),
+                                 .chunk_rows = 1 + up_to(40),
+                                 .mixed_chunk_rows = 1 + up_to(10),
+                                 .rows_max = 48};
     Scheduler scheduler(limits);
     struct Life {
       int known, sent = 0, to_decode;

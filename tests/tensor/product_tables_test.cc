@@ -2,6 +2,7 @@
 // change their way: tile widths, one group or two at a time, packed weights or panels.
 #include <cstdint>
 #include <random>
+#include <string>
 #include <vector>
 
 #include "doctest/doctest.h"
@@ -53,8 +54,8 @@ TEST_CASE("products: every table has the generic table's bits at every change of
         for (int rows : kRows) {
           const auto want = product(select_kernels("generic"), pool, w, x, rows);
           for (const Kernels* kernels : available_kernels()) {
-            CAPTURE(format_of(type).name);
-            CAPTURE(kernels->name);
+            CAPTURE(std::string(format_of(type).name));
+            CAPTURE(std::string(kernels->name));
             CAPTURE(cols);
             CAPTURE(outputs);
             CAPTURE(rows);
@@ -67,7 +68,7 @@ TEST_CASE("products: every table has the generic table's bits at every change of
     }
   }
   MESSAGE(cases << " products of " << available_kernels().size() << " tables, " << values
-                << " values; the last table is " << available_kernels().back()->name);
+                << " values; the last table is " << std::string(available_kernels().back()->name));
 }
 
 }  // namespace shoal
