@@ -19,7 +19,8 @@ namespace {
 
 const char* model_path() {
   const char* path = std::getenv("SHOAL_TEST_MODEL");
-  REQUIRE_MESSAGE(path != nullptr, "SHOAL_TEST_MODEL must name the model file (tools/fetch_model.sh prints it)");
+  REQUIRE_MESSAGE(path != nullptr,
+                  "SHOAL_TEST_MODEL must name the model file (tools/fetch_model.sh prints it)");
   return path;
 }
 
