@@ -2,22 +2,22 @@
 
 #include <fmt/format.h>
 #include <openssl/evp.h>
-#include <spdlog/spdlog.h>
-#include <boost/json.hpp>
 
 #include <algorithm>
 #include <cstdio>
+#include <numeric>
 
+#include "base/units.h"
 #include "base/version.h"
-#include "node/probe.h"
+#include "node/cluster_measure.h"
 #include "node/process_memory.h"
 #include "node/progress.h"
 
 namespace shoal {
 namespace {
 
-constexpr uint64_t kProcessBytes =
-    40u << 20;  // a process before it holds any of the model: program, libraries, heap
+// A process before it holds any of the model: program, libraries, heap.
+constexpr uint64_t kProcessBytes = 40u << 20;
 constexpr int kRowsOfStep = 128;
 
 std::string sha256_hex(const std::string& text) {
@@ -85,6 +85,8 @@ void agree_on_inputs(Cluster& cluster, Bootstrap& bootstrap) {
   const std::vector<std::string> all = together(bootstrap, cluster.name, [&] {
     cluster.file = std::make_unique<GgufFile>(GgufFile::open(cluster.config.model));
     cluster.model = ModelConfig::from(*cluster.file);
+    if (bootstrap.rank() == 0)
+      cluster.tokenizer = std::make_unique<Tokenizer>(Tokenizer::from(*cluster.file));
     return fmt::format("{}\n{}\n{}\n{}", kVersion, sha256_hex(cluster.config.canonical()),
                        cluster.file->fingerprint(), cluster.name);
   });
@@ -109,50 +111,14 @@ void agree_on_inputs(Cluster& cluster, Bootstrap& bootstrap) {
 }
 
 int threads_of(const Cluster& cluster, const ClusterOptions& options) {
-  const NodeConfig& node = cluster.config.nodes[static_cast<size_t>(cluster.config.node_index(cluster.name))];
+  const NodeConfig& node = cluster.this_node();
   if (options.threads > 0) return options.threads;
   return node.threads > 0 ? node.threads : device_processors();
 }
 
-// Ranks of one host measure in turns, since they would disturb each other; hosts measure at the same time.
-std::vector<DeviceProfile> measure_devices(Cluster& cluster, Bootstrap& bootstrap,
-                                           const ClusterOptions& options) {
-  const std::vector<std::string> hosts = bootstrap.all_gather(host_name());
-  int my_turn = 0, turns = 1;
-  for (int rank = 0; rank < bootstrap.size(); ++rank) {
-    const std::string& host = hosts[static_cast<size_t>(rank)];
-    if (rank < bootstrap.rank() && host == hosts[static_cast<size_t>(bootstrap.rank())]) ++my_turn;
-    turns = std::max(turns, static_cast<int>(std::count(hosts.begin(), hosts.end(), host)));
-  }
-  const NodeConfig& node = cluster.config.nodes[static_cast<size_t>(cluster.config.node_index(cluster.name))];
-  RankReport report;
-  for (int turn = 0; turn < turns; ++turn) {
-    if (turn == my_turn) {
-      try {
-        const ProbeOptions probe{threads_of(cluster, options), cluster.config.context, node.memory_bytes};
-        DeviceProfile profile = probe_device(*cluster.file, cluster.model, *cluster.kernels, probe);
-        profile.name = cluster.name;
-        report.payload = device_profile_to_json(profile);
-      } catch (const SetupError& error) {
-        report = {"", fmt::format("node {}: {}", cluster.name, error.what()), error.exit_code()};
-      }
-    }
-    bootstrap.barrier();
-  }
-  std::vector<DeviceProfile> profiles(cluster.config.nodes.size());
-  for (const std::string& text : agree(bootstrap, report)) {
-    Result<DeviceProfile> profile = device_profile_from_json(text);
-    if (profile.has_error())
-      throw SetupError("a node sent no valid profile: " + profile.error().message, kExitFailed);
-    profiles[static_cast<size_t>(cluster.config.node_index(profile->name))] = *profile;
-  }
-  return profiles;
-}
-
 std::map<std::string, Endpoint> share_endpoints(Cluster& cluster, Bootstrap& bootstrap) {
   const std::vector<std::string> all = together(bootstrap, cluster.name, [&] {
-    const NodeConfig& node =
-        cluster.config.nodes[static_cast<size_t>(cluster.config.node_index(cluster.name))];
+    const NodeConfig& node = cluster.this_node();
     const NodeIdentity identity{cluster.config.cluster, cluster.name, cluster.file->fingerprint()};
     cluster.node = std::make_unique<Node>(identity, node.address, node.port);
     return fmt::format("{} {} {}", cluster.name, node.address, cluster.node->port());
@@ -164,65 +130,6 @@ std::map<std::string, Endpoint> share_endpoints(Cluster& cluster, Bootstrap& boo
                                         static_cast<uint16_t>(std::stoi(text.substr(second + 1)))};
   }
   return endpoints;
-}
-
-const LinkConfig* find_link(const ClusterConfig& config, const std::string& a, const std::string& b) {
-  for (const LinkConfig& link : config.links) {
-    if ((link.a == a && link.b == b) || (link.a == b && link.b == a)) return &link;
-  }
-  return nullptr;
-}
-
-// Every pair both ways, unless the cluster file gives it. Pairs of one round share no node, as in a
-// tournament, so that n nodes take n - 1 rounds and no measurement disturbs another.
-void measure_links(Cluster& cluster, Bootstrap& bootstrap, const std::map<std::string, Endpoint>& endpoints,
-                   PlanInput& input) {
-  const ClusterConfig& config = cluster.config;
-  const int n = static_cast<int>(config.nodes.size()), even = n + n % 2;
-  const int me = config.node_index(cluster.name);
-  input.links = LinkTable(n, LinkProfile{});
-  boost::json::array mine;
-  std::string error;
-  for (int round = 0; round < even - 1; ++round) {
-    // The circle method: the last node stays, the others turn.
-    auto opponent = [&](int i) {
-      if (i == even - 1) return round * (even / 2) % (even - 1);
-      const int other = ((round - i) % (even - 1) + even - 1) % (even - 1);
-      return other == i ? even - 1 : other;
-    };
-    const int other = opponent(me);
-    for (const int direction : {0, 1}) {  // the lower index first
-      if (other < n && (me < other) == (direction == 0)) {
-        const NodeConfig& peer = config.nodes[static_cast<size_t>(other)];
-        const LinkConfig* given = find_link(config, cluster.name, peer.name);
-        LinkProfile link;
-        if (given == nullptr || !given->bytes_per_second || !given->latency_s) {
-          const Result<LinkProfile> measured = cluster.node->measure_link(peer.name, endpoints.at(peer.name));
-          if (measured.has_error()) {
-            error = fmt::format("node {} cannot reach {} at {}:{}: {}", cluster.name, peer.name,
-                                endpoints.at(peer.name).address, endpoints.at(peer.name).port,
-                                measured.error().message);
-          } else {
-            link = *measured;
-          }
-        }
-        if (given != nullptr && given->bytes_per_second) link.bytes_per_s = *given->bytes_per_second;
-        if (given != nullptr && given->latency_s) link.latency_s = *given->latency_s;
-        mine.push_back(
-            {{"from", me}, {"to", other}, {"latency", link.latency_s}, {"rate", link.bytes_per_s}});
-      }
-      bootstrap.barrier();
-    }
-  }
-  RankReport report{boost::json::serialize(mine), error, error.empty() ? 0 : kExitFailed};
-  for (const std::string& text : agree(bootstrap, report)) {
-    const boost::json::value measured = boost::json::parse(text);
-    for (const boost::json::value& value : measured.as_array()) {
-      input.links.set(static_cast<int>(value.at("from").as_int64()),
-                      static_cast<int>(value.at("to").as_int64()),
-                      {value.at("latency").to_number<double>(), value.at("rate").to_number<double>()});
-    }
-  }
 }
 
 void fill_constraints(const ClusterConfig& config, int n_layer, PlanInput& input) {
@@ -292,15 +199,14 @@ std::map<std::string, Endpoint> plan_and_listen(Cluster& cluster, Bootstrap& boo
   name_this_node(cluster, bootstrap, options);
   agree_on_inputs(cluster, bootstrap);
   (void)together(bootstrap, cluster.name, [&] {
-    const NodeConfig& node =
-        cluster.config.nodes[static_cast<size_t>(cluster.config.node_index(cluster.name))];
+    const NodeConfig& node = cluster.this_node();
     cluster.kernels = &select_kernels(options.kernels.empty() ? node.kernels : options.kernels);
     return std::string();
   });
   const std::map<std::string, Endpoint> endpoints = share_endpoints(cluster, bootstrap);
   PlanInput& input = cluster.plan_input;
-  input.devices = measure_devices(cluster, bootstrap, options);
-  measure_links(cluster, bootstrap, endpoints, input);
+  input.devices = measure_devices(cluster, bootstrap, threads_of(cluster, options));
+  input.links = measure_links(cluster, bootstrap, endpoints);
   const std::vector<std::string> plans = together(bootstrap, cluster.name, [&] {
     if (bootstrap.rank() != 0) return std::string();
     complete_plan_input(cluster);
@@ -310,6 +216,35 @@ std::map<std::string, Endpoint> plan_and_listen(Cluster& cluster, Bootstrap& boo
   if (plan.has_error()) throw SetupError("the head sent no valid plan: " + plan.error().message, kExitFailed);
   cluster.plan = *plan;
   return endpoints;
+}
+
+// A cluster of one has nothing to measure and nothing to choose; the model must fit, that is all.
+std::map<std::string, Endpoint> plan_for_one(Cluster& cluster, Bootstrap& bootstrap,
+                                             const ClusterOptions& options) {
+  cluster.name = cluster.config.head;
+  agree_on_inputs(cluster, bootstrap);
+  cluster.kernels = &select_kernels(options.kernels);
+  const ModelProfile model =
+      make_model_profile(*cluster.file, cluster.model, cluster.config, threads_of(cluster, options));
+  const uint64_t weights =
+      shard_bytes(*cluster.file, cluster.model, {true, {0, cluster.model.n_layer}, true});
+  const uint64_t kv = std::accumulate(model.layer_kv_bytes.begin(), model.layer_kv_bytes.end(), uint64_t{0});
+  const uint64_t rest = model.scratch_bytes + model.scratch_output_bytes + model.base_bytes;
+  const uint64_t budget = cluster.this_node().memory_bytes;
+  if (weights + kv + rest > budget) {
+    throw SetupError(
+        fmt::format("{} needs {} (weights {}, KV cache {}, the rest {}) and this device has {}: lower "
+                    "--context, take a smaller model, or share it with other devices (-c CLUSTER.yaml)",
+                    cluster.config.model, format_bytes(weights + kv + rest), format_bytes(weights),
+                    format_bytes(kv), format_bytes(rest), format_bytes(budget)));
+  }
+  StageAssignment all;
+  all.embedding = all.output = true;
+  all.layer_end = cluster.model.n_layer;
+  cluster.plan.stages = {all};
+  cluster.plan.devices = {cluster.name};
+  cluster.plan.n_layer = cluster.model.n_layer;
+  return share_endpoints(cluster, bootstrap);
 }
 
 }  // namespace
@@ -372,17 +307,8 @@ void plan_cluster(Cluster& cluster, Bootstrap& bootstrap, const ClusterOptions& 
 
 void start_cluster(Cluster& cluster, Bootstrap& bootstrap, const ClusterOptions& options) {
   std::map<std::string, Endpoint> endpoints;
-  if (cluster.config.path.empty()) {  // a cluster of one has nothing to measure or to plan
-    cluster.name = cluster.config.head;
-    agree_on_inputs(cluster, bootstrap);
-    cluster.kernels = &select_kernels(options.kernels);
-    endpoints = share_endpoints(cluster, bootstrap);
-    StageAssignment all;
-    all.embedding = all.output = true;
-    all.layer_end = cluster.model.n_layer;
-    cluster.plan.stages = {all};
-    cluster.plan.devices = {cluster.name};
-    cluster.plan.n_layer = cluster.model.n_layer;
+  if (cluster.config.path.empty()) {
+    endpoints = plan_for_one(cluster, bootstrap, options);
   } else {
     endpoints = plan_and_listen(cluster, bootstrap, options);
     if (bootstrap.rank() == 0 && options.show_plan) {
@@ -398,7 +324,6 @@ void start_cluster(Cluster& cluster, Bootstrap& bootstrap, const ClusterOptions&
   (void)together(bootstrap, cluster.name, [&] {
     cluster.node->connect();
     if (bootstrap.rank() != 0) return std::string();
-    cluster.tokenizer = std::make_unique<Tokenizer>(Tokenizer::from(*cluster.file));
     cluster.coordinator = std::make_unique<Coordinator>(
         *cluster.node, cluster.layout, scheduler_limits(cluster.layout), cluster.tokenizer.get());
     return std::string();

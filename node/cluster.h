@@ -43,6 +43,7 @@ struct Cluster {
   std::unique_ptr<Node> node;
   std::unique_ptr<Coordinator> coordinator;
   bool is_head() const { return coordinator != nullptr; }
+  const NodeConfig& this_node() const { return config.nodes[static_cast<size_t>(config.node_index(name))]; }
 };
 
 // A cluster of one for a model file and no cluster file: all memory of this device.

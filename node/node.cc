@@ -459,7 +459,10 @@ std::vector<StatsMessage> Node::collect_stats() {
         promise->set_value(std::move(stats));
         stats_waiters_.erase(name);
       };
-      (void)channel->post({StatsRequest{}});
+      if (channel->post({StatsRequest{}}).has_error()) {  // lost: nobody will answer
+        stats_waiters_.erase(name);
+        answers.erase(name);
+      }
     }
     return 0;
   });

@@ -30,7 +30,7 @@ void plan_alone(Cluster& cluster, const CommonFlags& common) {
   input.links = LinkTable(n, kAssumedLink);
   for (const NodeConfig& node : cluster.config.nodes) {
     const int threads = node.threads > 0 ? node.threads : device_processors();
-    const ProbeOptions probe{threads, cluster.config.context, node.memory_bytes};
+    const ProbeOptions probe{threads, node.memory_bytes};
     // Nodes of the same memory and threads are the same device here, measured once.
     const auto same = [&](const DeviceProfile& d, size_t i) {
       return d.memory_bytes == node.memory_bytes && cluster.config.nodes[i].threads == node.threads;

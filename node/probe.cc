@@ -150,14 +150,14 @@ double probe_memory_read(int threads) {
   std::memset(buffer.data(), 1, kBytes);
   std::vector<uint64_t> sums(static_cast<size_t>(threads) * 8);
   const double seconds = median_seconds([&](int) {
-    pool.for_range(static_cast<int64_t>(kBytes / 64), 1024, [&](int64_t begin, int64_t end) {
+    pool.run([&](int thread) {
+      const int64_t lines = static_cast<int64_t>(kBytes / 64);
       const uint64_t* p = buffer.as<uint64_t>();
       uint64_t s[8] = {};
-      for (int64_t i = begin; i < end; ++i) {
+      for (int64_t i = lines * thread / threads; i < lines * (thread + 1) / threads; ++i) {
         for (int j = 0; j < 8; ++j) s[j] += p[i * 8 + j];
       }
-      sums[static_cast<size_t>(begin * threads / static_cast<int64_t>(kBytes / 64)) * 8] =
-          std::accumulate(s, s + 8, uint64_t{0});
+      sums[static_cast<size_t>(thread) * 8] = std::accumulate(s, s + 8, uint64_t{0});
     });
   });
   SHOAL_CHECK(sums[0] != 0);  // the reads are used

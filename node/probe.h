@@ -11,7 +11,6 @@ namespace shoal {
 
 struct ProbeOptions {
   int threads = 1;
-  int context = 4096;
   uint64_t memory_bytes = 0;  // budget of the device: the probe stays well inside
 };
 

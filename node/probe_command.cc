@@ -32,7 +32,7 @@ int probe_command(const CommonFlags& common, bool json) {
   if (!common.model.empty()) {
     const GgufFile file = GgufFile::open(resolve_model_path(common.model, ""));
     const ModelConfig config = ModelConfig::from(file);
-    DeviceProfile profile = probe_device(file, config, kernels, {threads, 4096, device_memory()});
+    DeviceProfile profile = probe_device(file, config, kernels, {threads, device_memory()});
     profile.name = host_name();
     out["profile"] = boost::json::parse(device_profile_to_json(profile));
     text += fmt::format("model        {} ({} layers)\n", config.name, config.n_layer);

@@ -89,6 +89,7 @@ std::vector<NodeReport> report_nodes(const std::vector<StatsMessage>& before,
     report.name = now.node_name;
     report.resident_bytes = now.resident_bytes;
     for (const StageReport& stage : now.stages) {
+      if (stage.stage >= layout.shard_of_stage.size()) continue;  // a report comes from outside
       const ShardSpec& spec = layout.shard_of_stage[stage.stage];
       auto add = [&](const std::string& what) {
         report.layers += (report.layers.empty() ? "" : ", ") + what;

@@ -10,53 +10,63 @@
 #include "planner/busiest_solver.h"
 
 #include <algorithm>
+#include <array>
 #include <bit>
+#include <limits>
 
 #include "base/check.h"
+#include "planner/local_search.h"
 
 namespace shoal {
 namespace {
 
+constexpr size_t kNear = 8;   // a probe leaves this part of the open values above it
+constexpr size_t kLanes = 8;  // types looked at together in the inner loop
+constexpr uint32_t kLaneMask = (uint32_t{1} << kLanes) - 1;
+
 class BusiestSearch {
  public:
   explicit BusiestSearch(const Chain& chain)
-      : chain_(chain), index_(chain), types_(static_cast<size_t>(chain.types)) {
+      : chain_(chain),
+        index_(chain),
+        types_(static_cast<size_t>(chain.types)),
+        width_((types_ + kLanes - 1) / kLanes * kLanes) {
     SHOAL_CHECK(index_.fits);
-    furthest_.resize(index_.sets * types_);
+    furthest_.resize(index_.sets * width_);
   }
 
   std::optional<std::vector<Segment>> run() {
+    auto best = try_limit(std::numeric_limits<double>::max());
+    if (!best) return best;
+    best = improve_order(chain_, std::move(*best), Objective::kThroughput);
     const std::vector<double> values = candidates();
-    // Gallop from the least value that the devices' shares allow, then halve: most probes stay near the
-    // answer.
-    size_t low = first_plausible(values), step = 1;  // everything below low is infeasible
-    size_t high = low;
-    std::optional<std::vector<Segment>> best;
-    for (;; step *= 4) {
-      if (high >= values.size()) {
-        if (low >= values.size()) return std::nullopt;
-        high = values.size() - 1;
-      }
-      if ((best = try_limit(values[high]))) break;
-      low = high + 1;
-      if (low >= values.size()) return std::nullopt;
-      high = low + step;
-    }
     const auto settle = [&] {  // the found plan's own bottleneck may be less than the limit
       const double busiest = busiest_seconds(chain_, *best);
-      high = static_cast<size_t>(std::lower_bound(values.begin(), values.end(), busiest) - values.begin());
+      return static_cast<size_t>(std::lower_bound(values.begin(), values.end(), busiest) - values.begin());
     };
-    settle();
-    while (low < high) {
-      const size_t middle = low + (high - low) / 2;
+    // What the local search found is mostly the answer or near it: probe close below it.
+    size_t low = first_plausible(values), high = settle();  // everything below low is infeasible
+    for (size_t part = kNear; low < high;) {
+      const size_t middle = high - std::max<size_t>(1, (high - low) / part);
       if (auto found = try_limit(values[middle])) {
         best = std::move(found);
-        settle();
+        high = std::min(middle, settle());
+        part = 2;
       } else {
         low = middle + 1;
       }
     }
     return best;
+  }
+
+  // Segments that keep nothing busy longer than `limit`.
+  std::optional<std::vector<Segment>> try_limit(double limit) {
+    fill_limits(limit);
+    const std::optional<Step> goal = furthest_goal();
+    if (!goal) return std::nullopt;
+    const Chain limited = limit_busy(chain_, limit);
+    if (auto segments = cut_for_busiest(limited, trace(*goal))) return segments;
+    return try_prefix_sets(limited);
   }
 
  private:
@@ -65,7 +75,7 @@ class BusiestSearch {
     int type;
   };
 
-  size_t node(size_t set, int type) const { return set * types_ + static_cast<size_t>(type); }
+  size_t node(size_t set, int type) const { return set * width_ + static_cast<size_t>(type); }
   size_t first_set(int type) const {
     return chain_.later_count(type) > 0 ? index_.stride[static_cast<size_t>(type)] : 0;
   }
@@ -82,8 +92,13 @@ class BusiestSearch {
         for (int end = begin + 1; end <= chain_.reach_of(t, begin); ++end)
           values.push_back(chain_.busy(t, begin, end));
     std::sort(values.begin(), values.end());
-    values.erase(std::unique(values.begin(), values.end()), values.end());
-    return values;
+    // Of values that only rounding tells apart the greatest stands for all.
+    std::vector<double> distinct;
+    for (double value : values) {
+      if (!distinct.empty() && value <= distinct.back() * (1 + 1e-12)) distinct.pop_back();
+      distinct.push_back(value);
+    }
+    return distinct;
   }
 
   // Furthest end of a segment of each type from each unit, and the last unit at or before x where one can
@@ -137,50 +152,76 @@ class BusiestSearch {
     return low;
   }
 
-  std::optional<std::vector<Segment>> try_limit(double limit) {
-    fill_limits(limit);
-    const std::optional<Step> goal = furthest_goal();
-    if (!goal) return std::nullopt;
-    const Chain limited = limit_busy(chain_, limit);
-    if (auto segments = cut_for_busiest(limited, trace(*goal))) return segments;
-    return try_prefix_sets(limited);
+  // How many units the devices that a set leaves free could take at most.
+  void fill_free() {
+    int all = 0;
+    for (size_t t = 0; t < types_; ++t) all += longest_[t] * static_cast<int>(index_.radix[t] - 1);
+    free_.resize(index_.sets);
+    free_[0] = all;
+    for (size_t t = 0; t < types_; ++t)
+      for (size_t set = index_.stride[t]; set < index_.stride[t] * index_.radix[t]; ++set)
+        free_[set] = free_[set - index_.stride[t]] - longest_[t];
   }
 
-  // How many units the devices that are still free could take at most.
-  int free_units(size_t set) const {
-    int sum = 0;
-    for (uint32_t room = index_.room[set]; room != 0; room &= room - 1) {
-      const auto t = static_cast<size_t>(std::countr_zero(room));
-      const size_t used = (set / index_.stride[t]) % index_.radix[t];
-      sum += longest_[t] * static_cast<int>(index_.radix[t] - 1 - used);
+  // What fill_limits found, in the form that the inner loop wants.
+  void fill_advance() {
+    const size_t width = static_cast<size_t>(chain_.units) + 1;
+    advance_.assign(types_ * width, 0);
+    follows_.assign(types_ * width_, 0);
+    for (int t = 0; t < chain_.types; ++t) {
+      const auto index = static_cast<size_t>(t);
+      for (int covered = 1; covered <= chain_.units; ++covered) {
+        const int start = start_[Chain::at(t, std::min(covered, chain_.units - 1), chain_.units)];
+        if (start >= chain_.first_units_min())
+          advance_[index * width + static_cast<size_t>(covered)] = static_cast<int16_t>(reach(t, start));
+      }
+      for (size_t to = 0; to < types_; ++to)
+        follows_[index * width_ + to] = static_cast<int16_t>(-static_cast<int>(next_[index] >> to & 1));
     }
-    return sum;
+  }
+
+  // For each of kLanes types from `first` on the most units covered before it, by the last types in `lasts`.
+  std::array<int16_t, kLanes> covered_before(const int16_t* row, uint32_t lasts, size_t first) const {
+    std::array<int16_t, kLanes> covered{};
+    for (; lasts != 0; lasts &= lasts - 1) {
+      const auto k = static_cast<size_t>(std::countr_zero(lasts));
+      const int16_t* mask = &follows_[k * width_ + first];
+      for (size_t lane = 0; lane < kLanes; ++lane) {
+        const auto value = static_cast<int16_t>(row[k] & mask[lane]);
+        covered[lane] = value > covered[lane] ? value : covered[lane];
+      }
+    }
+    return covered;
   }
 
   // Fills furthest_; the step at which all units are covered and the result can go home, if any.
   std::optional<Step> furthest_goal() {
+    fill_free();
+    fill_advance();
     std::fill(furthest_.begin(), furthest_.end(), int16_t{0});
     for (int t = 0; t < chain_.types; ++t) {
       if (!may_enter(t)) continue;
       furthest_[node(first_set(t), t)] = static_cast<int16_t>(reach(t, 0));
       if (reach(t, 0) == chain_.units && may_finish(t)) return Step{first_set(t), t};
     }
+    const size_t width = static_cast<size_t>(chain_.units) + 1;
+    const uint32_t head = chain_.head_first ? uint32_t{1} << chain_.head_type : 0;
     for (size_t set = 0; set < index_.sets; ++set) {
+      const int16_t* row = &furthest_[set * width_];
+      const uint32_t lasts = set == 0 ? head : index_.used[set];
       int most = 0;
-      for (size_t k = 0; k < types_; ++k) most = std::max<int>(most, furthest_[set * types_ + k]);
-      if (most == 0 || most + free_units(set) < chain_.units) continue;
-      for (int k = 0; k < chain_.types; ++k) {
-        const int covered = std::min<int>(furthest_[node(set, k)], chain_.units - 1);
-        if (covered == 0) continue;
-        for (uint32_t next = index_.room[set] & next_[static_cast<size_t>(k)]; next != 0; next &= next - 1) {
-          const int t = std::countr_zero(next);
-          const int start = start_[Chain::at(t, covered, chain_.units)];
-          if (start < chain_.first_units_min()) continue;
-          const size_t to = set + index_.stride[static_cast<size_t>(t)];
-          const int end = reach(t, start);
-          int16_t& furthest = furthest_[node(to, t)];
-          furthest = std::max(furthest, static_cast<int16_t>(end));
-          if (end == chain_.units && may_finish(t)) return Step{to, t};
+      for (uint32_t bits = lasts; bits != 0; bits &= bits - 1)
+        most = std::max<int>(most, row[std::countr_zero(bits)]);
+      if (most == 0 || most + free_[set] < chain_.units) continue;
+      for (size_t first = 0; first < types_; first += kLanes) {
+        const auto covered = covered_before(row, lasts, first);
+        for (uint32_t room = index_.room[set] >> first & kLaneMask; room != 0; room &= room - 1) {
+          const auto lane = static_cast<size_t>(std::countr_zero(room)), t = first + lane;
+          const int16_t end = advance_[t * width + static_cast<size_t>(covered[lane])];
+          int16_t& furthest = furthest_[(set + index_.stride[t]) * width_ + t];
+          furthest = std::max(furthest, end);
+          if (end == chain_.units && may_finish(static_cast<int>(t)))
+            return Step{set + index_.stride[t], static_cast<int>(t)};
         }
       }
     }
@@ -222,14 +263,13 @@ class BusiestSearch {
         for (int end = static_cast<int>(begin) + 1;
              end <= reach(static_cast<int>(t), static_cast<int>(begin)); ++end)
           spread[(t * units + begin) * words + static_cast<size_t>(end) / 64] |= uint64_t{1} << (end % 64);
-    std::vector<uint64_t> covered(index_.sets * types_ * words, 0);
+    std::vector<uint64_t> covered(index_.sets * width_ * words, 0);
     for (int t = 0; t < chain_.types; ++t) {
       if (!may_enter(t)) continue;
       for (int end = chain_.first_units_min(); end <= reach(t, 0); ++end)
         covered[node(first_set(t), t) * words + static_cast<size_t>(end) / 64] |= uint64_t{1} << (end % 64);
     }
     for (size_t set = 0; set < index_.sets; ++set) {
-      int free = -1;
       for (int k = 0; k < chain_.types; ++k) {
         const uint64_t* from = &covered[node(set, k) * words];
         int most = -1;
@@ -238,8 +278,7 @@ class BusiestSearch {
         if (most < 0) continue;
         if (most == chain_.units && may_finish(k))
           return cut_for_busiest(limited, trace_prefixes(covered, words, {set, k}));
-        if (free < 0) free = free_units(set);
-        if (most + free < chain_.units) continue;
+        if (most + free_[set] < chain_.units) continue;
         for (uint32_t next = index_.room[set] & next_[static_cast<size_t>(k)]; next != 0; next &= next - 1) {
           const auto t = static_cast<size_t>(std::countr_zero(next));
           uint64_t* to = &covered[node(set + index_.stride[t], static_cast<int>(t)) * words];
@@ -288,19 +327,27 @@ class BusiestSearch {
 
   const Chain& chain_;
   const CountIndex index_;
-  const size_t types_;
+  const size_t types_, width_;  // width_: types, padded for the inner loop
   double limit_ = 0;
-  std::vector<int16_t> reach_;     // [types][units] under limit_
-  std::vector<int16_t> start_;     // [types][units]
-  std::vector<int> longest_;       // [types] units of the longest segment
-  std::vector<uint32_t> next_;     // [types] which types may follow
-  std::vector<int16_t> furthest_;  // [sets][types] units covered, 0: unreachable
+  std::vector<int16_t> reach_;  // [types][units] under limit_
+  std::vector<int16_t> start_;  // [types][units]
+  std::vector<int> longest_;    // [types] units of the longest segment
+  std::vector<uint32_t> next_;  // [types] which types may follow
+  std::vector<int> free_;       // [sets] units that devices not in the set could take
+  std::vector<int16_t>
+      advance_;  // [types][units + 1] where a segment of the type ends at best, by units covered
+  std::vector<int16_t> follows_;   // [from type][to type, width_] -1: may follow, else 0
+  std::vector<int16_t> furthest_;  // [sets][width_] units covered, 0: unreachable
 };
 
 }  // namespace
 
 std::optional<std::vector<Segment>> solve_busiest(const Chain& chain) {
   return BusiestSearch(chain).run();
+}
+
+std::optional<std::vector<Segment>> any_segments(const Chain& chain) {
+  return BusiestSearch(chain).try_limit(std::numeric_limits<double>::max());
 }
 
 }  // namespace shoal

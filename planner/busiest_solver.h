@@ -13,4 +13,7 @@ namespace shoal {
 // exceed kSearchStatesMax.
 std::optional<std::vector<Segment>> solve_busiest(const Chain& chain);
 
+// Any segments at all, or nullopt: there is no solution. The same condition.
+std::optional<std::vector<Segment>> any_segments(const Chain& chain);
+
 }  // namespace shoal

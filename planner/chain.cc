@@ -236,19 +236,24 @@ CountIndex::CountIndex(const Chain& chain) {
     fits = fits && sets * static_cast<size_t>(chain.types) <= kSearchStatesMax;
     if (!fits) return;
   }
-  room.reserve(sets);
-  used.reserve(sets);
-  std::vector<size_t> digits(stride.size(), 0);
-  for (size_t set = 0; set < sets; ++set) {
-    uint32_t free = 0, taken = 0;
-    for (size_t t = 0; t < digits.size(); ++t) {
-      free |= static_cast<uint32_t>(digits[t] + 1 < radix[t]) << t;
-      taken |= static_cast<uint32_t>(digits[t] > 0) << t;
+  room.resize(sets);
+  used.resize(sets);
+  for (size_t t = 0; t < stride.size(); ++t) room[0] |= static_cast<uint32_t>(radix[t] > 1) << t;
+  for (size_t t = 0; t < stride.size(); ++t) {  // sets with devices of type t from those without
+    const uint32_t bit = uint32_t{1} << t;
+    for (size_t set = stride[t]; set < stride[t] * radix[t]; ++set) {
+      const bool full = set >= stride[t] * (radix[t] - 1);
+      used[set] = used[set - stride[t]] | bit;
+      room[set] = full ? room[set - stride[t]] & ~bit : room[set - stride[t]];
     }
-    room.push_back(free);
-    used.push_back(taken);
-    for (size_t t = 0; t < digits.size() && ++digits[t] == radix[t]; ++t) digits[t] = 0;
   }
+}
+
+bool search_fits(const Chain& chain) {
+  size_t states = static_cast<size_t>(chain.types);
+  for (int t = 0; t < chain.types && states <= kSearchStatesMax; ++t)
+    states *= static_cast<size_t>(chain.later_count(t)) + 1;
+  return states <= kSearchStatesMax;
 }
 
 }  // namespace shoal

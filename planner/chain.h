@@ -77,6 +77,8 @@ std::optional<std::vector<Segment>> cut_for_busiest(const Chain& chain, const st
 // Sets x types beyond which a search would not end in reasonable time and memory.
 inline constexpr size_t kSearchStatesMax = size_t{1} << 25;
 
+bool search_fits(const Chain& chain);
+
 // Numbers sets of used devices: `stride[t]` is what one more device of type t adds. `fits` is false, and
 // nothing is numbered, if sets x types exceed kSearchStatesMax; otherwise types fit a 32-bit mask.
 struct CountIndex {

@@ -12,7 +12,7 @@
 namespace shoal {
 namespace {
 
-constexpr size_t kTieLabelsMax = 20'000;
+constexpr size_t kTieLabelsMax = 4'000;
 constexpr double kSame = 1 + 1e-12;  // values nearer than this are equal
 
 std::vector<StageAssignment> stages_of(const PlanInput& input, const Chain& chain,
@@ -74,7 +74,7 @@ bool better(const PlanInput& input, const CostModel& cost, std::vector<StageAssi
 }
 
 void check_size(const Chain& chain) {
-  if (CountIndex(chain).fits) return;
+  if (search_fits(chain)) return;
   throw SetupError(
       "plan: " + std::to_string(chain.types) +
       " kinds of nodes are more than can be planned exactly (about 20 different ones, or more where many are "
@@ -86,7 +86,7 @@ struct Found {
   double gap = 0;
 };
 
-Found solve(const PlanInput& input, const CostModel& cost, const Chain& chain) {
+Found solve(const PlanInput& input, const Chain& chain) {
   Found found;
   if (chain.types == 0 || (chain.head_first && chain.head_type < 0)) return found;
   check_size(chain);
@@ -99,9 +99,6 @@ Found solve(const PlanInput& input, const CostModel& cost, const Chain& chain) {
     return found;
   }
   LapResult result = solve_lap(chain);
-  if (!result.solution && !result.proven)
-    throw SetupError("plan: the memory is so tight that neither a plan was found nor shown impossible; " +
-                     explain_no_plan(input, cost, chain));
   if (result.solution) found = {std::move(result.solution->segments), result.solution->gap};
   return found;
 }
@@ -119,7 +116,7 @@ std::vector<StageAssignment> choose_stages(const PlanInput& input, const CostMod
   }
   const int rows = input.objective == Objective::kLatency ? 1 : input.workload.concurrency;
   const Chain chain = make_chain(input, cost, rows);
-  Found found = solve(input, cost, chain);
+  Found found = solve(input, chain);
   std::vector<StageAssignment> stages;
   if (!found.segments.empty()) stages = stages_of(input, chain, found.segments);
   plan.gap = found.gap;

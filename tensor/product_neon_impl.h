@@ -40,8 +40,7 @@ constexpr bool has_sub(PanelKind kind) {
   return kind == PanelKind::kSubScale || kind == PanelKind::kSubScaleMin;
 }
 
-// ---- Sources
-// ----------------------------------------------------------------------------------------------------
+// ---- Sources ----
 
 // Byte-wise shift, left if n > 0. n is known once the loops are unrolled.
 inline uint8x16_t shift(uint8x16_t x, int n) {
@@ -136,17 +135,14 @@ struct SixBitScaleSource {
       return vshlq_u32(vreinterpretq_u32_u8(vld1q_u8(words)), vdupq_n_s32(-bits));
     }
     // The byte of this sub-block in each row's word of plane 0 or 1: scale, and above it two bits of the min.
-    uint32x4_t plane(int p) const {
-      return shift_right(meta + 64 + 64 * (sub / 4) + 16 * p, 8 * (sub % 4));
-    }
+    uint32x4_t plane(int p) const { return shift_right(meta + 64 + 64 * (sub / 4) + 16 * p, 8 * (sub % 4)); }
     float32x4_t scale(int p) const {
       return vmulq_f32(load_halves(meta + 8 * p), vcvtq_f32_u32(vandq_u32(plane(p), vdupq_n_u32(63))));
     }
     float32x4_t min(int p) const {
       const uint32x4_t low = shift_right(meta + 192 + 16 * p, 8 * (sub % 4) + 4 * (sub / 4));
       const uint32x4_t high = vshrq_n_u32(plane(p), 2);
-      const uint32x4_t min =
-          vorrq_u32(vandq_u32(low, vdupq_n_u32(15)), vandq_u32(high, vdupq_n_u32(48)));
+      const uint32x4_t min = vorrq_u32(vandq_u32(low, vdupq_n_u32(15)), vandq_u32(high, vdupq_n_u32(48)));
       return vnegq_f32(vmulq_f32(load_halves(meta + 32 + 8 * p), vcvtq_f32_u32(min)));  // subtracted
     }
   };
@@ -216,8 +212,7 @@ auto packed_source(const std::byte* group, int64_t cols) {
   if constexpr (kType == TensorType::kQ6_K) return Q6KSource(group, cols);
 }
 
-// ---- Integers
-// ---------------------------------------------------------------------------------------------------
+// ---- Integers ----
 
 // The order of the eight 4-column steps: nibble planes give columns j and j + 4 from one load; sub-scales
 // want the first 16 columns first.
@@ -247,7 +242,9 @@ inline void add_products(const typename Source::Block& w, int first_part, const 
 
 // How many products of a byte may be added in 16 bits.
 template <class Source>
-constexpr int kSteps = Source::kMaxQ <= 31 ? 8 : Source::kMaxQ <= 63 ? 4 : 2;
+constexpr int kSteps = Source::kMaxQ <= 31   ? 8
+                       : Source::kMaxQ <= 63 ? 4
+                                             : 2;
 
 template <class Source, int kFirst, int kLast, int C, int P>
 inline void add_products(const typename Source::Block& w, int first_part, const ActivationBlock<C>& a,
@@ -313,8 +310,7 @@ inline void dot(const Source& source, const typename Source::Block& w, int first
   }
 }
 
-// ---- The tile kernel
-// --------------------------------------------------------------------------------------------
+// ---- The tile kernel ----
 
 // sums += rows of `a` times parts [first_part, first_part + P) of the source, `blocks` blocks in order.
 template <int P, class Source, int C>
@@ -363,8 +359,7 @@ void run(const Source& source, int blocks, const ActivationBlock<C>* a, float (*
   for (int p = 0; p < kParts; p += kTogether) run_parts<kTogether>(source, blocks, p, a, sums);
 }
 
-// ---- Float weights
-// ----------------------------------------------------------------------------------------------
+// ---- Float weights ----
 
 template <TensorType kType>
 inline float32x4_t load_weights(const std::byte* group, int64_t index) {

@@ -1,9 +1,10 @@
 // Linked with the tests of tensor/ into the emulated programs: they prove something only if the table that
 // the emulation is for takes part.
+#include <doctest/doctest.h>
+
 #include <cstdlib>
 #include <string>
 
-#include "doctest/doctest.h"
 #include "tensor/kernels.h"
 
 namespace shoal {

@@ -60,7 +60,8 @@ PipelineLayout layout_of(const ClusterShape& shape) {
   return layout;
 }
 
-std::vector<std::pair<int, std::unique_ptr<Stage>>> stages_of(const std::string& node, const PipelineLayout& layout,
+std::vector<std::pair<int, std::unique_ptr<Stage>>> stages_of(const std::string& node,
+                                                              const PipelineLayout& layout,
                                                               const GgufFile& file, ThreadPool& pool) {
   std::vector<std::pair<int, std::unique_ptr<Stage>>> stages;
   const ModelConfig config = ModelConfig::from(file);
@@ -68,8 +69,9 @@ std::vector<std::pair<int, std::unique_ptr<Stage>>> stages_of(const std::string&
   for (int i = 0; i <= layout.last_stage(); ++i) {
     const size_t at = static_cast<size_t>(i);
     if (layout.node_of_stage[at] != node) continue;
-    stages.emplace_back(i, std::make_unique<Stage>(config, load_shard(file, config, layout.shard_of_stage[at], pool),
-                                                   options, select_kernels(), pool));
+    stages.emplace_back(
+        i, std::make_unique<Stage>(config, load_shard(file, config, layout.shard_of_stage[at], pool), options,
+                                   select_kernels(), pool));
   }
   return stages;
 }
@@ -138,13 +140,15 @@ bool Requests::wait(size_t index) {
 
 bool Requests::wait_for_tokens(size_t index, size_t tokens) {
   std::unique_lock lock(shared_->mutex);
-  return shared_->changed.wait_for(lock, kPatience, [&] { return shared_->replies[index].tokens.size() >= tokens; });
+  return shared_->changed.wait_for(lock, kPatience,
+                                   [&] { return shared_->replies[index].tokens.size() >= tokens; });
 }
 
 bool Requests::wait_all() {
   std::unique_lock lock(shared_->mutex);
   return shared_->changed.wait_for(lock, kPatience, [&] {
-    return std::all_of(shared_->replies.begin(), shared_->replies.end(), [](const Reply& r) { return r.finished; });
+    return std::all_of(shared_->replies.begin(), shared_->replies.end(),
+                       [](const Reply& r) { return r.finished; });
   });
 }
 

@@ -1,5 +1,6 @@
-// A whole cluster inside one process: nodes on loopback, each with its stages of a tiny model, and a coordinator on the
-// head. What a test asks of it is bounded by deadlines, so that a pipeline that stands still fails and does not hang.
+// A whole cluster inside one process: nodes on loopback, each with its stages of a tiny model, and a
+// coordinator on the head. What a test asks of it is bounded by deadlines, so that a pipeline that stands
+// still fails and does not hang.
 #pragma once
 
 #include <condition_variable>
@@ -37,7 +38,8 @@ struct ClusterShape {
 PipelineLayout layout_of(const ClusterShape& shape);
 
 // What a node of the layout computes.
-std::vector<std::pair<int, std::unique_ptr<Stage>>> stages_of(const std::string& node, const PipelineLayout& layout,
+std::vector<std::pair<int, std::unique_ptr<Stage>>> stages_of(const std::string& node,
+                                                              const PipelineLayout& layout,
                                                               const GgufFile& file, ThreadPool& pool);
 
 class LocalCluster {
@@ -50,6 +52,9 @@ class LocalCluster {
   const PipelineLayout& layout() const { return layout_; }
   void destroy(const std::string& name) { nodes_.at(name).reset(); }
   void destroy_head();
+  // For what wants a coordinator of its own; it must come back.
+  std::unique_ptr<Coordinator> lend_coordinator() { return std::move(coordinator_); }
+  void take_back(std::unique_ptr<Coordinator> lent) { coordinator_ = std::move(lent); }
 
  private:
   GgufFile file_;
@@ -70,7 +75,8 @@ struct Reply {
 // Requests under way and what came of them. Outlives its coordinator's requests by shared ownership.
 class Requests {
  public:
-  // Returns the request's index here. `cancel_after`: cancels the request from its own event after so many tokens.
+  // Returns the request's index here. `cancel_after`: cancels the request from its own event after so many
+  // tokens.
   size_t submit(Coordinator& coordinator, GenerationRequest request, int cancel_after = -1);
   // Waits for the end, or for a number of tokens; false after 30 s.
   bool wait(size_t index);

@@ -4,7 +4,6 @@
 #include <algorithm>
 
 #include "tests/node/local_cluster.h"
-#include "tests/sharding/stage_chain.h"
 
 namespace shoal::test {
 namespace {
@@ -13,13 +12,17 @@ namespace {
 std::vector<int32_t> plain_answer(TensorType type, const std::vector<int32_t>& prompt, int max_tokens) {
   const GgufFile file = GgufFile::open(small_model_file(type));
   const ModelConfig config = ModelConfig::from(file);
-  StageChain chain(file, config, {0, config.n_layer}, {128, 1, 1}, select_kernels(), 1);
+  ThreadPool pool(1);
+  const ShardSpec all{true, {0, config.n_layer}, true};
+  Stage model(config, load_shard(file, config, all, pool), {128, 1, 1}, select_kernels(), pool);
+  AlignedBuffer hidden(static_cast<size_t>(config.n_embd) * sizeof(float));
+  std::vector<RowOutput> outputs;
   std::vector<int32_t> tokens = prompt, answer;
   for (int position = 0; static_cast<int>(answer.size()) < max_tokens; ++position) {
     const BatchRow row{tokens[static_cast<size_t>(position)], position, 0, true};
-    REQUIRE(chain.run({}, std::span(&row, 1), 1));
+    REQUIRE(model.run({}, std::span(&row, 1), 1, hidden.as<float>(), outputs).has_value());
     if (position + 1 < static_cast<int>(tokens.size())) continue;
-    answer.push_back(chain.outputs()[0].candidates[0].token);
+    answer.push_back(outputs[0].candidates[0].token);
     tokens.push_back(answer.back());
   }
   return answer;
@@ -51,11 +54,14 @@ std::vector<GenerationRequest> mixed_requests() {
 
 }  // namespace
 
-TEST_CASE("greedy answers are the whole model's for every pipeline, with several requests at once and more than slots") {
+TEST_CASE(
+    "greedy answers are the whole model's for every pipeline, with several requests at once and more than "
+    "slots") {
   for (const TensorType type : {TensorType::kF32, TensorType::kQ4_0}) {
     const std::vector<GenerationRequest> requests = mixed_requests();
     std::vector<std::vector<int32_t>> expected;
-    for (const GenerationRequest& r : requests) expected.push_back(plain_answer(type, r.prompt, r.max_tokens));
+    for (const GenerationRequest& r : requests)
+      expected.push_back(plain_answer(type, r.prompt, r.max_tokens));
     CHECK(expected[1] != expected[5]);
     for (ClusterShape shape : shapes()) {
       shape.type = type;
@@ -110,8 +116,8 @@ TEST_CASE("a slot whose cache begins like the prompt is taken again, and the ans
     const std::vector<int32_t>* prompt;
     uint64_t rows;  // prompt rows not in the cache, and those of the answer but its last token
   };
-  for (const Case& c : {Case{&first, 40 + 9}, Case{&first, 1 + 9}, Case{&follow_up, 51 - 49 + 9}, Case{&alike, 8 + 9},
-                        Case{&shorter, 1 + 9}, Case{&first, 40 - 12 + 9}}) {
+  for (const Case& c : {Case{&first, 40 + 9}, Case{&first, 1 + 9}, Case{&follow_up, 51 - 49 + 9},
+                        Case{&alike, 8 + 9}, Case{&shorter, 1 + 9}, Case{&first, 40 - 12 + 9}}) {
     const uint64_t before = rows_computed();
     const std::vector<Reply> reply = answers(cluster, {greedy(*c.prompt, 10)});
     CHECK(reply[0].tokens == plain_answer(TensorType::kF32, *c.prompt, 10));
@@ -152,7 +158,8 @@ TEST_CASE("an answer ends where the context does") {
   ClusterShape shape;
   shape.context = 32;
   LocalCluster cluster(shape);
-  const std::vector<Reply> replies = answers(cluster, {greedy(prompt_of(31, 1), 100), greedy(prompt_of(20, 2), 100)});
+  const std::vector<Reply> replies =
+      answers(cluster, {greedy(prompt_of(31, 1), 100), greedy(prompt_of(20, 2), 100)});
   CHECK(replies[0].tokens.size() == 1);
   CHECK(replies[1].tokens == plain_answer(TensorType::kF32, prompt_of(20, 2), 12));
   CHECK(replies[1].reason == FinishReason::kLength);

@@ -1,11 +1,12 @@
 // Products: every table against the generic table, bit for bit, for the numbers of rows at which kernels
 // change their way: tile widths, one group or two at a time, packed weights or panels.
+#include <doctest/doctest.h>
+
 #include <cstdint>
 #include <random>
 #include <string>
 #include <vector>
 
-#include "doctest/doctest.h"
 #include "tensor/format.h"
 #include "tensor/kernels.h"
 #include "tensor/matmul.h"
@@ -40,7 +41,7 @@ std::vector<uint32_t> product(const Kernels& kernels, ThreadPool& pool, const We
 }  // namespace
 
 TEST_CASE("products: every table has the generic table's bits at every change of method") {
-  constexpr int kRows[] = {1, 6, 9, 10, 11, 64, 65, 70}, kRowsMax = 70;
+  constexpr int kRows[] = {9, 10, 64, 67}, kRowsMax = 67;
   ThreadPool pool(1);
   std::mt19937 random(77);
   std::normal_distribution<float> normal;
@@ -49,7 +50,7 @@ TEST_CASE("products: every table has the generic table's bits at every change of
     for (int cols : {256, 1280}) {  // one chunk of panels, and more
       std::vector<float> x(static_cast<size_t>(kRowsMax) * cols);
       for (float& v : x) v = normal(random);
-      for (int outputs : {7, 80, 90}) {  // groups: one with padding, an odd number, an even one with padding
+      for (int outputs : {7, 48, 58}) {  // groups: one with padding, an odd number, an even one with padding
         const WeightMatrix w = random_matrix(type, outputs, cols, random);
         for (int rows : kRows) {
           const auto want = product(select_kernels("generic"), pool, w, x, rows);

@@ -1,0 +1,412 @@
+// A node among strangers, peers that break the rules, and peers that vanish.
+#include "node/node.h"
+
+#include <doctest/doctest.h>
+#include <spdlog/spdlog.h>
+
+#include <boost/asio/ip/tcp.hpp>
+#include <boost/asio/write.hpp>
+
+#include <chrono>
+#include <cmath>
+#include <functional>
+#include <future>
+#include <thread>
+
+#include "tests/node/caller.h"
+#include "tests/node/local_cluster.h"
+
+namespace shoal::test {
+namespace {
+
+using namespace std::chrono_literals;
+
+bool mentions(const std::string& text, const std::string& part) {
+  return text.find(part) != std::string::npos;
+}
+
+Hello hello_of(const std::string& from, const std::string& to, LinkRole role, uint32_t stage = 0) {
+  Hello hello;
+  hello.role = role;
+  hello.cluster_name = "home";
+  hello.node_name = from;
+  hello.peer_node_name = to;
+  hello.model_fingerprint = GgufFile::open(small_model_file()).fingerprint();
+  hello.plan_hash = "plan";
+  hello.numeric_class = "exact";
+  hello.epoch = 1;
+  hello.stage = stage;
+  return hello;
+}
+
+// Node b alone, loaded; the test plays the head a, and the node before.
+struct Worker {
+  explicit Worker(const std::vector<std::string>& node_of_stage)
+      : file(GgufFile::open(small_model_file())), pool(1) {
+    spdlog::set_level(spdlog::level::off);
+    ClusterShape shape;
+    shape.node_of_stage = node_of_stage;
+    layout = layout_of(shape);
+    node = std::make_unique<Node>(NodeIdentity{"home", "b", file.fingerprint()}, "127.0.0.1", 0);
+    layout.endpoints["b"] = {"127.0.0.1", node->port()};
+    node->load(layout, [this] { return stages_of("b", layout, file, pool); });
+    control = head.call(node->port(), hello_of("a", "b", LinkRole::kControl));
+  }
+  ChannelPtr feed(uint32_t stage) {
+    return head.call(node->port(), hello_of("a", "b", LinkRole::kPipeline, stage));
+  }
+  ResultMessage result() {
+    const std::optional<Message> message = head.receive(control);
+    REQUIRE(message.has_value());
+    REQUIRE(std::holds_alternative<ResultMessage>(*message));
+    return std::get<ResultMessage>(*message);
+  }
+
+  GgufFile file;
+  PipelineLayout layout;
+  ThreadPool pool;
+  std::unique_ptr<Node> node;
+  Caller head;
+  ChannelPtr control;
+};
+
+StepMessage step_of(uint64_t id, uint32_t stage, uint32_t position = 0) {
+  StepMessage step;
+  step.epoch = 1;
+  step.step_id = id;
+  step.stage = stage;
+  step.candidates = 1;
+  step.rows = {{0, position, true}};
+  if (stage == 0) step.token_ids = {5};
+  return step;
+}
+
+}  // namespace
+
+TEST_CASE("the link between two nodes is measured; one to the wrong node is refused") {
+  spdlog::set_level(spdlog::level::off);
+  Node a({"home", "a", "model"}, "127.0.0.1", 0), b({"home", "b", "model"}, "127.0.0.1", 0);
+  for (const auto& [from, to, name] : {std::tuple{&a, &b, "b"}, std::tuple{&b, &a, "a"}}) {
+    const Result<LinkProfile> link = from->measure_link(name, {"127.0.0.1", to->port()});
+    REQUIRE(link.has_value());
+    CHECK(std::isfinite(link->latency_s));
+    CHECK(link->latency_s > 0);
+    CHECK(link->latency_s < 1);
+    CHECK(std::isfinite(link->bytes_per_s));
+    CHECK(link->bytes_per_s > 1e4);
+  }
+  const Result<LinkProfile> wrong = a.measure_link("c", {"127.0.0.1", b.port()});
+  REQUIRE(wrong.has_error());
+  CHECK(wrong.error().code == Errc::kRefused);
+  Node other_model({"home", "c", "another model"}, "127.0.0.1", 0);
+  CHECK(
+      mentions(other_model.measure_link("b", {"127.0.0.1", b.port()}).error().message, "another model file"));
+}
+
+TEST_CASE("before there is a plan nobody can feed a stage or end the service") {
+  spdlog::set_level(spdlog::level::off);
+  Node b({"home", "b", ""}, "127.0.0.1", 0);
+  Caller caller;
+  const ChannelPtr feeding = caller.connect(b.port());
+  REQUIRE(feeding != nullptr);
+  CHECK(mentions(caller.greet(feeding, hello_of("a", "b", LinkRole::kPipeline)), "b has no plan yet"));
+  const ChannelPtr control = caller.call(b.port(), hello_of("a", "b", LinkRole::kControl));
+  caller.send(control, StatsRequest{});
+  const std::optional<Message> stats = caller.receive(control);
+  REQUIRE(stats.has_value());
+  CHECK(std::get<StatsMessage>(*stats).stages.empty());
+  caller.send(control, Shutdown{"by nobody"});
+  std::future<void> service = std::async(std::launch::async, [&] { b.serve_until_shutdown(); });
+  CHECK(service.wait_for(200ms) == std::future_status::timeout);
+  // Now the head comes.
+  const GgufFile file = GgufFile::open(small_model_file());
+  ThreadPool pool(1);
+  ClusterShape shape;
+  shape.node_of_stage = {"b"};
+  PipelineLayout layout = layout_of(shape);
+  b.load(layout, [&] { return stages_of("b", layout, file, pool); });
+  const ChannelPtr head = caller.call(b.port(), hello_of("a", "b", LinkRole::kControl));
+  caller.send(head, Shutdown{"the work is done"});
+  REQUIRE(service.wait_for(10s) == std::future_status::ready);
+  CHECK_NOTHROW(service.get());
+}
+
+TEST_CASE("strangers are refused with a reason, and the pipeline works on") {
+  ClusterShape shape;
+  shape.node_of_stage = {"a", "b"};
+  LocalCluster cluster(shape);
+  const uint16_t port = cluster.node("b").port();
+  const std::vector<Reply> expected = answers(cluster, {greedy(prompt_of(9, 1), 20)});
+  Requests under_way;
+  under_way.submit(cluster.coordinator(), greedy(prompt_of(9, 1), 100));
+  Caller caller;
+  struct Case {
+    std::function<void(Hello&)> change;
+    const char* reason;
+  };
+  for (const Case& c : std::vector<Case>{
+           {[](Hello& h) { h.model_fingerprint = "sha256:0"; }, "b has another model file than a"},
+           {[](Hello& h) { h.plan_hash = "older"; }, "b follows another plan than a"},
+           {[](Hello& h) { h.plan_hash = ""; }, "b follows a plan that a does not name"},
+           {[](Hello& h) { h.cluster_name = "office"; },
+            "a belongs to cluster 'office', b to cluster 'home'"},
+           {[](Hello& h) { h.peer_node_name = "c"; }, "a called c, but this is b"},
+           {[](Hello& h) { h.node_name = "b"; }, "two nodes are called b"},
+           {[](Hello& h) { h.node_name = ""; }, "gave no name"},
+           {[](Hello& h) { h.node_name = "mallory"; }, "stage 1 is fed by a alone"},
+           {[](Hello& h) { h.numeric_class = "fast"; }, "numeric class"},
+           {[](Hello& h) { h.protocol_version = 99; }, "protocol version"},
+           {[](Hello& h) { h.stage = 0; }, "b does not compute stage 0"},
+           {[](Hello& h) { h.stage = 4000000000u; }, "b does not compute stage"},
+           {[](Hello&) {}, "over one link"},  // a feeds it already
+           {[](Hello& h) { h.role = LinkRole::kControl; }, "b takes orders from the head a alone, and once"},
+           {[](Hello& h) { h.role = LinkRole::kControl, h.node_name = "c"; },
+            "b takes orders from the head a alone"},
+       }) {
+    Hello hello = hello_of("a", "b", LinkRole::kPipeline, 1);
+    c.change(hello);
+    const ChannelPtr channel = caller.connect(port);
+    REQUIRE(channel != nullptr);
+    const std::string text = caller.greet(channel, hello);
+    CAPTURE(text);
+    CHECK(mentions(text, c.reason));
+  }
+  const ChannelPtr rude = caller.connect(port);  // a step where a hello belongs
+  caller.send(rude, step_of(1, 1), 256);
+  CHECK_FALSE(caller.receive(rude).has_value());
+  CHECK(under_way.wait_all());
+  CHECK(answers(cluster, {greedy(prompt_of(9, 1), 20)})[0].tokens == expected[0].tokens);
+}
+
+TEST_CASE("garbage and silence block neither the pipeline nor those who come later") {
+  ClusterShape shape;
+  shape.node_of_stage = {"a", "b"};
+  LocalCluster cluster(shape);
+  const std::vector<Reply> expected = answers(cluster, {greedy(prompt_of(9, 1), 20)});
+  boost::asio::io_context io;
+  std::vector<boost::asio::ip::tcp::socket> sockets;
+  for (int i = 0; i < 80; ++i) {
+    sockets.emplace_back(io);
+    const uint16_t port = cluster.node(i % 8 == 7 ? "a" : "b").port();
+    sockets.back().connect({boost::asio::ip::make_address("127.0.0.1"), port});
+    if (i % 20 != 19) continue;
+    const std::string garbage(1000, static_cast<char>('a' + i));
+    boost::system::error_code ignored;
+    boost::asio::write(sockets.back(), boost::asio::buffer(garbage), ignored);
+  }
+  CHECK(answers(cluster, {greedy(prompt_of(9, 1), 20)})[0].tokens == expected[0].tokens);
+  // 70 wait at b: a hello is answered all the same.
+  Caller caller;
+  const ChannelPtr later = caller.connect(cluster.node("b").port());
+  REQUIRE(later != nullptr);
+  CHECK(mentions(caller.greet(later, hello_of("c", "b", LinkRole::kControl)),
+                 "b takes orders from the head a alone"));
+}
+
+TEST_CASE(
+    "a step that breaks the rules is refused with its reason; the link is closed and a new one serves") {
+  Worker worker({"a", "b"});
+  const size_t row_bytes = static_cast<size_t>(worker.layout.n_embd) * sizeof(float);
+  struct Case {
+    std::function<void(StepMessage&)> change;
+    size_t payload;
+    const char* reason;
+  };
+  const std::vector<Case> cases = {
+      {[](StepMessage& s) { s.epoch = 2; }, row_bytes, "epoch 2"},
+      {[](StepMessage& s) { s.step_id = 1; }, row_bytes, "step 1 came after step 1"},
+      {[](StepMessage& s) { s.step_id = 3; }, row_bytes, "step 3 came after step 1"},
+      {[](StepMessage& s) { s.stage = 0; }, row_bytes, "stage"},
+      {[](StepMessage& s) { s.rows[0].slot = 4; }, row_bytes, "slot"},
+      {[](StepMessage& s) { s.rows[0].slot = 0xffffffffu; }, row_bytes, "slot"},
+      {[](StepMessage& s) { s.rows[0].position = 128; }, row_bytes, "position"},
+      {[](StepMessage& s) { s.rows[0].position = 7; }, row_bytes, "holds only"},  // a gap, found by the stage
+      {[](StepMessage&) {}, row_bytes - 8, "payload"},
+      {[](StepMessage&) {}, row_bytes + 8, "payload"},
+      {[](StepMessage&) {}, 0, "payload"},
+      {[](StepMessage& s) {
+         s.rows.assign(33, {0, 1, false});
+       },
+       row_bytes, "rows"},
+      {[](StepMessage& s) { s.token_ids = {5}; }, row_bytes, "token"},
+      {[](StepMessage& s) {
+         s.cache_ops = {{WireCacheOp::Kind::kFork, 1, 9, 1}};
+       },
+       row_bytes, "slot"},
+      {[](StepMessage& s) { s.rows.clear(); }, 0, "nothing to do"},
+  };
+  ChannelPtr link = worker.feed(1);
+  for (const Case& c : cases) {
+    CAPTURE(c.reason);
+    worker.head.send(link, step_of(1, 1), row_bytes);
+    const ResultMessage good = worker.result();
+    CAPTURE(good.failure_text);
+    REQUIRE_FALSE(good.failed);
+    CHECK(good.step_id == 1);
+    REQUIRE(good.rows.size() == 1);
+    CHECK(good.rows[0].tokens.size() == 1);
+    StepMessage step = step_of(2, 1, 1);
+    c.change(step);
+    worker.head.send(link, step, c.payload);
+    const ResultMessage bad = worker.result();
+    CAPTURE(bad.failure_text);
+    CHECK(bad.failed);
+    CHECK(mentions(bad.failure_text, c.reason));
+    if (mentions(bad.failure_text, "holds only")) {  // well-formed: this step alone failed, the link lives
+      worker.head.send(link, step_of(3, 1, 1), row_bytes);
+      CHECK_FALSE(worker.result().failed);
+      worker.head.send(link, StatsRequest{});
+      CHECK(mentions(worker.result().failure_text, "on a link for steps"));
+    }
+    CHECK_FALSE(worker.head.receive(link).has_value());  // closed
+    link = worker.feed(1);
+  }
+  // More than any buffer holds; and a payload that never comes whole when the link ends.
+  worker.head.send(link, step_of(1, 1), row_bytes * 33);
+  CHECK(mentions(worker.result().failure_text, "more than"));
+}
+
+TEST_CASE("cache operations alone pass, and token ids are checked where they enter") {
+  Worker worker({"b", "a"});
+  ChannelPtr link = worker.feed(0);
+  StepMessage step = step_of(1, 0);
+  step.token_ids = {384};
+  worker.head.send(link, step);
+  CHECK(mentions(worker.result().failure_text, "token 384"));
+  link = worker.feed(0);
+  step = step_of(1, 0);
+  step.token_ids.clear();
+  worker.head.send(link, step);
+  CHECK(mentions(worker.result().failure_text, "token"));
+  Worker last({"a", "b"});
+  const ChannelPtr to_last = last.feed(1);
+  step = step_of(1, 1);
+  step.rows.clear();
+  step.cache_ops = {{WireCacheOp::Kind::kFree, 2, 0, 0}};
+  last.head.send(to_last, step);
+  const ResultMessage result = last.result();
+  CHECK_FALSE(result.failed);
+  CHECK(result.rows.empty());
+}
+
+TEST_CASE("statistics count the steps of every node and the bytes of its links") {
+  ClusterShape shape;
+  shape.node_of_stage = {"a", "b", "c"};
+  LocalCluster cluster(shape);
+  const std::vector<StatsMessage> before = cluster.node("a").collect_stats();
+  answers(cluster, {greedy(prompt_of(20, 1), 11)});
+  const std::vector<StatsMessage> after = cluster.node("a").collect_stats();
+  REQUIRE(after.size() == 3);
+  for (size_t i = 0; i < 3; ++i) {
+    const StatsMessage& stats = after[i];
+    CHECK(stats.node_name == std::string(1, static_cast<char>('a' + i)));
+    REQUIRE(stats.stages.size() == 1);
+    CHECK(before[i].stages[0].steps == 0);
+    CHECK(stats.stages[0].steps == 12);  // the prompt in two chunks
+    CHECK(stats.stages[0].rows == 30);
+    CHECK(stats.stages[0].busy_ns > 0);
+    CHECK(stats.stages[0].weight_bytes > 0);
+    CHECK(stats.stages[0].layer_begin == 2 * i);
+    CHECK(stats.resident_bytes > 0);
+    uint64_t sent = 0, sent_before = 0;
+    for (const LinkReport& link : stats.links) sent += link.bytes_sent;
+    for (const LinkReport& link : before[i].links) sent_before += link.bytes_sent;
+    CHECK(sent - sent_before > (i < 2 ? 30u * 64 * sizeof(float) : 11u * 8));
+    CHECK(sent - sent_before < 40000);
+  }
+}
+
+TEST_CASE("workers serve until the head says so") {
+  ClusterShape shape;
+  shape.node_of_stage = {"a", "b", "c"};
+  LocalCluster cluster(shape);
+  std::vector<std::future<void>> services;
+  for (const char* name : {"b", "c"}) {
+    services.push_back(
+        std::async(std::launch::async, [&cluster, name] { cluster.node(name).serve_until_shutdown(); }));
+  }
+  answers(cluster, {greedy(prompt_of(5, 1), 5)});
+  CHECK(services[0].wait_for(0s) == std::future_status::timeout);
+  cluster.node("a").shutdown_workers();
+  for (std::future<void>& service : services) {
+    REQUIRE(service.wait_for(10s) == std::future_status::ready);
+    CHECK_NOTHROW(service.get());
+  }
+}
+
+TEST_CASE("a worker whose head is lost ends with an error") {
+  ClusterShape shape;
+  shape.node_of_stage = {"a", "b"};
+  LocalCluster cluster(shape);
+  std::future<void> service =
+      std::async(std::launch::async, [&] { cluster.node("b").serve_until_shutdown(); });
+  Requests requests;
+  requests.submit(cluster.coordinator(), greedy(prompt_of(5, 1), 100));
+  REQUIRE(requests.wait_for_tokens(0, 3));
+  cluster.destroy_head();
+  REQUIRE(service.wait_for(10s) == std::future_status::ready);
+  try {
+    service.get();
+    FAIL("the worker was content");
+  } catch (const SetupError& error) {
+    CHECK(mentions(error.what(), "the head a is gone"));
+    CHECK(error.exit_code() == kExitFailed);
+  }
+}
+
+TEST_CASE("a worker lost while it generates ends every request within a second, and later ones at once") {
+  for (const char* lost : {"b", "c"}) {
+    CAPTURE(lost);
+    ClusterShape shape;
+    shape.node_of_stage = {"a", "b", "c"};
+    shape.slots = 2;
+    shape.context = 4096;
+    LocalCluster cluster(shape);
+    Requests requests;
+    for (uint64_t i = 0; i < 3; ++i) requests.submit(cluster.coordinator(), greedy(prompt_of(5, i), 4000));
+    REQUIRE(requests.wait_for_tokens(0, 5));
+    const auto begin = std::chrono::steady_clock::now();
+    cluster.destroy(lost);
+    REQUIRE(requests.wait_all());
+    CHECK(std::chrono::steady_clock::now() - begin < 1s);
+    for (size_t i = 0; i < 3; ++i) {
+      const Reply reply = requests.reply(i);
+      CHECK(reply.reason == FinishReason::kError);
+      CHECK(reply.error.code == Errc::kPeerLost);
+      CHECK(mentions(reply.error.message, "lost"));
+      CHECK(reply.ends == 1);
+    }
+    const size_t late = requests.submit(cluster.coordinator(), greedy({5}, 1));
+    REQUIRE(requests.wait(late));
+    CHECK(requests.reply(late).error.code == Errc::kPeerLost);
+  }
+}
+
+TEST_CASE("a node lost before the coordinator listens is not forgotten") {
+  const GgufFile file = GgufFile::open(small_model_file());
+  spdlog::set_level(spdlog::level::off);
+  ClusterShape shape;
+  shape.node_of_stage = {"a", "b"};
+  PipelineLayout layout = layout_of(shape);
+  ThreadPool pool_a(1), pool_b(1);
+  Node a({"home", "a", file.fingerprint()}, "127.0.0.1", 0);
+  auto b = std::make_unique<Node>(NodeIdentity{"home", "b", file.fingerprint()}, "127.0.0.1", 0);
+  layout.endpoints = {{"a", {"127.0.0.1", a.port()}}, {"b", {"127.0.0.1", b->port()}}};
+  a.load(layout, [&] { return stages_of("a", layout, file, pool_a); });
+  b->load(layout, [&] { return stages_of("b", layout, file, pool_b); });
+  a.connect();
+  b.reset();
+  std::this_thread::sleep_for(100ms);  // a reads it meanwhile
+  SchedulerLimits limits;
+  limits.stages = 2;
+  limits.steps_in_flight_max = 3;
+  limits.rows_max = 32;
+  limits.chunk_rows = 16;
+  Coordinator coordinator(a, layout, limits, nullptr);
+  Requests requests;
+  requests.submit(coordinator, greedy({5, 6}, 3));
+  REQUIRE(requests.wait_all());
+  CHECK(requests.reply(0).error.code == Errc::kPeerLost);
+}
+
+}  // namespace shoal::test
