@@ -28,6 +28,9 @@
 
 namespace shoal {
 
+inline constexpr uint64_t kEpoch = 1;                      // of the plan made at start-up
+inline constexpr size_t kProbeBytesMax = size_t{4} << 20;  // of a payload that measures a link
+
 struct Endpoint {
   std::string address;
   uint16_t port = 0;

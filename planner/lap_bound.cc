@@ -30,6 +30,7 @@ LapBound::LapBound(const Chain& chain) : chain_(chain) {
   stride_.assign(types, 0);
   radix_.assign(types, 1);
   excess_.assign(types, 0);
+  fill_usable();
 }
 
 int LapBound::affordable(int steps) const {
@@ -39,9 +40,17 @@ int LapBound::affordable(int steps) const {
 }
 
 bool LapBound::may_use(size_t counts, int type) const {
-  const auto t = static_cast<size_t>(type);
-  if (chain_.later_count(type) == 0) return false;
-  return radix_[t] == 1 || counts / stride_[t] % radix_[t] + 1 < radix_[t];
+  return usable_[counts] >> type & 1;
+}
+
+// Which types each combination of counts leaves devices of.
+void LapBound::fill_usable() {
+  usable_.assign(counts_, 0);
+  for (size_t counts = 0; counts < counts_; ++counts)
+    for (size_t t = 0; t < radix_.size(); ++t) {
+      const bool left = radix_[t] == 1 || counts / stride_[t] % radix_[t] + 1 < radix_[t];
+      if (left && chain_.later_count(static_cast<int>(t)) > 0) usable_[counts] |= uint32_t{1} << t;
+    }
 }
 
 // What follows a segment of `type` that ends at `end`, when `counts` has the segment.
@@ -61,9 +70,14 @@ void LapBound::fill_row(size_t counts, int begin) {
     if (begin == 0 ? !chain_.may_begin(type) : !may_use(counts, type)) continue;
     if (!first_only && !may_use(counts, type)) continue;
     const size_t with = counts + stride_[t];
-    double least = kUnusable;
-    for (int end = begin + units_min; end <= chain_.reach_of(type, begin); ++end)
-      least = std::min(least, chain_.seconds(type, begin, end) + after(with, end, type));
+    // Seconds of the units before `begin` are taken off once, after the loop.
+    const double* before = &chain_.compute[Chain::at(type, 0, chain_.units + 1)];
+    const double* rest = &rest_[row(with, 0) + t];
+    const int reach = chain_.reach_of(type, begin), last = std::min(reach, chain_.units - 1);
+    double least = reach == chain_.units ? before[reach] + chain_.finish[t] : kUnusable;
+    for (int end = begin + units_min; end <= last; ++end)
+      least = std::min(least, before[end] + rest[static_cast<size_t>(end) * width_]);
+    least -= before[begin];
     through[t] = least + price_[t];
   }
   if (begin == 0) return;
@@ -193,6 +207,7 @@ bool LapBound::count_more() {
     counts_ *= radix_[index];
     more = true;
   }
+  if (more) fill_usable();
   return more;
 }
 

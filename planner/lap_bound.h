@@ -12,6 +12,7 @@
 // Owned by one search, not shared between threads; the chain must outlive it.
 #pragma once
 
+#include <cstdint>
 #include <functional>
 #include <vector>
 
@@ -54,6 +55,7 @@ class LapBound {
   }
   bool may_use(size_t counts, int type) const;
   double after(size_t counts, int end, int type) const;
+  void fill_usable();
   void fill();
   void fill_row(size_t counts, int begin);
   double least_first(int& type) const;
@@ -65,6 +67,7 @@ class LapBound {
   std::vector<double> price_;           // [types] seconds per use
   std::vector<size_t> stride_, radix_;  // [types] stride 0 and radix 1: not counted
   std::vector<double> rest_, through_;  // [counts][units + 1][width_]
+  std::vector<uint32_t> usable_;        // [counts] bit t: another device of type t is free
   std::vector<int> excess_;             // [types] uses beyond the devices during the last tuning
   size_t counts_ = 1;
   double root_ = 0;

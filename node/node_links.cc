@@ -1,0 +1,110 @@
+// Connecting to other nodes, and measuring the way to them.
+#include "node/node.h"
+
+#include <fmt/format.h>
+#include <spdlog/spdlog.h>
+
+#include <algorithm>
+#include <boost/asio/detached.hpp>
+
+namespace shoal {
+
+using boost::asio::awaitable;
+using boost::asio::co_spawn;
+using boost::asio::detached;
+using namespace std::chrono_literals;
+
+namespace {
+
+constexpr auto kConnectDeadline = 20s;  // the peers load their shards meanwhile
+
+}  // namespace
+
+Hello Node::hello_to(const std::string& peer, LinkRole role, int stage) const {
+  Hello hello;
+  hello.role = role;
+  hello.cluster_name = identity_.cluster;
+  hello.node_name = identity_.name;
+  hello.peer_node_name = peer;
+  hello.model_fingerprint = identity_.model_fingerprint;
+  hello.plan_hash = layout_.plan_hash;
+  hello.numeric_class = "exact";
+  hello.epoch = layout_.plan_hash.empty() ? 0 : kEpoch;
+  hello.stage = static_cast<uint32_t>(stage);
+  return hello;
+}
+
+awaitable<Result<ChannelPtr>> Node::open(std::string peer, Endpoint endpoint, LinkRole role, int stage) {
+  Result<ChannelPtr> channel = co_await dial(endpoint.address, endpoint.port, after(kConnectDeadline));
+  if (channel.has_error()) co_return channel.error();
+  Result<PeerInfo> greeted = co_await say_hello(**channel, hello_to(peer, role, stage));
+  if (greeted.has_error()) co_return greeted.error();
+  co_return *channel;
+}
+
+awaitable<Result<void>> Node::connect_all() {
+  const bool is_head = identity_.name == layout_.head;
+  std::map<std::string, bool> needed;  // nodes with a stage
+  for (const std::string& node : layout_.node_of_stage) needed[node] = true;
+  for (const auto& [name, endpoint] : layout_.endpoints) {
+    if (!is_head || name == identity_.name) continue;
+    Result<ChannelPtr> channel = co_await open(name, endpoint, LinkRole::kControl, 0);
+    if (channel.has_error()) co_return channel.error();
+    controls_[name] = *channel;
+    co_spawn(io_.executor(), read_control_of(name, *channel), detached);
+  }
+  // The stages that this node feeds: the next of each of its own, and the first one from the head.
+  for (int i = 0; i <= layout_.last_stage(); ++i) {
+    const bool feeds = i == 0 ? is_head : hosts(i - 1);
+    if (!feeds || hosts(i)) continue;
+    const std::string peer = layout_.node_of_stage[static_cast<size_t>(i)];
+    Result<ChannelPtr> channel = co_await open(peer, layout_.endpoints.at(peer), LinkRole::kPipeline, i);
+    if (channel.has_error()) co_return channel.error();
+    to_stage_[i] = *channel;
+  }
+  co_return boost::system::in_place_value;
+}
+
+void Node::connect() {
+  const Result<void> connected = io_.run(connect_all());
+  if (connected.has_error()) throw SetupError(connected.error().message, kExitFailed);
+}
+
+Result<LinkProfile> Node::measure_link(const std::string& peer, const Endpoint& endpoint) {
+  return io_.run(probe_link(peer, endpoint));
+}
+
+// Latency: half the smallest of several small round trips. Bandwidth: payloads grow until one takes long
+// enough to time, less the round trip.
+awaitable<Result<LinkProfile>> Node::probe_link(std::string peer, Endpoint endpoint) {
+  Result<ChannelPtr> opened = co_await open(peer, endpoint, LinkRole::kControl, 0);
+  if (opened.has_error()) co_return opened.error();
+  const ChannelPtr channel = *opened;
+  HeapBufferSource none(0);
+  const AlignedBuffer payload(kProbeBytesMax);
+  uint64_t sequence = 0;
+  double round_trip = 1e9;
+  LinkProfile link;
+  for (size_t bytes = 64; bytes <= kProbeBytesMax;) {
+    const auto begin = Clock::now();
+    OutgoingMessage probe{LinkProbe{++sequence}, {payload.data(), bytes}, {}};
+    const Result<void> sent = co_await channel->send(std::move(probe));
+    if (sent.has_error()) co_return sent.error();
+    const Result<IncomingMessage> answer = co_await channel->receive(none, after(60s));
+    if (answer.has_error()) co_return answer.error();
+    const double seconds = std::chrono::duration<double>(Clock::now() - begin).count();
+    if (bytes == 64) {
+      round_trip = std::min(round_trip, seconds);
+      if (sequence >= 10) bytes = 16 << 10;
+      continue;
+    }
+    link.bytes_per_s = static_cast<double>(bytes) / std::max(seconds - round_trip, 1e-6);
+    if (seconds > 0.05) break;
+    bytes *= 4;
+  }
+  link.latency_s = round_trip / 2;
+  channel->close();
+  co_return link;
+}
+
+}  // namespace shoal

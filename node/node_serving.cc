@@ -1,0 +1,196 @@
+// Whom a node lets in, and what it does for each.
+#include "node/node.h"
+
+#include <fmt/format.h>
+#include <spdlog/spdlog.h>
+
+#include <algorithm>
+#include <boost/asio/detached.hpp>
+#include <boost/asio/redirect_error.hpp>
+#include <boost/asio/steady_timer.hpp>
+#include <boost/asio/use_awaitable.hpp>
+
+#include "node/step_wire.h"
+
+namespace shoal {
+
+using boost::asio::awaitable;
+using boost::asio::co_spawn;
+using boost::asio::detached;
+using namespace std::chrono_literals;
+
+namespace {
+
+constexpr size_t kStrangersMax = 64;  // connections that have not said hello yet
+constexpr auto kAcceptPause = 100ms;  // after an accept that failed
+
+}  // namespace
+
+awaitable<void> Node::accept_loop() {
+  while (true) {
+    Result<ChannelPtr> channel = co_await listener_->accept();
+    if (channel.has_error()) {
+      if (closing_ || channel.error().code == Errc::kCancelled) co_return;
+      spdlog::warn("accepting a connection failed: {}", channel.error().message);
+      boost::asio::steady_timer pause(io_.executor(),
+                                      kAcceptPause);  // the reason may last: no file is left to open
+      boost::system::error_code ignored;
+      co_await pause.async_wait(boost::asio::redirect_error(boost::asio::use_awaitable, ignored));
+      continue;
+    }
+    co_spawn(io_.executor(), serve_peer(*channel), detached);
+  }
+}
+
+awaitable<void> Node::serve_peer(ChannelPtr channel) {
+  ExpectedHello expected;
+  expected.cluster_name = identity_.cluster;
+  expected.node_name = identity_.name;
+  expected.model_fingerprint = identity_.model_fingerprint;
+  expected.plan_hash = layout_.plan_hash;
+  expected.numeric_class = "exact";
+  expected.epoch = layout_.plan_hash.empty() ? 0 : kEpoch;
+  if (strangers_.size() >=
+      kStrangersMax) {  // the oldest goes: those who stay silent must not keep others out
+    spdlog::warn("a connection from {} was closed: it has not said hello, and more wait",
+                 strangers_.front()->peer());
+    strangers_.front()->close();
+    strangers_.pop_front();
+  }
+  strangers_.push_back(channel);
+  const ValidateHello validate = [this](const Hello& hello) { return refusal_of(hello); };
+  Result<PeerInfo> peer = co_await answer_hello(*channel, expected, validate);
+  std::erase(strangers_, channel);
+  if (peer.has_error()) {
+    if (!closing_) spdlog::warn("a connection was refused: {}", peer.error().message);
+    co_return;
+  }
+  std::erase_if(accepted_, [](const ChannelPtr& c) { return !c->is_open(); });
+  accepted_.push_back(channel);
+  if (peer->hello.role == LinkRole::kPipeline) {
+    co_await serve_pipeline(channel, static_cast<int>(peer->hello.stage));
+  } else {
+    co_await serve_control(channel);
+  }
+}
+
+// This node's own checks of a caller: once there is a plan, only the nodes that it names may call, for what
+// it says.
+std::optional<RefusalReason> Node::refusal_of(const Hello& hello) const {
+  const int stage = static_cast<int>(hello.stage);
+  if (layout_.plan_hash.empty()) {
+    if (hello.role == LinkRole::kControl) return std::nullopt;  // a peer that measures the link
+    return RefusalReason{Refusal::kPlan,
+                         fmt::format("{} has no plan yet, so no stage to feed", identity_.name)};
+  }
+  // The standard checks let an empty text pass as not known yet; here all know.
+  if (hello.plan_hash != layout_.plan_hash) {
+    return RefusalReason{Refusal::kPlan, fmt::format("{} follows a plan that {} does not name",
+                                                     identity_.name, hello.node_name)};
+  }
+  if (hello.role == LinkRole::kControl) {
+    if (hello.node_name == layout_.head && !head_) return std::nullopt;
+    return RefusalReason{Refusal::kRole,
+                         fmt::format("{} takes orders from the head {} alone, and once; {} called",
+                                     identity_.name, layout_.head, hello.node_name)};
+  }
+  if (!hosts(stage)) {
+    return RefusalReason{Refusal::kStage, fmt::format("{} does not compute stage {}", identity_.name, stage)};
+  }
+  const std::string& feeder =
+      stage == 0 ? layout_.head : layout_.node_of_stage[static_cast<size_t>(stage) - 1];
+  if (hello.node_name == feeder && !last_step_.contains(stage)) return std::nullopt;
+  return RefusalReason{Refusal::kRole, fmt::format("stage {} is fed by {} alone, over one link; {} called",
+                                                   stage, feeder, hello.node_name)};
+}
+
+// A control channel answers until it ends. Before the plan it is a peer measuring the link; afterwards it is
+// the head.
+awaitable<void> Node::serve_control(ChannelPtr channel) {
+  HeapBufferSource probe_bytes(kProbeBytesMax);
+  const bool of_head = !layout_.plan_hash.empty();
+  if (of_head) head_ = channel;
+  while (true) {
+    Result<IncomingMessage> incoming = co_await channel->receive(probe_bytes);
+    if (incoming.has_error()) {
+      if (of_head)
+        end_service(fmt::format("the head {} is gone: {}", layout_.head, incoming.error().message));
+      co_return;
+    }
+    if (const auto* probe = std::get_if<LinkProbe>(&incoming->message)) {
+      (void)channel->post({LinkProbeAck{probe->sequence}});
+    } else if (std::holds_alternative<StatsRequest>(incoming->message)) {
+      (void)channel->post({own_stats()});
+    } else if (of_head && std::holds_alternative<Shutdown>(incoming->message)) {
+      end_service("");
+      co_return;
+    }
+  }
+}
+
+awaitable<void> Node::serve_pipeline(ChannelPtr channel, int stage) {
+  last_step_[stage] = 0;
+  while (true) {
+    Result<IncomingMessage> incoming = co_await channel->receive(*buffers_);
+    if (incoming.has_error()) {
+      if (!closing_ && !service_ended_) {
+        fail(kEpoch, 0,
+             {Errc::kPeerLost, fmt::format("{} lost its link from {}: {}", identity_.name, channel->peer(),
+                                           incoming.error().message)});
+      }
+      break;
+    }
+    Result<std::unique_ptr<StepJob>> job = job_of(*incoming, stage);
+    if (job.has_error()) {
+      spdlog::warn("a step from {} was refused: {}", channel->peer(), job.error().message);
+      fail(kEpoch, 0, job.error());
+      break;
+    }
+    forward(std::move(*job));
+  }
+  channel->close();
+  last_step_.erase(stage);
+}
+
+// Checks a received step against what this stage was told to compute.
+Result<std::unique_ptr<StepJob>> Node::job_of(IncomingMessage& incoming, int stage) {
+  const auto* step = std::get_if<StepMessage>(&incoming.message);
+  if (step == nullptr) {
+    return Error{Errc::kBadFrame, fmt::format("a {} on a link for steps", message_name(incoming.message))};
+  }
+  if (step->epoch != kEpoch) {
+    return Error{Errc::kBadFrame, fmt::format("epoch {} is not the present one, {}", step->epoch, kEpoch)};
+  }
+  uint64_t& last = last_step_[stage];
+  if (step->step_id != last + 1) {
+    return Error{Errc::kBadFrame, fmt::format("step {} came after step {}", step->step_id, last)};
+  }
+  last = step->step_id;
+  StepLimits limits;
+  limits.stage = static_cast<uint32_t>(stage);
+  limits.embeds = stage == 0;
+  limits.rows_max = static_cast<size_t>(layout_.rows_max);
+  limits.slots = static_cast<uint32_t>(layout_.slots);
+  limits.context = static_cast<uint32_t>(layout_.context);
+  limits.n_embd = static_cast<uint32_t>(layout_.n_embd);
+  limits.n_vocab = static_cast<uint32_t>(layout_.n_vocab);
+  const Result<void> checked = check_step(*step, incoming.payload.bytes.size(), limits);
+  if (checked.has_error()) return checked.error();
+  auto job = std::make_unique<StepJob>();
+  job->stage = stage;
+  job->epoch = step->epoch;
+  job->step_id = step->step_id;
+  job->candidates = static_cast<int>(step->candidates);
+  for (const WireCacheOp& op : step->cache_ops) job->ops.push_back(from_wire(op));
+  for (size_t i = 0; i < step->rows.size(); ++i) {
+    const StepRow& row = step->rows[i];
+    const int32_t token = stage == 0 ? static_cast<int32_t>(step->token_ids[i]) : -1;
+    job->rows.push_back(
+        {token, static_cast<int32_t>(row.position), static_cast<int32_t>(row.slot), row.wants_logits});
+  }
+  job->buffer = stage == 0 ? buffers_->take() : StepBuffers::of_payload(incoming.payload);
+  if (!job->buffer && !job->rows.empty()) return Error{Errc::kQueueFull, "more steps in flight than agreed"};
+  return job;
+}
+
+}  // namespace shoal

@@ -1,0 +1,67 @@
+#include "node/step_wire.h"
+
+namespace shoal {
+namespace {
+
+WireCacheOp to_wire(const CacheOp& op) {
+  const WireCacheOp::Kind kind = op.kind == CacheOpKind::kTrim   ? WireCacheOp::Kind::kTrim
+                                 : op.kind == CacheOpKind::kFree ? WireCacheOp::Kind::kFree
+                                                                 : WireCacheOp::Kind::kFork;
+  return {kind, static_cast<uint32_t>(op.slot), static_cast<uint32_t>(op.from_slot),
+          static_cast<uint32_t>(op.length)};
+}
+
+}  // namespace
+
+CacheOp from_wire(const WireCacheOp& op) {
+  const CacheOpKind kind = op.kind == WireCacheOp::Kind::kTrim   ? CacheOpKind::kTrim
+                           : op.kind == WireCacheOp::Kind::kFree ? CacheOpKind::kFree
+                                                                 : CacheOpKind::kFork;
+  return {kind, static_cast<int32_t>(op.slot), static_cast<int32_t>(op.from_slot),
+          static_cast<int32_t>(op.length)};
+}
+
+StepMessage to_message(const StepJob& job) {
+  StepMessage step;
+  step.epoch = job.epoch;
+  step.step_id = job.step_id;
+  step.stage = static_cast<uint32_t>(job.stage);
+  step.candidates = static_cast<uint32_t>(job.candidates);
+  for (const CacheOp& op : job.ops) step.cache_ops.push_back(to_wire(op));
+  for (const BatchRow& row : job.rows) {
+    step.rows.push_back(
+        {static_cast<uint32_t>(row.slot), static_cast<uint32_t>(row.position), row.wants_logits});
+    if (job.stage == 0) step.token_ids.push_back(static_cast<uint32_t>(row.token));
+  }
+  return step;
+}
+
+ResultMessage to_message(const StepJob& job, std::vector<RowOutput>&& outputs) {
+  ResultMessage result;
+  result.epoch = job.epoch;
+  result.step_id = job.step_id;
+  for (const RowOutput& output : outputs) {
+    RowResult row{static_cast<uint32_t>(output.row), output.log_sum_exp, {}, {}};
+    for (const Candidate& c : output.candidates) {
+      row.tokens.push_back(static_cast<uint32_t>(c.token));
+      row.logits.push_back(c.logit);
+    }
+    result.rows.push_back(std::move(row));
+  }
+  return result;
+}
+
+StepOutcome from_message(const ResultMessage& message) {
+  StepOutcome outcome{message.step_id, {}, message.failed, {message.failure_code, message.failure_text}};
+  for (const RowResult& row : message.rows) {
+    RowOutput output{static_cast<int32_t>(row.row), row.log_sum_exp, {}};
+    for (size_t i = 0; i < row.logits.size(); ++i) {
+      const int32_t token = static_cast<int32_t>(row.tokens.empty() ? i : row.tokens[i]);
+      output.candidates.push_back({token, row.logits[i]});
+    }
+    outcome.rows.push_back(std::move(output));
+  }
+  return outcome;
+}
+
+}  // namespace shoal

@@ -1,0 +1,15 @@
+// A step as the engine knows it, to and from the messages of transport/messages.h.
+#pragma once
+
+#include "node/engine.h"
+#include "node/node.h"
+#include "transport/messages.h"
+
+namespace shoal {
+
+CacheOp from_wire(const WireCacheOp& op);
+StepMessage to_message(const StepJob& job);
+ResultMessage to_message(const StepJob& job, std::vector<RowOutput>&& outputs);
+StepOutcome from_message(const ResultMessage& message);
+
+}  // namespace shoal
