@@ -15,7 +15,9 @@ namespace {
 using SteadyClock = std::chrono::steady_clock;
 
 constexpr uint64_t kProbeWeightBytes = 48u << 20;  // enough layers that caches do not flatter the measurement
-constexpr int kProbeContext = 256;                 // positions: attention costs what it does in a short chat
+constexpr int kProbeContext = 256;
+constexpr int kProbePosition = 128;  // attention costs what it does in a short chat
+constexpr int kProbeRowsMax = 16;    // of a decode step
 constexpr double kMeasureSeconds = 0.08;
 constexpr int kRunsMin = 3;
 
@@ -23,17 +25,17 @@ double seconds_since(SteadyClock::time_point begin) {
   return std::chrono::duration<double>(SteadyClock::now() - begin).count();
 }
 
-// Median seconds of one call, after one that warms up.
-template <class Body>
-double median_seconds(Body&& body) {
-  body(0);
+// Median seconds of body() after prepare(), which is not timed; after one run that warms up.
+template <class Prepare, class Body>
+double median_seconds(Prepare&& prepare, Body&& body) {
   std::vector<double> times;
   const auto begin = SteadyClock::now();
-  for (int run = 1; static_cast<int>(times.size()) < kRunsMin || seconds_since(begin) < kMeasureSeconds;
+  for (int run = 0; static_cast<int>(times.size()) < kRunsMin || seconds_since(begin) < kMeasureSeconds;
        ++run) {
+    prepare();
     const auto start = SteadyClock::now();
-    body(run);
-    times.push_back(seconds_since(start));
+    body();
+    if (run > 0) times.push_back(seconds_since(start));
   }
   std::nth_element(times.begin(), times.begin() + static_cast<long>(times.size() / 2), times.end());
   return times[times.size() / 2];
@@ -52,80 +54,81 @@ int layers_to_probe(const GgufFile& file, const ModelConfig& config, uint64_t me
   return n;
 }
 
-std::vector<BatchRow> decode_rows(int rows, int position) {
+// One decode row of each of `rows` sequences, all at one position.
+std::vector<BatchRow> decode_rows(int rows, int position, bool wants_logits) {
   std::vector<BatchRow> batch;
-  for (int i = 0; i < rows; ++i) batch.push_back({-1, position, i, false});
+  for (int i = 0; i < rows; ++i) batch.push_back({-1, position, i, wants_logits});
   return batch;
 }
 
-std::vector<BatchRow> prompt_rows(int rows) {
+// Consecutive rows of one sequence.
+std::vector<BatchRow> prompt_rows(int first, int rows) {
   std::vector<BatchRow> batch;
-  for (int i = 0; i < rows; ++i) batch.push_back({-1, i, 0, false});
+  for (int i = 0; i < rows; ++i) batch.push_back({-1, first + i, 0, false});
   return batch;
 }
 
-void run_checked(Stage& stage, std::span<const BatchRow> rows, int candidates, float* hidden,
-                 std::vector<RowOutput>& outputs) {
-  const Result<void> result = stage.run({}, rows, candidates, hidden, outputs);
-  if (result.has_error()) throw SetupError("the probe failed: " + result.error().message, kExitFailed);
-}
+// A stage and the rows that are put through it.
+struct Bench {
+  Bench(const GgufFile& file, const ModelConfig& config, const ShardSpec& spec, const Kernels& kernels,
+        ThreadPool& pool)
+      : stage(config, load_shard(file, config, spec, pool), {kProbeContext, kProbeRowsMax, kPrefillChunkRows},
+              kernels, pool),
+        hidden(static_cast<size_t>(kPrefillChunkRows) * static_cast<size_t>(config.n_embd) * sizeof(float)) {}
+
+  // Small steady values: a stage works in place, so its input is made anew each time.
+  void fill() {
+    float* x = hidden.as<float>();
+    for (size_t i = 0; i < hidden.size() / sizeof(float); ++i)
+      x[i] = 0.01f * static_cast<float>(i % 37) - 0.18f;
+  }
+  void run(std::span<const CacheOp> ops, std::span<const BatchRow> rows) {
+    const Result<void> result = stage.run(ops, rows, 1, hidden.as<float>(), outputs);
+    if (result.has_error()) throw SetupError("the probe failed: " + result.error().message, kExitFailed);
+  }
+  double seconds(std::span<const BatchRow> rows) {
+    return median_seconds([&] { fill(); }, [&] { run({}, rows); });
+  }
+
+  Stage stage;
+  AlignedBuffer hidden;
+  std::vector<RowOutput> outputs;
+};
 
 void probe_layers(const GgufFile& file, const ModelConfig& config, const Kernels& kernels,
                   const ProbeOptions& options, ThreadPool& pool, DeviceProfile& profile) {
   const int n = layers_to_probe(file, config, options.memory_bytes);
-  constexpr int kSlots = 16;
-  const StageOptions stage_options{kProbeContext, kSlots, kPrefillChunkRows};
-  Stage stage(config, load_shard(file, config, {false, {0, n}, false}, pool), stage_options, kernels, pool);
-  AlignedBuffer hidden(static_cast<size_t>(kPrefillChunkRows) * static_cast<size_t>(config.n_embd) *
-                       sizeof(float));
-  std::vector<RowOutput> outputs;
-  auto fill = [&] {  // small steady values: a stage works in place, so its input is made anew each time
-    float* x = hidden.as<float>();
-    for (size_t i = 0; i < hidden.size() / sizeof(float); ++i)
-      x[i] = 0.01f * static_cast<float>(i % 37) - 0.18f;
-  };
-  // Fill the caches of the decode rows to half, so that attention has something to walk over.
-  for (int slot = 0; slot < kSlots; ++slot) {
-    for (int first = 0; first < kProbeContext / 2; first += kPrefillChunkRows) {
-      std::vector<BatchRow> rows;
-      for (int i = 0; i < kPrefillChunkRows; ++i) rows.push_back({-1, first + i, slot, false});
-      fill();
-      if (slot == 0) run_checked(stage, rows, 1, hidden.as<float>(), outputs);
-    }
+  Bench bench(file, config, {false, {0, n}, false}, kernels, pool);
+  const std::vector<BatchRow> chunk = prompt_rows(0, kPrefillChunkRows);
+  profile.prefill_layer_row_seconds = bench.seconds(chunk) / n / kPrefillChunkRows;
+  // One sequence reads half a context, so that attention has something to walk over; the others share its
+  // pages.
+  for (int first = 0; first < kProbePosition; first += kPrefillChunkRows) {
+    bench.fill();
+    bench.run({}, prompt_rows(first, kPrefillChunkRows));
   }
+  std::vector<CacheOp> forks;
+  for (int slot = 1; slot < kProbeRowsMax; ++slot)
+    forks.push_back({CacheOpKind::kFork, slot, 0, kProbePosition});
+  bench.run(forks, {});
   for (const int rows : {1, 2, 4, 8, 16}) {
-    // Slot 0 decodes at position 128; the others, for larger batches, from the start of their caches.
-    std::vector<BatchRow> batch = decode_rows(rows, 0);
-    batch[0].position = kProbeContext / 2;
-    const double seconds = median_seconds([&](int) {
-      fill();
-      run_checked(stage, batch, 1, hidden.as<float>(), outputs);
-    });
-    profile.decode_layer.push_back({rows, seconds / n});
+    profile.decode_layer.push_back({rows, bench.seconds(decode_rows(rows, kProbePosition, false)) / n});
   }
-  const std::vector<BatchRow> chunk = prompt_rows(kPrefillChunkRows);
-  const double seconds = median_seconds([&](int) {
-    fill();
-    run_checked(stage, chunk, 1, hidden.as<float>(), outputs);
-  });
-  profile.prefill_layer_row_seconds = seconds / n / kPrefillChunkRows;
 }
 
-void probe_ends(const GgufFile& file, const ModelConfig& config, const Kernels& kernels, ThreadPool& pool,
-                DeviceProfile& profile) {
-  const StageOptions stage_options{kProbeContext, 16, kPrefillChunkRows};
-  Stage stage(config, load_shard(file, config, {false, {config.n_layer, config.n_layer}, true}, pool),
-              stage_options, kernels, pool);
-  AlignedBuffer hidden(static_cast<size_t>(kPrefillChunkRows) * static_cast<size_t>(config.n_embd) *
-                       sizeof(float));
-  std::fill_n(hidden.as<float>(), hidden.size() / sizeof(float), 0.1f);
-  std::vector<RowOutput> outputs;
+// The head's matrix alone may fit a cache that the layers share with it when the model runs, so the cache is
+// filled with something else before each run.
+void probe_ends(const GgufFile& file, const ModelConfig& config, const Kernels& kernels,
+                const ProbeOptions& options, ThreadPool& pool, DeviceProfile& profile) {
+  Bench bench(file, config, {false, {config.n_layer, config.n_layer}, true}, kernels, pool);
+  AlignedBuffer other(std::min(kProbeWeightBytes, options.memory_bytes / 4));
+  auto evict = [&] {
+    bench.fill();
+    std::memset(other.data(), 1, other.size());
+  };
   for (const int rows : {1, 4, 16}) {
-    std::vector<BatchRow> batch = decode_rows(rows, 0);
-    for (BatchRow& row : batch) row.wants_logits = true;
-    const double seconds =
-        median_seconds([&](int) { run_checked(stage, batch, 1, hidden.as<float>(), outputs); });
-    profile.output_head.push_back({rows, seconds});
+    const std::vector<BatchRow> batch = decode_rows(rows, 0, true);
+    profile.output_head.push_back({rows, median_seconds(evict, [&] { bench.run({}, batch); })});
   }
 }
 
@@ -138,7 +141,7 @@ DeviceProfile probe_device(const GgufFile& file, const ModelConfig& config, cons
   profile.type = kernels.name;
   ThreadPool pool(options.threads);
   probe_layers(file, config, kernels, options, pool, profile);
-  probe_ends(file, config, kernels, pool, profile);
+  probe_ends(file, config, kernels, options, pool, profile);
   profile.embedding_row_seconds = 2e-6;  // decoding one row of n_embd weights: far below the clock's noise
   return profile;
 }
@@ -149,17 +152,19 @@ double probe_memory_read(int threads) {
   AlignedBuffer buffer(kBytes);
   std::memset(buffer.data(), 1, kBytes);
   std::vector<uint64_t> sums(static_cast<size_t>(threads) * 8);
-  const double seconds = median_seconds([&](int) {
-    pool.run([&](int thread) {
-      const int64_t lines = static_cast<int64_t>(kBytes / 64);
-      const uint64_t* p = buffer.as<uint64_t>();
-      uint64_t s[8] = {};
-      for (int64_t i = lines * thread / threads; i < lines * (thread + 1) / threads; ++i) {
-        for (int j = 0; j < 8; ++j) s[j] += p[i * 8 + j];
-      }
-      sums[static_cast<size_t>(thread) * 8] = std::accumulate(s, s + 8, uint64_t{0});
-    });
-  });
+  const double seconds =
+      median_seconds([] {},
+                     [&] {
+                       pool.run([&](int thread) {
+                         const int64_t lines = static_cast<int64_t>(kBytes / 64);
+                         const uint64_t* p = buffer.as<uint64_t>();
+                         uint64_t s[8] = {};
+                         for (int64_t i = lines * thread / threads; i < lines * (thread + 1) / threads; ++i) {
+                           for (int j = 0; j < 8; ++j) s[j] += p[i * 8 + j];
+                         }
+                         sums[static_cast<size_t>(thread) * 8] = std::accumulate(s, s + 8, uint64_t{0});
+                       });
+                     });
   SHOAL_CHECK(sums[0] != 0);  // the reads are used
   return static_cast<double>(kBytes) / seconds;
 }
