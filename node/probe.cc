@@ -121,7 +121,7 @@ void probe_layers(const GgufFile& file, const ModelConfig& config, const Kernels
 void probe_ends(const GgufFile& file, const ModelConfig& config, const Kernels& kernels,
                 const ProbeOptions& options, ThreadPool& pool, DeviceProfile& profile) {
   Bench bench(file, config, {false, {config.n_layer, config.n_layer}, true}, kernels, pool);
-  AlignedBuffer other(std::min(kProbeWeightBytes, options.memory_bytes / 4));
+  AlignedBuffer other(std::clamp<uint64_t>(options.memory_bytes / 4, 64, kProbeWeightBytes));
   auto evict = [&] {
     bench.fill();
     std::memset(other.data(), 1, other.size());
