@@ -117,7 +117,13 @@ int run_parsed(int argc, char** argv) {
 
 int run_cli(int argc, char** argv) {
   try {
-    return run_parsed(argc, argv);
+    const int code = run_parsed(argc, argv);
+    std::cout.flush();
+    if (std::fflush(stdout) != 0 || std::ferror(stdout) != 0 || !std::cout) {
+      throw SetupError("the results could not be written to the standard output (disk full, or closed?)",
+                       kExitFailed);
+    }
+    return code;
   } catch (const SilentExit& exit) {
     return exit.exit_code;
   } catch (const SetupError& error) {

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 #include <openssl/evp.h>
+#include <spdlog/spdlog.h>
 
 #include <algorithm>
 #include <cstdio>
@@ -160,6 +161,9 @@ PipelineLayout layout_of(const Cluster& cluster, const std::map<std::string, End
   layout.n_vocab = cluster.model.n_vocab;
   layout.context = cluster.config.context;
   layout.slots = cluster.config.sequences;
+  if (layout.node_of_stage.size() > 1) {
+    layout.step_deadline_s = std::max(30.0, 10 * cluster.plan.predicted.first_token_seconds);
+  }
   layout.steps_in_flight_max = static_cast<int>(cluster.plan.stages.size()) + 1;
   return layout;
 }
@@ -203,13 +207,17 @@ std::map<std::string, Endpoint> plan_and_listen(Cluster& cluster, Bootstrap& boo
     cluster.kernels = &select_kernels(options.kernels.empty() ? node.kernels : options.kernels);
     return std::string();
   });
+  (void)together(bootstrap, cluster.name,
+                 [&] {  // what is wrong with the request is said before anything is measured
+                   complete_plan_input(cluster);
+                   return std::string();
+                 });
   const std::map<std::string, Endpoint> endpoints = share_endpoints(cluster, bootstrap);
   PlanInput& input = cluster.plan_input;
   input.devices = measure_devices(cluster, bootstrap, threads_of(cluster, options));
   input.links = measure_links(cluster, bootstrap, endpoints);
   const std::vector<std::string> plans = together(bootstrap, cluster.name, [&] {
     if (bootstrap.rank() != 0) return std::string();
-    complete_plan_input(cluster);
     return plan_to_json(make_plan(cluster.plan_input));
   });
   Result<Plan> plan = plan_from_json(plans[0]);
@@ -317,7 +325,12 @@ void start_cluster(Cluster& cluster, Bootstrap& bootstrap, const ClusterOptions&
   }
   cluster.layout = layout_of(cluster, endpoints);
   (void)together(bootstrap, cluster.name, [&] {
-    cluster.pool = std::make_unique<ThreadPool>(threads_of(cluster, options));
+    const int threads = threads_of(cluster, options);
+    if (threads > device_processors()) {
+      spdlog::warn("{} threads on {} processors: more than one a processor only slows down", threads,
+                   device_processors());
+    }
+    cluster.pool = std::make_unique<ThreadPool>(threads);
     cluster.node->load(cluster.layout, [&] { return make_stages(cluster, cluster.layout); });
     return std::string();
   });

@@ -70,7 +70,7 @@ class MapReader {
   }
 
   [[noreturn]] void fail(const YAML::Node& at, const std::string& problem) const {
-    throw SetupError(fmt::format("{}:{}: {}", file_, at.Mark().line + 1, problem));
+    throw SetupError(fmt::format("{}:{}: {}", file_, std::max(at.Mark().line, 0) + 1, problem));
   }
 
  private:
@@ -99,7 +99,7 @@ NodeConfig read_node(const MapReader& nodes, const std::string& name, const std:
 
 void read_nodes(ClusterConfig& config, const MapReader& top) {
   if (!top.has("nodes"))
-    throw SetupError(top.place("nodes") + " is missing: list the devices of the cluster");
+    throw SetupError(config.path + ": nodes is missing: list the devices of the cluster");
   const MapReader nodes(top.get("nodes"), config.path, "nodes", {});
   for (const auto& entry : top.get("nodes")) {
     const std::string name = entry.first.as<std::string>();

@@ -11,6 +11,12 @@ ClusterConfig config_of(const CommonFlags& common) {
     if (common.model.empty()) {
       throw SetupError("no model: name a GGUF file (shoal run MODEL.gguf ...), or a cluster file with -c");
     }
+    for (const auto& [flag, value] :
+         {std::pair("--objective", common.objective), std::pair("--keep-on-head", common.keep_on_head),
+          std::pair("--node", common.node)}) {
+      if (!value.empty())
+        throw SetupError(fmt::format("{} {} is for a cluster: name a cluster file with -c", flag, value));
+    }
     const int context = common.context > 0 ? common.context : 4096;
     const int sequences = common.sequences > 0 ? common.sequences : 1;
     return single_node_config(resolve_model_path(common.model, ""), context, sequences, common.threads);
@@ -20,6 +26,8 @@ ClusterConfig config_of(const CommonFlags& common) {
   if (common.sequences > 0) config.sequences = common.sequences;
   if (!common.objective.empty()) config.plan.objective = common.objective;
   if (!common.keep_on_head.empty()) config.plan.keep_on_head = common.keep_on_head;
+  (void)parse_objective(config.plan.objective);  // refuse a wrong word before anything is measured
+  (void)parse_keep_on_head(config.plan.keep_on_head);
   return config;
 }
 

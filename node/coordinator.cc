@@ -15,12 +15,18 @@ Coordinator::Coordinator(Node& node, const PipelineLayout& layout, const Schedul
       tokenizer_(tokenizer),
       scheduler_(limits),
       slot_used_(static_cast<size_t>(layout.slots)),
-      slot_tokens_(static_cast<size_t>(layout.slots)) {
+      slot_tokens_(static_cast<size_t>(layout.slots)),
+      watchdog_(node.io().executor()) {
   node_.set_on_outcome([this](StepOutcome outcome) { on_outcome(std::move(outcome)); });
 }
 
 Coordinator::~Coordinator() {
   node_.set_on_outcome({});  // on the io thread, after all that was posted there before
+  node_.io().call([this] {
+    alive_.reset();
+    watchdog_.cancel();
+    return 0;
+  });
 }
 
 uint64_t Coordinator::submit(GenerationRequest request) {
@@ -85,8 +91,8 @@ void Coordinator::admit() {
     if (slot < 0) return;
     auto [id, request] = std::move(waiting_.front());
     waiting_.pop_front();
-    auto sequence =
-        std::make_unique<Sequence>(Sequence{id, std::move(request), Sampler(SamplerOptions{}), {}, slot});
+    auto sequence = std::make_unique<Sequence>(
+        Sequence{id, std::move(request), Sampler(SamplerOptions{}), {}, slot, reused});
     sequence->sampler = Sampler(sequence->request.sampling);
     sequence->tokens = sequence->request.prompt;
     for (const int32_t token : sequence->tokens) sequence->sampler.accept(token);
@@ -146,6 +152,11 @@ void Coordinator::send(ScheduledStep step) {
   }
   in_flight.step = std::move(step);
   steps_[job->step_id] = std::move(in_flight);
+  if (!watching_ && layout_.step_deadline_s > 0) {
+    watching_ = true;
+    last_outcome_ = std::chrono::steady_clock::now();
+    watch();
+  }
   // The head's own first stage computes in a buffer; for another node's, only token ids travel.
   if (layout_.node_of_stage.front() == layout_.head) {
     job->buffer = node_.take_buffer();
@@ -155,6 +166,7 @@ void Coordinator::send(ScheduledStep step) {
 }
 
 void Coordinator::on_outcome(StepOutcome outcome) {
+  last_outcome_ = std::chrono::steady_clock::now();
   if (outcome.failed) {
     fail_all(outcome.error);
     return;
@@ -198,7 +210,12 @@ void Coordinator::take_token(Sequence& sequence, const RowOutput& output) {
   if (end && !sequence.request.ignore_end) return finish(id, FinishReason::kStop);
   sequence.tokens.push_back(token);
   ++sequence.answered;
-  sequence.request.on_event({id, token, false, FinishReason::kStop, {}});
+  GenerationEvent event;
+  event.request = id;
+  event.token = token;
+  if (sequence.answered == 1)
+    event.prompt_rows = static_cast<int>(sequence.request.prompt.size()) - sequence.reused;
+  sequence.request.on_event(event);
   const bool full = static_cast<int>(sequence.tokens.size()) >= layout_.context;
   if (sequence.answered >= sequence.request.max_tokens || full) return finish(id, FinishReason::kLength);
   scheduler_.extend(id);
@@ -212,6 +229,24 @@ void Coordinator::finish(uint64_t id, FinishReason reason, const Error& error) {
   scheduler_.remove(id);
   slot_used_[static_cast<size_t>(sequence->slot)] = false;
   sequence->request.on_event({id, -1, true, reason, error});
+}
+
+// Looks once a second whether the pipeline still answers.
+void Coordinator::watch() {
+  watchdog_.expires_after(std::chrono::seconds(1));
+  watchdog_.async_wait([this, alive = std::weak_ptr<int>(alive_)](const boost::system::error_code& stopped) {
+    if (stopped || alive.expired()) return;
+    watching_ = !steps_.empty() && !is_broken_;
+    if (!watching_) return;
+    const std::chrono::duration<double> silence = std::chrono::steady_clock::now() - last_outcome_;
+    if (silence.count() > layout_.step_deadline_s) {
+      return fail_all(
+          {Errc::kTimeout, fmt::format("no answer from the pipeline for {:.0f} s: one of {} hangs or is cut "
+                                       "off",
+                                       silence.count(), fmt::join(layout_.node_of_stage, ", "))});
+    }
+    watch();
+  });
 }
 
 void Coordinator::fail_all(const Error& error) {

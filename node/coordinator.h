@@ -4,6 +4,7 @@
 #pragma once
 
 #include <atomic>
+#include <boost/asio/steady_timer.hpp>
 #include <chrono>
 #include <cstdint>
 #include <deque>
@@ -29,7 +30,8 @@ struct GenerationEvent {
   int32_t token = -1;  // -1: no token with this event
   bool finished = false;
   FinishReason reason = FinishReason::kStop;
-  Error error;  // where reason is kError
+  Error error;          // where reason is kError
+  int prompt_rows = 0;  // with the first token: rows of the prompt that were computed, not found in the cache
 };
 
 struct GenerationRequest {
@@ -59,6 +61,7 @@ class Coordinator {
     Sampler sampler;
     std::vector<int32_t> tokens;  // prompt and answer
     int slot;
+    int reused = 0;  // positions of the prompt that the slot's cache held already
     int answered = 0;
   };
   struct StepInFlight {
@@ -75,6 +78,7 @@ class Coordinator {
   void take_token(Sequence& sequence, const RowOutput& output);
   void finish(uint64_t id, FinishReason reason, const Error& error = {});
   void fail_all(const Error& error);
+  void watch();
 
   Node& node_;
   const PipelineLayout layout_;
@@ -90,6 +94,11 @@ class Coordinator {
       slot_tokens_;  // what each slot's cache holds: a later prompt may begin alike
   Error broken_;     // set once the pipeline is lost
   bool is_broken_ = false;
+  boost::asio::steady_timer
+      watchdog_;  // ends a run whose steps are not answered: a node that hangs closes nothing
+  bool watching_ = false;
+  std::chrono::steady_clock::time_point last_outcome_;
+  std::shared_ptr<int> alive_ = std::make_shared<int>();  // gone with the coordinator; a timer may outlast it
 };
 
 }  // namespace shoal

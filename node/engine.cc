@@ -42,7 +42,12 @@ void Engine::start(const MakeStages& make_stages) {
     ready.set_value();
     loop();
   });
-  started.get();
+  try {
+    started.get();
+  } catch (...) {
+    thread_.join();  // so that the error has one owner before anyone reads it
+    throw;
+  }
 }
 
 bool Engine::submit(std::unique_ptr<StepJob>& job) {

@@ -63,8 +63,10 @@ std::string answer_measured(Cluster& cluster, const CommonFlags& common, Generat
       "\n" + render_report(report_nodes(before, generating, cluster.node->collect_stats(), cluster.layout),
                            generation_s, steps);
   if (!answer.tokens.empty()) {
-    table +=
-        fmt::format("prompt {} tokens, {:.1f} tokens/s", prompt_tokens, prompt_tokens / answer.first_token_s);
+    table += fmt::format("prompt {} tokens", prompt_tokens);
+    if (answer.prompt_rows < prompt_tokens)
+      table += fmt::format(" ({} in the cache)", prompt_tokens - answer.prompt_rows);
+    table += fmt::format(", {:.1f} tokens/s", answer.prompt_rows / answer.first_token_s);
   }
   if (steps > 0) {
     table += fmt::format("; generation {} tokens, {:.1f} tokens/s", steps + 1, steps / generation_s);
@@ -118,7 +120,14 @@ void converse(Cluster& cluster, const CommonFlags& common, const RunFlags& flags
     }
     messages.push_back({"user", line});
     std::vector<int32_t> prompt = cluster.tokenizer->encode(chat.render(messages), /*add_bos=*/true);
-    messages.push_back({"assistant", answer_measured(cluster, common, request_of(flags, std::move(prompt)))});
+    try {
+      messages.push_back(
+          {"assistant", answer_measured(cluster, common, request_of(flags, std::move(prompt)))});
+    } catch (const SetupError& error) {  // too long for the context; the conversation goes on without it
+      if (error.exit_code() != kExitUsage) throw;
+      std::fputs(fmt::format("shoal: {} (/clear forgets the conversation)\n", error.what()).c_str(), stderr);
+      messages.pop_back();
+    }
   }
 }
 

@@ -38,7 +38,7 @@ Answer generate(Cluster& cluster, GenerationRequest request, const std::function
   while (true) {
     const GenerationEvent event = queue->pop();
     if (event.token >= 0) {
-      if (answer.tokens.empty()) answer.first_token_s = elapsed();
+      if (answer.tokens.empty()) answer.first_token_s = elapsed(), answer.prompt_rows = event.prompt_rows;
       answer.tokens.push_back(event.token);
       if (on_token) on_token(event.token);
     }
@@ -103,8 +103,11 @@ std::vector<NodeReport> report_nodes(const std::vector<StatsMessage>& before,
     }
     report.busy_s = busy_seconds(&now) - busy_seconds(find_stats(generating, now.node_name));
     report.bytes_sent = bytes_sent(&now) - bytes_sent(find_stats(before, now.node_name));
+    report.first_stage = now.stages.empty() ? UINT32_MAX : now.stages.front().stage;
     reports.push_back(std::move(report));
   }
+  std::stable_sort(reports.begin(), reports.end(),
+                   [](const auto& a, const auto& b) { return a.first_stage < b.first_stage; });
   return reports;
 }
 

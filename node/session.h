@@ -29,6 +29,7 @@ class EventQueue {
 struct Answer {
   std::vector<int32_t> tokens;
   FinishReason reason = FinishReason::kStop;
+  int prompt_rows = 0;       // rows of the prompt that were computed; the rest was in the cache
   double first_token_s = 0;  // from submission to the first token
   double total_s = 0;
 };
@@ -42,6 +43,7 @@ Answer generate(Cluster& cluster, GenerationRequest request,
 struct NodeReport {
   std::string name;
   std::string layers;
+  uint32_t first_stage = 0;  // reports are in pipeline order, nodes without a stage last
   uint64_t resident_bytes = 0, weight_bytes = 0, kv_bytes = 0, scratch_bytes = 0;
   double busy_s = 0;
   uint64_t bytes_sent = 0;

@@ -8,7 +8,7 @@ import subprocess
 import time
 import unittest
 
-from support import ENVIRONMENT, MODEL, ClusterTest, cluster_file, command, even_layers, run, start, wait_until_gone
+from support import ENVIRONMENT, MODEL, PROGRAM, ClusterTest, cluster_file, command, even_layers, run, start, wait_until_gone
 
 PROMPT = ["-p", "Write a very long story.", "--temp", "0", "--ignore-eos", "-n", "2000", "--context", "4096"]
 
@@ -56,7 +56,14 @@ class Interrupted(ClusterTest):
         process.stdout.close()
         process.stdout = None
         process.communicate(timeout=20)
-        self.assertTrue(wait_until_gone(self.folder, 1))
+        self.assertIn(process.returncode, (1, -signal.SIGPIPE))
+
+    def test_answer_that_cannot_be_written(self):
+        with open("/dev/full", "wb") as full:
+            result = subprocess.run([PROGRAM, "run", MODEL, "-q", "-p", "Hi", "-n", "4"], stdout=full,
+                                    stderr=subprocess.PIPE, env=ENVIRONMENT, timeout=60, check=False)
+        self.assertEqual(result.returncode, 1)
+        self.assertIn(b"could not be written", result.stderr)
 
 
 class Table(ClusterTest):
