@@ -43,8 +43,8 @@ class TextStream {
 // One answer, streamed, and then the table of what each node did for it.
 std::string answer_measured(Cluster& cluster, const CommonFlags& common, GenerationRequest request) {
   const int prompt_tokens = static_cast<int>(request.prompt.size());
-  const std::vector<StatsMessage> before = cluster.node->collect_stats();
-  std::vector<StatsMessage> generating = before;
+  std::vector<StatsMessage> before, generating;
+  if (!common.quiet) before = generating = cluster.node->collect_stats();
   TextStream stream(*cluster.tokenizer);
   bool first = true;
   const Answer answer = generate(cluster, std::move(request), [&](int32_t token) {

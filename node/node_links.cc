@@ -44,8 +44,6 @@ awaitable<Result<ChannelPtr>> Node::open(std::string peer, Endpoint endpoint, Li
 
 awaitable<Result<void>> Node::connect_all() {
   const bool is_head = identity_.name == layout_.head;
-  std::map<std::string, bool> needed;  // nodes with a stage
-  for (const std::string& node : layout_.node_of_stage) needed[node] = true;
   for (const auto& [name, endpoint] : layout_.endpoints) {
     if (!is_head || name == identity_.name) continue;
     Result<ChannelPtr> channel = co_await open(name, endpoint, LinkRole::kControl, 0);
