@@ -13,6 +13,7 @@
 #include "node/cluster_measure.h"
 #include "node/process_memory.h"
 #include "node/progress.h"
+#include "planner/cost_model.h"
 
 namespace shoal {
 namespace {
@@ -20,6 +21,11 @@ namespace {
 // A process before it holds any of the model: program, libraries, heap.
 constexpr uint64_t kProcessBytes = 40u << 20;
 constexpr int kRowsOfStep = 128;
+
+// For each stage one step that is computed and one on its way; the scheduler uses fewer where that is enough.
+int steps_in_flight_most(size_t stages) {
+  return 2 * static_cast<int>(stages);
+}
 
 std::string sha256_hex(const std::string& text) {
   unsigned char digest[EVP_MAX_MD_SIZE];
@@ -164,19 +170,43 @@ PipelineLayout layout_of(const Cluster& cluster, const std::map<std::string, End
   if (layout.node_of_stage.size() > 1) {
     layout.step_deadline_s = std::max(30.0, 10 * cluster.plan.predicted.first_token_seconds);
   }
-  layout.steps_in_flight_max = static_cast<int>(cluster.plan.stages.size()) + 1;
+  layout.steps_in_flight_max = steps_in_flight_most(cluster.plan.stages.size());
   return layout;
 }
 
 SchedulerLimits scheduler_limits(const PipelineLayout& layout) {
   SchedulerLimits limits;
-  limits.stages = layout.last_stage() + 1;
   limits.steps_in_flight_max = layout.steps_in_flight_max;
   limits.rows_max = layout.rows_max;
-  // Small chunks keep many stages busy with one prompt; a single stage wants large ones.
-  limits.chunk_rows = limits.stages == 1 ? layout.rows_max : limits.stages == 2 ? 64 : 32;
-  limits.mixed_chunk_rows = std::min(32, limits.chunk_rows);
   return limits;
+}
+
+// What the plan expects of the pipeline. A cluster of one measured nothing: a guess, which its first steps
+// correct.
+PipelineModel pipeline_model(const Cluster& cluster) {
+  if (cluster.plan_input.devices.empty()) {
+    std::array<double, StageModel::kRows.size()> seconds;
+    for (size_t i = 0; i < seconds.size(); ++i) seconds[i] = 10e-3 + 1e-3 * StageModel::kRows[i];
+    return PipelineModel({StageModel(seconds)}, 100e-6, 0);
+  }
+  const CostModel cost(cluster.plan_input);
+  std::vector<StageModel> stages;
+  double hops_s = 0, hops_row_s = 0;
+  for (const StageAssignment& stage : cluster.plan.stages) {
+    std::array<double, StageModel::kRows.size()> seconds;
+    for (size_t i = 0; i < seconds.size(); ++i) {
+      const int rows = static_cast<int>(StageModel::kRows[i]);
+      seconds[i] = rows < kPrefillChunkRows ? cost.compute_seconds(stage.device, unit_range(stage), rows)
+                                            : cost.prefill_seconds(stage.device, unit_range(stage), rows);
+      if (i > 0) seconds[i] = std::max(seconds[i], seconds[i - 1]);
+    }
+    stages.emplace_back(seconds);
+    const double row_s = stage.full_hop_in_seconds / cluster.config.sequences;
+    hops_s += std::max(0.0, stage.hop_in_seconds - row_s);
+    hops_row_s += row_s;
+  }
+  hops_s += cluster.plan.stages.back().hop_out_seconds;
+  return PipelineModel(std::move(stages), hops_s, hops_row_s);
 }
 
 std::vector<std::pair<int, std::unique_ptr<Stage>>> make_stages(Cluster& cluster,
@@ -289,7 +319,8 @@ ModelProfile make_model_profile(const GgufFile& file, const ModelConfig& config,
   profile.shared_bytes = units.shared;
   const StageOptions options{cluster.context, cluster.sequences, kRowsOfStep};
   const uint64_t buffers = static_cast<uint64_t>(kRowsOfStep) * static_cast<uint64_t>(config.n_embd) *
-                           sizeof(float) * (cluster.nodes.size() + 2);
+                           sizeof(float) *
+                           static_cast<uint64_t>(steps_in_flight_most(cluster.nodes.size()) + 1);
   profile.scratch_bytes =
       Stage::scratch_bytes(config, {false, {0, config.n_layer}, false}, options, threads) + buffers;
   const uint64_t with_output =
@@ -337,8 +368,9 @@ void start_cluster(Cluster& cluster, Bootstrap& bootstrap, const ClusterOptions&
   (void)together(bootstrap, cluster.name, [&] {
     cluster.node->connect();
     if (bootstrap.rank() != 0) return std::string();
-    cluster.coordinator = std::make_unique<Coordinator>(
-        *cluster.node, cluster.layout, scheduler_limits(cluster.layout), cluster.tokenizer.get());
+    cluster.coordinator =
+        std::make_unique<Coordinator>(*cluster.node, cluster.layout, scheduler_limits(cluster.layout),
+                                      pipeline_model(cluster), cluster.tokenizer.get());
     return std::string();
   });
 }

@@ -7,15 +7,23 @@
 #include "base/check.h"
 
 namespace shoal {
+namespace {
+
+double now_s() {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+}  // namespace
 
 Coordinator::Coordinator(Node& node, const PipelineLayout& layout, const SchedulerLimits& limits,
-                         const Tokenizer* tokenizer)
+                         PipelineModel model, const Tokenizer* tokenizer)
     : node_(node),
       layout_(layout),
       tokenizer_(tokenizer),
-      scheduler_(limits),
+      scheduler_(limits, std::move(model)),
       slot_used_(static_cast<size_t>(layout.slots)),
       slot_tokens_(static_cast<size_t>(layout.slots)),
+      pacing_(node.io().executor()),
       watchdog_(node.io().executor()) {
   node_.set_on_outcome([this](StepOutcome outcome) { on_outcome(std::move(outcome)); });
 }
@@ -25,6 +33,7 @@ Coordinator::~Coordinator() {
   node_.io().call([this] {
     alive_.reset();
     watchdog_.cancel();
+    pacing_.cancel();
     return 0;
   });
 }
@@ -98,7 +107,7 @@ void Coordinator::admit() {
     for (const int32_t token : sequence->tokens) sequence->sampler.accept(token);
     slot_used_[static_cast<size_t>(slot)] = true;
     slot_tokens_[static_cast<size_t>(slot)].resize(static_cast<size_t>(reused));
-    scheduler_.add(id, reused, static_cast<int>(sequence->tokens.size()));
+    scheduler_.add(id, reused, static_cast<int>(sequence->tokens.size()), now_s());
     running_[id] = std::move(sequence);
   }
 }
@@ -121,10 +130,18 @@ int Coordinator::best_slot(const std::vector<int32_t>& prompt, int& reused) cons
 
 void Coordinator::pump() {
   while (!is_broken_) {
-    std::optional<ScheduledStep> step = scheduler_.next_step();
-    if (!step) return;
+    std::optional<ScheduledStep> step = scheduler_.next_step(now_s());
+    if (!step) return pump_at(scheduler_.wake_s());
     send(std::move(*step));
   }
+}
+
+void Coordinator::pump_at(double time_s) {
+  if (time_s == Scheduler::kNever) return;
+  pacing_.expires_after(std::chrono::microseconds(static_cast<int64_t>((time_s - now_s()) * 1e6) + 1));
+  pacing_.async_wait([this, alive = std::weak_ptr<int>(alive_)](const boost::system::error_code& stopped) {
+    if (!stopped && !alive.expired()) pump();
+  });
 }
 
 void Coordinator::send(ScheduledStep step) {
@@ -151,6 +168,7 @@ void Coordinator::send(ScheduledStep step) {
     }
   }
   in_flight.step = std::move(step);
+  in_flight.sent_s = now_s();
   steps_[job->step_id] = std::move(in_flight);
   if (!watching_ && layout_.step_deadline_s > 0) {
     watching_ = true;
@@ -178,7 +196,7 @@ void Coordinator::on_outcome(StepOutcome outcome) {
   }
   const StepInFlight in_flight = std::move(found->second);
   steps_.erase(found);
-  scheduler_.step_done(in_flight.step);
+  learn(in_flight, outcome.stage_times);
   if (outcome.rows.size() != in_flight.wanted.size()) {
     fail_all({Errc::kBadFrame, "an answer with another number of rows than was asked for"});
     return;
@@ -194,6 +212,17 @@ void Coordinator::on_outcome(StepOutcome outcome) {
   }
   admit();
   pump();
+}
+
+// What the stages say of the step, and the rest of its lap: the links, with what they add to each message.
+void Coordinator::learn(const StepInFlight& in_flight, const std::vector<StageTime>& times) {
+  double rest_s = now_s() - in_flight.sent_s;
+  std::vector<double> stage_seconds;
+  for (const StageTime& time : times) {
+    stage_seconds.push_back(time.busy_us * 1e-6);
+    rest_s -= (time.waited_us + time.busy_us) * 1e-6;
+  }
+  scheduler_.step_done(in_flight.step, stage_seconds, std::max(0.0, rest_s));
 }
 
 void Coordinator::take_token(Sequence& sequence, const RowOutput& output) {

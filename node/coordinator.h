@@ -45,7 +45,8 @@ struct GenerationRequest {
 class Coordinator {
  public:
   // `tokenizer` may be null: then nothing ends an answer but its length.
-  Coordinator(Node& node, const PipelineLayout& layout, const SchedulerLimits& limits,
+  // `model`: what the pipeline is expected to take; the running steps correct it.
+  Coordinator(Node& node, const PipelineLayout& layout, const SchedulerLimits& limits, PipelineModel model,
               const Tokenizer* tokenizer);
   ~Coordinator();  // requests under way end without an event; the node outlives the coordinator
   Coordinator(const Coordinator&) = delete;
@@ -67,12 +68,15 @@ class Coordinator {
   struct StepInFlight {
     ScheduledStep step;
     std::vector<std::pair<int32_t, uint64_t>> wanted;  // row index, sequence
+    double sent_s = 0;
   };
 
   void start(uint64_t id, GenerationRequest request);
   void admit();
   int best_slot(const std::vector<int32_t>& prompt, int& reused) const;
   void pump();
+  void pump_at(double time_s);
+  void learn(const StepInFlight& in_flight, const std::vector<StageTime>& times);
   void send(ScheduledStep step);
   void on_outcome(StepOutcome outcome);
   void take_token(Sequence& sequence, const RowOutput& output);
@@ -91,8 +95,9 @@ class Coordinator {
   std::map<uint64_t, StepInFlight> steps_;
   std::vector<bool> slot_used_;
   std::vector<std::vector<int32_t>>
-      slot_tokens_;  // what each slot's cache holds: a later prompt may begin alike
-  Error broken_;     // set once the pipeline is lost
+      slot_tokens_;                   // what each slot's cache holds: a later prompt may begin alike
+  boost::asio::steady_timer pacing_;  // asks the scheduler again when it said so
+  Error broken_;                      // set once the pipeline is lost
   bool is_broken_ = false;
   boost::asio::steady_timer
       watchdog_;  // ends a run whose steps are not answered: a node that hangs closes nothing

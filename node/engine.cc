@@ -1,12 +1,22 @@
 #include "node/engine.h"
 
+#include <algorithm>
 #include <chrono>
 #include <exception>
 #include <future>
+#include <limits>
 
 #include "base/check.h"
 
 namespace shoal {
+namespace {
+
+uint32_t microseconds(std::chrono::steady_clock::duration duration) {
+  const auto us = std::chrono::duration_cast<std::chrono::microseconds>(duration).count();
+  return static_cast<uint32_t>(std::clamp<int64_t>(us, 0, std::numeric_limits<uint32_t>::max()));
+}
+
+}  // namespace
 
 Engine::Engine(size_t queue_max, std::function<void(std::unique_ptr<StepJob>)> on_done)
     : queue_max_(queue_max), on_done_(std::move(on_done)) {}
@@ -51,6 +61,7 @@ void Engine::start(const MakeStages& make_stages) {
 }
 
 bool Engine::submit(std::unique_ptr<StepJob>& job) {
+  job->queued = std::chrono::steady_clock::now();
   {
     const std::lock_guard lock(mutex_);
     if (queue_.size() >= queue_max_) return false;
@@ -90,6 +101,7 @@ void Engine::compute(StepJob& job) {
         job.buffer ? job.buffer->as<float>() : nullptr;  // a step of cache operations alone has none
     const Result<void> result = hosted->stage->run(job.ops, job.rows, job.candidates, hidden, job.outputs);
     const auto busy = std::chrono::steady_clock::now() - begin;
+    job.times.push_back({microseconds(begin - job.queued), microseconds(busy)});
     hosted->steps += 1;
     hosted->rows += job.rows.size();
     hosted->busy_ns += static_cast<uint64_t>(std::chrono::nanoseconds(busy).count());

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <cstdint>
 #include <deque>
@@ -16,6 +17,7 @@
 
 #include "base/error.h"
 #include "sharding/stage.h"
+#include "transport/messages.h"
 
 namespace shoal {
 
@@ -29,8 +31,10 @@ struct StepJob {
   uint64_t epoch = 0, step_id = 0;
   std::vector<CacheOp> ops;
   std::vector<BatchRow> rows;
-  int candidates = 1;  // wanted for each row with wants_logits; 0: the whole vocabulary
-  StepBuffer buffer;   // [rows, n_embd]
+  int candidates = 1;            // wanted for each row with wants_logits; 0: the whole vocabulary
+  StepBuffer buffer;             // [rows, n_embd]
+  std::vector<StageTime> times;  // of the stages behind it; the engine adds its own
+  std::chrono::steady_clock::time_point queued;  // when the engine took it
 
   // Filled by the engine.
   std::vector<RowOutput> outputs;

@@ -105,7 +105,7 @@ void Node::on_engine_done(std::unique_ptr<StepJob> job) {
 // The last stage is done: its answer goes home.
 void Node::finish(std::unique_ptr<StepJob> job) {
   if (identity_.name == layout_.head) {
-    if (on_outcome_) on_outcome_({job->step_id, std::move(job->outputs), false, {}});
+    if (on_outcome_) on_outcome_({job->step_id, std::move(job->outputs), false, {}, std::move(job->times)});
   } else if (head_) {
     (void)head_->post({to_message(*job, std::move(job->outputs))});
   }
@@ -113,7 +113,7 @@ void Node::finish(std::unique_ptr<StepJob> job) {
 
 void Node::fail(uint64_t epoch, uint64_t step_id, Error error) {
   if (identity_.name == layout_.head) {
-    if (on_outcome_) on_outcome_({step_id, {}, true, std::move(error)});
+    if (on_outcome_) on_outcome_({step_id, {}, true, std::move(error), {}});
   } else if (head_) {
     ResultMessage result;
     result.epoch = epoch;
@@ -147,13 +147,13 @@ awaitable<void> Node::read_control_of(std::string peer, ChannelPtr channel) {
 void Node::node_lost(const std::string& peer, const Error& error) {
   const Error lost{Errc::kPeerLost, fmt::format("node {} is lost: {}", peer, error.message)};
   if (!lost_) lost_ = lost;
-  if (on_outcome_) on_outcome_({0, {}, true, lost});
+  if (on_outcome_) on_outcome_({0, {}, true, lost, {}});
 }
 
 void Node::set_on_outcome(std::function<void(StepOutcome)> on_outcome) {
   io_.call([&] {
     on_outcome_ = std::move(on_outcome);
-    if (on_outcome_ && lost_) on_outcome_({0, {}, true, *lost_});
+    if (on_outcome_ && lost_) on_outcome_({0, {}, true, *lost_, {}});
     return 0;
   });
 }

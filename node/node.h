@@ -61,6 +61,7 @@ struct StepOutcome {
   std::vector<RowOutput> rows;
   bool failed = false;
   Error error;
+  std::vector<StageTime> stage_times;  // in pipeline order, where it did not fail
 };
 
 class Node {

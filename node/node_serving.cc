@@ -181,6 +181,7 @@ Result<std::unique_ptr<StepJob>> Node::job_of(IncomingMessage& incoming, int sta
   job->epoch = step->epoch;
   job->step_id = step->step_id;
   job->candidates = static_cast<int>(step->candidates);
+  job->times = step->stage_times;
   for (const WireCacheOp& op : step->cache_ops) job->ops.push_back(from_wire(op));
   for (size_t i = 0; i < step->rows.size(); ++i) {
     const StepRow& row = step->rows[i];

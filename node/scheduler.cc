@@ -1,19 +1,40 @@
 #include "node/scheduler.h"
 
 #include <algorithm>
+#include <cmath>
 
 #include "base/check.h"
 
 namespace shoal {
+namespace {
 
-Scheduler::Scheduler(const SchedulerLimits& limits) : limits_(limits) {
-  SHOAL_CHECK(limits.stages >= 1 && limits.steps_in_flight_max >= 1 && limits.chunk_rows >= 1 &&
-              limits.mixed_chunk_rows >= 1 && limits.rows_max >= 1);
+constexpr int kProgressRows = 4;  // of a prompt beside decoders, whatever they wait
+constexpr double kTie = 0.97;     // a grouping or chunk gives way to one that takes less than this share
+
+StepSize part_size(int rows, int first_position) {
+  return {static_cast<double>(rows), rows * (first_position + (rows + 1) / 2.0)};
 }
 
-void Scheduler::add(uint64_t sequence, int computed, int length) {
+StepSize sum(const StepSize& a, const StepSize& b) {
+  return {a.rows + b.rows, a.positions + b.positions};
+}
+
+}  // namespace
+
+StepSize ScheduledStep::size() const {
+  StepSize size;
+  for (const StepPart& part : parts) size = sum(size, part_size(part.rows, part.first_position));
+  return size;
+}
+
+Scheduler::Scheduler(const SchedulerLimits& limits, PipelineModel model)
+    : limits_(limits), model_(std::move(model)) {
+  SHOAL_CHECK(limits.steps_in_flight_max >= 1 && limits.rows_max >= 1 && limits.decode_stretch >= 1);
+}
+
+void Scheduler::add(uint64_t sequence, int computed, int length, double now_s, int priority) {
   SHOAL_CHECK(computed < length);
-  sequences_.push_back({sequence, computed, length, /*decoding=*/false});
+  sequences_.push_back({sequence, computed, length, now_s, priority});
 }
 
 void Scheduler::extend(uint64_t sequence) {
@@ -26,67 +47,23 @@ void Scheduler::remove(uint64_t sequence) {
   sequences_.remove_if([&](const Entry& entry) { return entry.id == sequence; });
 }
 
-std::optional<ScheduledStep> Scheduler::next_step() {
-  if (steps_in_flight_ >= limits_.steps_in_flight_max) return std::nullopt;
+std::optional<ScheduledStep> Scheduler::next_step(double now_s) {
+  wake_s_ = kNever;
+  if (sequences_.empty() || steps_in_flight_ >= limits_.steps_in_flight_max) return std::nullopt;
+  const Grouping grouping = this->grouping();
+  if (grouping.decoding > 0 && steps_in_flight_ >= grouping.steps) return std::nullopt;
   ScheduledStep step;
-  int room = limits_.rows_max;
-  add_decode_rows(step.parts, room);
-  step.decodes = !step.parts.empty();
-  const bool decoding =
-      std::any_of(sequences_.begin(), sequences_.end(), [](const Entry& e) { return e.decoding; });
-  // Beside decoders a prompt's rows ride on their steps: a step of its own would only make them wait.
-  if (step.decodes || decode_steps_in_flight_ == 0) {
-    add_prompt_rows(step.parts, std::min(room, decoding ? limits_.mixed_chunk_rows : limits_.chunk_rows));
-  }
+  add_decode_rows(grouping, step);
+  add_prompt_rows(grouping, now_s, step);
   if (step.parts.empty()) return std::nullopt;
   ++steps_in_flight_;
   decode_steps_in_flight_ += step.decodes;
+  bottleneck_free_s_ = std::max(now_s, bottleneck_free_s_) + model_.bottleneck_seconds(step.size());
   return step;
 }
 
-// Decode rows of one group: the sequences that wait for their next token, if no group's worth of steps is
-// under way.
-void Scheduler::add_decode_rows(std::vector<StepPart>& parts, int& room) {
-  int decoding = 0, ready = 0;
-  for (const Entry& entry : sequences_) {
-    if (!entry.decoding) continue;
-    ++decoding;
-    ready += entry.in_flight == 0 && entry.sent < entry.length;
-  }
-  if (ready == 0) return;
-  const int groups = std::min(decoding, limits_.stages);
-  if (decode_steps_in_flight_ >= groups) return;
-  // The waiting sequences are shared among the groups that are not under way, so that group sizes stay within
-  // one row.
-  const int idle_groups = groups - decode_steps_in_flight_;
-  int rows = std::min({(ready + idle_groups - 1) / idle_groups, room});
-  for (Entry& entry : sequences_) {
-    if (rows == 0) break;
-    if (!entry.decoding || entry.in_flight != 0 || entry.sent >= entry.length) continue;
-    parts.push_back({entry.id, entry.sent, 1, /*wants_logits=*/true});
-    ++entry.sent;
-    ++entry.in_flight;
-    --rows;
-    --room;
-  }
-}
-
-// Prompt rows of the oldest sequences still being read.
-void Scheduler::add_prompt_rows(std::vector<StepPart>& parts, int room) {
-  for (Entry& entry : sequences_) {
-    if (room == 0) break;
-    if (entry.decoding || entry.sent >= entry.length) continue;
-    const int rows = std::min(room, entry.length - entry.sent);
-    const bool last = entry.sent + rows == entry.length;
-    parts.push_back({entry.id, entry.sent, rows, last});
-    entry.sent += rows;
-    ++entry.in_flight;
-    entry.decoding = last;
-    room -= rows;
-  }
-}
-
-void Scheduler::step_done(const ScheduledStep& step) {
+void Scheduler::step_done(const ScheduledStep& step, const std::vector<double>& stage_seconds,
+                          double hops_seconds) {
   --steps_in_flight_;
   decode_steps_in_flight_ -= step.decodes;
   for (const StepPart& part : step.parts) {
@@ -94,6 +71,164 @@ void Scheduler::step_done(const ScheduledStep& step) {
       if (entry.id == part.sequence) --entry.in_flight;
     }
   }
+  model_.observe(step.size(), stage_seconds, hops_seconds);
+}
+
+Scheduler::Grouping Scheduler::grouping() {
+  Grouping best;
+  double positions = 0;
+  int deepest_prompt = 0;
+  for (const Entry& entry : sequences_) {
+    if (!entry.decoding) {
+      deepest_prompt = std::max(deepest_prompt, entry.sent);
+      continue;
+    }
+    ++best.decoding;
+    positions += entry.length;
+  }
+  if (best.decoding == 0) return best;
+  const double mean = positions / best.decoding;
+  auto size_of = [&](int rows) { return StepSize{double(rows), rows * mean}; };
+  auto gap_of = [&](int groups) {  // seconds between two tokens of a sequence
+    const int rows = (best.decoding + groups - 1) / groups;
+    const int full = groups - (groups * rows - best.decoding);  // groups of `rows`; the others have one less
+    return std::max(model_.lap_seconds(size_of(rows)),
+                    full * model_.bottleneck_seconds(size_of(rows)) +
+                        (groups - full) * model_.bottleneck_seconds(size_of(rows - 1)));
+  };
+  const int most = std::min(best.decoding, limits_.steps_in_flight_max);
+  const int least = std::min(most, (best.decoding + limits_.rows_max - 1) / limits_.rows_max);
+  groups_ = std::clamp(groups_, least, most);
+  double gap_s = kTie * gap_of(groups_);
+  for (int groups = least; groups <= most; ++groups) {
+    const double candidate_s = gap_of(groups);
+    if (candidate_s >= gap_s) continue;
+    gap_s = kTie * candidate_s;
+    groups_ = groups;
+  }
+  best.groups = groups_;
+  best.rows = std::min(limits_.rows_max, (best.decoding + groups_ - 1) / groups_);
+  choose_steps(best, gap_of(groups_), size_of(best.rows), deepest_prompt);
+  return best;
+}
+
+// W, tau and the pace: the most steps in flight that leave prompts a few rows beside each group.
+void Scheduler::choose_steps(Grouping& grouping, double gap_s, const StepSize& group,
+                             int deepest_prompt) const {
+  const double bottleneck = model_.bottleneck_seconds(group);
+  const double stages = model_.stages_seconds(group) / bottleneck;
+  const double allowed = limits_.decode_stretch * gap_s;
+  const double least = model_.bottleneck_seconds(sum(group, part_size(kProgressRows, deepest_prompt)));
+  const int most = std::clamp(static_cast<int>(std::ceil(model_.lap_seconds(group) / bottleneck)),
+                              grouping.groups, limits_.steps_in_flight_max);
+  for (int steps = most; steps >= grouping.groups; --steps) {
+    grouping.steps = steps;
+    grouping.bound_s = std::min(allowed / steps, (allowed - model_.hops_seconds(group)) / stages);
+    if (grouping.bound_s >= least) break;
+  }
+  grouping.bound_s = std::max(grouping.bound_s, least);
+  grouping.backlog_s = (grouping.steps <= 2 ? 2 : 1.5) * grouping.bound_s;
+}
+
+// The rows of one group: the sequences that wait for their next token are shared among the groups that are
+// not under way, so that group sizes stay within one row.
+void Scheduler::add_decode_rows(const Grouping& grouping, ScheduledStep& step) {
+  const int idle_groups = grouping.groups - decode_steps_in_flight_;
+  if (idle_groups <= 0) return;
+  auto waits = [](const Entry& e) { return e.decoding && e.in_flight == 0 && e.sent < e.length; };
+  const int ready = static_cast<int>(std::count_if(sequences_.begin(), sequences_.end(), waits));
+  int rows = std::min((ready + idle_groups - 1) / idle_groups, grouping.rows);
+  step.decodes = rows > 0;
+  for (Entry& entry : sequences_) {
+    if (rows == 0) break;
+    if (!waits(entry)) continue;
+    step.parts.push_back({entry.id, entry.sent, 1, /*wants_logits=*/true});
+    ++entry.sent;
+    ++entry.in_flight;
+    --rows;
+  }
+}
+
+std::vector<Scheduler::Entry*> Scheduler::prompts_by_urgency(double now_s) {
+  std::vector<Entry*> prompts;
+  for (Entry& entry : sequences_) {
+    if (!entry.decoding && entry.sent < entry.length) prompts.push_back(&entry);
+  }
+  const double row_s = model_.bottleneck_seconds(part_size(32, 0)) / 32;
+  auto key = [&](const Entry* e) {
+    return (e->length - e->sent) * row_s - limits_.ageing * (now_s - e->since_s);
+  };
+  std::stable_sort(prompts.begin(), prompts.end(), [&](const Entry* a, const Entry* b) {
+    return a->priority != b->priority ? a->priority > b->priority : key(a) < key(b);
+  });
+  return prompts;
+}
+
+void Scheduler::add_prompt_rows(const Grouping& grouping, double now_s, ScheduledStep& step) {
+  StepSize size = step.size();
+  for (Entry* const entry : prompts_by_urgency(now_s)) {
+    int rows = std::min(entry->length - entry->sent, limits_.rows_max - static_cast<int>(size.rows));
+    if (grouping.decoding > 0) {
+      const double backlog_s = std::max(0.0, bottleneck_free_s_ - now_s);
+      const double room_s = std::min(grouping.bound_s, grouping.backlog_s - backlog_s);
+      const int least = std::min(rows, kProgressRows);
+      rows = rows_within(room_s, size, rows, entry->sent);
+      if (rows < least && size.rows == 0) {  // too far ahead: later
+        wake_s_ = now_s + std::max(1e-4, backlog_s + grouping.bound_s - grouping.backlog_s);
+        rows = 0;
+      }
+    } else {
+      const int chunk = chunk_alone(entry->length - entry->sent, entry->sent);
+      if (steps_in_flight_ >= steps_alone(part_size(chunk, entry->sent))) break;
+      rows = std::min(rows, chunk - static_cast<int>(size.rows));
+    }
+    if (rows <= 0) break;
+    const bool last = entry->sent + rows == entry->length;
+    size = sum(size, part_size(rows, entry->sent));
+    step.parts.push_back({entry->id, entry->sent, rows, last});
+    entry->sent += rows;
+    ++entry->in_flight;
+    entry->decoding = last;
+  }
+}
+
+// Rows of a chunk with which a prompt alone in the pipeline has its first token earliest: small chunks fill
+// the stages sooner, large ones cost each stage less.
+int Scheduler::chunk_alone(int rows, int position) const {
+  int best = std::min(rows, limits_.rows_max);
+  double best_s = kNever;
+  for (int chunks = (rows + limits_.rows_max - 1) / limits_.rows_max; chunks <= rows;
+       chunks += 1 + chunks / 8) {
+    const int chunk = (rows + chunks - 1) / chunks;
+    const StepSize size = part_size(chunk, position + rows / 2);
+    const double bottleneck_s = model_.bottleneck_seconds(size);
+    const double total_s = (chunks - 1) * bottleneck_s + model_.lap_seconds(size);
+    if (total_s > 2 * best_s) break;  // far beyond the best
+    if (total_s >= kTie * best_s) continue;
+    best_s = total_s;
+    best = chunk;
+  }
+  return best;
+}
+
+int Scheduler::steps_alone(const StepSize& chunk) const {
+  return static_cast<int>(std::ceil(model_.lap_seconds(chunk) / model_.bottleneck_seconds(chunk))) + 2;
+}
+
+// The most rows, up to `rows`, with which a step that carries `beside` already takes the bottleneck at most
+// `seconds`.
+int Scheduler::rows_within(double seconds, const StepSize& beside, int rows, int position) const {
+  int fits = 0;
+  for (int low = 1, high = rows; low <= high;) {
+    const int middle = low + (high - low) / 2;
+    if (model_.bottleneck_seconds(sum(beside, part_size(middle, position))) <= seconds) {
+      fits = middle;
+      low = middle + 1;
+    } else {
+      high = middle - 1;
+    }
+  }
+  return fits;
 }
 
 }  // namespace shoal

@@ -1,25 +1,35 @@
-// Which rows go into the next step. Pure logic: no clock, no sockets, no model; the coordinator tells it what
-// happened and asks what to send.
+// Which rows go into the next step. Pure logic: no clock, no sockets, no model weights; the coordinator tells
+// it the time and what happened, and asks what to send. All times are seconds of one monotonic clock.
 //
-// Rules (docs/decisions.md says why): decoding sequences form as many groups as there are stages, so that
-// each stage has a group to compute; a sequence has at most one decode row in flight. Prompts are read in
-// chunks, back to back when nobody decodes, and beside decode rows otherwise. At most `steps_in_flight_max`
-// steps travel at once, oldest sequence first.
+// Decoding. The N decoding sequences form G groups, each one step; G is the smallest that minimises the time
+// between two tokens, max(sum of the groups' bottleneck times, lap of the largest group), by the times that
+// PipelineModel believes. At most G steps carry decode rows, and a sequence has at most one row in flight.
+//
+// Prompts. When nobody decodes, a prompt travels in chunks back to back, of the size that predicts the
+// earliest first token. Beside decoders each step's bottleneck time is kept below a bound tau, which is
+// chosen with the number W of steps in flight so that a decoder waits at most `decode_stretch` times what it
+// would wait without prompts, and prompt rows are paced: they may not run ahead of the bottleneck by more
+// than a step or two. Of several prompts the one with the shortest remaining work goes first, less what it
+// has waited (ageing), chosen again at each step; a higher priority goes before a lower.
+//
+// docs/decisions.md says where these rules come from and what simulation showed of the simpler ones.
 #pragma once
 
 #include <cstdint>
+#include <limits>
 #include <list>
 #include <optional>
 #include <vector>
 
+#include "node/pipeline_model.h"
+
 namespace shoal {
 
 struct SchedulerLimits {
-  int stages = 1;
-  int steps_in_flight_max = 2;  // stages + 1: one on its way to each stage and one coming home
-  int chunk_rows = 512;         // prompt rows of a step when nobody decodes
-  int mixed_chunk_rows = 32;    // prompt rows beside decode rows
+  int steps_in_flight_max = 2;  // of all kinds; what the nodes have buffers for
   int rows_max = 512;           // rows of any step
+  double decode_stretch = 1.8;  // how much longer a decoder may wait for a token because of prompts
+  double ageing = 0.1;          // seconds of prompt work forgiven for each second of waiting
 };
 
 // Consecutive rows of one sequence in a step.
@@ -33,41 +43,70 @@ struct StepPart {
 struct ScheduledStep {
   std::vector<StepPart> parts;
   bool decodes = false;  // carries decode rows, and so counts as a group under way
+  StepSize size() const;
 };
 
 class Scheduler {
  public:
-  explicit Scheduler(const SchedulerLimits& limits);
+  static constexpr double kNever = std::numeric_limits<double>::infinity();
+
+  Scheduler(const SchedulerLimits& limits, PipelineModel model);
 
   // A sequence whose positions [computed, length) are known tokens, still to be computed.
-  void add(uint64_t sequence, int computed, int length);
+  void add(uint64_t sequence, int computed, int length, double now_s, int priority = 0);
   // A token was sampled and appended: there is one more position to compute.
   void extend(uint64_t sequence);
   void remove(uint64_t sequence);
 
   // The next step, or nothing if there is none to send now. The caller numbers it and reports step_done()
   // later.
-  std::optional<ScheduledStep> next_step();
-  void step_done(const ScheduledStep& step);
+  std::optional<ScheduledStep> next_step(double now_s);
+  // After next_step() gave nothing: when it may give something although nothing happens until then.
+  double wake_s() const { return wake_s_; }
+  // `stage_seconds` in pipeline order, empty where unknown.
+  void step_done(const ScheduledStep& step, const std::vector<double>& stage_seconds = {},
+                 double hops_seconds = 0);
 
   int steps_in_flight() const { return steps_in_flight_; }
   size_t sequences() const { return sequences_.size(); }
+  const PipelineModel& model() const { return model_; }
 
  private:
   struct Entry {
     uint64_t id;
-    int sent;       // positions sent so far
-    int length;     // positions known
-    bool decoding;  // its prompt has been sent whole
+    int sent;        // positions sent so far
+    int length;      // positions known
+    double since_s;  // when it arrived
+    int priority;
+    bool decoding = false;  // its prompt has been sent whole
     int in_flight = 0;
   };
-  void add_decode_rows(std::vector<StepPart>& parts, int& room);
-  void add_prompt_rows(std::vector<StepPart>& parts, int room);
+  // How the decoding sequences are grouped, and what that leaves for prompts.
+  struct Grouping {
+    int decoding = 0;
+    int groups = 0;
+    int rows = 0;          // of the largest group
+    int steps = 0;         // W
+    double bound_s = 0;    // tau: of a step's bottleneck time
+    double backlog_s = 0;  // how far issued work may run ahead of the bottleneck
+  };
+  Grouping grouping();
+  void choose_steps(Grouping& grouping, double gap_s, const StepSize& group, int deepest_prompt) const;
+  void add_decode_rows(const Grouping& grouping, ScheduledStep& step);
+  void add_prompt_rows(const Grouping& grouping, double now_s, ScheduledStep& step);
+  std::vector<Entry*> prompts_by_urgency(double now_s);
+  int chunk_alone(int rows, int position) const;
+  int rows_within(double seconds, const StepSize& beside, int rows, int position) const;
+  int steps_alone(const StepSize& chunk) const;
 
   SchedulerLimits limits_;
+  PipelineModel model_;
   std::list<Entry> sequences_;  // by age
   int steps_in_flight_ = 0;
   int decode_steps_in_flight_ = 0;
+  int groups_ = 1;                // G as chosen last: kept until another is better by more than kTie
+  double bottleneck_free_s_ = 0;  // when the slowest stage will have done all that was sent, as predicted
+  double wake_s_ = kNever;
 };
 
 }  // namespace shoal

@@ -27,6 +27,7 @@ StepMessage to_message(const StepJob& job) {
   step.step_id = job.step_id;
   step.stage = static_cast<uint32_t>(job.stage);
   step.candidates = static_cast<uint32_t>(job.candidates);
+  step.stage_times = job.times;
   for (const CacheOp& op : job.ops) step.cache_ops.push_back(to_wire(op));
   for (const BatchRow& row : job.rows) {
     step.rows.push_back(
@@ -40,6 +41,7 @@ ResultMessage to_message(const StepJob& job, std::vector<RowOutput>&& outputs) {
   ResultMessage result;
   result.epoch = job.epoch;
   result.step_id = job.step_id;
+  result.stage_times = job.times;
   for (const RowOutput& output : outputs) {
     RowResult row{static_cast<uint32_t>(output.row), output.log_sum_exp, {}, {}};
     for (const Candidate& c : output.candidates) {
@@ -52,7 +54,8 @@ ResultMessage to_message(const StepJob& job, std::vector<RowOutput>&& outputs) {
 }
 
 StepOutcome from_message(const ResultMessage& message) {
-  StepOutcome outcome{message.step_id, {}, message.failed, {message.failure_code, message.failure_text}};
+  StepOutcome outcome{
+      message.step_id, {}, message.failed, {message.failure_code, message.failure_text}, message.stage_times};
   for (const RowResult& row : message.rows) {
     RowOutput output{static_cast<int32_t>(row.row), row.log_sum_exp, {}};
     for (size_t i = 0; i < row.logits.size(); ++i) {

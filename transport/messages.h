@@ -28,6 +28,7 @@ inline constexpr size_t kCacheOpsMax = 4096;                    // cache operati
 inline constexpr size_t kTextBytesMax = size_t{1} << 20;        // any text: a name, a reason, a plan
 inline constexpr size_t kNameBytesMax = 255;                    // a node's or cluster's name, a hash
 inline constexpr size_t kStatsEntriesMax = 256;                 // stages or links in one stats message
+inline constexpr size_t kStageTimesMax = 256;                   // stages that tell of one step
 inline constexpr size_t kMetadataBytesMax = size_t{64} << 20;   // a frame without its payload
 inline constexpr size_t kPayloadBytesMax = size_t{64} << 20;    // activations or probe bytes of a frame
 inline constexpr size_t kHandshakeBytesMax = size_t{16} << 10;  // a whole frame before the hello is accepted
@@ -107,6 +108,13 @@ struct StepRow {
 // How activations are written in a payload.
 enum class PayloadType : uint8_t { kF32, kF16, kQ8 };
 
+// What a step cost one stage.
+struct StageTime {
+  uint32_t waited_us = 0;  // in the stage's queue
+  uint32_t busy_us = 0;    // computing
+  bool operator==(const StageTime&) const = default;
+};
+
 // One batch on its way through the pipeline. Its payload is hidden [rows, n_embd], empty on the way to the
 // stage that embeds, which gets token_ids instead.
 struct StepMessage {
@@ -118,6 +126,7 @@ struct StepMessage {
   std::vector<uint32_t> token_ids;  // [rows], or empty
   uint32_t candidates = 0;  // how many candidates a row that wants logits gets; 0: the whole vocabulary
   PayloadType payload_type = PayloadType::kF32;
+  std::vector<StageTime> stage_times;  // of the stages that have computed the step
   bool operator==(const StepMessage&) const = default;
 };
 
@@ -135,8 +144,9 @@ struct ResultMessage {
   uint64_t epoch = 0;
   uint64_t step_id = 0;
   bool failed = false;
-  std::vector<RowResult> rows;    // where failed is false
-  Errc failure_code = Errc::kIo;  // where failed is true
+  std::vector<RowResult> rows;         // where failed is false
+  std::vector<StageTime> stage_times;  // of all stages, where failed is false
+  Errc failure_code = Errc::kIo;       // where failed is true
   std::string failure_text;
   bool operator==(const ResultMessage&) const = default;
 };

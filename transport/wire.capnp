@@ -91,7 +91,8 @@ $Cxx.namespace("shoal::wire");
 #
 # LIMITS
 #
-# Rows 4096, cache operations 4096, names 255 bytes, any text 1 MiB, statistics of 256 stages and 256 links, metadata
+# Rows 4096, cache operations 4096, names 255 bytes, any text 1 MiB, statistics of 256 stages and 256 links, times of
+# 256 stages, metadata
 # and payload 64 MiB each. A name is UTF-8 without control characters where it is shown to a person.
 # A sender that finds its peer too slow to take more than 256 waiting messages gives up on posting, never buffers more.
 
@@ -211,6 +212,15 @@ struct Step {
   # Only on the way to the stage that embeds; empty to every other. Text stays where it entered.
   hidden @10 :Data;
   # The payload: [rows, n_embd] in payloadType, row after row. Empty on the way to the stage that embeds.
+  stageTimes @11 :List(StageTime);
+  # One entry for each stage that has computed the step, in pipeline order. Each adds its own; the head schedules by
+  # them.
+}
+
+struct StageTime {
+  waitedUs @0 :UInt32;
+  busyUs @1 :UInt32;
+  # Microseconds in the stage's queue, and computing. 2^32 - 1 stands for that and more.
 }
 
 struct RowResult {
@@ -231,6 +241,8 @@ struct StepResult {
     failure @3 :Failure;
     # A stage could not compute the step: the head fails or retries its sequences.
   }
+  stageTimes @4 :List(StageTime);
+  # Of all stages, where rows is set.
 
   struct Failure {
     code @0 :Code;

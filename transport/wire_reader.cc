@@ -127,8 +127,17 @@ class Reader {
       fail("a step has " + std::to_string(m.token_ids.size()) + " token ids for " +
            std::to_string(slots.size()) + " rows");
     }
+    m.stage_times = stage_times(r.getStageTimes());
     expect_payload(r.getHidden());
     return m;
+  }
+
+  std::vector<StageTime> stage_times(capnp::List<wire::StageTime>::Reader r) {
+    std::vector<StageTime> times;
+    if (!at_most(r.size(), kStageTimesMax, "stage times")) return times;
+    times.reserve(r.size());
+    for (const auto time : r) times.push_back({time.getWaitedUs(), time.getBusyUs()});
+    return times;
   }
 
   ResultMessage result(wire::StepResult::Reader r) {
@@ -144,6 +153,7 @@ class Reader {
         return m;
       }
       case wire::StepResult::ROWS: {
+        m.stage_times = stage_times(r.getStageTimes());
         const auto rows = r.getRows();
         if (!at_most(rows.size(), kStepRowsMax, "result rows")) return m;
         m.rows.reserve(rows.size());

@@ -53,6 +53,7 @@ struct CheckOutgoing {
       return too_large("a step has " + std::to_string(m.rows.size()) + " rows, at most " +
                        std::to_string(kStepRowsMax) + " fit a message");
     }
+    if (m.stage_times.size() > kStageTimesMax) return too_large("a step tells of more stages than may be");
     if (m.cache_ops.size() > kCacheOpsMax) {
       return too_large("a step has " + std::to_string(m.cache_ops.size()) + " cache operations, at most " +
                        std::to_string(kCacheOpsMax) + " fit a message");
@@ -64,6 +65,7 @@ struct CheckOutgoing {
     return {};
   }
   Result<void> operator()(const ResultMessage& m) const {
+    if (m.stage_times.size() > kStageTimesMax) return too_large("a result tells of more stages than may be");
     if (m.rows.size() > kStepRowsMax) return too_large("a result has more rows than a step may have");
     for (const RowResult& row : m.rows) {
       if (!row.tokens.empty() && row.tokens.size() != row.logits.size()) {
@@ -112,10 +114,12 @@ struct WordsBound {
   }
   size_t operator()(const StepMessage& m) const {
     return list_words(m.cache_ops.size(), 16) + 2 * list_words(m.rows.size(), 4) +
-           list_words(m.rows.size() / 8 + 1, 1) + list_words(m.token_ids.size(), 4);
+           list_words(m.rows.size() / 8 + 1, 1) + list_words(m.token_ids.size(), 4) +
+           list_words(m.stage_times.size(), 8) + 1;
   }
   size_t operator()(const ResultMessage& m) const {
-    size_t words = text_words(m.failure_text) + list_words(m.rows.size(), 24);
+    size_t words =
+        text_words(m.failure_text) + list_words(m.rows.size(), 24) + list_words(m.stage_times.size(), 8) + 1;
     for (const RowResult& row : m.rows)
       words += list_words(row.tokens.size(), 4) + list_words(row.logits.size(), 4);
     return words;
@@ -208,7 +212,16 @@ struct Writer {
       }
     }
     if (!m.token_ids.empty()) b.setTokenIds(kj::arrayPtr(m.token_ids.data(), m.token_ids.size()));
+    if (!m.stage_times.empty()) write_times(m.stage_times, b);
     if (!payload.empty()) b.adoptHidden(payload_data());
+  }
+  template <class Builder>
+  static void write_times(const std::vector<StageTime>& from, Builder to) {
+    auto times = to.initStageTimes(static_cast<unsigned>(from.size()));
+    for (unsigned i = 0; i < times.size(); ++i) {
+      times[i].setWaitedUs(from[i].waited_us);
+      times[i].setBusyUs(from[i].busy_us);
+    }
   }
   void operator()(const ResultMessage& m) {
     auto b = root.initResult();
@@ -220,6 +233,7 @@ struct Writer {
       failure.setText(text_of(m.failure_text));
       return;
     }
+    if (!m.stage_times.empty()) write_times(m.stage_times, b);
     auto rows = b.initRows(static_cast<unsigned>(m.rows.size()));
     for (unsigned i = 0; i < rows.size(); ++i) {
       const RowResult& row = m.rows[i];

@@ -81,6 +81,7 @@ inline StepMessage sample_step(size_t rows, bool with_tokens) {
   step.epoch = 3;
   step.step_id = 0x123456789abcull;
   step.stage = 1;
+  step.stage_times = {{17, 0xffffffffu}};
   step.candidates = 40;
   step.cache_ops = {{WireCacheOp::Kind::kFree, 5, 0, 0},
                     {WireCacheOp::Kind::kFork, 6, 2, 17},
@@ -102,9 +103,14 @@ inline std::vector<Message> sample_messages() {
   messages.push_back(sample_step(1, false));
   messages.push_back(sample_step(33, true));
   messages.push_back(StepMessage{});
-  messages.push_back(ResultMessage{
-      3, 4, false, {{0, 12.5f, {1, 2, 3}, {3.f, 2.f, -1.f}}, {2, -0.f, {}, {1.f, 2.f}}}, Errc::kIo, ""});
-  messages.push_back(ResultMessage{3, 5, true, {}, Errc::kContextFull, "slot 3 is full"});
+  messages.push_back(ResultMessage{3,
+                                   4,
+                                   false,
+                                   {{0, 12.5f, {1, 2, 3}, {3.f, 2.f, -1.f}}, {2, -0.f, {}, {1.f, 2.f}}},
+                                   {{1, 2}, {3, 4}},
+                                   Errc::kIo,
+                                   ""});
+  messages.push_back(ResultMessage{3, 5, true, {}, {}, Errc::kContextFull, "slot 3 is full"});
   messages.push_back(StatsRequest{});
   messages.push_back(StatsMessage{
       "pi-1", 1u << 30, {{1, 4, 9, 100, 200, 300, 400, 500, 600, 700}}, {{"laptop", 8, 9}, {"pi-2", 1, 2}}});
