@@ -9,6 +9,8 @@
 namespace shoal {
 namespace {
 
+constexpr int kForkGain = 32;  // positions that another slot's cache must have beyond a free one's own
+
 double now_s() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
@@ -21,8 +23,9 @@ Coordinator::Coordinator(Node& node, const PipelineLayout& layout, const Schedul
       layout_(layout),
       tokenizer_(tokenizer),
       scheduler_(limits, std::move(model)),
-      slot_used_(static_cast<size_t>(layout.slots)),
-      slot_tokens_(static_cast<size_t>(layout.slots)),
+      queue_({}),
+      slots_(static_cast<size_t>(layout.slots)),
+      deadlines_(node.io().executor()),
       pacing_(node.io().executor()),
       watchdog_(node.io().executor()) {
   node_.set_on_outcome([this](StepOutcome outcome) { on_outcome(std::move(outcome)); });
@@ -34,6 +37,7 @@ Coordinator::~Coordinator() {
     alive_.reset();
     watchdog_.cancel();
     pacing_.cancel();
+    deadlines_.cancel();
     return 0;
   });
 }
@@ -47,11 +51,6 @@ uint64_t Coordinator::submit(GenerationRequest request) {
 
 void Coordinator::cancel(uint64_t request) {
   node_.io().post([this, request] {
-    std::erase_if(waiting_, [&](auto& entry) {
-      if (entry.first != request) return false;
-      entry.second.on_event({request, -1, true, FinishReason::kCancelled, {}});
-      return true;
-    });
     finish(request, FinishReason::kCancelled);
     admit();
     pump();
@@ -83,49 +82,115 @@ void Coordinator::start(uint64_t id, GenerationRequest request) {
   } catch (const SetupError& error) {
     return refuse(Errc::kInvalidInput, error.what());
   }
-  if (waiting_.size() >= kRequestsQueuedMax) {
-    return refuse(Errc::kQueueFull,
-                  fmt::format("{} requests wait already; try again later", waiting_.size()));
-  }
-  waiting_.emplace_back(id, std::move(request));
+  const double now = now_s();
+  const double deadline_s = request.deadline_s > 0 ? now + request.deadline_s : Scheduler::kNever;
+  const Result<void> queued =
+      queue_.offer({id, request.user, request.priority, length, now, deadline_s}, row_seconds());
+  if (queued.has_error()) return refuse(queued.error().code, queued.error().message);
+  waiting_.emplace(id, Waiting{std::move(request), deadline_s});
   admit();
+  watch_deadlines();
   pump();
 }
 
-// Gives waiting requests the free slots, oldest first.
+// Seconds a prompt row takes the pipeline when it is full.
+double Coordinator::row_seconds() const {
+  constexpr double kRows = 32;
+  return scheduler_.model().bottleneck_seconds({kRows, 0}) / kRows;
+}
+
+// Gives waiting requests the free slots.
 void Coordinator::admit() {
-  while (!waiting_.empty()) {
-    int reused = 0;
-    const int slot = best_slot(waiting_.front().second.prompt, reused);
-    if (slot < 0) return;
-    auto [id, request] = std::move(waiting_.front());
-    waiting_.pop_front();
-    auto sequence = std::make_unique<Sequence>(
-        Sequence{id, std::move(request), Sampler(SamplerOptions{}), {}, slot, reused});
-    sequence->sampler = Sampler(sequence->request.sampling);
-    sequence->tokens = sequence->request.prompt;
-    for (const int32_t token : sequence->tokens) sequence->sampler.accept(token);
-    slot_used_[static_cast<size_t>(slot)] = true;
-    slot_tokens_[static_cast<size_t>(slot)].resize(static_cast<size_t>(reused));
-    scheduler_.add(id, reused, static_cast<int>(sequence->tokens.size()), now_s());
-    running_[id] = std::move(sequence);
+  while (const std::optional<uint64_t> id = queue_.next(now_s(), row_seconds())) {
+    const auto waiting = waiting_.find(*id);
+    SHOAL_CHECK(waiting != waiting_.end());
+    const Prefix prefix = best_prefix(waiting->second.request);
+    if (prefix.slot < 0) return;
+    queue_.take(*id);
+    Waiting taken = std::move(waiting->second);
+    waiting_.erase(waiting);
+    run(*id, std::move(taken), prefix);
   }
 }
 
-// The free slot whose cache begins most like the prompt: those positions need not be computed again. The
-// prompt's last token always is, for its logits.
-int Coordinator::best_slot(const std::vector<int32_t>& prompt, int& reused) const {
-  int best = -1;
-  for (size_t slot = 0; slot < slot_used_.size(); ++slot) {
-    if (slot_used_[slot]) continue;
-    const std::vector<int32_t>& held = slot_tokens_[slot];
-    const size_t limit = std::min(held.size(), prompt.size() - 1);
-    const auto differ =
-        std::mismatch(held.begin(), held.begin() + static_cast<long>(limit), prompt.begin()).first;
-    const int same = static_cast<int>(differ - held.begin());
-    if (best < 0 || same > reused) best = static_cast<int>(slot), reused = same;
+void Coordinator::run(uint64_t id, Waiting waiting, const Prefix& prefix) {
+  Slot& slot = slots_[static_cast<size_t>(prefix.slot)];
+  if (prefix.from != prefix.slot && prefix.length > 0) {
+    ops_.push_back({CacheOpKind::kFork, prefix.slot, prefix.from, prefix.length});
+    slot.tokens = slots_[static_cast<size_t>(prefix.from)].tokens;
   }
-  return best;
+  slot.tokens.resize(static_cast<size_t>(prefix.length));
+  slot.user = waiting.request.user;
+  slot.used = true;
+  slot.last_used = ++slot_uses_;
+  auto sequence = std::make_unique<Sequence>(Sequence{id,
+                                                      std::move(waiting.request),
+                                                      Sampler(SamplerOptions{}),
+                                                      {},
+                                                      prefix.slot,
+                                                      prefix.length,
+                                                      waiting.deadline_s});
+  sequence->sampler = Sampler(sequence->request.sampling);
+  sequence->tokens = sequence->request.prompt;
+  for (const int32_t token : sequence->tokens) sequence->sampler.accept(token);
+  scheduler_.add(id, prefix.length, static_cast<int>(sequence->tokens.size()), now_s(),
+                 sequence->request.priority);
+  running_[id] = std::move(sequence);
+}
+
+// The free slot to run in and the cache that begins most like the prompt: those positions need not be
+// computed again. The prompt's last token always is, for its logits. Where another slot has the better
+// beginning it is forked, and the free slot that was used longest ago pays for it.
+Coordinator::Prefix Coordinator::best_prefix(const GenerationRequest& request) const {
+  Prefix own, other;
+  int oldest = -1;
+  for (size_t i = 0; i < slots_.size(); ++i) {
+    const Slot& slot = slots_[i];
+    const int index = static_cast<int>(i);
+    int same = 0;
+    if (slot.user == request.user) {
+      const size_t limit = std::min(slot.tokens.size(), request.prompt.size() - 1);
+      const auto end = slot.tokens.begin() + static_cast<long>(limit);
+      same = static_cast<int>(std::mismatch(slot.tokens.begin(), end, request.prompt.begin()).first -
+                              slot.tokens.begin());
+    }
+    if (!slot.used && (own.slot < 0 || same > own.length)) own = {index, index, same};
+    if (slot.used && same > other.length) other = {-1, index, same};
+    if (!slot.used && (oldest < 0 || slot.last_used < slots_[static_cast<size_t>(oldest)].last_used))
+      oldest = index;
+  }
+  if (own.slot < 0) return {};
+  if (own.length == 0) return {oldest, oldest, 0};  // nothing to gain: spare what others may ask for again
+  if (other.length < own.length + kForkGain) return own;
+  return {oldest, other.from, other.length};
+}
+
+// Ends requests whose deadline has passed, and waits for the next one's.
+void Coordinator::watch_deadlines() {
+  const double now = now_s();
+  const Error late{Errc::kTimeout, "the request's deadline has passed"};
+  for (const uint64_t id : queue_.expire(now)) {
+    const auto found = waiting_.find(id);
+    found->second.request.on_event({id, -1, true, FinishReason::kError, late});
+    waiting_.erase(found);
+  }
+  std::vector<uint64_t> over;
+  double next_s = Scheduler::kNever;
+  for (const auto& [id, sequence] : running_) {
+    if (sequence->deadline_s <= now) over.push_back(id);
+    if (sequence->deadline_s > now) next_s = std::min(next_s, sequence->deadline_s);
+  }
+  for (const uint64_t id : over) finish(id, FinishReason::kError, late);
+  for (const auto& [id, waiting] : waiting_) next_s = std::min(next_s, waiting.deadline_s);
+  if (!over.empty()) {
+    admit();
+    pump();
+  }
+  if (next_s == Scheduler::kNever) return;
+  deadlines_.expires_after(std::chrono::microseconds(static_cast<int64_t>((next_s - now) * 1e6) + 1000));
+  deadlines_.async_wait([this, alive = std::weak_ptr<int>(alive_)](const boost::system::error_code& stopped) {
+    if (!stopped && !alive.expired()) watch_deadlines();
+  });
 }
 
 void Coordinator::pump() {
@@ -149,10 +214,11 @@ void Coordinator::send(ScheduledStep step) {
   job->epoch = 1;
   job->step_id = next_step_++;
   job->candidates = 1;
+  job->ops = std::exchange(ops_, {});
   StepInFlight in_flight;
   for (const StepPart& part : step.parts) {
     const Sequence& sequence = *running_.at(part.sequence);
-    std::vector<int32_t>& held = slot_tokens_[static_cast<size_t>(sequence.slot)];
+    std::vector<int32_t>& held = slots_[static_cast<size_t>(sequence.slot)].tokens;
     held.resize(static_cast<size_t>(part.first_position));
     for (int i = 0; i < part.rows; ++i) {
       const int position = part.first_position + i;
@@ -251,12 +317,19 @@ void Coordinator::take_token(Sequence& sequence, const RowOutput& output) {
 }
 
 void Coordinator::finish(uint64_t id, FinishReason reason, const Error& error) {
+  if (const auto waiting = waiting_.find(id); waiting != waiting_.end()) {
+    queue_.remove(id);
+    const Waiting over = std::move(waiting->second);
+    waiting_.erase(waiting);
+    return over.request.on_event({id, -1, true, reason, error});
+  }
   const auto found = running_.find(id);
   if (found == running_.end()) return;
   const std::unique_ptr<Sequence> sequence = std::move(found->second);
   running_.erase(found);
   scheduler_.remove(id);
-  slot_used_[static_cast<size_t>(sequence->slot)] = false;
+  queue_.ended(sequence->request.user);
+  slots_[static_cast<size_t>(sequence->slot)].used = false;
   sequence->request.on_event({id, -1, true, reason, error});
 }
 
@@ -282,11 +355,7 @@ void Coordinator::fail_all(const Error& error) {
   if (!is_broken_) broken_ = error;  // what follows the first failure is its consequence
   is_broken_ = true;
   while (!running_.empty()) finish(running_.begin()->first, FinishReason::kError, error);
-  while (!waiting_.empty()) {
-    const auto [id, request] = std::move(waiting_.front());
-    waiting_.pop_front();
-    request.on_event({id, -1, true, FinishReason::kError, error});
-  }
+  while (!waiting_.empty()) finish(waiting_.begin()->first, FinishReason::kError, error);
 }
 
 }  // namespace shoal

@@ -7,7 +7,6 @@
 #include <boost/asio/steady_timer.hpp>
 #include <chrono>
 #include <cstdint>
-#include <deque>
 #include <functional>
 #include <map>
 #include <memory>
@@ -15,12 +14,11 @@
 
 #include "model/sampler.h"
 #include "model/tokenizer.h"
+#include "node/admission.h"
 #include "node/node.h"
 #include "node/scheduler.h"
 
 namespace shoal {
-
-inline constexpr size_t kRequestsQueuedMax = 1024;  // waiting for a slot; more are refused
 
 enum class FinishReason { kStop, kLength, kCancelled, kError };
 
@@ -39,6 +37,10 @@ struct GenerationRequest {
   int max_tokens = 128;
   SamplerOptions sampling;
   bool ignore_end = false;  // go on after an end-of-generation token (benchmarks)
+  std::string
+      user;  // waiting requests of several users take turns; a cached prompt serves its own user alone
+  int priority = 0;                                      // higher goes first
+  double deadline_s = 0;                                 // from submission to the last token; 0: none
   std::function<void(const GenerationEvent&)> on_event;  // called on the io thread; must not block
 };
 
@@ -62,8 +64,25 @@ class Coordinator {
     Sampler sampler;
     std::vector<int32_t> tokens;  // prompt and answer
     int slot;
-    int reused = 0;  // positions of the prompt that the slot's cache held already
+    int reused;  // positions of the prompt that a cache held already
+    double deadline_s;
     int answered = 0;
+  };
+  struct Waiting {
+    GenerationRequest request;
+    double deadline_s;
+  };
+  // What a slot's cache holds, and for whom: a later prompt of the same user may begin alike.
+  struct Slot {
+    std::vector<int32_t> tokens;
+    std::string user;
+    bool used = false;
+    uint64_t last_used = 0;
+  };
+  struct Prefix {
+    int slot = -1;  // to run in; -1: none is free
+    int from = -1;  // whose cache begins like the prompt: `slot` itself or one to fork
+    int length = 0;
   };
   struct StepInFlight {
     ScheduledStep step;
@@ -73,7 +92,10 @@ class Coordinator {
 
   void start(uint64_t id, GenerationRequest request);
   void admit();
-  int best_slot(const std::vector<int32_t>& prompt, int& reused) const;
+  Prefix best_prefix(const GenerationRequest& request) const;
+  void run(uint64_t id, Waiting waiting, const Prefix& prefix);
+  void watch_deadlines();
+  double row_seconds() const;
   void pump();
   void pump_at(double time_s);
   void learn(const StepInFlight& in_flight, const std::vector<StageTime>& times);
@@ -90,14 +112,16 @@ class Coordinator {
   Scheduler scheduler_;
   std::atomic<uint64_t> next_id_{1};
   uint64_t next_step_ = 1;
-  std::deque<std::pair<uint64_t, GenerationRequest>> waiting_;
+  AdmissionQueue queue_;
+  std::map<uint64_t, Waiting> waiting_;  // the requests in queue_
   std::map<uint64_t, std::unique_ptr<Sequence>> running_;
   std::map<uint64_t, StepInFlight> steps_;
-  std::vector<bool> slot_used_;
-  std::vector<std::vector<int32_t>>
-      slot_tokens_;                   // what each slot's cache holds: a later prompt may begin alike
-  boost::asio::steady_timer pacing_;  // asks the scheduler again when it said so
-  Error broken_;                      // set once the pipeline is lost
+  std::vector<Slot> slots_;
+  uint64_t slot_uses_ = 0;
+  std::vector<CacheOp> ops_;             // for the next step: forks of cached prefixes
+  boost::asio::steady_timer deadlines_;  // of the request that has the least time left
+  boost::asio::steady_timer pacing_;     // asks the scheduler again when it said so
+  Error broken_;                         // set once the pipeline is lost
   bool is_broken_ = false;
   boost::asio::steady_timer
       watchdog_;  // ends a run whose steps are not answered: a node that hangs closes nothing

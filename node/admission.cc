@@ -1,0 +1,84 @@
+#include "node/admission.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <tuple>
+
+#include "base/check.h"
+
+namespace shoal {
+
+Result<void> AdmissionQueue::offer(const WaitingRequest& request, double row_s) {
+  if (waiting_.size() >= limits_.waiting_max) {
+    return Error{Errc::kQueueFull, fmt::format("{} requests wait already: try again later", waiting_.size())};
+  }
+  const double own_s = kMargin * request.prompt_rows * row_s;
+  const double wait_s = predicted_wait_s(row_s);
+  if (!waiting_.empty() && wait_s + own_s > std::max(limits_.wait_max_s, 2 * own_s)) {
+    return Error{Errc::kQueueFull,
+                 fmt::format("about {:.0f} s of prompts wait already: try again later", std::ceil(wait_s))};
+  }
+  waiting_.push_back(request);
+  rows_ += request.prompt_rows;
+  return {};
+}
+
+int AdmissionQueue::running_of(const std::string& user) const {
+  const auto found = running_.find(user);
+  return found == running_.end() ? 0 : found->second;
+}
+
+std::optional<uint64_t> AdmissionQueue::next(double now_s, double row_s) const {
+  auto key = [&](const WaitingRequest& r) {
+    const double work_s = r.prompt_rows * row_s - limits_.ageing * (now_s - r.since_s);
+    return std::tuple(-r.priority, running_of(r.user), work_s);
+  };
+  const auto best = std::min_element(waiting_.begin(), waiting_.end(),
+                                     [&](const auto& a, const auto& b) { return key(a) < key(b); });
+  if (best == waiting_.end()) return std::nullopt;
+  return best->id;
+}
+
+std::list<WaitingRequest>::const_iterator AdmissionQueue::find(uint64_t id) const {
+  return std::find_if(waiting_.begin(), waiting_.end(), [&](const auto& r) { return r.id == id; });
+}
+
+void AdmissionQueue::drop(std::list<WaitingRequest>::const_iterator it) {
+  rows_ -= it->prompt_rows;
+  waiting_.erase(it);
+}
+
+void AdmissionQueue::take(uint64_t id) {
+  const auto found = find(id);
+  SHOAL_CHECK(found != waiting_.end());
+  ++running_[found->user];
+  drop(found);
+}
+
+void AdmissionQueue::ended(const std::string& user) {
+  const auto found = running_.find(user);
+  SHOAL_CHECK(found != running_.end());
+  if (--found->second == 0) running_.erase(found);  // users come and go: no entry for those who left
+}
+
+bool AdmissionQueue::remove(uint64_t id) {
+  const auto found = find(id);
+  if (found == waiting_.end()) return false;
+  drop(found);
+  return true;
+}
+
+std::vector<uint64_t> AdmissionQueue::expire(double now_s) {
+  std::vector<uint64_t> expired;
+  for (auto it = waiting_.cbegin(); it != waiting_.cend();) {
+    const auto here = it++;
+    if (here->deadline_s > now_s) continue;
+    expired.push_back(here->id);
+    drop(here);
+  }
+  return expired;
+}
+
+}  // namespace shoal

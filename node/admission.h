@@ -1,0 +1,67 @@
+// Requests that wait for a cache slot: which comes next, which are refused, which have waited too long. Pure
+// logic: no clock, no threads. All times are seconds of one monotonic clock.
+//
+// Order: the higher priority first; of one priority the user with the fewest requests running (so that nobody
+// fills the pipeline by asking more often); of those the shortest prompt, less what it has waited. A request
+// is refused when the queue is full, or when what waits before it predicts that it would wait longer than the
+// queue may take: a caller who is told at once can go elsewhere, one who waits a minute in silence cannot.
+#pragma once
+
+#include <cstdint>
+#include <limits>
+#include <list>
+#include <map>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/error.h"
+
+namespace shoal {
+
+struct AdmissionLimits {
+  size_t waiting_max = 1024;
+  double wait_max_s = 60;  // predicted; a prompt that alone takes longer may wait for twice its own time
+  double ageing = 0.1;     // seconds of prompt work forgiven for each second of waiting
+};
+
+struct WaitingRequest {
+  uint64_t id = 0;
+  std::string user;  // whose turn it is counted as; empty: anybody
+  int priority = 0;
+  int prompt_rows = 0;
+  double since_s = 0;
+  double deadline_s = std::numeric_limits<double>::infinity();  // to be done with; no use afterwards
+};
+
+class AdmissionQueue {
+ public:
+  explicit AdmissionQueue(const AdmissionLimits& limits) : limits_(limits) {}
+
+  // `row_s`: seconds a prompt row takes the pipeline. Errc::kQueueFull with a sentence for the caller.
+  Result<void> offer(const WaitingRequest& request, double row_s);
+  // The request that should have the next free slot; it stays in the queue until take().
+  std::optional<uint64_t> next(double now_s, double row_s) const;
+  // It runs now. ended() when it is over.
+  void take(uint64_t id);
+  void ended(const std::string& user);
+  bool remove(uint64_t id);  // false: it does not wait
+  // Those whose deadline has passed leave the queue.
+  std::vector<uint64_t> expire(double now_s);
+
+  size_t size() const { return waiting_.size(); }
+  double predicted_wait_s(double row_s) const { return kMargin * static_cast<double>(rows_) * row_s; }
+
+ private:
+  static constexpr double kMargin = 1.3;  // decoders beside the prompts slow them down
+  std::list<WaitingRequest>::const_iterator find(uint64_t id) const;
+  int running_of(const std::string& user) const;
+  void drop(std::list<WaitingRequest>::const_iterator it);
+
+  AdmissionLimits limits_;
+  std::list<WaitingRequest> waiting_;  // by arrival
+  std::map<std::string, int> running_;
+  int64_t rows_ = 0;  // of all that wait
+};
+
+}  // namespace shoal

@@ -1,0 +1,78 @@
+#include "node/admission.h"
+
+#include <doctest/doctest.h>
+
+#include <algorithm>
+
+namespace shoal {
+namespace {
+
+constexpr double kRowS = 1e-3;
+
+WaitingRequest request(uint64_t id, int rows, const std::string& user = "", int priority = 0,
+                       double since_s = 0) {
+  WaitingRequest r;
+  r.id = id, r.prompt_rows = rows, r.user = user, r.priority = priority, r.since_s = since_s;
+  return r;
+}
+
+std::vector<uint64_t> drain(AdmissionQueue& queue, double now_s = 0) {
+  std::vector<uint64_t> order;
+  while (const auto id = queue.next(now_s, kRowS)) {
+    queue.take(*id);
+    order.push_back(*id);
+  }
+  return order;
+}
+
+}  // namespace
+
+TEST_CASE("the shortest prompt first, unless a longer one has waited") {
+  AdmissionQueue queue({});
+  REQUIRE(queue.offer(request(1, 1000), kRowS).has_value());
+  REQUIRE(queue.offer(request(2, 10), kRowS).has_value());
+  REQUIRE(queue.offer(request(3, 500), kRowS).has_value());
+  CHECK(drain(queue) == std::vector<uint64_t>{2, 3, 1});
+
+  REQUIRE(queue.offer(request(4, 1000, "", 0, 0), kRowS).has_value());
+  REQUIRE(queue.offer(request(5, 10, "", 0, 100), kRowS).has_value());
+  CHECK(queue.next(100, kRowS) == 4);
+}
+
+TEST_CASE("priority goes before all, then users take turns") {
+  AdmissionQueue queue({});
+  for (uint64_t id = 1; id <= 4; ++id) REQUIRE(queue.offer(request(id, 10, "greedy"), kRowS).has_value());
+  REQUIRE(queue.offer(request(5, 900, "modest"), kRowS).has_value());
+  REQUIRE(queue.offer(request(6, 900, "urgent", 1), kRowS).has_value());
+  CHECK(drain(queue) == std::vector<uint64_t>{6, 1, 5, 2, 3, 4});
+  for (int i = 0; i < 4; ++i) queue.ended("greedy");
+  REQUIRE(queue.offer(request(7, 20, "modest"), kRowS).has_value());
+  REQUIRE(queue.offer(request(8, 30, "greedy"), kRowS).has_value());
+  CHECK(queue.next(0, kRowS) == 8);  // modest has one running still
+}
+
+TEST_CASE("refused when the queue is full by count or by time; one long prompt alone is not") {
+  AdmissionQueue queue({.waiting_max = 3, .wait_max_s = 2});
+  REQUIRE(queue.offer(request(1, 100000), kRowS).has_value());  // 100 s of its own
+  CHECK(queue.offer(request(2, 10), kRowS).error().code == Errc::kQueueFull);
+  REQUIRE(queue.remove(1));
+  CHECK_FALSE(queue.remove(1));
+  for (uint64_t id = 1; id <= 3; ++id) REQUIRE(queue.offer(request(id, 10), kRowS).has_value());
+  CHECK(queue.offer(request(4, 10), kRowS).error().code == Errc::kQueueFull);
+  drain(queue);
+  CHECK(queue.size() == 0);
+  CHECK(queue.predicted_wait_s(kRowS) == 0);
+}
+
+TEST_CASE("a request whose deadline has passed leaves the queue") {
+  AdmissionQueue queue({});
+  WaitingRequest hasty = request(1, 10);
+  hasty.deadline_s = 5;
+  REQUIRE(queue.offer(hasty, kRowS).has_value());
+  REQUIRE(queue.offer(request(2, 10), kRowS).has_value());
+  CHECK(queue.expire(4.9).empty());
+  CHECK(queue.expire(5) == std::vector<uint64_t>{1});
+  CHECK(queue.next(5, kRowS) == 2);
+}
+
+}  // namespace shoal
