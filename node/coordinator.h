@@ -22,7 +22,8 @@ namespace shoal {
 
 inline constexpr size_t kRequestsQueuedMax = 1024;  // waiting for a slot; more are refused
 
-enum class FinishReason { kStop, kLength, kCancelled, kError };
+// kStop: the model ended it. kLength: max_tokens. kContextFull: the context has no room for another token.
+enum class FinishReason { kStop, kLength, kContextFull, kCancelled, kError };
 
 // One token of an answer, or its end.
 struct GenerationEvent {
@@ -36,7 +37,7 @@ struct GenerationEvent {
 
 struct GenerationRequest {
   std::vector<int32_t> prompt;  // at least one token
-  int max_tokens = 128;
+  int max_tokens = 128;         // at least 1
   SamplerOptions sampling;
   bool ignore_end = false;  // go on after an end-of-generation token (benchmarks)
   std::function<void(const GenerationEvent&)> on_event;  // called on the io thread; must not block
@@ -79,6 +80,7 @@ class Coordinator {
   void finish(uint64_t id, FinishReason reason, const Error& error = {});
   void fail_all(const Error& error);
   void watch();
+  void on_silence(double seconds);
 
   Node& node_;
   const PipelineLayout layout_;

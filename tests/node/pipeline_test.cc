@@ -162,7 +162,7 @@ TEST_CASE("an answer ends where the context does") {
       answers(cluster, {greedy(prompt_of(31, 1), 100), greedy(prompt_of(20, 2), 100)});
   CHECK(replies[0].tokens.size() == 1);
   CHECK(replies[1].tokens == plain_answer(TensorType::kF32, prompt_of(20, 2), 12));
-  CHECK(replies[1].reason == FinishReason::kLength);
+  CHECK(replies[1].reason == FinishReason::kContextFull);
 }
 
 TEST_CASE("a cancelled request ends at once, disturbs no other, and its slot serves again") {
