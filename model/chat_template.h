@@ -38,7 +38,6 @@ class ChatTemplate {
   // does not begin with a system message. A role other than the three is written as untrusted text.
   std::vector<PromptPiece> render(const std::vector<ChatMessage>& messages) const;
   std::string_view family() const;
-  std::string_view default_system() const { return default_system_; }
 
  private:
   enum class Family { kChatMl, kLlama3, kZephyr };

@@ -4,14 +4,13 @@
 #include <bit>
 #include <cmath>
 #include <limits>
+#include <sstream>
 #include <utility>
 
 #include "base/error.h"
 
 namespace shoal {
 namespace {
-
-constexpr int kRepeatLastMax = 65536;
 
 // exp(x) for x <= 0, in double, with one result on every machine: x = n ln 2 + r with |r| <= ln 2 / 2, then
 // the Taylor polynomial of degree 12 (truncation below 2e-16 relative). 0 below -708. Branch-free, so that
@@ -141,25 +140,29 @@ void truncate_by_probability(const SamplerOptions& o, std::vector<Candidate>& wo
   }
 }
 
-void check_range(const char* option, double value, bool inside, const char* range) {
-  if (std::isfinite(value) && inside) return;
-  throw SetupError(std::string(option) + " is " + std::to_string(value) + " but must be " + range);
+template <class Number>
+void check_range(const char* option, Number value, bool inside, const char* range) {
+  if (inside) return;  // false for NaN
+  std::ostringstream text;
+  text << option << " is " << value << " but must be " << range;
+  throw SetupError(text.str());
 }
 
 }  // namespace
 
 void SamplerOptions::validate() const {
-  check_range("temperature", temperature, temperature >= 0 && temperature <= 100, "between 0 and 100");
-  check_range("top_k", top_k, top_k >= 0, "0 (off) or more");
-  check_range("top_p", top_p, top_p > 0 && top_p <= 1, "above 0 and at most 1 (off)");
-  check_range("min_p", min_p, min_p >= 0 && min_p <= 1, "between 0 (off) and 1");
-  check_range("repeat_penalty", repeat_penalty, repeat_penalty > 0 && repeat_penalty <= 100,
+  check_range("--temp (temperature)", temperature, temperature >= 0 && temperature <= 100,
+              "between 0 and 100");
+  check_range("--top-k", top_k, top_k >= 0, "0 (off) or more");
+  check_range("--top-p", top_p, top_p > 0 && top_p <= 1, "above 0 and at most 1 (off)");
+  check_range("--min-p", min_p, min_p >= 0 && min_p <= 1, "between 0 (off) and 1");
+  check_range("--repeat-penalty", repeat_penalty, repeat_penalty > 0 && repeat_penalty <= 100,
               "above 0 and at most 100");
-  check_range("frequency_penalty", frequency_penalty, std::abs(frequency_penalty) <= 100,
+  check_range("--frequency-penalty", frequency_penalty, std::abs(frequency_penalty) <= 100,
               "between -100 and 100");
-  check_range("presence_penalty", presence_penalty, std::abs(presence_penalty) <= 100,
+  check_range("--presence-penalty", presence_penalty, std::abs(presence_penalty) <= 100,
               "between -100 and 100");
-  check_range("repeat_last_n", repeat_last_n, repeat_last_n >= 0 && repeat_last_n <= kRepeatLastMax,
+  check_range("--repeat-last-n", repeat_last_n, repeat_last_n >= 0 && repeat_last_n <= kRepeatLastMax,
               "between 0 (off) and 65536");
 }
 

@@ -11,6 +11,8 @@
 
 namespace shoal {
 
+inline constexpr int kRepeatLastMax = 65536;
+
 struct SamplerOptions {
   float temperature = 0.8f;     // 0: greedy
   int top_k = 40;               // 0: off

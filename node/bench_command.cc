@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 #include <boost/json.hpp>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 
@@ -142,7 +143,15 @@ int bench_command(const CommonFlags& common, const BenchFlags& flags) {
     if (fitted.context == 0) fitted.context = std::max(longest, 16);
     if (fitted.sequences == 0) fitted.sequences = most;
   }
-  return with_cluster(fitted, [&](Cluster& cluster) {
+  const auto check = [&] {
+    const auto none = [](const std::vector<int>& lengths) {
+      return std::all_of(lengths.begin(), lengths.end(), [](int n) { return n == 0; });
+    };
+    if (none(flags.prompt) && none(flags.generate))
+      throw SetupError(
+          "-p 0 and -n 0 leave nothing to measure: give a prompt length (-p) or tokens to generate (-n)");
+  };
+  return with_cluster(fitted, check, [&](Cluster& cluster) {
     if (longest > cluster.config.context || most > cluster.config.sequences) {
       throw SetupError(
           fmt::format("{}: the benchmark needs a context of {} and {} sequences; the cluster file has {} "

@@ -22,6 +22,8 @@ class Bootstrap {
   // Rank 0's blob.
   virtual std::string broadcast(const std::string& of_rank_0) = 0;
   virtual void barrier() = 0;
+  // The others may not answer any more: this process ends without waiting for them.
+  virtual void abandon() {}
 };
 
 // MPI if this process was started by mpirun (and MPI is built in), otherwise a single process.

@@ -3,12 +3,15 @@
 #include <fmt/format.h>
 #include <CLI/CLI.hpp>
 
+#include <cstdint>
 #include <cstdio>
 #include <iostream>
+#include <sstream>
 
 #include "base/error.h"
 #include "base/logging.h"
 #include "base/version.h"
+#include "node/cli_errors.h"
 #include "node/commands.h"
 
 namespace shoal {
@@ -20,10 +23,12 @@ void add_cluster_flags(CLI::App& app, CommonFlags& flags) {
   app.add_option("--node", flags.node, "which node of the cluster file this process is (default: by rank)");
   app.add_option("--kernels", flags.kernels, "kernel table: generic, avx2, ... (default: the fastest)");
   app.add_option("-t,--threads", flags.threads, "threads that compute (default: the cluster file's, or all)")
-      ->check(CLI::Range(1, 1024));
+      ->check(whole_number(1, 1024, "-t"));
   app.add_option("--context", flags.context, "tokens per sequence, answer included")
-      ->check(CLI::Range(16, 1 << 20));
-  app.add_option("--sequences", flags.sequences, "concurrent sequences")->check(CLI::Range(1, 4096));
+      ->check(whole_number(16, 1 << 20));
+  app.add_option("--sequences", flags.sequences, "concurrent sequences")->check(whole_number(1, 4096));
+  app.add_option("--stall-timeout", flags.stall_timeout,
+                 "give up when no step is answered for so long, e.g. 30s (default: chosen from the plan)");
   app.add_option("--objective", flags.objective, "latency | throughput");
   app.add_option("--keep-on-head", flags.keep_on_head, "none | first-layer | ends");
   app.add_flag("-q,--quiet", flags.quiet, "only the answer: no plan, no table");
@@ -33,20 +38,32 @@ void add_run_flags(CLI::App& app, RunFlags& flags) {
   SamplerOptions& s = flags.sampling;
   app.add_option("--system", flags.system, "system message");
   app.add_option("-n,--max-tokens", flags.max_tokens, "longest answer, in tokens")
-      ->check(CLI::Range(1, 1 << 20));
+      ->check(whole_number(1, 1 << 20, "-n"));
   app.add_option("--temp", s.temperature, "temperature; 0 always takes the likeliest token")
-      ->capture_default_str();
-  app.add_option("--top-k", s.top_k, "only the k likeliest tokens; 0 is off")->capture_default_str();
+      ->capture_default_str()
+      ->check(number());
+  app.add_option("--top-k", s.top_k, "only the k likeliest tokens; 0 is off")
+      ->capture_default_str()
+      ->check(whole_number(0, INT32_MAX));
   app.add_option("--top-p", s.top_p, "only the likeliest tokens that add up to p; 1 is off")
-      ->capture_default_str();
+      ->capture_default_str()
+      ->check(number());
   app.add_option("--min-p", s.min_p, "only tokens at least p times as likely as the best; 0 is off")
-      ->capture_default_str();
-  app.add_option("--repeat-penalty", s.repeat_penalty, "1 is off")->capture_default_str();
-  app.add_option("--frequency-penalty", s.frequency_penalty, "0 is off")->capture_default_str();
-  app.add_option("--presence-penalty", s.presence_penalty, "0 is off")->capture_default_str();
+      ->capture_default_str()
+      ->check(number());
+  app.add_option("--repeat-penalty", s.repeat_penalty, "1 is off")->capture_default_str()->check(number());
+  app.add_option("--frequency-penalty", s.frequency_penalty, "0 is off")
+      ->capture_default_str()
+      ->check(number());
+  app.add_option("--presence-penalty", s.presence_penalty, "0 is off")
+      ->capture_default_str()
+      ->check(number());
   app.add_option("--repeat-last-n", s.repeat_last_n, "tokens that the penalties look back on")
-      ->capture_default_str();
-  app.add_option("--seed", s.seed, "the same seed gives the same answer")->capture_default_str();
+      ->capture_default_str()
+      ->check(whole_number(0, kRepeatLastMax));
+  app.add_option("--seed", s.seed, "the same seed gives the same answer")
+      ->capture_default_str()
+      ->check(whole_number(0, UINT64_MAX));
   app.add_flag("--ignore-eos", flags.ignore_eos, "go on after the model ends its answer");
 }
 
@@ -84,15 +101,15 @@ int run_parsed(int argc, char** argv) {
   add_cluster_flags(*bench_app, common);
   bench_app->add_option("-p,--n-prompt", bench.prompt, "prompt lengths; 0: none")
       ->delimiter(',')
-      ->check(CLI::Range(0, 1 << 20));
+      ->check(whole_number(0, 1 << 20, "-p"));
   bench_app->add_option("-n,--n-gen", bench.generate, "tokens to generate; 0: none")
       ->delimiter(',')
-      ->check(CLI::Range(0, 1 << 20));
+      ->check(whole_number(0, 1 << 20, "-n"));
   bench_app->add_option("--concurrency", bench.concurrency, "sequences at once")
       ->delimiter(',')
-      ->check(CLI::Range(1, 4096));
+      ->check(whole_number(1, 4096));
   bench_app->add_option("-r,--repetitions", bench.repetitions, "runs of each test")
-      ->check(CLI::Range(1, 1000));
+      ->check(whole_number(1, 1000, "-r"));
   bench_app->add_option("-o,--output", bench.output, "md, json or csv")
       ->check(CLI::IsMember({"md", "json", "csv"}));
   CLI::App* inspect_app = app.add_subcommand("inspect", "what is in a model file");
@@ -101,8 +118,9 @@ int run_parsed(int argc, char** argv) {
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
-    const int code = app.exit(error, std::cout, std::cerr);
-    return code == 0 ? kExitDone : kExitUsage;
+    if (error.get_exit_code() == 0) return app.exit(error, std::cout, std::cerr);  // --help, --version
+    const std::unique_ptr<Bootstrap> bootstrap = make_bootstrap();  // every rank reads the flags; one speaks
+    (void)agree(*bootstrap, {"", usage_text(app, error, argc, argv), kExitUsage});
   }
   init_logging("shoal", log_level);
   if (*run_app) return run_command(common, run);
@@ -111,6 +129,13 @@ int run_parsed(int argc, char** argv) {
   if (*probe_app) return probe_command(common, probe_json);
   if (*bench_app) return bench_command(common, bench);
   return inspect_command(inspected);
+}
+
+// A line for each node that has something to say.
+void say_error(const std::string& text) {
+  std::istringstream lines(text);
+  for (std::string line; std::getline(lines, line);)
+    std::fputs(fmt::format("shoal: error: {}\n", line).c_str(), stderr);
 }
 
 }  // namespace
@@ -127,10 +152,10 @@ int run_cli(int argc, char** argv) {
   } catch (const SilentExit& exit) {
     return exit.exit_code;
   } catch (const SetupError& error) {
-    std::fputs(fmt::format("shoal: error: {}\n", error.what()).c_str(), stderr);
+    say_error(error.what());
     return error.exit_code();
   } catch (const std::exception& error) {
-    std::fputs(fmt::format("shoal: error: {}\n", error.what()).c_str(), stderr);
+    say_error(error.what());
     return kExitFailed;
   }
 }

@@ -7,10 +7,12 @@
 #include <algorithm>
 #include <cstdio>
 #include <numeric>
+#include <sstream>
 
 #include "base/units.h"
 #include "base/version.h"
 #include "node/cluster_measure.h"
+#include "node/memory_check.h"
 #include "node/process_memory.h"
 #include "node/progress.h"
 #include "planner/cost_model.h"
@@ -21,6 +23,7 @@ namespace {
 // A process before it holds any of the model: program, libraries, heap.
 constexpr uint64_t kProcessBytes = 40u << 20;
 constexpr int kRowsOfStep = 128;
+constexpr int kContextMin = 16, kContextUnsaid = 4096;
 
 // For each stage one step that is computed and one on its way; the scheduler uses fewer where that is enough.
 int steps_in_flight_most(size_t stages) {
@@ -46,23 +49,27 @@ std::vector<std::string> together(Bootstrap& bootstrap, const std::string& name,
     report.error = bootstrap.size() > 1 ? fmt::format("node {}: {}", name, error.what()) : error.what();
     report.exit_code = error.exit_code();
   } catch (const std::bad_alloc&) {
-    report.error = fmt::format("node {}: out of memory", name);
-    report.exit_code = kExitFailed;
+    report = {"", fmt::format("node {}: out of memory", name), kExitFailed};
+  } catch (const std::exception& error) {  // whatever it is, the others must not wait for this rank
+    report = {"", fmt::format("node {}: {}", name, error.what()), kExitFailed};
   }
   return agree(bootstrap, report);
 }
 
 // Which node this process is: --node, or the rank's place in the cluster file.
 void name_this_node(Cluster& cluster, Bootstrap& bootstrap, const ClusterOptions& options) {
+  const ClusterConfig& config = cluster.config;
+  RankReport report;  // without a rank's name: where all say the same it is told once
+  if (static_cast<size_t>(bootstrap.size()) != config.nodes.size()) {
+    report.exit_code = kExitUsage;
+    report.error =
+        fmt::format("{} lists {} node{} but {} process{} started: run it with mpirun -n {}", config.path,
+                    config.nodes.size(), config.nodes.size() == 1 ? "" : "s", bootstrap.size(),
+                    bootstrap.size() == 1 ? " was" : "es were", config.nodes.size());
+  }
+  (void)agree(bootstrap, report);
   const std::string rank_name = fmt::format("rank {}", bootstrap.rank());
   const std::vector<std::string> names = together(bootstrap, rank_name, [&] {
-    const ClusterConfig& config = cluster.config;
-    if (static_cast<size_t>(bootstrap.size()) != config.nodes.size()) {
-      throw SetupError(fmt::format("{} lists {} node{} but {} process{} started: run it with mpirun -n {}",
-                                   config.path, config.nodes.size(), config.nodes.size() == 1 ? "" : "s",
-                                   bootstrap.size(), bootstrap.size() == 1 ? " was" : "es were",
-                                   config.nodes.size()));
-    }
     cluster.name = options.node_name.empty() ? config.nodes[static_cast<size_t>(bootstrap.rank())].name
                                              : options.node_name;
     if (config.node_index(cluster.name) < 0) {
@@ -92,6 +99,8 @@ void agree_on_inputs(Cluster& cluster, Bootstrap& bootstrap) {
   const std::vector<std::string> all = together(bootstrap, cluster.name, [&] {
     cluster.file = std::make_unique<GgufFile>(GgufFile::open(cluster.config.model));
     cluster.model = ModelConfig::from(*cluster.file);
+    if (cluster.config.context == 0)  // neither a cluster file nor --context says
+      cluster.config.context = std::clamp(cluster.model.n_ctx_train, kContextMin, kContextUnsaid);
     if (bootstrap.rank() == 0)
       cluster.tokenizer = std::make_unique<Tokenizer>(Tokenizer::from(*cluster.file));
     return fmt::format("{}\n{}\n{}\n{}", kVersion, sha256_hex(cluster.config.canonical()),
@@ -115,6 +124,28 @@ void agree_on_inputs(Cluster& cluster, Bootstrap& bootstrap) {
     }
   }
   (void)agree(bootstrap, report);
+  if (bootstrap.rank() == 0 && cluster.config.context > cluster.model.n_ctx_train) {
+    spdlog::warn(
+        "the context is {} tokens and the model was trained on {}: what goes beyond is likely to make no "
+        "sense (--context, or context: in the cluster file)",
+        cluster.config.context, cluster.model.n_ctx_train);
+  }
+}
+
+// Says where the cluster file promises memory that is not there.
+void warn_of_memory(const Cluster& cluster, Bootstrap& bootstrap) {
+  const std::vector<std::string> all =
+      bootstrap.all_gather(fmt::format("{} {} {}", cluster.name, device_memory(), host_name()));
+  if (bootstrap.rank() != 0) return;
+  std::vector<NodeMemory> nodes;
+  for (const std::string& text : all) {
+    NodeMemory node;
+    std::istringstream(text) >> node.node >> node.device_bytes >> node.host;
+    const int index = cluster.config.node_index(node.node);
+    node.promised_bytes = cluster.config.nodes[static_cast<size_t>(index)].memory_bytes;
+    nodes.push_back(node);
+  }
+  for (const std::string& warning : memory_warnings(nodes, cluster.config.path)) spdlog::warn("{}", warning);
 }
 
 int threads_of(const Cluster& cluster, const ClusterOptions& options) {
@@ -127,7 +158,14 @@ std::map<std::string, Endpoint> share_endpoints(Cluster& cluster, Bootstrap& boo
   const std::vector<std::string> all = together(bootstrap, cluster.name, [&] {
     const NodeConfig& node = cluster.this_node();
     const NodeIdentity identity{cluster.config.cluster, cluster.name, cluster.file->fingerprint()};
-    cluster.node = std::make_unique<Node>(identity, node.address, node.port);
+    try {
+      cluster.node = std::make_unique<Node>(identity, node.address, node.port);
+    } catch (const SetupError& error) {
+      throw SetupError(cluster.config.path.empty()
+                           ? error.what()
+                           : fmt::format("nodes.{}.address: {}", node.name, error.what()),
+                       error.exit_code());
+    }
     return fmt::format("{} {} {}", cluster.name, node.address, cluster.node->port());
   });
   std::map<std::string, Endpoint> endpoints;
@@ -168,7 +206,9 @@ PipelineLayout layout_of(const Cluster& cluster, const std::map<std::string, End
   layout.context = cluster.config.context;
   layout.slots = cluster.config.sequences;
   if (layout.node_of_stage.size() > 1) {
-    layout.step_deadline_s = std::max(30.0, 10 * cluster.plan.predicted.first_token_seconds);
+    layout.step_deadline_s = cluster.config.stall_timeout_s > 0
+                                 ? cluster.config.stall_timeout_s
+                                 : std::max(30.0, 10 * cluster.plan.predicted.first_token_seconds);
   }
   layout.steps_in_flight_max = steps_in_flight_most(cluster.plan.stages.size());
   return layout;
@@ -232,6 +272,7 @@ std::map<std::string, Endpoint> plan_and_listen(Cluster& cluster, Bootstrap& boo
                                                 const ClusterOptions& options) {
   name_this_node(cluster, bootstrap, options);
   agree_on_inputs(cluster, bootstrap);
+  warn_of_memory(cluster, bootstrap);
   (void)together(bootstrap, cluster.name, [&] {
     const NodeConfig& node = cluster.this_node();
     cluster.kernels = &select_kernels(options.kernels.empty() ? node.kernels : options.kernels);

@@ -46,7 +46,8 @@ struct Cluster {
   const NodeConfig& this_node() const { return config.nodes[static_cast<size_t>(config.node_index(name))]; }
 };
 
-// A cluster of one for a model file and no cluster file: all memory of this device.
+// A cluster of one for a model file and no cluster file: all memory of this device. `context` 0: chosen when
+// the model is known.
 ClusterConfig single_node_config(const std::string& model, int context, int sequences, int threads);
 
 // Through the plan only: `cluster.plan` and `cluster.plan_input` are filled on the head.

@@ -1,6 +1,7 @@
 #include "node/cluster_config.h"
 
 #include <fmt/format.h>
+#include <yaml-cpp/depthguard.h>
 #include <yaml-cpp/yaml.h>
 
 #include <algorithm>
@@ -20,6 +21,7 @@ constexpr size_t kFileBytesMax = 1 << 20;
 constexpr size_t kNodesMax = 256;
 constexpr int kContextMax = 1 << 20;
 constexpr int kSequencesMax = 4096;
+constexpr double kStallTimeoutMin = 1, kStallTimeoutMax = 86400;  // seconds
 
 // Reads one YAML map key by key, so that unknown and repeated keys are found and every message says where it
 // is.
@@ -27,7 +29,8 @@ class MapReader {
  public:
   MapReader(const YAML::Node& node, std::string file, std::string where, std::vector<std::string> known)
       : node_(node), file_(std::move(file)), where_(std::move(where)), known_(std::move(known)) {
-    if (!node_.IsMap()) fail(node_, "must be a map of keys and values");
+    if (!node_.IsMap())
+      fail(node_, (where_.empty() ? "the file" : where_) + " must be a map of keys and values");
     std::set<std::string> seen;
     for (const auto& entry : node_) {
       const std::string key = entry.first.as<std::string>();
@@ -141,6 +144,11 @@ void read_links(ClusterConfig& config, const MapReader& top) {
       link.bytes_per_second = parse_bytes_per_second(map.text("bandwidth", ""), map.place("bandwidth"));
     }
     if (map.has("latency")) link.latency_s = parse_seconds(map.text("latency", ""), map.place("latency"));
+    for (const LinkConfig& other : config.links) {
+      if (std::minmax(other.a, other.b) == std::minmax(link.a, link.b))
+        map.fail(item, fmt::format("the link between '{}' and '{}' is given twice (a link is for both ways)",
+                                   link.a, link.b));
+    }
     config.links.push_back(std::move(link));
   }
 }
@@ -200,8 +208,8 @@ int ClusterConfig::node_index(const std::string& name) const {
 }
 
 std::string ClusterConfig::canonical() const {
-  std::string text = fmt::format("{}|{}|{}|{}|{}|{}\n", cluster, context, sequences, head, plan.objective,
-                                 plan.keep_on_head);
+  std::string text = fmt::format("{}|{}|{}|{}|{}|{}|{}\n", cluster, context, sequences, head, plan.objective,
+                                 plan.keep_on_head, stall_timeout_s);
   for (const NodeConfig& n : nodes) {
     text +=
         fmt::format("{}|{}|{}|{}|{}|{}\n", n.name, n.address, n.port, n.memory_bytes, n.threads, n.kernels);
@@ -218,9 +226,15 @@ ClusterConfig parse_cluster_config(const std::string& yaml, const std::string& p
   ClusterConfig config;
   config.path = path;
   try {
-    const YAML::Node root = YAML::Load(yaml);
-    const MapReader top(root, path, "",
-                        {"cluster", "model", "context", "sequences", "head", "nodes", "links", "plan"});
+    const std::vector<YAML::Node> documents = YAML::LoadAll(yaml);
+    if (documents.empty() || documents.front().IsNull())
+      throw SetupError(fmt::format("{}: the cluster file is empty (see configs/ for examples)", path));
+    if (documents.size() > 1)
+      throw SetupError(fmt::format("{}: {} documents in one file (lines of ---): a cluster file is one", path,
+                                   documents.size()));
+    const MapReader top(
+        documents.front(), path, "",
+        {"cluster", "model", "context", "sequences", "head", "nodes", "links", "plan", "stall-timeout"});
     config.cluster = top.text("cluster", config.cluster);
     config.model = top.text("model", "");
     config.context = static_cast<int>(top.integer("context", config.context, 16, kContextMax));
@@ -228,16 +242,36 @@ ClusterConfig parse_cluster_config(const std::string& yaml, const std::string& p
     read_nodes(config, top);
     read_links(config, top);
     read_plan(config, top);
+    if (top.has("stall-timeout"))
+      config.stall_timeout_s = parse_stall_timeout(top.text("stall-timeout", ""), top.place("stall-timeout"));
+  } catch (const YAML::DeepRecursion& e) {
+    throw SetupError(fmt::format("{}:{}: nested too deeply", path, e.mark.line + 1));
+  } catch (const YAML::BadConversion& e) {
+    throw SetupError(
+        fmt::format("{}:{}: a plain text or number belongs here, not a list or map", path, e.mark.line + 1));
   } catch (const YAML::Exception& e) {
     throw SetupError(fmt::format("{}:{}: {}", path, e.mark.line + 1, e.msg));
   }
   return config;
 }
 
+double parse_stall_timeout(const std::string& text, const std::string& place) {
+  const double seconds = parse_seconds(text, place);
+  if (seconds < kStallTimeoutMin || seconds > kStallTimeoutMax) {
+    throw SetupError(fmt::format("{}: must be from {:g}s to {:g}s, not '{}'", place, kStallTimeoutMin,
+                                 kStallTimeoutMax, text));
+  }
+  return seconds;
+}
+
 ClusterConfig load_cluster_config(const std::string& path, const std::string& model_override) {
   std::error_code ec;
-  if (!std::filesystem::is_regular_file(path, ec)) {
+  if (!std::filesystem::exists(path, ec)) {
     throw SetupError(fmt::format("{}: no such cluster file (see configs/ for examples)", path));
+  }
+  if (!std::filesystem::is_regular_file(path, ec)) {
+    throw SetupError(fmt::format("{}: not a file but a {}; -c wants a cluster file (see configs/)", path,
+                                 std::filesystem::is_directory(path, ec) ? "folder" : "device or pipe"));
   }
   if (std::filesystem::file_size(path, ec) > kFileBytesMax) {
     throw SetupError(fmt::format("{}: larger than 1 MiB, not a cluster file", path));

@@ -46,6 +46,7 @@ struct ClusterConfig {
   std::vector<NodeConfig> nodes;  // in file order: rank i is nodes[i] unless --node names it
   std::vector<LinkConfig> links;
   PlanConfig plan;
+  double stall_timeout_s = 0;  // no answer to any step for so long: the run ends. 0: chosen from the plan
 
   int node_index(const std::string& name) const;  // -1 if absent
   int head_index() const { return node_index(head); }
@@ -56,6 +57,9 @@ struct ClusterConfig {
 // Throws SetupError naming the file, line and key. `model_override`: --model.
 ClusterConfig load_cluster_config(const std::string& path, const std::string& model_override = {});
 ClusterConfig parse_cluster_config(const std::string& yaml, const std::string& path);
+
+// "30s", from 1 s to a day. Throws SetupError that begins with `place`: a flag, or a key's file and line.
+double parse_stall_timeout(const std::string& text, const std::string& place);
 
 // "~" and paths relative to the cluster file's folder; otherwise a file of that name in the model cache
 // (${XDG_CACHE_HOME:-~/.cache}/shoal/).

@@ -13,19 +13,21 @@ ClusterConfig config_of(const CommonFlags& common) {
     }
     for (const auto& [flag, value] :
          {std::pair("--objective", common.objective), std::pair("--keep-on-head", common.keep_on_head),
-          std::pair("--node", common.node)}) {
+          std::pair("--node", common.node), std::pair("--stall-timeout", common.stall_timeout)}) {
       if (!value.empty())
         throw SetupError(fmt::format("{} {} is for a cluster: name a cluster file with -c", flag, value));
     }
-    const int context = common.context > 0 ? common.context : 4096;
     const int sequences = common.sequences > 0 ? common.sequences : 1;
-    return single_node_config(resolve_model_path(common.model, ""), context, sequences, common.threads);
+    return single_node_config(resolve_model_path(common.model, ""), common.context, sequences,
+                              common.threads);
   }
   ClusterConfig config = load_cluster_config(common.config, common.model);
   if (common.context > 0) config.context = common.context;
   if (common.sequences > 0) config.sequences = common.sequences;
   if (!common.objective.empty()) config.plan.objective = common.objective;
   if (!common.keep_on_head.empty()) config.plan.keep_on_head = common.keep_on_head;
+  if (!common.stall_timeout.empty())
+    config.stall_timeout_s = parse_stall_timeout(common.stall_timeout, "--stall-timeout");
   (void)parse_objective(config.plan.objective);  // refuse a wrong word before anything is measured
   (void)parse_keep_on_head(config.plan.keep_on_head);
   return config;
@@ -40,9 +42,11 @@ ClusterOptions options_of(const CommonFlags& common) {
   return options;
 }
 
-void load_config_together(Cluster& cluster, Bootstrap& bootstrap, const CommonFlags& common) {
+void load_config_together(Cluster& cluster, Bootstrap& bootstrap, const CommonFlags& common,
+                          const std::function<void()>& check) {
   RankReport report;
   try {
+    check();
     cluster.config = config_of(common);
     if (bootstrap.size() > 1 && cluster.config.path.empty()) {
       throw SetupError(
@@ -55,19 +59,24 @@ void load_config_together(Cluster& cluster, Bootstrap& bootstrap, const CommonFl
   (void)agree(bootstrap, report);
 }
 
-int with_cluster(const CommonFlags& common, const std::function<void(Cluster&)>& work) {
+int with_cluster(const CommonFlags& common, const std::function<void()>& check,
+                 const std::function<void(Cluster&)>& work) {
   const std::unique_ptr<Bootstrap> bootstrap = make_bootstrap();
   Cluster cluster;
-  load_config_together(cluster, *bootstrap, common);
+  load_config_together(cluster, *bootstrap, common, check);
   start_cluster(cluster, *bootstrap, options_of(common));
-  if (!cluster.is_head()) {
-    cluster.node->serve_until_shutdown();
-    return kExitDone;
-  }
   try {
-    work(cluster);
-  } catch (...) {
+    if (cluster.is_head()) {
+      work(cluster);
+    } else {
+      cluster.node->serve_until_shutdown();
+    }
+  } catch (const SetupError& error) {
+    if (error.exit_code() == kExitFailed) bootstrap->abandon();  // somebody is lost or hangs
     cluster.node->shutdown_workers();
+    throw;
+  } catch (...) {
+    bootstrap->abandon();
     throw;
   }
   cluster.node->shutdown_workers();

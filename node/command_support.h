@@ -12,11 +12,14 @@ namespace shoal {
 ClusterConfig config_of(const CommonFlags& common);
 ClusterOptions options_of(const CommonFlags& common);
 
-// config_of() on every rank; where it fails on any, all end with the same message.
-void load_config_together(Cluster& cluster, Bootstrap& bootstrap, const CommonFlags& common);
+// check(), which throws SetupError where other flags are wrong, then config_of(), on every rank; where it
+// fails on any, all end, and rank 0 says it once.
+void load_config_together(Cluster& cluster, Bootstrap& bootstrap, const CommonFlags& common,
+                          const std::function<void()>& check);
 
 // Starts the cluster and does `work` on the head; the other nodes serve until the head is done. Returns the
 // exit code.
-int with_cluster(const CommonFlags& common, const std::function<void(Cluster&)>& work);
+int with_cluster(const CommonFlags& common, const std::function<void()>& check,
+                 const std::function<void(Cluster&)>& work);
 
 }  // namespace shoal

@@ -19,7 +19,8 @@ struct CommonFlags {
   std::string node;
   std::string kernels;
   std::string objective, keep_on_head;  // override the cluster file's
-  int context = 0;                      // 0: the cluster file's, or 4096
+  std::string stall_timeout;            // overrides the cluster file's
+  int context = 0;                      // 0: the cluster file's, or 4096 (less where the model's is less)
   int threads = 0;
   int sequences = 0;
   bool quiet = false;  // no plan, no table

@@ -62,7 +62,14 @@ void Coordinator::start(uint64_t id, GenerationRequest request) {
     request.on_event({id, -1, true, FinishReason::kError, {code, std::move(text)}});
   };
   if (is_broken_) return refuse(broken_.code, broken_.message);
-  if (request.prompt.empty()) return refuse(Errc::kInvalidInput, "the prompt is empty");
+  if (request.prompt.empty()) {
+    return refuse(Errc::kInvalidInput, "the prompt is empty: it needs at least one token");
+  }
+  if (request.max_tokens < 1) {
+    return refuse(
+        Errc::kInvalidInput,
+        fmt::format("-n (--max-tokens) is {} but an answer has at least 1 token", request.max_tokens));
+  }
   const int length = static_cast<int>(request.prompt.size());
   if (length >= layout_.context) {
     return refuse(
@@ -252,7 +259,10 @@ void Coordinator::send(ScheduledStep step) {
 void Coordinator::on_outcome(StepOutcome outcome) {
   last_outcome_ = std::chrono::steady_clock::now();
   if (outcome.failed) {
-    fail_all(outcome.error);
+    // What a stage refuses is not the asker's fault: requests were checked before anything was sent.
+    const bool of_step =
+        outcome.error.code == Errc::kInvalidInput || outcome.error.code == Errc::kContextFull;
+    fail_all({of_step ? Errc::kBadFrame : outcome.error.code, std::move(outcome.error.message)});
     return;
   }
   const auto found = steps_.find(outcome.step_id);
@@ -298,7 +308,10 @@ void Coordinator::take_token(Sequence& sequence, const RowOutput& output) {
   }
   const int32_t token = sequence.sampler.sample(output.candidates);
   if (token < 0 || token >= layout_.n_vocab) {  // -1: no logit is a number
-    return finish(id, FinishReason::kError, {Errc::kBadFrame, "an answer without a token of the vocabulary"});
+    const char* what = token == -1 ? "no logit is a number" : "its token is not in the vocabulary";
+    return finish(id, FinishReason::kError,
+                  {Errc::kBadFrame, fmt::format("an answer from {} cannot be used: {}",
+                                                layout_.stage_text(layout_.last_stage()), what)});
   }
   sequence.sampler.accept(token);
   const bool end = tokenizer_ != nullptr && tokenizer_->is_end_of_generation(token);
@@ -312,7 +325,8 @@ void Coordinator::take_token(Sequence& sequence, const RowOutput& output) {
     event.prompt_rows = static_cast<int>(sequence.request.prompt.size()) - sequence.reused;
   sequence.request.on_event(event);
   const bool full = static_cast<int>(sequence.tokens.size()) >= layout_.context;
-  if (sequence.answered >= sequence.request.max_tokens || full) return finish(id, FinishReason::kLength);
+  if (sequence.answered >= sequence.request.max_tokens) return finish(id, FinishReason::kLength);
+  if (full) return finish(id, FinishReason::kContextFull);
   scheduler_.extend(id);
 }
 
@@ -341,14 +355,28 @@ void Coordinator::watch() {
     watching_ = !steps_.empty() && !is_broken_;
     if (!watching_) return;
     const std::chrono::duration<double> silence = std::chrono::steady_clock::now() - last_outcome_;
-    if (silence.count() > layout_.step_deadline_s) {
-      return fail_all(
-          {Errc::kTimeout, fmt::format("no answer from the pipeline for {:.0f} s: one of {} hangs or is cut "
-                                       "off",
-                                       silence.count(), fmt::join(layout_.node_of_stage, ", "))});
-    }
+    if (silence.count() > layout_.step_deadline_s) return on_silence(silence.count());
     watch();
   });
+}
+
+// Asks every node for a sign of life, so that the message names who gives none.
+void Coordinator::on_silence(double seconds) {
+  node_.find_silent(
+      [this, seconds, alive = std::weak_ptr<int>(alive_)](const std::vector<std::string>& silent) {
+        if (alive.expired() || is_broken_) return;
+        const std::chrono::duration<double> now_silent = std::chrono::steady_clock::now() - last_outcome_;
+        if (now_silent.count() < seconds) return watch();  // it answered after all
+        const std::string who =
+            silent.empty() ? fmt::format("all nodes are there, but one of {} computes for longer than that",
+                                         fmt::join(layout_.node_of_stage, ", "))
+                           : fmt::format("{} {} give{} no sign of life (stopped, hanging or cut off)",
+                                         silent.size() == 1 ? "node" : "nodes", fmt::join(silent, ", "),
+                                         silent.size() == 1 ? "s" : "");
+        fail_all({Errc::kTimeout,
+                  fmt::format("no answer from the pipeline for {:.0f} s: {} (stall-timeout: {:g}s)", seconds,
+                              who, layout_.step_deadline_s)});
+      });
 }
 
 void Coordinator::fail_all(const Error& error) {

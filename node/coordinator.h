@@ -20,7 +20,8 @@
 
 namespace shoal {
 
-enum class FinishReason { kStop, kLength, kCancelled, kError };
+// kStop: the model ended it. kLength: max_tokens. kContextFull: the context has no room for another token.
+enum class FinishReason { kStop, kLength, kContextFull, kCancelled, kError };
 
 // One token of an answer, or its end.
 struct GenerationEvent {
@@ -34,11 +35,10 @@ struct GenerationEvent {
 
 struct GenerationRequest {
   std::vector<int32_t> prompt;  // at least one token
-  int max_tokens = 128;
+  int max_tokens = 128;         // at least 1
   SamplerOptions sampling;
   bool ignore_end = false;  // go on after an end-of-generation token (benchmarks)
-  std::string
-      user;  // waiting requests of several users take turns; a cached prompt serves its own user alone
+  std::string user;  // users take turns, and a cached prompt serves the user alone who sent it
   int priority = 0;                                      // higher goes first
   double deadline_s = 0;                                 // from submission to the last token; 0: none
   std::function<void(const GenerationEvent&)> on_event;  // called on the io thread; must not block
@@ -105,6 +105,7 @@ class Coordinator {
   void finish(uint64_t id, FinishReason reason, const Error& error = {});
   void fail_all(const Error& error);
   void watch();
+  void on_silence(double seconds);
 
   Node& node_;
   const PipelineLayout layout_;

@@ -1,5 +1,6 @@
 // shoal run and shoal chat.
 #include <fmt/format.h>
+#include <spdlog/spdlog.h>
 #include <unistd.h>
 
 #include <cstdio>
@@ -55,6 +56,12 @@ std::string answer_measured(Cluster& cluster, const CommonFlags& common, Generat
   const std::string text = stream.finish();
   std::fputs("\n", stdout);
   std::fflush(stdout);
+  if (answer.reason == FinishReason::kContextFull) {
+    spdlog::warn(
+        "the answer ends because the context is full: {} tokens of prompt and {} of answer fill its {} "
+        "(raise it with --context, or context: in the cluster file)",
+        prompt_tokens, answer.tokens.size(), cluster.config.context);
+  }
   if (common.quiet) return text;
 
   const int steps = static_cast<int>(answer.tokens.size()) - 1;  // the first token belongs to the prompt
@@ -134,13 +141,19 @@ void converse(Cluster& cluster, const CommonFlags& common, const RunFlags& flags
 }  // namespace
 
 int run_command(const CommonFlags& common, const RunFlags& flags) {
-  flags.sampling.validate();
-  return with_cluster(common, [&](Cluster& cluster) { answer_once(cluster, common, flags); });
+  return with_cluster(
+      common,
+      [&] {
+        flags.sampling.validate();
+        if (flags.prompt.empty() && !flags.raw) throw SetupError("-p (--prompt) is empty: say what to ask");
+      },
+      [&](Cluster& cluster) { answer_once(cluster, common, flags); });
 }
 
 int chat_command(const CommonFlags& common, const RunFlags& flags) {
-  flags.sampling.validate();
-  return with_cluster(common, [&](Cluster& cluster) { converse(cluster, common, flags); });
+  return with_cluster(
+      common, [&] { flags.sampling.validate(); },
+      [&](Cluster& cluster) { converse(cluster, common, flags); });
 }
 
 }  // namespace shoal

@@ -43,7 +43,11 @@ class MpiBootstrap : public Bootstrap {
     check_mpi(MPI_Comm_rank(MPI_COMM_WORLD, &rank_), "MPI_Comm_rank");
     check_mpi(MPI_Comm_size(MPI_COMM_WORLD, &size_), "MPI_Comm_size");
   }
-  ~MpiBootstrap() override { MPI_Finalize(); }
+  // MPI_Finalize waits for all ranks. A rank that ends without it makes mpirun end the others, also one that
+  // hangs.
+  ~MpiBootstrap() override {
+    if (!abandoned_) MPI_Finalize();
+  }
 
   int rank() const override { return rank_; }
   int size() const override { return size_; }
@@ -87,8 +91,11 @@ class MpiBootstrap : public Bootstrap {
     wait_asleep(&request, "barrier");
   }
 
+  void abandon() override { abandoned_ = true; }
+
  private:
   int rank_ = 0, size_ = 1;
+  bool abandoned_ = false;
 };
 
 }  // namespace

@@ -4,7 +4,9 @@
 #include <spdlog/spdlog.h>
 
 #include <algorithm>
+#include <bit>
 #include <boost/asio/detached.hpp>
+#include <boost/asio/steady_timer.hpp>
 #include <chrono>
 
 #include "base/check.h"
@@ -18,9 +20,20 @@ using boost::asio::co_spawn;
 using boost::asio::detached;
 using namespace std::chrono_literals;
 
+std::string PipelineLayout::stage_text(int stage) const {
+  const ShardSpec& spec = shard_of_stage[static_cast<size_t>(stage)];
+  const LayerRange& layers = spec.layers;
+  return fmt::format("node {} ({})", node_of_stage[static_cast<size_t>(stage)],
+                     layers.size() == 0   ? (spec.output ? "output head" : "embedding")
+                     : layers.size() == 1 ? fmt::format("layer {}", layers.begin)
+                                          : fmt::format("layers {}-{}", layers.begin, layers.end - 1));
+}
+
 namespace {
 
 constexpr auto kStatsDeadline = 3s;
+constexpr auto kSignOfLifeDeadline = 2s;
+constexpr auto kGoodbyeDeadline = 2s;
 
 }  // namespace
 
@@ -96,7 +109,7 @@ void Node::forward(std::unique_ptr<StepJob> job) {
 }
 
 void Node::on_engine_done(std::unique_ptr<StepJob> job) {
-  if (job->failed) return fail(job->epoch, job->step_id, job->error);
+  if (job->failed) return fail(job->epoch, job->step_id, in_stage(job->stage, std::move(job->error)));
   if (job->stage == layout_.last_stage()) return finish(std::move(job));
   ++job->stage;
   forward(std::move(job));
@@ -109,6 +122,13 @@ void Node::finish(std::unique_ptr<StepJob> job) {
   } else if (head_) {
     (void)head_->post({to_message(*job, std::move(job->outputs))});
   }
+}
+
+// Says where a step failed, and who sent it: numbers that are not finite were made there.
+Error Node::in_stage(int stage, Error error) const {
+  const std::string from = stage > 0 ? ", in a step from " + layout_.stage_text(stage - 1) : "";
+  error.message = fmt::format("{}{}: {}", layout_.stage_text(stage), from, error.message);
+  return error;
 }
 
 void Node::fail(uint64_t epoch, uint64_t step_id, Error error) {
@@ -135,13 +155,45 @@ awaitable<void> Node::read_control_of(std::string peer, ChannelPtr channel) {
       if (!closing_) node_lost(peer, incoming.error());
       co_return;
     }
+    last_heard_[peer] = Clock::now();
     if (auto* result = std::get_if<ResultMessage>(&incoming->message)) {
-      if (on_outcome_) on_outcome_(from_message(*result));
+      if (may_report(peer, *result) && on_outcome_) on_outcome_(from_message(*result));
     } else if (auto* stats = std::get_if<StatsMessage>(&incoming->message)) {
       const auto waiter = stats_waiters_.find(peer);
       if (waiter != stats_waiters_.end()) waiter->second(std::move(*stats));
     }
   }
+}
+
+// Answers come from the node of the last stage alone; that a step failed may be said by any that has a stage.
+bool Node::may_report(const std::string& peer, const ResultMessage& result) {
+  const std::vector<std::string>& nodes = layout_.node_of_stage;
+  const bool has_say =
+      result.failed ? std::find(nodes.begin(), nodes.end(), peer) != nodes.end() : nodes.back() == peer;
+  if (has_say && result.epoch == kEpoch) return true;
+  const uint64_t count = ++refused_results_;
+  if (std::has_single_bit(count)) {  // the 1st, 2nd, 4th, ...: whoever sends many must not fill the log
+    spdlog::warn("a result from node {} for step {} of epoch {} was refused: {} (refused so far: {})", peer,
+                 result.step_id, result.epoch,
+                 has_say ? fmt::format("the present epoch is {}", kEpoch)
+                         : fmt::format("node {} gives the answers", nodes.back()),
+                 count);
+  }
+  return false;
+}
+
+void Node::find_silent(std::function<void(const std::vector<std::string>&)> done) {
+  const Clock::time_point asked = Clock::now();
+  for (const auto& [name, channel] : controls_) (void)channel->post({StatsRequest{}});
+  auto timer = std::make_shared<boost::asio::steady_timer>(io_.executor(), kSignOfLifeDeadline);
+  timer->async_wait([this, asked, timer, done = std::move(done)](const boost::system::error_code& stopped) {
+    if (stopped) return;
+    std::vector<std::string> silent;
+    for (const auto& [name, channel] : controls_) {
+      if (last_heard_[name] < asked) silent.push_back(name);
+    }
+    done(silent);
+  });
 }
 
 void Node::node_lost(const std::string& peer, const Error& error) {
@@ -169,16 +221,19 @@ void Node::serve_until_shutdown() {
   if (!error.empty()) throw SetupError(error, kExitFailed);
 }
 
+awaitable<void> Node::say_goodbye() {
+  closing_ = true;
+  for (const auto& [name, channel] : controls_) {
+    OutgoingMessage goodbye{Shutdown{"the work is done"}, {}, {}};
+    const Result<void> sent = co_await channel->send(std::move(goodbye));
+    if (sent.has_error()) spdlog::debug("{} did not hear the shutdown: {}", name, sent.error().message);
+  }
+}
+
 void Node::shutdown_workers() {
-  io_.run([this]() -> awaitable<int> {
-    closing_ = true;
-    for (const auto& [name, channel] : controls_) {
-      OutgoingMessage goodbye{Shutdown{"the work is done"}, {}, {}};
-      const Result<void> sent = co_await channel->send(std::move(goodbye));
-      if (sent.has_error()) spdlog::debug("{} did not hear the shutdown: {}", name, sent.error().message);
-    }
-    co_return 0;
-  }());
+  std::future<void> done = co_spawn(io_.executor(), say_goodbye(), boost::asio::use_future);
+  if (done.wait_for(kGoodbyeDeadline) != std::future_status::ready)
+    spdlog::debug("not every worker took the shutdown");
 }
 
 StatsMessage Node::own_stats() const {

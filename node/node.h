@@ -9,6 +9,7 @@
 // thread has answered.
 #pragma once
 
+#include <atomic>
 #include <deque>
 #include <functional>
 #include <future>
@@ -53,6 +54,7 @@ struct PipelineLayout {
   int steps_in_flight_max = 0;
   double step_deadline_s = 0;  // no answer to any step for so long: a node hangs. 0: not watched
   int last_stage() const { return static_cast<int>(node_of_stage.size()) - 1; }
+  std::string stage_text(int stage) const;  // "node b (layers 10-19)", for messages
 };
 
 // The outcome of a step, at the head.
@@ -96,15 +98,23 @@ class Node {
   StepBuffer take_buffer() { return buffers_->take(); }  // on the io thread
   // Statistics of all nodes, this one first.
   std::vector<StatsMessage> collect_stats();
+  // The head: tells the workers that the work is done; waits 2 s at most for those who do not take it.
+  // Elsewhere there is nobody to tell.
   void shutdown_workers();
+  // On the io thread: asks every node for a sign of life and names, 2 s later, those that gave none.
+  void find_silent(std::function<void(const std::vector<std::string>&)> done);
+  // Results that the head did not take: from a node that has none to give, or of another epoch.
+  uint64_t refused_results() const { return refused_results_; }
 
  private:
   boost::asio::awaitable<void> accept_loop();
+  boost::asio::awaitable<void> say_goodbye();
   boost::asio::awaitable<void> serve_peer(ChannelPtr channel);
   std::optional<RefusalReason> refusal_of(const Hello& hello) const;
   boost::asio::awaitable<void> serve_control(ChannelPtr channel);
   boost::asio::awaitable<void> serve_pipeline(ChannelPtr channel, int stage);
   boost::asio::awaitable<void> read_control_of(std::string peer, ChannelPtr channel);
+  bool may_report(const std::string& peer, const ResultMessage& result);
   boost::asio::awaitable<Result<ChannelPtr>> open(std::string peer, Endpoint endpoint, LinkRole role,
                                                   int stage);
   boost::asio::awaitable<Result<LinkProfile>> probe_link(std::string peer, Endpoint endpoint);
@@ -115,6 +125,7 @@ class Node {
   void forward(std::unique_ptr<StepJob> job);
   void finish(std::unique_ptr<StepJob> job);
   void fail(uint64_t epoch, uint64_t step_id, Error error);
+  Error in_stage(int stage, Error error) const;
   void node_lost(const std::string& peer, const Error& error);
   void end_service(std::string error);
   Result<std::unique_ptr<StepJob>> job_of(IncomingMessage& incoming, int stage);
@@ -136,6 +147,8 @@ class Node {
   std::function<void(StepOutcome)> on_outcome_;
   std::optional<Error> lost_;  // the first node lost
   std::map<std::string, std::function<void(StatsMessage)>> stats_waiters_;
+  std::map<std::string, Clock::time_point> last_heard_;  // the head: of every other node
+  std::atomic<uint64_t> refused_results_{0};
   std::promise<std::string> service_end_;  // empty: the head said so
   bool service_ended_ = false;
   bool closing_ = false;

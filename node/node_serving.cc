@@ -143,7 +143,7 @@ awaitable<void> Node::serve_pipeline(ChannelPtr channel, int stage) {
     Result<std::unique_ptr<StepJob>> job = job_of(*incoming, stage);
     if (job.has_error()) {
       spdlog::warn("a step from {} was refused: {}", channel->peer(), job.error().message);
-      fail(kEpoch, 0, job.error());
+      fail(kEpoch, 0, in_stage(stage, job.error()));
       break;
     }
     forward(std::move(*job));

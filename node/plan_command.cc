@@ -2,6 +2,7 @@
 // this device stands for all of them.
 #include <fmt/format.h>
 #include <spdlog/spdlog.h>
+#include <boost/json.hpp>
 
 #include <cstdio>
 
@@ -53,13 +54,22 @@ void plan_alone(Cluster& cluster, const CommonFlags& common) {
   cluster.plan = make_plan(input);
 }
 
+// The plan; with `explain` also the text that --explain alone prints.
+std::string json_of(const Cluster& cluster, bool explain) {
+  if (!explain) return plan_to_json(cluster.plan);
+  boost::json::value plan = boost::json::parse(plan_to_json(cluster.plan));
+  plan.as_object()["explanation"] = render_explanation(cluster.plan_input, cluster.plan);
+  return boost::json::serialize(plan);
+}
+
 }  // namespace
 
 int plan_command(const CommonFlags& common, const PlanFlags& flags) {
-  if (common.config.empty()) throw SetupError("shoal plan needs a cluster file: -c CLUSTER.yaml");
   const std::unique_ptr<Bootstrap> bootstrap = make_bootstrap();
   Cluster cluster;
-  load_config_together(cluster, *bootstrap, common);
+  load_config_together(cluster, *bootstrap, common, [&] {
+    if (common.config.empty()) throw SetupError("shoal plan needs a cluster file: -c CLUSTER.yaml");
+  });
   if (bootstrap->size() == 1 && cluster.config.nodes.size() > 1 && !started_by_mpirun()) {
     plan_alone(cluster, common);
   } else {
@@ -67,7 +77,7 @@ int plan_command(const CommonFlags& common, const PlanFlags& flags) {
   }
   if (bootstrap->rank() != 0) return kExitDone;
   if (flags.json) {
-    std::fputs((plan_to_json(cluster.plan) + "\n").c_str(), stdout);
+    std::fputs((json_of(cluster, flags.explain) + "\n").c_str(), stdout);
   } else if (flags.explain) {
     std::fputs(render_explanation(cluster.plan_input, cluster.plan).c_str(), stdout);
   } else {

@@ -110,7 +110,21 @@ std::string explain_head(const PlanInput& input, const CostModel& cost) {
   if (head.memory_bytes >= bytes) return text + " may not hold the first layer (it is not trusted with it)";
   return text + " has " + format_bytes(head.memory_bytes) + " and needs " + format_bytes(bytes) +
          " for the embedding, layer 0" + (ends ? ", the output head" : "") +
-         " and the process itself; give it more memory, shorten the context, or set keep-on-head: none";
+         " and the process itself: " + format_bytes(bytes - head.memory_bytes) +
+         " are missing; give it more memory, shorten the context, or set keep-on-head: none";
+}
+
+// A cluster of one: all of the model, or nothing. Empty if memory is not what is missing.
+std::string explain_single(const PlanInput& input, const CostModel& cost) {
+  const DeviceProfile& node = input.devices.front();
+  const MemoryUse use = cost.stage_memory({true, 0, input.model.n_layer, true});
+  const uint64_t need = use.total() + input.model.base_bytes;
+  if (need <= node.memory_bytes) return {};
+  return "node " + node.name + " is alone, has " + format_bytes(node.memory_bytes) + " and needs " +
+         format_bytes(need) + " for the whole model (weights " + format_bytes(use.weights) + ", KV cache " +
+         format_bytes(use.kv) + ", scratch " + format_bytes(use.scratch) + ", process " +
+         format_bytes(input.model.base_bytes) + "): " + format_bytes(need - node.memory_bytes) +
+         " are missing; give it more memory, shorten the context, serve fewer sequences, or add a node";
 }
 
 std::string explain_total(const PlanInput& input, const CostModel& cost, const Chain& chain) {
@@ -225,6 +239,10 @@ std::vector<StageAssignment> manual_stages(const PlanInput& input) {
 
 std::string explain_no_plan(const PlanInput& input, const CostModel& cost, const Chain& chain) {
   if (chain.types == 0) return "no node may take a stage: all are excluded";
+  if (input.devices.size() == 1) {
+    const std::string text = explain_single(input, cost);
+    if (!text.empty()) return text;
+  }
   if (chain.head_first && chain.head_type < 0)
     return "keep-on-head " + std::string(to_string(input.constraints.keep_on_head)) + ": the head " +
            name_of(input, input.constraints.head) + " is excluded; allow it or set keep-on-head: none";

@@ -88,6 +88,8 @@ std::string cost_text(const PlanInput& input, double value, const Prediction& pr
     return "left out: no plan found that includes it fits memory, links and constraints";
   if (input.objective == Objective::kLatency) {
     const double now = predicted.seconds_per_token;
+    if (format_seconds(value) == format_seconds(now))
+      return "left out: it would save nothing, with it a token would take the same " + format_seconds(now);
     return "left out: with it a token would take " + format_seconds(value) + " instead of " +
            format_seconds(now) + ", " + percent(now > 0 ? value / now - 1 : 0) + " more";
   }
@@ -97,6 +99,8 @@ std::string cost_text(const PlanInput& input, double value, const Prediction& pr
            (predicted.bottleneck.link ? std::string("a link") : "another node") +
            " limits, and would lengthen the lap";
   const double rows = input.workload.concurrency;
+  if (rate(rows / value) == rate(rows / now))
+    return "left out: it would gain nothing, with it the rate would be the same " + rate(rows / now);
   return "left out: with it " + rate(rows / value) + " instead of " + rate(rows / now) + ", " +
          percent(1 - now / value) + " less";
 }

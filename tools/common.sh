@@ -34,6 +34,14 @@ configure() {
   (cd "$ROOT" && cmake --preset "$preset" "$@") >&2
 }
 
+# build PRESET TARGET: says nothing where nothing is to be built.
+build() {
+  local folder=$ROOT/build/$1 plan
+  plan=$(ninja -C "$folder" -n "$2" 2>/dev/null) || plan=
+  if [[ $plan == *"no work to do"* ]]; then return; fi
+  cmake --build "$folder" --target "$2" --parallel "$(build_jobs)" >&2
+}
+
 # Open MPI on any machine: as root too, more ranks than cores, and no fabric but shared memory and TCP, so that it
 # neither searches for hardware that a small device lacks nor warns about its absence.
 export_mpi_settings() {

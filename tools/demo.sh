@@ -27,7 +27,7 @@ fi
 
 "$ROOT/tools/setup.sh"
 configure release
-cmake --build "$ROOT/build/release" --target shoal --parallel "$(build_jobs)" >&2
+build release shoal
 [[ -n $model ]] || model=$("$ROOT/tools/fetch_model.sh")
 
 # mpirun takes this shell's place, so that Ctrl-C and a kill reach it; it ends its ranks before it ends.

@@ -132,8 +132,9 @@ std::unique_ptr<Listener> listen_on(asio::any_io_executor executor, const std::s
   if (!ec) acceptor.bind(endpoint, ec);
   if (!ec) acceptor.listen(asio::socket_base::max_listen_connections, ec);
   if (ec) {
+    const bool not_ours = ec.value() == EADDRNOTAVAIL;  // no such address here: the configuration is wrong
     throw SetupError("cannot listen on " + text_of(endpoint) + ": " + ec.message() + way_out(ec),
-                     kExitFailed);
+                     not_ours ? kExitUsage : kExitFailed);
   }
   return std::make_unique<TcpListener>(std::move(acceptor), options);
 }

@@ -74,7 +74,43 @@ class ClusterFile(ClusterTest):
         self.refused("nodes: {a: {memory: 1GiB}}\nplan: {objective: speed}\n", r"objective.*speed")
         self.refused("nodes: {a: {memory: 1GiB}}\nlinks: [{between: [a, q]}]\n", r"'q'")
         self.refused("nodes: [1, 2\n", r"c\.yaml:\d")
-        self.refused("", r"c\.yaml")
+        self.refused("", r"c\.yaml: the cluster file is empty")
+        self.refused("nodes: " + "[" * 100_000, r"nested too deeply")
+        bomb = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
+            f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]\n" for i in range(1, 12))
+        self.refused(bomb + "nodes: {a: {memory: 1GiB}}\n", r"unknown key 'a0'")
+
+    def test_link_given_twice(self):
+        path = cluster_file(self.folder, 3)
+        with open(path, encoding="utf-8") as file:
+            text = file.read()
+        again = text.replace("links:\n", "links:\n  - {between: [node-2, node-1], latency: 1ms}\n")
+        self.refused(again, r"link between 'node-1' and 'node-2' is given twice")
+
+    def test_one_line_a_problem(self):
+        path = os.path.join(self.folder, "a b.yaml")
+        with open(path, "w", encoding="utf-8") as out:
+            out.write("nodes: {a: {memory: 10MiB}}\n")
+        result = run(["run", "-c", path, "-m", MODEL, "-p", "x"])
+        self.assert_refused(result, 2, r"node a is alone, has 10\.0 MiB and needs .* MiB are missing")
+        self.assertNotIn(b"keep-on-head", result.stderr)
+        self.assertEqual(result.stderr.count(b"\n"), 1)
+        self.assert_refused(run(["run", "-c", self.folder, "-p", "x"]), 2, r"not a file but a folder")
+        self.assert_refused(run(["run", "-c", path, "-m", self.folder, "-p", "x"]), 2, r"a directory")
+        self.assert_refused(run(["run", "-c", path, "-m", MODEL, "-p", ""]), 2, r"-p \(--prompt\) is empty")
+
+    def test_address_that_is_not_ours(self):
+        for address, said in (("192.0.2.77", r"192\.0\.2\.77"), ("no-such-host.invalid", r"no-such-host\.invalid")):
+            for ranks in (0, 2):
+                with self.subTest(address=address, ranks=ranks):
+                    text = f"nodes:\n  a: {{memory: 1GiB{'' if ranks else ', address: ' + address}}}\n"
+                    text += f"  b: {{memory: 1GiB, address: {address}}}\n" if ranks else ""
+                    path = os.path.join(self.folder, "address.yaml")
+                    with open(path, "w", encoding="utf-8") as out:
+                        out.write("context: 256\n" + text)
+                    node = "b" if ranks else "a"
+                    self.assert_refused(run(["run", "-c", path, "-m", MODEL, "-p", "x"], ranks), 2,
+                                        rf"nodes\.{node}\.address: .*{said}")
 
     def test_layers_by_hand(self):
         for spans in (["0-9", "11-29"], ["0-15", "10-29"], ["0-14", "15-40"], ["9-0", "10-29"]):
@@ -97,6 +133,7 @@ class Launch(ClusterTest):
             with self.subTest(ranks=ranks):
                 result = run(["run", "-c", path, "-m", MODEL, "-p", "x"], ranks)
                 self.assert_refused(result, 2, r"3 nodes", r"mpirun -n 3")
+                self.assertEqual(result.stderr.count(b"lists 3 nodes"), 1, result.stderr)
 
     def test_port_taken(self):
         with socket.socket() as taken:
@@ -133,7 +170,27 @@ class Launch(ClusterTest):
         self.assert_refused(run(["run", MODEL, "-p", "x", "--top-p", "7"]), 2, r"top.p")
         self.assert_refused(run(["run", MODEL, "-p", "x", "--kernels", "mmx"]), 2, r"mmx", r"generic")
         self.assert_refused(run(["run", "-p", "x"]), 2, r"no model")
-        self.assert_refused(run(["frobnicate"]), 2)
+        self.assert_refused(run(["frobnicate"]), 2, r"^shoal: error: unknown command 'frobnicate' .*run.*--help")
+        self.assert_refused(run(["bnech", MODEL]), 2, r"unknown command 'bnech'; did you mean 'bench'\?")
+        self.assert_refused(run([]), 2, r"^shoal: error: no command given .*run.*--help")
+        self.assert_refused(run(["run", MODEL, "-p", "x", "--tmep", "1"]), 2, r"'--tmep'; did you mean '--temp'\?")
+        self.assert_refused(run(["run", MODEL, "-p", "two", "words"]), 2, r"'words' is one argument too many")
+        self.assert_refused(run(["bench", MODEL, "-p", "0", "-n", "0"]), 2, r"-p 0 and -n 0 leave nothing to measure")
+        for flag, values in {"-n": ("0", "-3", "1.5", "99999999999"), "--seed": ("-1", "18446744073709551616"),
+                             "--top-k": ("-3", "1.5"), "--threads": ("0", "x"), "--temp": ("warm",)}.items():
+            for value in values:
+                with self.subTest(flag=flag, value=value):
+                    result = run(["run", MODEL, "-p", "x", flag, value])
+                    self.assert_refused(result, 2, r"^shoal: error: .*" + flag, f"not '{value}'")
+                    self.assertEqual(result.stderr.count(b"\n"), 1)
+
+    def test_usage_is_told_once(self):
+        path = cluster_file(self.folder, 3)
+        for wrong in (["--bogus"], ["--top-p", "7"], ["-n", "0"]):
+            with self.subTest(wrong=wrong):
+                result = run(["run", "-c", path, "-m", MODEL, "-p", "x", *wrong], 3)
+                self.assert_refused(result, 2, wrong[0])
+                self.assertEqual(result.stderr.count(b"shoal: error"), 1, result.stderr)
 
     def test_mpirun_without_cluster_file(self):
         self.assert_refused(run(["run", MODEL, "-p", "x"], 2), 2, r"no cluster file")

@@ -8,7 +8,8 @@ import subprocess
 import time
 import unittest
 
-from support import ENVIRONMENT, MODEL, PROGRAM, ClusterTest, cluster_file, command, even_layers, run, start, wait_until_gone
+from support import (ENVIRONMENT, MODEL, PROGRAM, ClusterTest, cluster_file, command, even_layers, processes_of, run, start,
+                     wait_until_gone)
 
 PROMPT = ["-p", "Write a very long story.", "--temp", "0", "--ignore-eos", "-n", "2000", "--context", "4096"]
 
@@ -27,25 +28,38 @@ class Interrupted(ClusterTest):
 
     def test_ctrl_c_of_one_process(self):
         process = start(["run", MODEL, *PROMPT])
-        time.sleep(1.5)
+        process.stdout.read(20)  # it generates
         process.send_signal(signal.SIGINT)
-        process.communicate(timeout=5)
-        self.assertNotEqual(process.returncode, 0)
+        _, said = process.communicate(timeout=5)
+        self.assertEqual(process.returncode, -signal.SIGINT)  # a shell shows 130
+        self.assertEqual(said, b"")  # who pressed it needs no message
+
+    def process_of_rank(self, path, rank):
+        found = []
+        for pid in processes_of(path):
+            with open(f"/proc/{pid}/environ", "rb") as env:
+                if f"OMPI_COMM_WORLD_RANK={rank}\0".encode() in env.read():
+                    found.append(pid)
+        self.assertEqual(len(found), 1)
+        return found[0]
+
+    def test_a_worker_falls_silent(self):
+        path = cluster_file(self.folder, 3, even_layers(3), context=4096, sequences=1)
+        for rank in (1, 2):
+            with self.subTest(rank=rank):
+                process = start(["run", "-c", path, "-m", MODEL, "--stall-timeout", "2s", *PROMPT], 3)
+                process.stdout.read(20)  # it generates
+                os.kill(self.process_of_rank(path, rank), signal.SIGSTOP)
+                _, said = process.communicate(timeout=30)
+                self.assertEqual(process.returncode, 1)
+                self.assertRegex(said.decode(), rf"shoal: error: no answer .* node node-{rank} gives no sign of life")
+                self.assertTrue(wait_until_gone(path, 10), "a process outlived the silence of a worker")
 
     def test_a_worker_is_killed(self):
         path = cluster_file(self.folder, 3, even_layers(3), context=4096, sequences=1)
         process = start(["run", "-c", path, "-m", MODEL, *PROMPT], 3)
         process.stdout.read(20)  # it generates
-        workers = []
-        for pid in filter(str.isdigit, os.listdir("/proc")):
-            try:
-                with open(f"/proc/{pid}/environ", "rb") as env, open(f"/proc/{pid}/cmdline", "rb") as cmd:
-                    if path.encode() in cmd.read() and b"OMPI_COMM_WORLD_RANK=2" in env.read():
-                        workers.append(int(pid))
-            except OSError:
-                pass
-        self.assertEqual(len(workers), 1)
-        os.kill(workers[0], signal.SIGKILL)
+        os.kill(self.process_of_rank(path, 2), signal.SIGKILL)
         process.communicate(timeout=20)
         self.assertNotEqual(process.returncode, 0)
         self.assertTrue(wait_until_gone(path, 5), "a process outlived the loss of a worker")
@@ -118,8 +132,24 @@ class Table(ClusterTest):
             self.assertEqual(layers[0][0], 0)
             self.assertEqual(layers[-1][1], 30)
         explained = run(["plan", "-c", path, "-m", MODEL, "--explain"])
+        both = json.loads(run(["plan", "-c", path, "-m", MODEL, "--explain", "--json"]).stdout)
+        self.assertEqual(len(both["stages"]), 3)
         for name in ("node-0", "node-1", "node-2"):
             self.assertIn(name, explained.stdout.decode())
+            self.assertIn(name, both["explanation"])
+
+    def test_warnings(self):
+        result = run(["run", MODEL, "-q", "--raw", "-p", "Once upon a time", "--context", "16", "--ignore-eos"])
+        self.assertEqual(result.returncode, 0)
+        self.assertRegex(result.stderr.decode(), r"^shoal: warning: the answer ends because the context is full: .* 16 ")
+        result = run(["run", MODEL, "-q", "-p", "x", "--context", "16384", "-n", "2"])
+        self.assertRegex(result.stderr.decode(), r"context is 16384 tokens and the model was trained on 8192")
+        result = run(["run", MODEL, "-q", "--raw", "-p", "x", "-n", "2"])
+        self.assertEqual(result.stderr, b"")
+        path = cluster_file(self.folder, 1, memory="900TiB", sequences=1)
+        result = run(["run", "-c", path, "-m", MODEL, "-q", "-p", "x", "-n", "2"])
+        self.assertEqual(result.returncode, 0, result.stderr)
+        self.assertRegex(result.stderr.decode(), r"warning: .*nodes\.node-0\.memory is 900\.0 TiB and its device has")
 
     def test_concurrent_sequences_on_three_nodes(self):
         path = cluster_file(self.folder, 3, even_layers(3), context=256, sequences=8)

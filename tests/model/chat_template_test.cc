@@ -71,23 +71,27 @@ TEST_CASE("families and default system texts come from the template") {
   const auto family = [](const std::string& name) {
     return std::string(ChatTemplate::recognise(read_file("chat_" + name + ".jinja"), "test").family());
   };
-  const auto system = [](const std::string& name) {
-    return std::string(
-        ChatTemplate::recognise(read_file("chat_" + name + ".jinja"), "test").default_system());
+  const auto opens_with = [](const std::string& name, const std::string& text) {
+    const auto chat = ChatTemplate::recognise(read_file("chat_" + name + ".jinja"), "test");
+    return join(chat.render({{"user", "U"}})).starts_with(text);
   };
   CHECK(family("smollm2") == "ChatML");
   CHECK(family("qwen2_5") == "ChatML");
   CHECK(family("llama3") == "Llama 3");
   CHECK(family("zephyr") == "Zephyr");
-  CHECK(system("smollm2") == "You are a helpful AI assistant named SmolLM, trained by Hugging Face");
-  CHECK(system("qwen2_5") == "You are Qwen, created by Alibaba Cloud. You are a helpful assistant.");
-  CHECK(system("chatml_plain").empty());
-  CHECK(system("llama3").empty());
-  CHECK(system("zephyr").empty());
+  CHECK(opens_with("smollm2",
+                   "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by "
+                   "Hugging Face<|im_end|>\n"));
+  CHECK(opens_with("qwen2_5",
+                   "<|im_start|>system\nYou are Qwen, created by Alibaba Cloud. You are a helpful "
+                   "assistant.<|im_end|>\n"));
+  CHECK(opens_with("chatml_plain", "<|im_start|>user\n"));
+  CHECK(opens_with("llama3", "<|start_header_id|>user"));
+  CHECK(opens_with("zephyr", "<|user|>\n"));
   // Written outside of expressions.
   const auto plain = ChatTemplate::recognise(
       "{% if x %}<|im_start|>system\nBe kind.<|im_end|>\n{% endif %}<|im_start|>{{ role }}", "test");
-  CHECK(plain.default_system() == "Be kind.");
+  CHECK(join(plain.render({{"user", "U"}})).starts_with("<|im_start|>system\nBe kind.<|im_end|>\n"));
   // A default that the conversation brings its own for is left out.
   const auto smollm = ChatTemplate::recognise(read_file("chat_smollm2.jinja"), "test");
   CHECK(join(smollm.render({{"system", "S"}})).find("SmolLM") == std::string::npos);

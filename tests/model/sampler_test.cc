@@ -261,21 +261,21 @@ TEST_CASE("options out of range are refused by name") {
     CHECK_THROWS_AS(Sampler{options}, SetupError);
   };
   CHECK_NOTHROW(SamplerOptions().validate());
-  refused([](auto& o) { o.temperature = -0.1f; }, "temperature");
-  refused([](auto& o) { o.temperature = kNaN; }, "temperature");
-  refused([](auto& o) { o.temperature = kInf; }, "temperature");
-  refused([](auto& o) { o.top_k = -1; }, "top_k");
-  refused([](auto& o) { o.top_p = 0; }, "top_p");
-  refused([](auto& o) { o.top_p = 1.01f; }, "top_p");
-  refused([](auto& o) { o.top_p = kNaN; }, "top_p");
-  refused([](auto& o) { o.min_p = -0.01f; }, "min_p");
-  refused([](auto& o) { o.min_p = 1.01f; }, "min_p");
-  refused([](auto& o) { o.repeat_penalty = 0; }, "repeat_penalty");
-  refused([](auto& o) { o.repeat_penalty = kInf; }, "repeat_penalty");
-  refused([](auto& o) { o.frequency_penalty = kNaN; }, "frequency_penalty");
-  refused([](auto& o) { o.presence_penalty = 1000; }, "presence_penalty");
-  refused([](auto& o) { o.repeat_last_n = -1; }, "repeat_last_n");
-  refused([](auto& o) { o.repeat_last_n = 1 << 20; }, "repeat_last_n");
+  refused([](auto& o) { o.temperature = -0.1f; }, "--temp (temperature)");
+  refused([](auto& o) { o.temperature = kNaN; }, "--temp (temperature)");
+  refused([](auto& o) { o.temperature = kInf; }, "--temp (temperature)");
+  refused([](auto& o) { o.top_k = -1; }, "--top-k is -1 but");
+  refused([](auto& o) { o.top_p = 0; }, "--top-p is");
+  refused([](auto& o) { o.top_p = 1.01f; }, "--top-p is");
+  refused([](auto& o) { o.top_p = kNaN; }, "--top-p is");
+  refused([](auto& o) { o.min_p = -0.01f; }, "--min-p is");
+  refused([](auto& o) { o.min_p = 1.01f; }, "--min-p is");
+  refused([](auto& o) { o.repeat_penalty = 0; }, "--repeat-penalty is");
+  refused([](auto& o) { o.repeat_penalty = kInf; }, "--repeat-penalty is");
+  refused([](auto& o) { o.frequency_penalty = kNaN; }, "--frequency-penalty is");
+  refused([](auto& o) { o.presence_penalty = 1000; }, "--presence-penalty is");
+  refused([](auto& o) { o.repeat_last_n = -1; }, "--repeat-last-n is");
+  refused([](auto& o) { o.repeat_last_n = 1 << 20; }, "--repeat-last-n is");
 }
 
 TEST_CASE("a seed is an independent stream and repeats itself") {

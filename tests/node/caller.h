@@ -9,10 +9,29 @@
 #include <vector>
 
 #include "node/io_thread.h"
+#include "tests/node/local_cluster.h"
 #include "transport/channel.h"
 #include "transport/hello.h"
 
 namespace shoal::test {
+
+inline bool mentions(const std::string& text, const std::string& part) {
+  return text.find(part) != std::string::npos;
+}
+
+inline Hello hello_of(const std::string& from, const std::string& to, LinkRole role, uint32_t stage = 0) {
+  Hello hello;
+  hello.role = role;
+  hello.cluster_name = "home";
+  hello.node_name = from;
+  hello.peer_node_name = to;
+  hello.model_fingerprint = GgufFile::open(small_model_file()).fingerprint();
+  hello.plan_hash = "plan";
+  hello.numeric_class = "exact";
+  hello.epoch = 1;
+  hello.stage = stage;
+  return hello;
+}
 
 class Caller {
  public:

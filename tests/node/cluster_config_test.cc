@@ -87,6 +87,20 @@ TEST_CASE("what is wrong is named with its line and the way out") {
   CHECK(mentions(problem("nodes: {a: {memory: 1GiB}}\nlinks: [{between: [a, a]}]"), "with itself"));
   CHECK(mentions(problem("nodes: {a: {memory: 1GiB}}\nplan: {layers: {a: x}}"), "write layers like 0-9"));
   CHECK(mentions(problem("nodes: {a: {memory: [1]}}"), "nodes.a.memory"));
+  const std::string two = "nodes: {a: {memory: 1GiB}, b: {memory: 1GiB}}\n";
+  for (const char* again : {"[a, b]", "[b, a]"}) {
+    CHECK(mentions(problem(two + "links:\n  - {between: [a, b], latency: 1ms}\n  - {between: " + again + "}"),
+                   "c.yaml:4: the link between"));
+  }
+  CHECK(problem("") == "c.yaml: the cluster file is empty (see configs/ for examples)");
+  CHECK(mentions(problem("nodes:\n"), "nodes must be a map"));
+  CHECK(mentions(problem("---\n" + two + "---\n" + two), "2 documents"));
+  CHECK(mentions(problem("nodes: " + std::string(100000, '[')), "nested too deeply"));
+  CHECK(mentions(problem("nodes: &n {a: {memory: *n}}"), "nodes.a.memory must be a text"));
+  CHECK(mentions(problem(two + "links: [{between: [[1], {b: 2}]}]"), "c.yaml:2: a plain text or number"));
+  for (const char* wrong : {"0s", "500ms", "2000000s", "fast"})
+    CHECK(mentions(problem(two + "stall-timeout: " + wrong), "c.yaml:2: stall-timeout"));
+  CHECK(parse_cluster_config(two + "stall-timeout: 5s", "c.yaml").stall_timeout_s == 5);
   CHECK(mentions(problem("nodes: {a: {memory: 1GiB}, ? [1, 2] : {memory: 1GiB}}"), "c.yaml"));
   CHECK(mentions(problem("nodes: {a: *missing}"), "c.yaml:1"));
 }

@@ -92,12 +92,17 @@ LocalCluster::LocalCluster(const ClusterShape& shape)
   }
   for (const std::string& name : names) nodes_[name]->connect();
   SchedulerLimits limits;
-  limits.stages = layout_.last_stage() + 1;
   limits.steps_in_flight_max = layout_.steps_in_flight_max;
-  limits.rows_max = shape.rows_max;
-  limits.chunk_rows = shape.chunk_rows;
-  limits.mixed_chunk_rows = shape.mixed_chunk_rows;
-  coordinator_ = std::make_unique<Coordinator>(*nodes_.at(layout_.head), layout_, limits, nullptr);
+  limits.rows_max = shape.chunk_rows;
+  coordinator_ =
+      std::make_unique<Coordinator>(*nodes_.at(layout_.head), layout_, limits, any_model(layout_), nullptr);
+}
+
+PipelineModel any_model(const PipelineLayout& layout) {
+  std::array<double, StageModel::kRows.size()> seconds;
+  for (size_t i = 0; i < seconds.size(); ++i) seconds[i] = 1e-3 + 1e-4 * StageModel::kRows[i];
+  const auto stages = static_cast<size_t>(layout.last_stage()) + 1;
+  return PipelineModel(std::vector<StageModel>(stages, StageModel(seconds)), 1e-3, 0);
 }
 
 LocalCluster::~LocalCluster() {

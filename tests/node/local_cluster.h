@@ -29,10 +29,14 @@ const std::string& small_model_file(TensorType type = TensorType::kF32);
 struct ClusterShape {
   std::vector<std::string> node_of_stage = {"a"};
   bool ends = false;  // the last stage is the output head alone
-  int context = 128, slots = 4, rows_max = 32, chunk_rows = 16, mixed_chunk_rows = 8;
+  int context = 128, slots = 4, rows_max = 32;
+  int chunk_rows = 16;  // what the scheduler puts into a step at most
   std::string head = "a";
   TensorType type = TensorType::kF32;
 };
+
+// What a scheduler believes of so many equal stages at first.
+PipelineModel any_model(const PipelineLayout& layout);
 
 // The layout of a shape, without endpoints.
 PipelineLayout layout_of(const ClusterShape& shape);

@@ -25,12 +25,13 @@ TEST_CASE("what cannot be answered is refused with its reason and disturbs no ot
   LocalCluster cluster(shape);
   SamplerOptions cold;
   cold.temperature = -1;
-  const std::vector<Reply> replies = answers(
-      cluster, {greedy(prompt_of(5, 1), 30), greedy({}, 5), greedy(prompt_of(128, 1), 5), greedy({5, 384}, 5),
-                greedy({-1}, 5), with_sampling(cold), greedy(prompt_of(127, 1), 5)});
+  const std::vector<Reply> replies =
+      answers(cluster, {greedy(prompt_of(5, 1), 30), greedy({}, 5), greedy(prompt_of(128, 1), 5),
+                        greedy({5, 384}, 5), greedy({-1}, 5), with_sampling(cold),
+                        greedy(prompt_of(127, 1), 5), greedy({5}, 0), greedy({5}, -3)});
   CHECK(replies[0].tokens.size() == 30);
   CHECK(replies[1].error.code == Errc::kInvalidInput);
-  CHECK(replies[1].error.message == "the prompt is empty");
+  CHECK(replies[1].error.message == "the prompt is empty: it needs at least one token");
   CHECK(replies[2].error.code == Errc::kContextFull);
   CHECK(mentions(replies[2].error.message, "the prompt has 128 tokens and the context holds 128"));
   CHECK(mentions(replies[3].error.message, "token 384"));
@@ -38,12 +39,16 @@ TEST_CASE("what cannot be answered is refused with its reason and disturbs no ot
   CHECK(replies[5].error.code == Errc::kInvalidInput);
   CHECK(mentions(replies[5].error.message, "temperature"));
   CHECK(replies[6].tokens.size() == 1);
+  CHECK(replies[6].reason == FinishReason::kContextFull);
+  CHECK(replies[7].error.code == Errc::kInvalidInput);
+  CHECK(mentions(replies[7].error.message, "-n (--max-tokens) is 0"));
+  CHECK(mentions(replies[8].error.message, "-n (--max-tokens) is -3"));
 }
 
 TEST_CASE("requests beyond the queue are refused, and those in it are answered") {
   LocalCluster cluster({});
   Requests requests;
-  const size_t slots = 4, room = slots + kRequestsQueuedMax;
+  const size_t slots = 4, room = slots + AdmissionLimits{}.waiting_max;
   // All are asked before the first is begun: on the io thread nothing else runs meanwhile.
   cluster.node("a").io().call([&] {
     for (size_t i = 0; i < room + 3; ++i) requests.submit(cluster.coordinator(), greedy({5}, 1));
@@ -119,7 +124,8 @@ TEST_CASE("generate() hands over each token as it comes and throws what went wro
   CHECK(answer.reason == FinishReason::kLength);
   CHECK(answer.first_token_s > 0);
   CHECK(answer.total_s >= answer.first_token_s);
-  CHECK_THROWS_WITH_AS(generate(cluster, greedy({}, 1)), "the prompt is empty", SetupError);
+  CHECK_THROWS_WITH_AS(generate(cluster, greedy({}, 1)), "the prompt is empty: it needs at least one token",
+                       SetupError);
   local.take_back(std::move(cluster.coordinator));
 }
 

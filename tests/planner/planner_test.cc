@@ -254,6 +254,30 @@ TEST_CASE("a slow device is left out and the plan says why") {
   CHECK(has(make_plan(input).reasons[2].text, "left out"));
 }
 
+TEST_CASE("a device that would change nothing is left out with words for it, not with two equal numbers") {
+  PlanInput input = small_cluster();
+  for (DeviceProfile& device : input.devices) {
+    device.memory_bytes = uint64_t{4} << 30;
+    device.decode_layer = {{1, 0.001}};
+    device.output_head = {{1, 0.001}};
+  }
+  input.links = LinkTable(3, {1e-9, 1e15});
+  const Plan plan = make_plan(input);
+  REQUIRE(plan.stages.size() == 1);
+  CHECK(has(plan.reasons[1].text, "left out: it would save nothing, with it a token would take the same"));
+}
+
+TEST_CASE("a node that is alone is told what it lacks for the whole model") {
+  PlanInput input = small_cluster();
+  input.devices.resize(1);
+  input.links = LinkTable(1, {});
+  input.devices[0].memory_bytes = 10 << 20;
+  const std::string error = error_of(input);
+  CHECK(has(error, "is alone, has 10.0 MiB and needs"));
+  CHECK(has(error, "are missing"));
+  CHECK_FALSE(has(error, "keep-on-head"));
+}
+
 TEST_CASE("layers kept on trusted nodes") {
   PlanInput input = small_cluster();
   for (DeviceProfile& device : input.devices) device.memory_bytes = uint64_t{2} << 30;

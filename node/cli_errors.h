@@ -1,0 +1,21 @@
+// What the command line says when it cannot be taken: one sentence that names the flag or command and where
+// help is. And the checks of single values, whose messages say what was expected.
+#pragma once
+
+#include <CLI/CLI.hpp>
+
+#include <cstdint>
+#include <string>
+
+namespace shoal {
+
+// A whole number from `low` to `high`, checked as text: nothing wraps around, nothing is cut off.
+// `short_name`: of a flag that is better known by it ("-n").
+CLI::Validator whole_number(int64_t low, uint64_t high, const std::string& short_name = {});
+
+// Any number; the owner of the value knows its range.
+CLI::Validator number();
+
+std::string usage_text(const CLI::App& app, const CLI::ParseError& error, int argc, const char* const* argv);
+
+}  // namespace shoal
