@@ -13,7 +13,7 @@ from .cgroups import ControlGroups
 from .common import TestbedError, command, parse_bytes, say
 
 STATE_ROOT = pathlib.Path("/run/shoal-testbed")
-CYCLE_S = 0.0005  # of the time slots
+CYCLE_S = 0.001  # of the time slots
 PROGRAM = pathlib.Path(__file__).resolve().parent.parent / "testbed"
 SUBNET = "10.77.0"
 
