@@ -75,8 +75,8 @@ Result<LinkProfile> Node::measure_link(const std::string& peer, const Endpoint& 
 }
 
 // Latency: half the median of several small round trips, since a step meets the usual wait at a busy or
-// time-shared peer and not the luckiest. Bandwidth: payloads grow until one takes long enough to time, less the
-// round trip.
+// time-shared peer and not the luckiest. Bandwidth: payloads grow until one takes long enough to time, less
+// the round trip.
 awaitable<Result<LinkProfile>> Node::probe_link(std::string peer, Endpoint endpoint) {
   Result<ChannelPtr> opened = co_await open(peer, endpoint, LinkRole::kControl, 0);
   if (opened.has_error()) co_return opened.error();
