@@ -17,6 +17,8 @@ using namespace std::chrono_literals;
 namespace {
 
 constexpr auto kConnectDeadline = 20s;  // the peers load their shards meanwhile
+constexpr size_t kSmallBytes = 64;
+constexpr size_t kRoundTrips = 25;
 
 }  // namespace
 
@@ -72,8 +74,9 @@ Result<LinkProfile> Node::measure_link(const std::string& peer, const Endpoint& 
   return io_.run(probe_link(peer, endpoint));
 }
 
-// Latency: half the smallest of several small round trips. Bandwidth: payloads grow until one takes long
-// enough to time, less the round trip.
+// Latency: half the median of several small round trips, since a step meets the usual wait at a busy or
+// time-shared peer and not the luckiest. Bandwidth: payloads grow until one takes long enough to time, less
+// the round trip.
 awaitable<Result<LinkProfile>> Node::probe_link(std::string peer, Endpoint endpoint) {
   Result<ChannelPtr> opened = co_await open(peer, endpoint, LinkRole::kControl, 0);
   if (opened.has_error()) co_return opened.error();
@@ -81,9 +84,10 @@ awaitable<Result<LinkProfile>> Node::probe_link(std::string peer, Endpoint endpo
   HeapBufferSource none(0);
   const AlignedBuffer payload(kProbeBytesMax);
   uint64_t sequence = 0;
-  double round_trip = 1e9;
+  double round_trip = 0;
+  std::vector<double> round_trips;
   LinkProfile link;
-  for (size_t bytes = 64; bytes <= kProbeBytesMax;) {
+  for (size_t bytes = kSmallBytes; bytes <= kProbeBytesMax;) {
     const auto begin = Clock::now();
     OutgoingMessage probe{LinkProbe{++sequence}, {payload.data(), bytes}, {}};
     const Result<void> sent = co_await channel->send(std::move(probe));
@@ -91,9 +95,12 @@ awaitable<Result<LinkProfile>> Node::probe_link(std::string peer, Endpoint endpo
     const Result<IncomingMessage> answer = co_await channel->receive(none, after(60s));
     if (answer.has_error()) co_return answer.error();
     const double seconds = std::chrono::duration<double>(Clock::now() - begin).count();
-    if (bytes == 64) {
-      round_trip = std::min(round_trip, seconds);
-      if (sequence >= 10) bytes = 16 << 10;
+    if (bytes == kSmallBytes) {
+      if (sequence > 1) round_trips.push_back(seconds);  // the first one warms up
+      if (round_trips.size() < kRoundTrips) continue;
+      std::nth_element(round_trips.begin(), round_trips.begin() + kRoundTrips / 2, round_trips.end());
+      round_trip = round_trips[kRoundTrips / 2];
+      bytes = 16 << 10;
       continue;
     }
     link.bytes_per_s = static_cast<double>(bytes) / std::max(seconds - round_trip, 1e-6);
