@@ -216,6 +216,7 @@ Result<void> Stage::run(std::span<const CacheOp> ops, std::span<const BatchRow> 
     return {};
   }
 
+  const ThreadPool::Burst burst(s.pool);
   if (spec.embedding) embed(s.cx, *s.weights.token_embd, rows, hidden);
   if (spec.layers.size() > 0) prepare_rope(s.cx, rows);
   for (int layer = spec.layers.begin; layer < spec.layers.end; ++layer)
