@@ -67,8 +67,10 @@ void position_and_store(const ComputeContext& cx, int layer, const LayerWeights&
       f.rope(q, n_head, dim, c.n_rot, interleaved, cos, sin);
       f.rope(k, n_head_kv, dim, c.n_rot, interleaved, cos, sin);
       const auto [token, position, slot, wants_logits] = rows[r];
-      f.store_k(k, n_head_kv, dim, position % kKvPageTokens, cache.k_page(layer, slot, position));
-      f.store_v(v, n_head_kv, c.head_dim_v, position % kKvPageTokens, cache.v_page(layer, slot, position));
+      f.store_k(cache.type(), k, n_head_kv, dim, position % kKvPageTokens,
+                cache.k_page(layer, slot, position));
+      f.store_v(cache.type(), v, n_head_kv, c.head_dim_v, position % kKvPageTokens,
+                cache.v_page(layer, slot, position));
     }
   });
 }

@@ -19,11 +19,15 @@ ClusterConfig config_of(const CommonFlags& common) {
     }
     const int context = common.context > 0 ? common.context : 4096;
     const int sequences = common.sequences > 0 ? common.sequences : 1;
-    return single_node_config(resolve_model_path(common.model, ""), context, sequences, common.threads);
+    ClusterConfig config =
+        single_node_config(resolve_model_path(common.model, ""), context, sequences, common.threads);
+    if (!common.kv_cache.empty()) config.kv_cache = parse_kv_cache(common.kv_cache, "--kv-cache");
+    return config;
   }
   ClusterConfig config = load_cluster_config(common.config, common.model);
   if (common.context > 0) config.context = common.context;
   if (common.sequences > 0) config.sequences = common.sequences;
+  if (!common.kv_cache.empty()) config.kv_cache = parse_kv_cache(common.kv_cache, "--kv-cache");
   if (!common.objective.empty()) config.plan.objective = common.objective;
   if (!common.keep_on_head.empty()) config.plan.keep_on_head = common.keep_on_head;
   (void)parse_objective(config.plan.objective);  // refuse a wrong word before anything is measured

@@ -22,7 +22,8 @@ struct CommonFlags {
   int context = 0;                      // 0: the cluster file's, or 4096
   int threads = 0;
   int sequences = 0;
-  bool quiet = false;  // no plan, no table
+  std::string kv_cache;  // empty: the cluster file's, or f16
+  bool quiet = false;    // no plan, no table
 };
 
 struct RunFlags {
