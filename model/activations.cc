@@ -21,7 +21,7 @@ size_t aligned_floats(size_t n) {
   return (n + 15) / 16 * 16;
 }
 
-Sizes sizes_of(const ModelConfig& config, int rows_max, int context, int threads) {
+Sizes sizes_of(const ModelConfig& config, int rows_max, int context, int threads, KvType kv_type) {
   Sizes s{};
   s.cols_max = config.n_embd;
   const auto widest = [&](size_t& size, int64_t width) {
@@ -38,8 +38,8 @@ Sizes sizes_of(const ModelConfig& config, int rows_max, int context, int threads
     widest(s.ffn, config.n_ff[layer]);
     s.cols_max = std::max({s.cols_max, n_head * config.head_dim_v, config.n_ff[layer]});
     // A cache line apart, so that threads do not write into each other's.
-    s.scratch_stride =
-        std::max(s.scratch_stride, aligned_floats(attention_scratch_floats(n_head, n_head_kv, context)) + 16);
+    s.scratch_stride = std::max(
+        s.scratch_stride, aligned_floats(attention_scratch_floats(kv_type, n_head, n_head_kv, context)) + 16);
   }
   s.threads = threads;
   return s;
@@ -47,9 +47,9 @@ Sizes sizes_of(const ModelConfig& config, int rows_max, int context, int threads
 
 }  // namespace
 
-Activations::Activations(const ModelConfig& config, int rows_max, int context, int threads)
-    : rows_max(rows_max), rows(rows_max, sizes_of(config, rows_max, context, threads).cols_max) {
-  const Sizes s = sizes_of(config, rows_max, context, threads);
+Activations::Activations(const ModelConfig& config, int rows_max, int context, int threads, KvType kv_type)
+    : rows_max(rows_max), rows(rows_max, sizes_of(config, rows_max, context, threads, kv_type).cols_max) {
+  const Sizes s = sizes_of(config, rows_max, context, threads, kv_type);
   memory = AlignedBuffer(s.total() * sizeof(float));
   normed = projected = memory.as<float>();
   float* const region = normed + s.normed;
@@ -65,8 +65,9 @@ Activations::Activations(const ModelConfig& config, int rows_max, int context, i
   attention_scratch_stride = s.scratch_stride;
 }
 
-uint64_t Activations::bytes(const ModelConfig& config, int rows_max, int context, int threads) {
-  const Sizes s = sizes_of(config, rows_max, context, threads);
+uint64_t Activations::bytes(const ModelConfig& config, int rows_max, int context, int threads,
+                            KvType kv_type) {
+  const Sizes s = sizes_of(config, rows_max, context, threads, kv_type);
   const uint64_t blocks = uint64_t{1} * rows_max * (s.cols_max / kQuantBlock) * kActivationBlockBytes;
   return s.total() * sizeof(float) + blocks;
 }

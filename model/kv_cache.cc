@@ -15,17 +15,18 @@ int pages_for(int positions) {
 
 }  // namespace
 
-KvCache::KvCache(const ModelConfig& config, int layer_begin, int layer_end, int context, int slots)
-    : layer_begin_(layer_begin), context_(context) {
+KvCache::KvCache(const ModelConfig& config, int layer_begin, int layer_end, int context, int slots,
+                 KvType type)
+    : type_(type), layer_begin_(layer_begin), context_(context) {
   SHOAL_CHECK(0 <= layer_begin && layer_begin <= layer_end && layer_end <= config.n_layer);
   SHOAL_CHECK(context > 0 && slots > 0);
   const int64_t n_pages = int64_t{slots} * pages_for(context);
   SHOAL_CHECK(n_pages <= INT32_MAX);
   for (int layer = layer_begin; layer < layer_end; ++layer) {
-    k_page_elements_.push_back(static_cast<size_t>(config.n_embd_k(layer)) * kKvPageTokens);
-    v_page_elements_.push_back(static_cast<size_t>(config.n_embd_v(layer)) * kKvPageTokens);
-    k_.emplace_back(k_page_elements_.back() * n_pages * sizeof(uint16_t));
-    v_.emplace_back(v_page_elements_.back() * n_pages * sizeof(uint16_t));
+    k_page_bytes_.push_back(kv_k_page_bytes(type, config.n_head_kv[layer], config.head_dim_k));
+    v_page_bytes_.push_back(kv_v_page_bytes(type, config.n_head_kv[layer], config.head_dim_v));
+    k_.emplace_back(k_page_bytes_.back() * n_pages);
+    v_.emplace_back(v_page_bytes_.back() * n_pages);
   }
   slots_.resize(slots);
   for (Slot& s : slots_) s.pages.reserve(pages_for(context));
@@ -34,11 +35,13 @@ KvCache::KvCache(const ModelConfig& config, int layer_begin, int layer_end, int 
   for (int64_t i = 0; i < n_pages; ++i) free_pages_[i] = static_cast<int32_t>(n_pages - 1 - i);
 }
 
-uint64_t KvCache::bytes(const ModelConfig& config, int layer_begin, int layer_end, int context, int slots) {
-  const uint64_t positions = uint64_t{static_cast<uint32_t>(slots)} * pages_for(context) * kKvPageTokens;
+uint64_t KvCache::bytes(const ModelConfig& config, int layer_begin, int layer_end, int context, int slots,
+                        KvType type) {
+  const uint64_t pages = uint64_t{static_cast<uint32_t>(slots)} * pages_for(context);
   uint64_t total = 0;
   for (int layer = layer_begin; layer < layer_end; ++layer)
-    total += positions * (config.n_embd_k(layer) + config.n_embd_v(layer)) * sizeof(uint16_t);
+    total += pages * (kv_k_page_bytes(type, config.n_head_kv[layer], config.head_dim_k) +
+                      kv_v_page_bytes(type, config.n_head_kv[layer], config.head_dim_v));
   return total;
 }
 
@@ -100,18 +103,17 @@ Result<void> KvCache::fork(int from, int to, int length) {
 
 KvPages KvCache::view(int layer, int slot) const {
   const size_t i = layer - layer_begin_;
-  return {k_[i].as<uint16_t>(), v_[i].as<uint16_t>(), k_page_elements_[i], v_page_elements_[i],
-          slot_at(slot).pages.data()};
+  return {type_, k_[i].data(), v_[i].data(), k_page_bytes_[i], v_page_bytes_[i], slot_at(slot).pages.data()};
 }
 
-uint16_t* KvCache::k_page(int layer, int slot, int position) {
+std::byte* KvCache::k_page(int layer, int slot, int position) {
   const size_t i = layer - layer_begin_;
-  return k_[i].as<uint16_t>() + k_page_elements_[i] * slot_at(slot).pages[position / kKvPageTokens];
+  return k_[i].data() + k_page_bytes_[i] * slot_at(slot).pages[position / kKvPageTokens];
 }
 
-uint16_t* KvCache::v_page(int layer, int slot, int position) {
+std::byte* KvCache::v_page(int layer, int slot, int position) {
   const size_t i = layer - layer_begin_;
-  return v_[i].as<uint16_t>() + v_page_elements_[i] * slot_at(slot).pages[position / kKvPageTokens];
+  return v_[i].data() + v_page_bytes_[i] * slot_at(slot).pages[position / kKvPageTokens];
 }
 
 int32_t KvCache::take_page() {
@@ -131,13 +133,12 @@ void KvCache::drop_page(int32_t page) {
 void KvCache::own_page(int32_t& page) {
   if (page_users_[page] == 1) return;
   const int32_t copy = take_page();
-  const auto copy_in = [&](AlignedBuffer& arena, size_t elements) {
-    uint16_t* base = arena.as<uint16_t>();
-    std::memcpy(base + elements * copy, base + elements * page, elements * sizeof(uint16_t));
+  const auto copy_in = [&](AlignedBuffer& arena, size_t page_bytes) {
+    std::memcpy(arena.data() + page_bytes * copy, arena.data() + page_bytes * page, page_bytes);
   };
   for (size_t i = 0; i < k_.size(); ++i) {
-    copy_in(k_[i], k_page_elements_[i]);
-    copy_in(v_[i], v_page_elements_[i]);
+    copy_in(k_[i], k_page_bytes_[i]);
+    copy_in(v_[i], v_page_bytes_[i]);
   }
   drop_page(page);
   page = copy;

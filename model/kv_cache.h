@@ -1,7 +1,7 @@
 // The K and V cache of a range of layers, paged: a slot (one sequence) owns a list of pages of kKvPageTokens
 // positions; pages are shared by fork and copied when one side writes. All layers of the cache use the same
-// page ids, each with an arena of its own. f16. Single-threaded: it belongs to the engine thread. All memory
-// is taken at construction (the system backs a page when it is first written).
+// page ids, each with an arena of its own. Kept as f16 or q8_0. Single-threaded: it belongs to the engine
+// thread. All memory is taken at construction (the system backs a page when it is first written).
 //
 // There are as many pages as the slots could own without sharing, so pages never run out: the context is the
 // only limit.
@@ -22,10 +22,13 @@ class KvCache {
   // Room for `slots` sequences of `context` positions each, for layers [layer_begin, layer_end). An empty
   // range keeps the books (lengths, limits) of a stage without layers. Throws SetupError if the memory cannot
   // be had.
-  KvCache(const ModelConfig& config, int layer_begin, int layer_end, int context, int slots);
+  KvCache(const ModelConfig& config, int layer_begin, int layer_end, int context, int slots,
+          KvType type = KvType::kF16);
   // Bytes such a cache takes when every slot is full.
-  static uint64_t bytes(const ModelConfig& config, int layer_begin, int layer_end, int context, int slots);
+  static uint64_t bytes(const ModelConfig& config, int layer_begin, int layer_end, int context, int slots,
+                        KvType type = KvType::kF16);
 
+  KvType type() const { return type_; }
   int slots() const { return static_cast<int>(slots_.size()); }
   int length(int slot) const;  // positions stored
   int context() const { return context_; }
@@ -41,8 +44,8 @@ class KvCache {
   Result<void> fork(int from, int to, int length);
 
   KvPages view(int layer, int slot) const;
-  uint16_t* k_page(int layer, int slot, int position);  // page that holds position
-  uint16_t* v_page(int layer, int slot, int position);
+  std::byte* k_page(int layer, int slot, int position);  // page that holds position
+  std::byte* v_page(int layer, int slot, int position);
 
  private:
   struct Slot {
@@ -55,9 +58,10 @@ class KvCache {
   void drop_page(int32_t page);
   void own_page(int32_t& page);  // a private copy if another slot uses the page too
 
+  KvType type_;
   int layer_begin_, context_;
   std::vector<AlignedBuffer> k_, v_;  // one arena a layer
-  std::vector<size_t> k_page_elements_, v_page_elements_;
+  std::vector<size_t> k_page_bytes_, v_page_bytes_;
   std::vector<Slot> slots_;
   std::vector<int32_t> free_pages_;  // a stack: pages used before are used again first
   std::vector<int32_t> page_users_;

@@ -42,42 +42,6 @@ inline double exp_nonpositive(double x) {
   return x < -708.0 ? 0.0 : p * scale;
 }
 
-bool better(const Candidate& a, const Candidate& b) {
-  return a.logit != b.logit ? a.logit > b.logit : a.token < b.token;
-}
-
-// Largest number in `logits`; -inf if there is none. Eight lanes, so that the loop vectorises.
-float largest(std::span<const float> logits) {
-  constexpr size_t kLanes = 8;
-  float lanes[kLanes];
-  std::fill(lanes, lanes + kLanes, -std::numeric_limits<float>::infinity());
-  size_t i = 0;
-  for (; i + kLanes <= logits.size(); i += kLanes) {
-    for (size_t j = 0; j < kLanes; ++j) lanes[j] = logits[i + j] > lanes[j] ? logits[i + j] : lanes[j];
-  }
-  for (; i < logits.size(); ++i) lanes[0] = logits[i] > lanes[0] ? logits[i] : lanes[0];
-  return *std::max_element(lanes, lanes + kLanes);
-}
-
-// log(sum(exp(logits))), the sum in eight lanes added as a tree whatever the machine's vectors.
-float log_sum_of_exps(std::span<const float> logits, float max) {
-  constexpr size_t kLanes = 8;
-  if (!std::isfinite(max)) return max;
-  double lanes[kLanes] = {};
-  const auto term = [max](float logit) {
-    const double e = exp_nonpositive(static_cast<double>(logit) - max);
-    return logit == logit ? e : 0.0;  // NaN counts for nothing
-  };
-  size_t i = 0;
-  for (; i + kLanes <= logits.size(); i += kLanes) {
-    for (size_t j = 0; j < kLanes; ++j) lanes[j] += term(logits[i + j]);
-  }
-  for (size_t j = 0; i + j < logits.size(); ++j) lanes[j] += term(logits[i + j]);
-  const double sum =
-      ((lanes[0] + lanes[4]) + (lanes[2] + lanes[6])) + ((lanes[1] + lanes[5]) + (lanes[3] + lanes[7]));
-  return static_cast<float>(max + std::log(sum));
-}
-
 uint64_t splitmix64(uint64_t& state) {
   uint64_t z = (state += 0x9E3779B97F4A7C15u);
   z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9u;
@@ -216,36 +180,6 @@ int32_t Sampler::sample(std::span<const Candidate> candidates) {
     if (sum > random * total) return c.token;
   }
   return work_.front().token;  // unreachable but for rounding: sum == total > random * total
-}
-
-void top_candidates(std::span<const float> logits, int k, std::vector<Candidate>& out, float& log_sum_exp) {
-  out.clear();
-  const float max = largest(logits);
-  log_sum_exp = log_sum_of_exps(logits, max);
-  const size_t wanted = k <= 0 ? logits.size() : std::min<size_t>(k, logits.size());
-  // For large k a sort of everything is faster than a heap.
-  if (wanted > logits.size() / 8) {
-    for (size_t i = 0; i < logits.size(); ++i) {
-      if (!std::isnan(logits[i])) out.push_back({static_cast<int32_t>(i), logits[i]});
-    }
-    std::sort(out.begin(), out.end(), better);
-    out.resize(std::min(wanted, out.size()));
-    return;
-  }
-  // A heap of the best so far, its worst on top. Ids ascend, so a later equal never replaces an earlier one.
-  for (size_t i = 0; i < logits.size(); ++i) {
-    const float logit = logits[i];
-    if (out.size() == wanted) {
-      if (!(logit > out.front().logit)) continue;
-      std::pop_heap(out.begin(), out.end(), better);
-      out.back() = {static_cast<int32_t>(i), logit};
-    } else {
-      if (std::isnan(logit)) continue;
-      out.push_back({static_cast<int32_t>(i), logit});
-    }
-    std::push_heap(out.begin(), out.end(), better);
-  }
-  std::sort_heap(out.begin(), out.end(), better);
 }
 
 }  // namespace shoal

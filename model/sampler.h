@@ -35,6 +35,10 @@ struct Candidate {
   int32_t token;
   float logit;
 };
+// Best first, ties by lower id.
+inline bool better(const Candidate& a, const Candidate& b) {
+  return a.logit != b.logit ? a.logit > b.logit : a.token < b.token;
+}
 
 class Sampler {
  public:
@@ -51,10 +55,5 @@ class Sampler {
   uint64_t rng_state_[2];
   std::vector<Candidate> work_;
 };
-
-// Selects the k best of logits[n_vocab], best first, ties by lower id (k = 0: all of them), and the
-// log-sum-exp over all. NaN is left out of both. No allocation once `out` has grown to its size. Linear in
-// n_vocab while k is small.
-void top_candidates(std::span<const float> logits, int k, std::vector<Candidate>& out, float& log_sum_exp);
 
 }  // namespace shoal

@@ -67,8 +67,10 @@ void position_and_store(const ComputeContext& cx, int layer, const LayerWeights&
       f.rope(q, n_head, dim, c.n_rot, interleaved, cos, sin);
       f.rope(k, n_head_kv, dim, c.n_rot, interleaved, cos, sin);
       const auto [token, position, slot, wants_logits] = rows[r];
-      f.store_k(k, n_head_kv, dim, position % kKvPageTokens, cache.k_page(layer, slot, position));
-      f.store_v(v, n_head_kv, c.head_dim_v, position % kKvPageTokens, cache.v_page(layer, slot, position));
+      f.store_k(cache.type(), k, n_head_kv, dim, position % kKvPageTokens,
+                cache.k_page(layer, slot, position));
+      f.store_v(cache.type(), v, n_head_kv, c.head_dim_v, position % kKvPageTokens,
+                cache.v_page(layer, slot, position));
     }
   });
 }
@@ -81,27 +83,25 @@ void attend(const ComputeContext& cx, int layer, std::span<const BatchRow> rows,
   const int n_head = c.n_head[layer], n_head_kv = c.n_head_kv[layer];
   const float scale = 1.0f / std::sqrt(static_cast<float>(c.head_dim_k));
   const int64_t n_rows = static_cast<int64_t>(rows.size());
-  cx.pool->run([&](int thread) {
-    for (int64_t item = thread; item < n_head_kv * n_rows; item += cx.pool->size()) {
-      const int64_t r = item % n_rows;
-      const int head_kv = static_cast<int>(item / n_rows);
-      AttentionArgs args{};
-      args.q = cx.act->q + r * n_head * c.head_dim_k;
-      args.out = cx.act->attended + r * n_head * c.head_dim_v;
-      args.kv = cache.view(layer, rows[r].slot);
-      args.n_head = n_head;
-      args.n_head_kv = n_head_kv;
-      args.head_dim_k = c.head_dim_k;
-      args.head_dim_v = c.head_dim_v;
-      args.first = 0;
-      args.last = rows[r].position + 1;
-      args.scale = scale;
-      args.soft_cap = 0;
-      args.head_kv_begin = head_kv;
-      args.head_kv_end = head_kv + 1;
-      args.scratch = cx.act->attention_scratch + cx.act->attention_scratch_stride * thread;
-      cx.kernels->floats->attention(args);
-    }
+  cx.pool->for_each(n_head_kv * n_rows, [&](int64_t item, int thread) {
+    const int64_t r = item % n_rows;
+    const int head_kv = static_cast<int>(item / n_rows);
+    AttentionArgs args{};
+    args.q = cx.act->q + r * n_head * c.head_dim_k;
+    args.out = cx.act->attended + r * n_head * c.head_dim_v;
+    args.kv = cache.view(layer, rows[r].slot);
+    args.n_head = n_head;
+    args.n_head_kv = n_head_kv;
+    args.head_dim_k = c.head_dim_k;
+    args.head_dim_v = c.head_dim_v;
+    args.first = 0;
+    args.last = rows[r].position + 1;
+    args.scale = scale;
+    args.soft_cap = 0;
+    args.head_kv_begin = head_kv;
+    args.head_kv_end = head_kv + 1;
+    args.scratch = cx.act->attention_scratch + cx.act->attention_scratch_stride * thread;
+    cx.kernels->floats->attention(args);
   });
 }
 

@@ -31,8 +31,10 @@ struct LayerWeights {
 // Buffers of one step, taken once for `rows_max` rows, reused by every layer. Two regions, each the larger of
 // what attention and feed-forward need, since the one is done when the other begins.
 struct Activations {
-  Activations(const ModelConfig& config, int rows_max, int context, int threads);
-  static uint64_t bytes(const ModelConfig& config, int rows_max, int context, int threads);
+  Activations(const ModelConfig& config, int rows_max, int context, int threads,
+              KvType kv_type = KvType::kF16);
+  static uint64_t bytes(const ModelConfig& config, int rows_max, int context, int threads,
+                        KvType kv_type = KvType::kF16);
 
   int rows_max;
   ActivationRows rows;  // left operand of the products

@@ -84,7 +84,7 @@ class MapReader {
 
 NodeConfig read_node(const MapReader& nodes, const std::string& name, const std::string& file) {
   const MapReader map(nodes.get(name), file, "nodes." + name,
-                      {"address", "port", "memory", "threads", "kernels"});
+                      {"address", "port", "memory", "threads", "kernels", "pin"});
   NodeConfig node;
   node.name = name;
   node.address = map.text("address", node.address);
@@ -97,6 +97,10 @@ NodeConfig read_node(const MapReader& nodes, const std::string& name, const std:
   node.memory_bytes = parse_bytes(map.text("memory", ""), map.place("memory"));
   node.threads = static_cast<int>(map.integer("threads", 0, 0, 1024));
   node.kernels = map.text("kernels", "");
+  const std::string pin = map.text("pin", "false");
+  if (pin != "true" && pin != "false")
+    map.fail(map.get("pin"), fmt::format("{} must be true or false, not '{}'", map.path("pin"), pin));
+  node.pin = pin == "true";
   return node;
 }
 
@@ -208,11 +212,12 @@ int ClusterConfig::node_index(const std::string& name) const {
 }
 
 std::string ClusterConfig::canonical() const {
-  std::string text = fmt::format("{}|{}|{}|{}|{}|{}|{}\n", cluster, context, sequences, head, plan.objective,
-                                 plan.keep_on_head, stall_timeout_s);
+  std::string text =
+      fmt::format("{}|{}|{}|{}|{}|{}|{}|{}\n", cluster, context, sequences, kv_cache_name(kv_cache), head,
+                  plan.objective, plan.keep_on_head, stall_timeout_s);
   for (const NodeConfig& n : nodes) {
-    text +=
-        fmt::format("{}|{}|{}|{}|{}|{}\n", n.name, n.address, n.port, n.memory_bytes, n.threads, n.kernels);
+    text += fmt::format("{}|{}|{}|{}|{}|{}|{}\n", n.name, n.address, n.port, n.memory_bytes, n.threads,
+                        n.kernels, n.pin);
   }
   for (const LinkConfig& l : links) {
     text += fmt::format("{}|{}|{}|{}\n", l.a, l.b, l.bytes_per_second.value_or(-1), l.latency_s.value_or(-1));
@@ -220,6 +225,16 @@ std::string ClusterConfig::canonical() const {
   for (const auto& [node, range] : plan.layers)
     text += fmt::format("{}|{}-{}\n", node, range.first, range.last);
   return text;
+}
+
+KvType parse_kv_cache(const std::string& text, const std::string& place) {
+  if (text == "f16") return KvType::kF16;
+  if (text == "q8_0") return KvType::kQ8_0;
+  throw SetupError(fmt::format("{} is f16 or q8_0, not '{}'", place, text));
+}
+
+const char* kv_cache_name(KvType type) {
+  return type == KvType::kF16 ? "f16" : "q8_0";
 }
 
 ClusterConfig parse_cluster_config(const std::string& yaml, const std::string& path) {
@@ -232,13 +247,16 @@ ClusterConfig parse_cluster_config(const std::string& yaml, const std::string& p
     if (documents.size() > 1)
       throw SetupError(fmt::format("{}: {} documents in one file (lines of ---): a cluster file is one", path,
                                    documents.size()));
-    const MapReader top(
-        documents.front(), path, "",
-        {"cluster", "model", "context", "sequences", "head", "nodes", "links", "plan", "stall-timeout"});
+    const MapReader top(documents.front(), path, "",
+                        {"cluster", "model", "context", "sequences", "kv-cache", "head", "nodes", "links",
+                         "plan", "stall-timeout"});
     config.cluster = top.text("cluster", config.cluster);
     config.model = top.text("model", "");
     config.context = static_cast<int>(top.integer("context", config.context, 16, kContextMax));
     config.sequences = static_cast<int>(top.integer("sequences", config.sequences, 1, kSequencesMax));
+    if (top.has("kv-cache")) {
+      config.kv_cache = parse_kv_cache(top.text("kv-cache", ""), top.place("kv-cache"));
+    }
     read_nodes(config, top);
     read_links(config, top);
     read_plan(config, top);

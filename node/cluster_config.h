@@ -9,6 +9,8 @@
 #include <string>
 #include <vector>
 
+#include "tensor/float_ops.h"
+
 namespace shoal {
 
 struct NodeConfig {
@@ -18,6 +20,7 @@ struct NodeConfig {
   uint64_t memory_bytes = 0;          // what Shoal may use on the device, all told
   int threads = 0;                    // 0: as many as the device has processors
   std::string kernels;                // empty: the fastest table the processor can run
+  bool pin = false;                   // binds each kernel thread to a processor of its own
 };
 
 struct LinkConfig {
@@ -42,6 +45,7 @@ struct ClusterConfig {
   std::string model;
   int context = 4096;
   int sequences = 8;
+  KvType kv_cache = KvType::kF16;
   std::string head;
   std::vector<NodeConfig> nodes;  // in file order: rank i is nodes[i] unless --node names it
   std::vector<LinkConfig> links;
@@ -53,6 +57,10 @@ struct ClusterConfig {
   // What all nodes must agree on, as text to hash: everything but the path of the file.
   std::string canonical() const;
 };
+
+// "f16" or "q8_0"; throws SetupError that begins with `place`.
+KvType parse_kv_cache(const std::string& text, const std::string& place);
+const char* kv_cache_name(KvType type);
 
 // Throws SetupError naming the file, line and key. `model_override`: --model.
 ClusterConfig load_cluster_config(const std::string& path, const std::string& model_override = {});

@@ -18,12 +18,15 @@ ClusterConfig config_of(const CommonFlags& common) {
         throw SetupError(fmt::format("{} {} is for a cluster: name a cluster file with -c", flag, value));
     }
     const int sequences = common.sequences > 0 ? common.sequences : 1;
-    return single_node_config(resolve_model_path(common.model, ""), common.context, sequences,
-                              common.threads);
+    ClusterConfig config =
+        single_node_config(resolve_model_path(common.model, ""), common.context, sequences, common.threads);
+    if (!common.kv_cache.empty()) config.kv_cache = parse_kv_cache(common.kv_cache, "--kv-cache");
+    return config;
   }
   ClusterConfig config = load_cluster_config(common.config, common.model);
   if (common.context > 0) config.context = common.context;
   if (common.sequences > 0) config.sequences = common.sequences;
+  if (!common.kv_cache.empty()) config.kv_cache = parse_kv_cache(common.kv_cache, "--kv-cache");
   if (!common.objective.empty()) config.plan.objective = common.objective;
   if (!common.keep_on_head.empty()) config.plan.keep_on_head = common.keep_on_head;
   if (!common.stall_timeout.empty())

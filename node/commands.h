@@ -23,7 +23,8 @@ struct CommonFlags {
   int context = 0;                      // 0: the cluster file's, or 4096 (less where the model's is less)
   int threads = 0;
   int sequences = 0;
-  bool quiet = false;  // no plan, no table
+  std::string kv_cache;  // empty: the cluster file's, or f16
+  bool quiet = false;    // no plan, no table
 };
 
 struct RunFlags {

@@ -167,9 +167,9 @@ Coordinator::Prefix Coordinator::best_prefix(const GenerationRequest& request) c
       oldest = index;
   }
   if (own.slot < 0) return {};
+  if (other.length >= own.length + kForkGain) return {oldest, other.from, other.length};
   if (own.length == 0) return {oldest, oldest, 0};  // nothing to gain: spare what others may ask for again
-  if (other.length < own.length + kForkGain) return own;
-  return {oldest, other.from, other.length};
+  return own;
 }
 
 // Ends requests whose deadline has passed, and waits for the next one's.

@@ -38,9 +38,9 @@ struct GenerationRequest {
   int max_tokens = 128;         // at least 1
   SamplerOptions sampling;
   bool ignore_end = false;  // go on after an end-of-generation token (benchmarks)
-  std::string user;  // users take turns, and a cached prompt serves the user alone who sent it
-  int priority = 0;                                      // higher goes first
-  double deadline_s = 0;                                 // from submission to the last token; 0: none
+  std::string user;         // users take turns, and a cached prompt serves the user alone who sent it
+  int priority = 0;         // higher goes first
+  double deadline_s = 0;    // from submission to the last token; 0: none
   std::function<void(const GenerationEvent&)> on_event;  // called on the io thread; must not block
 };
 

@@ -155,14 +155,14 @@ double probe_memory_read(int threads) {
   const double seconds =
       median_seconds([] {},
                      [&] {
-                       pool.run([&](int thread) {
+                       pool.for_each(threads, [&](int64_t part, int) {
                          const int64_t lines = static_cast<int64_t>(kBytes / 64);
                          const uint64_t* p = buffer.as<uint64_t>();
                          uint64_t s[8] = {};
-                         for (int64_t i = lines * thread / threads; i < lines * (thread + 1) / threads; ++i) {
+                         for (int64_t i = lines * part / threads; i < lines * (part + 1) / threads; ++i) {
                            for (int j = 0; j < 8; ++j) s[j] += p[i * 8 + j];
                          }
-                         sums[static_cast<size_t>(thread) * 8] = std::accumulate(s, s + 8, uint64_t{0});
+                         sums[static_cast<size_t>(part) * 8] = std::accumulate(s, s + 8, uint64_t{0});
                        });
                      });
   SHOAL_CHECK(sums[0] != 0);  // the reads are used

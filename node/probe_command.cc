@@ -7,6 +7,7 @@
 
 #include "base/units.h"
 #include "model/inspect.h"
+#include "node/best_threads.h"
 #include "node/command_support.h"
 #include "node/probe.h"
 #include "node/process_memory.h"
@@ -32,6 +33,16 @@ int probe_command(const CommonFlags& common, bool json) {
   if (!common.model.empty()) {
     const GgufFile file = GgufFile::open(resolve_model_path(common.model, ""));
     const ModelConfig config = ModelConfig::from(file);
+    const std::vector<ThreadCount> counts =
+        measure_thread_counts(file, config, kernels, device_memory(), device_processors());
+    const int best = best_thread_count(counts);
+    out["best_threads"] = best;
+    text += fmt::format("best threads {} (", best);
+    for (const ThreadCount& count : counts) {
+      text += fmt::format("{}{}: {} a token", count.threads == 1 ? "" : ", ", count.threads,
+                          format_seconds(count.token_seconds));
+    }
+    text += ")\n";
     DeviceProfile profile = probe_device(file, config, kernels, {threads, device_memory()});
     profile.name = host_name();
     out["profile"] = boost::json::parse(device_profile_to_json(profile));

@@ -58,7 +58,7 @@ void check_spec(const ModelConfig& config, const ShardSpec& spec) {
 constexpr uint64_t kPieceBytes = 1 << 20;
 
 // Reads tensors one after another in pieces of about 1 MiB over all threads together (a group of 16 rows at
-// least), each thread reading and packing its own, so that the file's bytes never lie in memory beside the
+// least), each read and packed by one thread, so that the file's bytes never lie in memory beside the
 // packed ones.
 class ShardReader {
  public:
@@ -78,10 +78,10 @@ class ShardReader {
     const int64_t step =
         std::max<int64_t>(1, kPieceBytes / pool_.size() / (row_bytes * kRowGroup)) * kRowGroup;
     for (int64_t first = 0; first < info.rows(); first += step * pool_.size()) {
-      pool_.run([&](int thread) {
-        const int64_t row = first + step * thread;
+      pool_.for_each(pool_.size(), [&](int64_t part, int) {
+        const int64_t row = first + step * part;
         const int64_t n = std::min(step, info.rows() - row);
-        if (n > 0) read_piece(info, w, row, n, row_bytes, thread);
+        if (n > 0) read_piece(info, w, row, n, row_bytes, part);
       });
       for (const std::exception_ptr& error : errors_)
         if (error) std::rethrow_exception(error);
@@ -107,14 +107,14 @@ class ShardReader {
  private:
   // An exception must not leave a pool thread, so it waits in errors_ for the caller.
   void read_piece(const TensorInfo& info, WeightMatrix& w, int64_t row, int64_t n, uint64_t row_bytes,
-                  int thread) {
+                  int64_t part) {
     try {
-      std::vector<std::byte>& piece = pieces_[thread];
+      std::vector<std::byte>& piece = pieces_[part];
       piece.resize(n * row_bytes);
       file_.read(info, row * row_bytes, piece);
       w.pack_rows(row, n, piece);
     } catch (...) {
-      errors_[thread] = std::current_exception();
+      errors_[part] = std::current_exception();
     }
   }
 
@@ -127,7 +127,7 @@ class ShardReader {
   ThreadPool& pool_;
   uint64_t done_ = 0, total_;
   const std::function<void(uint64_t, uint64_t)>& progress_;
-  std::vector<std::vector<std::byte>> pieces_;  // one a thread
+  std::vector<std::vector<std::byte>> pieces_;  // as many as threads
   std::vector<std::exception_ptr> errors_;
 };
 

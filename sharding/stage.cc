@@ -24,7 +24,8 @@ int activation_rows(const ShardSpec& spec, const StageOptions& options) {
 
 uint64_t output_bytes(const ModelConfig& config, const ShardSpec& spec, const StageOptions& options) {
   if (!spec.output) return 0;
-  return uint64_t{sizeof(float)} * logit_rows(options) * (uint64_t{0} + config.n_vocab + config.n_embd);
+  return uint64_t{sizeof(float)} * logit_rows(options) * (uint64_t{0} + config.n_vocab + config.n_embd) +
+         TopCandidates::bytes(config.n_vocab, logit_rows(options));
 }
 
 Error invalid(const std::string& message) {
@@ -52,10 +53,14 @@ struct Stage::Impl {
         options(stage_options),
         kernels(kernel_table),
         pool(thread_pool),
-        act(config, activation_rows(weights.spec, options), options.context, pool.size()),
-        cache(config, weights.spec.layers.begin, weights.spec.layers.end, options.context, options.slots),
+        act(config, activation_rows(weights.spec, options), options.context, pool.size(), options.kv_type),
+        cache(config, weights.spec.layers.begin, weights.spec.layers.end, options.context, options.slots,
+              options.kv_type),
         lengths(options.slots),
-        logits(output_bytes(config, weights.spec, options)),
+        logits(weights.spec.output
+                   ? sizeof(float) * logit_rows(options) * (size_t{0} + config.n_vocab + config.n_embd)
+                   : 0),
+        top(weights.spec.output ? config.n_vocab : 0, logit_rows(options)),
         cx{&config, &kernels, &pool, &act,
            weights.rope_factors.empty() ? nullptr : weights.rope_factors.data()} {}
 
@@ -75,6 +80,7 @@ struct Stage::Impl {
   KvCache cache;
   std::vector<int32_t> lengths;  // of the slots as the step being checked would leave them
   AlignedBuffer logits;          // [logit_rows, n_vocab], then [logit_rows, n_embd] of gathered hidden
+  TopCandidates top;
   ComputeContext cx;
 };
 
@@ -177,10 +183,10 @@ void Stage::Impl::compute_outputs(std::span<const BatchRow> rows, int candidates
       std::copy_n(hidden + next_row * n_embd, n_embd, gathered + i * n_embd);
     }
     output_head(cx, weights.output_norm, *weights.output, gathered, n, logits.as<float>());
-    pool.for_range(n, 1, [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i)
-        top_candidates({logits.as<float>() + i * n_vocab, static_cast<size_t>(n_vocab)}, candidates,
-                       outputs[done + i].candidates, outputs[done + i].log_sum_exp);
+    top.scan(kernels, pool, logits.as<float>(), n);
+    pool.for_each(n, [&](int64_t i, int) {
+      RowOutput& out = outputs[done + i];
+      top.select(static_cast<int>(i), candidates, out.candidates, out.log_sum_exp);
     });
     done += n;
   }
@@ -216,6 +222,7 @@ Result<void> Stage::run(std::span<const CacheOp> ops, std::span<const BatchRow> 
     return {};
   }
 
+  const ThreadPool::Burst burst(s.pool);
   if (spec.embedding) embed(s.cx, *s.weights.token_embd, rows, hidden);
   if (spec.layers.size() > 0) prepare_rope(s.cx, rows);
   for (int layer = spec.layers.begin; layer < spec.layers.end; ++layer)
@@ -233,8 +240,8 @@ uint64_t Stage::weight_bytes() const {
 
 uint64_t Stage::kv_bytes() const {
   const LayerRange& layers = spec().layers;
-  return KvCache::bytes(impl_->config, layers.begin, layers.end, impl_->options.context,
-                        impl_->options.slots);
+  return KvCache::bytes(impl_->config, layers.begin, layers.end, impl_->options.context, impl_->options.slots,
+                        impl_->options.kv_type);
 }
 
 uint64_t Stage::scratch_bytes() const {
@@ -243,7 +250,8 @@ uint64_t Stage::scratch_bytes() const {
 
 uint64_t Stage::scratch_bytes(const ModelConfig& config, const ShardSpec& spec, const StageOptions& options,
                               int threads) {
-  return Activations::bytes(config, activation_rows(spec, options), options.context, threads) +
+  return Activations::bytes(config, activation_rows(spec, options), options.context, threads,
+                            options.kv_type) +
          output_bytes(config, spec, options);
 }
 

@@ -10,7 +10,7 @@
 #include "base/error.h"
 #include "model/batch.h"
 #include "model/kv_cache.h"
-#include "model/sampler.h"
+#include "model/top_candidates.h"
 #include "sharding/shard.h"
 
 namespace shoal {
@@ -36,6 +36,7 @@ struct StageOptions {
   int context = 4096;
   int slots = 8;
   int rows_max = kRowsMax;
+  KvType kv_type = KvType::kF16;
 };
 
 class Stage {

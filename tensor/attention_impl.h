@@ -5,6 +5,9 @@
 //   score[t] = (sum over d ascending of k[t][d] q[d]) * scale, a lane is a position
 //   weight[t] = exp(score[t] - max), their sum over 16 lanes, lane = t mod 16
 //   out[d] = (sum over t ascending of v[t][d] weight[t]) * (1 / sum), a lane is a dimension
+// With a q8_0 cache k[t][d] and v[t][d] are bytes, and their scales join the sums by 32 dimensions:
+//   score[t] = (sum over blocks ascending, by fma, of scale[t][block] (sum over d of k[t][d] q[d])) * scale
+//   out[d] = (sum over t ascending of v[t][d] (weight[t] scale[t][block of d])) * (1 / sum)
 // The query heads that share a KV head are computed together, so K and V are read and converted once for up
 // to kTileHeads of them; how they are grouped cannot change a result either.
 #pragma once
@@ -16,7 +19,6 @@ namespace shoal {
 namespace {
 
 constexpr int kTileHeads = kTileVectors < 8 ? kTileVectors : 8;
-constexpr int kPageBlocks = kKvPageTokens / kAttentionLanes;
 
 // The positions of one KV head that a row sees.
 struct Visible {
@@ -26,19 +28,18 @@ struct Visible {
   size_t score_stride;         // floats between the scores of two query heads
 };
 
-// K of one block of positions, [head_dim_k][16], and V of one position, [head_dim_v].
-SHOAL_VEC const uint16_t* keys_of_block(const Visible& visible, int block) {
+// K of one block of positions, and V of the page that holds a position.
+SHOAL_VEC const std::byte* keys_of_block(const Visible& visible, int block) {
   const AttentionArgs& args = visible.args;
   const size_t page = static_cast<size_t>(args.kv.pages[block / kPageBlocks]);
   const size_t index = static_cast<size_t>(visible.head_kv * kPageBlocks + block % kPageBlocks);
-  return args.kv.k + page * args.kv.k_page_elements +
-         index * static_cast<size_t>(args.head_dim_k) * kAttentionLanes;
+  return args.kv.k + page * args.kv.k_page_bytes + index * key_block_bytes(args.kv.type, args.head_dim_k);
 }
-SHOAL_VEC const uint16_t* values_of_position(const Visible& visible, int t) {
+SHOAL_VEC const std::byte* values_of_page(const Visible& visible, int t) {
   const AttentionArgs& args = visible.args;
   const size_t page = static_cast<size_t>(args.kv.pages[t / kKvPageTokens]);
-  const size_t index = static_cast<size_t>(visible.head_kv * kKvPageTokens + t % kKvPageTokens);
-  return args.kv.v + page * args.kv.v_page_elements + index * static_cast<size_t>(args.head_dim_v);
+  return args.kv.v + page * args.kv.v_page_bytes +
+         static_cast<size_t>(visible.head_kv) * value_head_bytes(args.kv.type, args.head_dim_v);
 }
 
 // The same pointer, which the compiler must take for another. Without it the compiler keeps a broadcast value
@@ -49,51 +50,112 @@ SHOAL_VEC const float* opaque(const float* p) {
   return p;
 }
 
-// Scores of query heads q[0..H) against B successive blocks; k is [B][dim][16]. The next page comes into the
-// cache meanwhile: the processor's own prefetcher stops at the end of a page.
-template <int H, int B>
-SHOAL_VEC void score_tile(const uint16_t* k, const uint16_t* next, const float* q, int dim, float scale,
-                          float* scores, size_t stride) {
-  Vec sum[B][H];
-  SHOAL_UNROLL for (int b = 0; b < B; ++b) {
-    SHOAL_UNROLL for (int h = 0; h < H; ++h) sum[b][h] = broadcast(0.0f);
-  }
-  const size_t block = static_cast<size_t>(dim) * kAttentionLanes;
-  for (int d = 0; d < dim; ++d, k += kAttentionLanes, next += B * kAttentionLanes) {
+SHOAL_VEC Vec load_element(const uint16_t* p) {
+  return load_f16(p);
+}
+SHOAL_VEC Vec load_element(const int8_t* p) {
+  return load_i8(p);
+}
+// Bytes are kept in whole blocks, so only halves can end before 16.
+SHOAL_VEC Vec load_elements(const uint16_t* p, int width) {
+  return width == 16 ? load_f16(p) : load_f16_partial(p, width);
+}
+SHOAL_VEC Vec load_elements(const int8_t* p, int) {
+  return load_i8(p);
+}
+
+// sum[b][h] += k . q over dimensions [0, n) of B successive blocks, whose K are `block` elements apart, and H
+// query heads, `dim` apart. The next page comes into the cache meanwhile: the processor's own prefetcher
+// stops at the end of a page.
+template <int H, int B, class Element>
+SHOAL_VEC void add_products(const Element* k, size_t block, const std::byte* next, const float* q, size_t dim,
+                            int n, Vec (&sum)[B][H]) {
+  for (int d = 0; d < n; ++d, k += kAttentionLanes, next += B * kAttentionLanes * sizeof(Element)) {
     __builtin_prefetch(next);
     SHOAL_UNROLL for (int b = 0; b < B; ++b) {
-      const Vec keys = load_f16(k + static_cast<size_t>(b) * block);
+      const Vec keys = load_element(k + static_cast<size_t>(b) * block);
       const float* query = opaque(q + d);
       SHOAL_UNROLL for (int h = 0; h < H; ++h) {
-        const Vec value = broadcast(query[static_cast<size_t>(h) * static_cast<size_t>(dim)]);
+        const Vec value = broadcast(query[static_cast<size_t>(h) * dim]);
         sum[b][h] = fma(keys, value, sum[b][h]);
       }
     }
   }
+}
+
+template <int H, int B>
+SHOAL_VEC void clear(Vec (&sum)[B][H]) {
+  SHOAL_UNROLL for (int b = 0; b < B; ++b) {
+    SHOAL_UNROLL for (int h = 0; h < H; ++h) sum[b][h] = broadcast(0.0f);
+  }
+}
+
+// Scores of query heads q[0..H) against B successive blocks of a cache in f16.
+template <int H, int B>
+SHOAL_VEC void score_tile_f16(const AttentionArgs& args, const std::byte* k, const std::byte* next,
+                              const float* q, float* scores, size_t stride) {
+  const size_t dim = static_cast<size_t>(args.head_dim_k);
+  Vec sum[B][H];
+  clear(sum);
+  add_products(reinterpret_cast<const uint16_t*>(k), dim * kAttentionLanes, next, q, dim, args.head_dim_k,
+               sum);
   SHOAL_UNROLL for (int b = 0; b < B; ++b) {
     SHOAL_UNROLL for (int h = 0; h < H; ++h) {
-      store(scores + static_cast<size_t>(h) * stride + b * kAttentionLanes, mul(sum[b][h], broadcast(scale)));
+      store(scores + static_cast<size_t>(h) * stride + b * kAttentionLanes,
+            mul(sum[b][h], broadcast(args.scale)));
     }
   }
+}
+
+// The same of a cache in q8_0: each 32 dimensions are summed without their scale, which is applied once.
+template <int H, int B>
+SHOAL_VEC void score_tile_q8_0(const AttentionArgs& args, const std::byte* k, const std::byte* next,
+                               const float* q, float* scores, size_t stride) {
+  const int dim = args.head_dim_k;
+  const size_t block_bytes = key_block_bytes(KvType::kQ8_0, dim);
+  const std::byte* scales = k + key_scales_offset(dim);
+  for (int d = 0; d < dim; d += kKvBlock, scales += kAttentionLanes * sizeof(uint16_t)) {
+    const size_t offset = static_cast<size_t>(d) * kAttentionLanes;
+    Vec sum[B][H];
+    clear(sum);
+    add_products(reinterpret_cast<const int8_t*>(k + offset), block_bytes, next + offset * B, q + d,
+                 static_cast<size_t>(dim), dim - d < kKvBlock ? dim - d : kKvBlock, sum);
+    const Vec last = broadcast(d + kKvBlock >= dim ? args.scale : 1.0f);
+    SHOAL_UNROLL for (int b = 0; b < B; ++b) {
+      const Vec scale =
+          load_f16(reinterpret_cast<const uint16_t*>(scales + static_cast<size_t>(b) * block_bytes));
+      SHOAL_UNROLL for (int h = 0; h < H; ++h) {
+        float* score = scores + static_cast<size_t>(h) * stride + b * kAttentionLanes;
+        const Vec before = d == 0 ? broadcast(0.0f) : load(score);
+        store(score, mul(fma(sum[b][h], scale, before), last));
+      }
+    }
+  }
+}
+
+template <int H, int B>
+SHOAL_VEC void score_tile(const AttentionArgs& args, const std::byte* k, const std::byte* next,
+                          const float* q, float* scores, size_t stride) {
+  if (args.kv.type == KvType::kF16) return score_tile_f16<H, B>(args, k, next, q, scores, stride);
+  return score_tile_q8_0<H, B>(args, k, next, q, scores, stride);
 }
 
 template <int H>
 void scores_of_heads(const Visible& visible, const float* q, float* scores) {
   const AttentionArgs& args = visible.args;
-  const int dim = args.head_dim_k;
   for (int block = visible.first_block; block < visible.end_block;) {
-    const uint16_t* k = keys_of_block(visible, block);
+    const std::byte* k = keys_of_block(visible, block);
     const int ahead = block + kPageBlocks;
-    const uint16_t* next = ahead < visible.end_block ? keys_of_block(visible, ahead) : k;
+    const std::byte* next = ahead < visible.end_block ? keys_of_block(visible, ahead) : k;
     float* to = scores + static_cast<size_t>(block - visible.first_block) * kAttentionLanes;
     if constexpr (2 * H <= kTileVectors) {
       if (block % kPageBlocks == 0 && block + 1 < visible.end_block) {
-        score_tile<H, 2>(k, next, q, dim, args.scale, to, visible.score_stride);
+        score_tile<H, 2>(args, k, next, q, to, visible.score_stride);
         block += 2;
         continue;
       }
     }
-    score_tile<H, 1>(k, next, q, dim, args.scale, to, visible.score_stride);
+    score_tile<H, 1>(args, k, next, q, to, visible.score_stride);
     ++block;
   }
 }
@@ -123,64 +185,114 @@ float softmax(const Visible& visible, float* scores) {
   return 1.0f / reduce_add(sum);
 }
 
-// Outputs [0, 16 * N) of H query heads from `v_offset` elements into a V row; `width` of the last 16 exist.
-template <int H, int N>
-SHOAL_VEC void value_tile(const Visible& visible, size_t v_offset, int width, const float* weights,
+// Some outputs of one KV head: where their values begin in the head's part of a page, how far one position's
+// are from the next, the first output's dimension, and how many of the last 16 exist.
+struct ValueSlice {
+  size_t offset, stride;  // elements
+  int first, width;
+};
+
+// Outputs of H query heads from a slice of N times 16 dimensions.
+template <int H, int N, class Element>
+SHOAL_VEC void value_tile(const Visible& visible, const ValueSlice& slice, const float* weights,
                           const float* inverse_sums, float* out) {
   const AttentionArgs& args = visible.args;
-  const size_t dim = static_cast<size_t>(args.head_dim_v);
-  Vec sum[H][N];
-  SHOAL_UNROLL for (int h = 0; h < H; ++h) {
-    SHOAL_UNROLL for (int i = 0; i < N; ++i) sum[h][i] = broadcast(0.0f);
-  }
+  Vec sum[N][H];
+  clear(sum);
+  const auto values_of_position = [&](int t) {
+    return reinterpret_cast<const Element*>(values_of_page(visible, t)) + slice.offset +
+           static_cast<size_t>(t % kKvPageTokens) * slice.stride;
+  };
   const float* weight = weights + (args.first - visible.first_block * kAttentionLanes);
   for (int t = args.first; t < args.last;) {
     const int page_end = (t / kKvPageTokens + 1) * kKvPageTokens;
     const int end = page_end < args.last ? page_end : args.last;
-    const uint16_t* v = values_of_position(visible, t) + v_offset;
-    const uint16_t* next = end < args.last ? values_of_position(visible, end) + v_offset : v;
-    for (; t < end; ++t, ++weight, v += dim, next += dim) {
+    const Element* v = values_of_position(t);
+    const Element* next = end < args.last ? values_of_position(end) : v;
+    for (; t < end; ++t, ++weight, v += slice.stride, next += slice.stride) {
       __builtin_prefetch(next);
       SHOAL_UNROLL for (int i = 0; i < N; ++i) {
-        const Vec values = width == 16 ? load_f16(v + 16 * i) : load_f16_partial(v + 16 * i, width);
+        const Vec values = load_elements(v + 16 * i, slice.width);
         const float* w_of_heads = opaque(weight);
         SHOAL_UNROLL for (int h = 0; h < H; ++h) {
           const Vec w = broadcast(w_of_heads[static_cast<size_t>(h) * visible.score_stride]);
-          sum[h][i] = fma(values, w, sum[h][i]);
+          sum[i][h] = fma(values, w, sum[i][h]);
         }
       }
     }
   }
   SHOAL_UNROLL for (int h = 0; h < H; ++h) {
-    float* row = out + static_cast<size_t>(h) * dim + v_offset;
+    float* row = out + h * args.head_dim_v + slice.first;
     SHOAL_UNROLL for (int i = 0; i < N; ++i) {
-      const Vec y = mul(sum[h][i], broadcast(inverse_sums[h]));
-      if (width == 16) {
+      const Vec y = mul(sum[i][h], broadcast(inverse_sums[h]));
+      if (i + 1 < N || slice.width == 16) {
         store(row + 16 * i, y);
       } else {
-        store_partial(row + 16 * i, y, width);
+        store_partial(row + 16 * i, y, slice.width);
       }
     }
   }
 }
 
 template <int H>
-void values_of_heads(const Visible& visible, const float* weights, const float* inverse_sums, float* out) {
+void values_f16(const Visible& visible, const float* weights, const float* inverse_sums, float* out) {
   constexpr int kWide = kTileVectors / H >= 4 ? 4 : kTileVectors / H >= 2 ? 2 : 1;
   const int dim = visible.args.head_dim_v;
+  const auto slice = [&](int d, int width) {
+    return ValueSlice{static_cast<size_t>(d), static_cast<size_t>(dim), d, width};
+  };
   int d = 0;
   for (; d + 16 * kWide <= dim; d += 16 * kWide) {
-    value_tile<H, kWide>(visible, static_cast<size_t>(d), 16, weights, inverse_sums, out);
+    value_tile<H, kWide, uint16_t>(visible, slice(d, 16), weights, inverse_sums, out);
   }
   for (; d + 16 <= dim; d += 16) {
-    value_tile<H, 1>(visible, static_cast<size_t>(d), 16, weights, inverse_sums, out);
+    value_tile<H, 1, uint16_t>(visible, slice(d, 16), weights, inverse_sums, out);
   }
   if (d == dim) return;
   if (dim >=
       16) {  // a last tile that overlaps the one before computes some outputs twice, with the same result
-    value_tile<H, 1>(visible, static_cast<size_t>(dim - 16), 16, weights, inverse_sums, out);
+    value_tile<H, 1, uint16_t>(visible, slice(dim - 16, 16), weights, inverse_sums, out);
   } else {
-    value_tile<H, 1>(visible, 0, dim, weights, inverse_sums, out);
+    value_tile<H, 1, uint16_t>(visible, slice(0, dim), weights, inverse_sums, out);
+  }
+}
+
+// to[t] = weights[t] * scale of V's block `b` at t, for all blocks of positions and H heads. Positions that
+// are not visible may get anything: nothing reads them.
+template <int H>
+void scale_weights(const Visible& visible, int b, const float* weights, float* to) {
+  const size_t offset = value_scales_offset(visible.args.head_dim_v);
+  for (int block = visible.first_block; block < visible.end_block; ++block) {
+    const std::byte* head = values_of_page(visible, block * kAttentionLanes);
+    const uint16_t* scales = reinterpret_cast<const uint16_t*>(head + offset) + b * kKvPageTokens;
+    const Vec scale = load_f16(scales + block % kPageBlocks * kAttentionLanes);
+    const size_t at = static_cast<size_t>(block - visible.first_block) * kAttentionLanes;
+    for (size_t h = 0; h < H; ++h) {
+      store(to + h * visible.score_stride + at, mul(load(weights + h * visible.score_stride + at), scale));
+    }
+  }
+}
+
+template <int H>
+void values_q8_0(const Visible& visible, const float* weights, const float* inverse_sums, float* out) {
+  constexpr int kWide = kTileVectors / H >= 2 ? 2 : 1;
+  const int dim = visible.args.head_dim_v;
+  float* scaled = visible.args.scratch + H * visible.score_stride;
+  for (int b = 0; b < kv_blocks(dim); ++b) {
+    scale_weights<H>(visible, b, weights, scaled);
+    const int vectors = dim - b * kKvBlock > 16 ? 2 : 1;
+    const auto slice = [&](int i, int n) {
+      const int first = b * kKvBlock + 16 * i, last = first + 16 * (n - 1);
+      return ValueSlice{static_cast<size_t>(b * kKvPageTokens * kKvBlock + 16 * i), kKvBlock, first,
+                        dim - last < 16 ? dim - last : 16};
+    };
+    if (kWide == 2 && vectors == 2) {
+      value_tile<H, kWide, int8_t>(visible, slice(0, 2), scaled, inverse_sums, out);
+      continue;
+    }
+    for (int i = 0; i < vectors; ++i) {
+      value_tile<H, 1, int8_t>(visible, slice(i, 1), scaled, inverse_sums, out);
+    }
   }
 }
 
@@ -194,8 +306,9 @@ void attend_heads(const Visible& visible, int head) {
   for (int h = 0; h < H; ++h) {
     inverse_sums[h] = softmax(visible, scores + static_cast<size_t>(h) * visible.score_stride);
   }
-  values_of_heads<H>(visible, scores, inverse_sums,
-                     args.out + static_cast<size_t>(head) * static_cast<size_t>(args.head_dim_v));
+  float* out = args.out + static_cast<size_t>(head) * static_cast<size_t>(args.head_dim_v);
+  if (args.kv.type == KvType::kF16) return values_f16<H>(visible, scores, inverse_sums, out);
+  return values_q8_0<H>(visible, scores, inverse_sums, out);
 }
 
 void attend_some(const Visible& visible, int head, int n_head) {

@@ -11,17 +11,28 @@ inline constexpr int kQuantBlock = 32;      // activations per int8 block
 inline constexpr int kKvPageTokens = 32;    // positions in one page of the KV cache
 inline constexpr int kAttentionLanes = 16;  // positions computed side by side
 
+// What K and V are kept as: halves, or bytes in blocks of 32 dimensions (the last may be narrower) with a
+// half as scale, as GGUF's Q8_0.
+enum class KvType : uint8_t { kF16, kQ8_0 };
+
 // The K and V pages of one layer, as one sequence sees them. A page holds kKvPageTokens positions of all KV
-// heads, in f16:
-//   K page: [n_head_kv][kKvPageTokens / 16][head_dim_k][16]   lane = position, so a score is a lane
-//   V page: [n_head_kv][kKvPageTokens][head_dim_v]            lane = dimension, so an output is a lane
+// heads; b = number of 32-blocks of the head:
+//   kF16   K: [n_head_kv][kKvPageTokens / 16] of  half [dim][16]          lane = position: a score is a lane
+//          V: [n_head_kv] of  half [kKvPageTokens][dim]                   lane = dimension: an output is a
+//          lane
+//   kQ8_0  K: [n_head_kv][kKvPageTokens / 16] of  int8 [dim][16], half scale[b][16]
+//          V: [n_head_kv] of  int8 [b][kKvPageTokens][32], half scale[b][kKvPageTokens]
 struct KvPages {
-  const uint16_t* k;  // the layer's arena, page p at k + p * k_page_elements
-  const uint16_t* v;
-  size_t k_page_elements;
-  size_t v_page_elements;
+  KvType type;
+  const std::byte* k;  // the layer's arena, page p at k + p * k_page_bytes
+  const std::byte* v;
+  size_t k_page_bytes;
+  size_t v_page_bytes;
   const int32_t* pages;  // page ids of the sequence: position t is in pages[t / kKvPageTokens]
 };
+
+size_t kv_k_page_bytes(KvType type, int n_head_kv, int head_dim);
+size_t kv_v_page_bytes(KvType type, int n_head_kv, int head_dim);
 
 struct AttentionArgs {
   const float* q;  // [n_head, head_dim_k] of one row, after rope
@@ -35,8 +46,8 @@ struct AttentionArgs {
   float* scratch;                  // attention_scratch_floats(...) floats, private to the thread
 };
 
-// Scratch that one call needs: scores of one group of query heads.
-size_t attention_scratch_floats(int n_head, int n_head_kv, int positions_max);
+// Scratch that one call needs: scores of one group of query heads, and the same again for a q8_0 cache.
+size_t attention_scratch_floats(KvType type, int n_head, int n_head_kv, int positions_max);
 
 struct FloatOps {
   // y = x / sqrt(mean(x^2) + eps) * weight, over n elements.
@@ -48,13 +59,19 @@ struct FloatOps {
   // gate = silu(gate) * up
   void (*silu_mul)(float* gate, const float* up, int n);
   void (*add)(float* x, const float* y, int n);  // x += y
-  // Stores one position's K and V (f32, [n_head_kv, dim]) into its page slot in f16, in the layouts above.
-  void (*store_k)(const float* k, int n_head_kv, int head_dim, int position_in_page, uint16_t* page);
-  void (*store_v)(const float* v, int n_head_kv, int head_dim, int position_in_page, uint16_t* page);
+  // Stores one position's K and V (f32, [n_head_kv, dim]) into its page slot, in the layouts above.
+  void (*store_k)(KvType type, const float* k, int n_head_kv, int head_dim, int position_in_page,
+                  std::byte* page);
+  void (*store_v)(KvType type, const float* v, int n_head_kv, int head_dim, int position_in_page,
+                  std::byte* page);
   void (*attention)(const AttentionArgs& args);
   // int8 blocks of 32 of one row: q[n], scale[n/32], sum[n/32] (sum of the q of a block). Largest magnitude
   // maps to 127; amax < 1e-30 gives zeros. n % 32 == 0.
   void (*quantize)(const float* x, int n, int8_t* q, float* scale, int32_t* sum);
+  // Largest of n floats; NaN is passed over, -inf when nothing else is there.
+  float (*largest)(const float* x, int n);
+  // Sum of exp(x[i] - highest), for finite highest >= all x[i]; NaN adds nothing.
+  float (*sum_of_exps)(const float* x, float highest, int n);
   void (*f16_to_f32)(const uint16_t* x, int n, float* y);
   void (*f32_to_f16)(const float* x, int n, uint16_t* y);  // round to nearest even
 };

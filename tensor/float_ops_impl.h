@@ -150,6 +150,33 @@ void add_to(float* x, const float* y, int n) {
   for (; i < n; ++i) x[i] += y[i];
 }
 
+// Lanes [0, n) of p, -inf in the others.
+inline Vec load_partial_or_lowest(const float* p, int n) {
+  float t[16];
+  for (int i = 0; i < 16; ++i) t[i] = i < n ? p[i] : -__builtin_inff();
+  return load(t);
+}
+
+float largest(const float* x, int n) {
+  Vec best = broadcast(-__builtin_inff());
+  int i = 0;
+  for (; i + 16 <= n; i += 16) best = max(load(x + i), best);
+  if (i < n) best = max(load_partial_or_lowest(x + i, n - i), best);
+  return reduce_max(best);
+}
+
+float sum_of_exps(const float* x, float highest, int n) {
+  const Vec shift = broadcast(highest);
+  const auto term = [&](const Vec& v) {  // a comparison with NaN is false
+    return select_less(v, broadcast(__builtin_inff()), exp_nonpositive(sub(v, shift)), broadcast(0.0f));
+  };
+  Vec sum = broadcast(0.0f);
+  int i = 0;
+  for (; i + 16 <= n; i += 16) sum = add(sum, term(load(x + i)));
+  if (i < n) sum = add(sum, term(load_partial_or_lowest(x + i, n - i)));
+  return reduce_add(sum);
+}
+
 void f16_to_f32(const uint16_t* x, int n, float* y) {
   int i = 0;
   for (; i + 16 <= n; i += 16) store(y + i, load_f16(x + i));
@@ -163,31 +190,6 @@ void f32_to_f16(const float* x, int n, uint16_t* y) {
   uint16_t t[16];
   store_f16(t, load_partial(x + i, n - i));
   for (int l = 0; i + l < n; ++l) y[i + l] = t[l];
-}
-
-void store_k(const float* k, int n_head_kv, int head_dim, int position_in_page, uint16_t* page) {
-  const int block = position_in_page / kAttentionLanes, lane = position_in_page % kAttentionLanes;
-  const int blocks = kKvPageTokens / kAttentionLanes;
-  for (int h = 0; h < n_head_kv; ++h) {
-    const float* from = k + static_cast<size_t>(h) * static_cast<size_t>(head_dim);
-    uint16_t* to = page +
-                   static_cast<size_t>(h * blocks + block) * static_cast<size_t>(head_dim * kAttentionLanes) +
-                   lane;
-    for (int d = 0; d < head_dim; d += 16) {
-      const int n = head_dim - d < 16 ? head_dim - d : 16;
-      uint16_t t[16];
-      store_f16(t, n == 16 ? load(from + d) : load_partial(from + d, n));
-      for (int i = 0; i < n; ++i) to[(d + i) * kAttentionLanes] = t[i];
-    }
-  }
-}
-
-void store_v(const float* v, int n_head_kv, int head_dim, int position_in_page, uint16_t* page) {
-  for (int h = 0; h < n_head_kv; ++h) {
-    const size_t row = static_cast<size_t>(h * kKvPageTokens + position_in_page);
-    f32_to_f16(v + static_cast<size_t>(h) * static_cast<size_t>(head_dim), head_dim,
-               page + row * static_cast<size_t>(head_dim));
-  }
 }
 
 void quantize(const float* x, int n, int8_t* q, float* scale, int32_t* sum) {
@@ -206,13 +208,15 @@ void quantize(const float* x, int n, int8_t* q, float* scale, int32_t* sum) {
 }  // namespace
 }  // namespace shoal
 
+#include "tensor/kv_pages_impl.h"
+
 #include "tensor/attention_impl.h"
 
 namespace shoal {
 namespace {
 
-constexpr FloatOps kTable = {rms_norm, rope,      silu_mul, add_to,     store_k,
-                             store_v,  attention, quantize, f16_to_f32, f32_to_f16};
+constexpr FloatOps kTable = {rms_norm,  rope,     silu_mul, add_to,      store_k,    store_v,
+                             attention, quantize, largest,  sum_of_exps, f16_to_f32, f32_to_f16};
 
 }  // namespace
 }  // namespace shoal

@@ -13,6 +13,7 @@ namespace {
 
 constexpr int kQuantizeChunk = 256;           // columns quantised at a time, on the stack
 constexpr int64_t kParallelElements = 32768;  // fewer are quantised on the caller: a barrier costs more
+constexpr int64_t kShareBytes = 16 << 10;     // of weights that a thread claims at least
 constexpr int64_t kTileBytesInCache = 160
                                       << 10;  // of activation tiles while a group of weights is multiplied
 
@@ -123,10 +124,8 @@ void matmul(const Kernels& kernels, ThreadPool& pool, const ActivationRows& x,
     total += static_cast<int64_t>(p.w->bytes());
   }
   if (x.rows() == 0) return;
-  // A thread takes the groups that begin in its share of the concatenated matrices.
-  pool.run([&](int thread) {
-    const int64_t share_begin = total * thread / pool.size();
-    const int64_t share_end = total * (thread + 1) / pool.size();
+  // A thread takes the groups that begin in the part of the concatenated matrices that it has claimed.
+  pool.for_range(total, kShareBytes, [&](int64_t share_begin, int64_t share_end) {
     int64_t base = 0;
     for (const Product& p : products) {
       const auto bytes = static_cast<int64_t>(p.w->bytes()), group = static_cast<int64_t>(p.w->group_bytes());

@@ -55,13 +55,12 @@ bool spin_until(bool crowded, Ready ready) {
   }
 }
 
-// One side's way to wait for a change of atomics that the other side makes with seq_cst: spin, then sleep.
-// Sleeper and waker each write before they read what the other writes, so a wake-up cannot be lost.
+// One side's way to sleep until the other side has changed atomics, with seq_cst. Sleeper and waker each
+// write before they read what the other writes, so a wake-up cannot be lost.
 class Waiter {
  public:
   template <class Ready>
-  void wait(bool crowded, Ready ready) {
-    if (spin_until(crowded, ready)) return;
+  void sleep_until(Ready ready) {
     std::unique_lock lock(mutex_);
     sleepers_.fetch_add(1);
     changed_.wait(lock, ready);
@@ -82,6 +81,16 @@ class Waiter {
   std::condition_variable changed_;
 };
 
+// The gate of an operation, one word so that entering it and closing it cannot miss each other:
+// operation number << 17 | open << 16 | workers inside.
+constexpr uint64_t kOneOperation = uint64_t{1} << 17;
+constexpr uint64_t kOpen = uint64_t{1} << 16;
+constexpr uint64_t kInside = kOpen - 1;
+
+uint64_t operation_of(uint64_t gate) {
+  return gate / kOneOperation;
+}
+
 }  // namespace
 
 struct ThreadPool::State {
@@ -89,15 +98,29 @@ struct ThreadPool::State {
 
   const int size;
   bool crowded = false;
-  // Written by the caller before it advances `epoch`, read by workers after they see it advance.
+  // Written by the caller before it opens the gate, read by workers that have entered.
   void (*body)(void*, int) = nullptr;
   void* context = nullptr;
-  bool stop = false;
-  alignas(64) std::atomic<uint32_t> epoch{0};
-  alignas(64) std::atomic<int> unfinished{0};
+  alignas(64) std::atomic<uint64_t> gate{0};
   alignas(64) std::atomic<bool> running{false};
+  std::atomic<uint64_t> bursts{0};  // begun + ended: odd inside one
+  std::atomic<bool> stop{false};
   Waiter work_came, work_done;
   std::vector<std::thread> workers;
+
+  // True inside an operation other than `done`; the caller of this must leave it.
+  bool enter(uint64_t done) {
+    uint64_t seen = gate.load();
+    while ((seen & kOpen) != 0 && operation_of(seen) != done) {
+      if (gate.compare_exchange_weak(seen, seen + 1)) return true;
+    }
+    return false;
+  }
+
+  void leave() {
+    const uint64_t left = gate.fetch_sub(1) - 1;
+    if ((left & (kOpen | kInside)) == 0) work_done.wake();
+  }
 
   void work(int thread, int processor) noexcept {
     // Flushing of denormals would change results; a thread may inherit it from its creator.
@@ -108,29 +131,36 @@ struct ThreadPool::State {
       CPU_SET(processor, &set);
       sched_setaffinity(0, sizeof set, &set);  // a refusal costs speed, nothing else
     }
-    for (uint32_t seen = 0;;) {
-      work_came.wait(crowded, [&] { return epoch.load() != seen; });
-      ++seen;
-      if (stop) return;
+    uint64_t done = 0;  // the last operation this thread took part in; they are numbered from 1
+    for (;;) {
+      const auto work_is_there = [&] {
+        const uint64_t seen = gate.load();
+        return stop.load() || ((seen & kOpen) != 0 && operation_of(seen) != done);
+      };
+      const uint64_t burst = bursts.load();
+      const auto other_burst = [&] { return bursts.load() != burst; };
+      const bool found =
+          burst % 2 == 1 && spin_until(crowded, [&] { return work_is_there() || other_burst(); });
+      if (!found) {
+        work_came.sleep_until([&] { return work_is_there() || (other_burst() && bursts.load() % 2 == 1); });
+      }
+      if (stop.load()) return;
+      if (!enter(done)) continue;
+      done = operation_of(gate.load());  // does not change while a worker is inside
       body(context, thread);
-      if (unfinished.fetch_sub(1) == 1) work_done.wake();
+      leave();
     }
-  }
-
-  void start_epoch() {
-    epoch.fetch_add(1);
-    work_came.wake();
   }
 
   void stop_workers() {
     stop = true;
-    start_epoch();
+    work_came.wake();
     for (std::thread& worker : workers) worker.join();
   }
 };
 
 ThreadPool::ThreadPool(int threads, bool pin) {
-  SHOAL_CHECK(threads >= 1);
+  SHOAL_CHECK(threads >= 1 && static_cast<uint64_t>(threads) <= kInside);
   state_ = std::make_unique<State>(threads);
   const std::vector<int> processors = allowed_processors();
   state_->crowded = processors.size() < static_cast<size_t>(threads);
@@ -155,20 +185,28 @@ int ThreadPool::size() const {
   return state_->size;
 }
 
-void ThreadPool::run_erased(void (*body)(void*, int), void* context) {
+void ThreadPool::begin_burst() {
+  SHOAL_CHECK(state_->bursts.fetch_add(1) % 2 == 0);
+  state_->work_came.wake();
+}
+
+void ThreadPool::end_burst() {
+  state_->bursts.fetch_add(1);
+}
+
+void ThreadPool::join_erased(void (*body)(void*, int), void* context) {
   State& state = *state_;
-  if (state.size == 1) {
-    body(context, 0);
-    return;
-  }
-  SHOAL_CHECK(!state.running.exchange(true));  // one run at a time, not from inside a body
+  SHOAL_CHECK(!state.running.exchange(true));  // one operation at a time, not from inside a body
   state.body = body;
   state.context = context;
-  state.unfinished.store(state.size - 1);
-  state.start_epoch();
+  // The gate is closed and nobody is inside, so nobody else writes it.
+  state.gate.store((operation_of(state.gate.load()) + 1) * kOneOperation | kOpen);
+  state.work_came.wake();
   // A throw here would leave the workers with a body that is gone, so it ends the program instead.
   [&]() noexcept { body(context, 0); }();
-  state.work_done.wait(state.crowded, [&] { return state.unfinished.load() == 0; });
+  state.gate.fetch_and(~kOpen);
+  const auto all_left = [&] { return (state.gate.load() & kInside) == 0; };
+  if (!all_left() && !spin_until(state.crowded, all_left)) state.work_done.sleep_until(all_left);
   state.running.store(false);
 }
 

@@ -86,7 +86,7 @@ SHOAL_VEC float reduce_max(Vec a) {
 }
 
 #if defined(SHOAL_EMULATE_AVX512)
-// This SIMDe has no 512-bit half conversions; two 256-bit ones are the same numbers.
+// This SIMDe has no 512-bit conversions from halves and bytes; two 256-bit ones are the same numbers.
 SHOAL_VEC Vec load_f16(const uint16_t* p) {
   alignas(64) float t[16];
   _mm256_storeu_ps(t, _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
@@ -99,12 +99,22 @@ SHOAL_VEC void store_f16(uint16_t* p, const Vec& a) {
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_cvtps_ph(_mm256_loadu_ps(t), 0));
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p + 8), _mm256_cvtps_ph(_mm256_loadu_ps(t + 8), 0));
 }
+SHOAL_VEC Vec load_i8(const int8_t* p) {
+  alignas(64) float t[16];
+  const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+  _mm256_storeu_ps(t, _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes)));
+  _mm256_storeu_ps(t + 8, _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_srli_si128(bytes, 8))));
+  return load(t);
+}
 #else
 SHOAL_VEC Vec load_f16(const uint16_t* p) {
   return {_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)))};
 }
 SHOAL_VEC void store_f16(uint16_t* p, Vec a) {
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtps_ph(a.v, _MM_FROUND_TO_NEAREST_INT));
+}
+SHOAL_VEC Vec load_i8(const int8_t* p) {
+  return {_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))))};
 }
 #endif
 

@@ -83,6 +83,13 @@ SHOAL_VEC void store_f16(uint16_t* p, const Vec& a) {
   vst1_u16(p + 12, vreinterpret_u16_f16(vcvt_f16_f32(a.v[3])));
 }
 
+SHOAL_VEC Vec load_i8(const int8_t* p) {
+  const int8x16_t bytes = vld1q_s8(p);
+  const int16x8_t lo = vmovl_s8(vget_low_s8(bytes)), hi = vmovl_s8(vget_high_s8(bytes));
+  const auto quad = [](int16x4_t words) { return vcvtq_f32_s32(vmovl_s16(words)); };
+  return {{quad(vget_low_s16(lo)), quad(vget_high_s16(lo)), quad(vget_low_s16(hi)), quad(vget_high_s16(hi))}};
+}
+
 SHOAL_VEC int8x16_t low_bytes(const Vec& a) {  // n of n + 1.5 * 2^23
   const auto words = [&](int i) { return vmovn_s32(vreinterpretq_s32_f32(a.v[i])); };
   return vcombine_s8(vmovn_s16(vcombine_s16(words(0), words(1))),

@@ -119,6 +119,10 @@ SHOAL_VEC void store_f16(uint16_t* p, const Vec& a) {
   for (int i = 0; i < 16; ++i) p[i] = float_to_half(a.lane[i]);
 }
 
+SHOAL_VEC Vec load_i8(const int8_t* p) {
+  return each_lane([&](int i) { return float(p[i]); });
+}
+
 // Stores 32 lanes n + 1.5 * 2^23, n in [-127, 127], as int8; returns the sum of the n.
 SHOAL_VEC int32_t store_i8(int8_t* q, const Vec& lo, const Vec& hi) {
   int32_t sum = 0;

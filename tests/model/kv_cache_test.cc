@@ -22,10 +22,11 @@ ModelConfig small_config() {
 // Where the tests keep a mark of a position: the first element of its lane in layer `layer`.
 uint16_t& k_mark(KvCache& cache, int layer, int slot, int position) {
   const int in_page = position % kKvPageTokens;
-  return cache.k_page(layer, slot, position)[in_page / 16 * 16 * 8 + in_page % 16];
+  return reinterpret_cast<uint16_t*>(
+      cache.k_page(layer, slot, position))[in_page / 16 * 16 * 8 + in_page % 16];
 }
 uint16_t& v_mark(KvCache& cache, int layer, int slot, int position) {
-  return cache.v_page(layer, slot, position)[position % kKvPageTokens * 16 + 15];
+  return reinterpret_cast<uint16_t*>(cache.v_page(layer, slot, position))[position % kKvPageTokens * 16 + 15];
 }
 
 TEST_CASE("bytes counts K and V of the layers, in whole pages") {
@@ -33,6 +34,9 @@ TEST_CASE("bytes counts K and V of the layers, in whole pages") {
   // Layers 1 and 2: 1 and 2 KV heads of 8 + 16 f16; 40 positions take two pages.
   CHECK(KvCache::bytes(c, 1, 3, 40, 3) == 3 * 64 * (1 + 2) * (8 + 16) * 2);
   CHECK(KvCache::bytes(c, 2, 2, 40, 3) == 0);
+  // In q8_0 K has a byte a dimension and a half a block of 32; V is kept in whole blocks.
+  CHECK(KvCache::bytes(c, 1, 3, 40, 3, KvType::kQ8_0) == 3 * 64 * (1 + 2) * ((8 + 2) + (32 + 2)));
+  CHECK(KvCache::bytes(c, 2, 2, 40, 3, KvType::kQ8_0) == 0);
 }
 
 TEST_CASE("extend stops at the context and then changes nothing") {
@@ -83,7 +87,7 @@ struct Mirror {
   std::vector<std::vector<uint16_t>> slots;
 
   void check(KvCache& cache, int layer_begin, int layer_end) const {
-    std::set<const uint16_t*> pages;
+    std::set<const std::byte*> pages;
     for (int slot = 0; slot < cache.slots(); ++slot) {
       REQUIRE(cache.length(slot) == static_cast<int>(slots[slot].size()));
       for (int p = 0; p < cache.length(slot); ++p) {
@@ -92,10 +96,8 @@ struct Mirror {
           REQUIRE(k_mark(cache, layer, slot, p) == static_cast<uint16_t>(slots[slot][p] + layer));
           REQUIRE(v_mark(cache, layer, slot, p) == static_cast<uint16_t>(slots[slot][p] - layer));
           const KvPages view = cache.view(layer, slot);
-          REQUIRE(view.k + view.k_page_elements * view.pages[p / kKvPageTokens] ==
-                  cache.k_page(layer, slot, p));
-          REQUIRE(view.v + view.v_page_elements * view.pages[p / kKvPageTokens] ==
-                  cache.v_page(layer, slot, p));
+          REQUIRE(view.k + view.k_page_bytes * view.pages[p / kKvPageTokens] == cache.k_page(layer, slot, p));
+          REQUIRE(view.v + view.v_page_bytes * view.pages[p / kKvPageTokens] == cache.v_page(layer, slot, p));
         }
       }
     }
@@ -105,10 +107,15 @@ struct Mirror {
 };
 
 TEST_CASE("random extends, trims, frees and forks keep every slot's contents") {
+  KvType type = KvType::kF16;
+  SUBCASE("f16") {}
+  SUBCASE("q8_0") {
+    type = KvType::kQ8_0;  // the marks are two bytes somewhere in a position's page
+  }
   constexpr int kContext = 100, kSlots = 5, kBegin = 1, kEnd = 4;
   std::mt19937 random(7);
   const auto below = [&](int n) { return static_cast<int>(random() % static_cast<unsigned>(n)); };
-  KvCache cache(small_config(), kBegin, kEnd, kContext, kSlots);
+  KvCache cache(small_config(), kBegin, kEnd, kContext, kSlots, type);
   Mirror mirror{std::vector<std::vector<uint16_t>>(kSlots)};
   for (int step = 0; step < 1500; ++step) {
     const int slot = below(kSlots);

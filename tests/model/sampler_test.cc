@@ -1,17 +1,33 @@
-#include "model/sampler.h"
+#include "model/top_candidates.h"
 
 #include <doctest/doctest.h>
 
 #include <algorithm>
+#include <bit>
 #include <chrono>
 #include <cmath>
 #include <limits>
+#include <map>
+#include <memory>
 #include <random>
+#include <span>
+#include <vector>
 
 #include "base/error.h"
 
 namespace shoal {
 namespace {
+
+// One row through the engine's way.
+void top_candidates(std::span<const float> logits, int k, std::vector<Candidate>& out, float& log_sum_exp,
+                    const Kernels& kernels = select_kernels(), int threads = 1) {
+  static std::map<int, std::unique_ptr<ThreadPool>> pools;
+  std::unique_ptr<ThreadPool>& pool = pools[threads];
+  if (!pool) pool = std::make_unique<ThreadPool>(threads);
+  TopCandidates top(static_cast<int>(logits.size()), 1);
+  top.scan(kernels, *pool, logits.data(), 1);
+  top.select(0, k, out, log_sum_exp);
+}
 
 constexpr float kNaN = std::numeric_limits<float>::quiet_NaN();
 constexpr float kInf = std::numeric_limits<float>::infinity();
@@ -191,7 +207,7 @@ TEST_CASE("as many candidates as candidates_needed() give the choice over the wh
 TEST_CASE("top_candidates equals a full sort and its log-sum-exp is that of float64") {
   std::mt19937 random(3);
   std::normal_distribution<float> normal(0, 4);
-  for (const size_t n : {1u, 2u, 7u, 8u, 9u, 1000u, 4099u}) {
+  for (const size_t n : {1u, 2u, 7u, 8u, 9u, 1000u, 4099u, 49152u}) {
     std::vector<float> logits(n);
     for (float& logit : logits) logit = std::round(normal(random) * 8) / 8;
     std::vector<Candidate> sorted(n);
@@ -210,6 +226,41 @@ TEST_CASE("top_candidates equals a full sort and its log-sum-exp is that of floa
         REQUIRE(out[i].logit == sorted[i].logit);
       }
       CHECK(lse == doctest::Approx(std::log(sum)).epsilon(1e-6));
+    }
+  }
+}
+
+TEST_CASE("candidates and log-sum-exp have the same bits for all tables, threads and rows beside them") {
+  constexpr int kVocab = 5003, kRows = 3;
+  std::mt19937 random(5);
+  std::normal_distribution<float> normal(0, 6);
+  std::vector<float> logits(kVocab * kRows);
+  for (float& logit : logits) logit = std::round(normal(random) * 16) / 16 + 1e-3f;
+  logits[17] = kNaN;
+  logits[kVocab + 5] = -kInf;
+  for (int row = 0; row < kRows; ++row) {
+    std::vector<Candidate> expected, out;
+    float expected_lse = 0, lse = 0;
+    const std::span<const float> one(logits.data() + row * kVocab, kVocab);
+    top_candidates(one, 10, expected, expected_lse, *available_kernels().front());
+    const auto same = [&] {
+      CHECK(std::bit_cast<uint32_t>(lse) == std::bit_cast<uint32_t>(expected_lse));
+      REQUIRE(out.size() == expected.size());
+      for (size_t i = 0; i < out.size(); ++i) {
+        CHECK(out[i].token == expected[i].token);
+        CHECK(out[i].logit == expected[i].logit);
+      }
+    };
+    for (const Kernels* kernels : available_kernels()) {
+      for (const int threads : {1, 3}) {
+        top_candidates(one, 10, out, lse, *kernels, threads);
+        same();
+      }
+      ThreadPool pool(2);
+      TopCandidates top(kVocab, kRows);
+      top.scan(*kernels, pool, logits.data(), kRows);
+      top.select(row, 10, out, lse);
+      same();
     }
   }
 }

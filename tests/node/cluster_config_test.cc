@@ -14,10 +14,11 @@ cluster: home
 model: models/m.gguf
 context: 2048
 sequences: 3
+kv-cache: q8_0
 head: laptop
 nodes:
   laptop: {address: 127.0.0.1, memory: 2GiB, threads: 1}
-  pi-1:   {address: 10.0.0.2, port: 7000, memory: 1GiB, kernels: generic}
+  pi-1:   {address: 10.0.0.2, port: 7000, memory: 1GiB, kernels: generic, pin: true}
 links:
   - {between: [laptop, pi-1], bandwidth: 100Mbps, latency: 1ms}
 plan: {objective: throughput, keep-on-head: ends, layers: {laptop: 0-9, pi-1: 10}}
@@ -44,6 +45,9 @@ TEST_CASE("every key of the cluster file is read") {
   CHECK(config.model == "models/m.gguf");
   CHECK(config.context == 2048);
   CHECK(config.sequences == 3);
+  CHECK(config.kv_cache == KvType::kQ8_0);
+  CHECK(config.nodes[1].pin);
+  CHECK_FALSE(config.nodes[0].pin);
   REQUIRE(config.nodes.size() == 2);
   CHECK(config.head_index() == 0);
   CHECK(config.nodes[1].name == "pi-1");
@@ -68,13 +72,17 @@ TEST_CASE("defaults: the first node is the head, everything listens on loopback"
   CHECK(config.head == "a");
   CHECK(config.nodes[0].address == "127.0.0.1");
   CHECK(config.plan.keep_on_head == "first-layer");
+  CHECK(config.kv_cache == KvType::kF16);
 }
 
 TEST_CASE("what is wrong is named with its line and the way out") {
   CHECK(problem("nodes: {a: {memory: 1GiB}}\nlinkz: []") ==
         "c.yaml:2: unknown key 'linkz'; did you mean 'links'?");
   CHECK(mentions(problem("nodes: {a: {memory: 1GiB, zzz: 1}}"),
-                 "known: address, port, memory, threads, kernels"));
+                 "known: address, port, memory, threads, kernels, pin"));
+  CHECK(mentions(problem("kv-cache: q4_0\nnodes: {a: {memory: 1GiB}}"),
+                 "c.yaml:1: kv-cache is f16 or q8_0, not 'q4_0'"));
+  CHECK(mentions(problem("nodes: {a: {memory: 1GiB, pin: maybe}}"), "nodes.a.pin must be true or false"));
   CHECK(mentions(problem("nodes: {a: {threads: 1}}"), "node 'a' has no memory"));
   CHECK(
       mentions(problem("nodes:\n  a: {memory: 1GiB}\n  a: {memory: 1GiB}"), "c.yaml:3: 'a' is given twice"));

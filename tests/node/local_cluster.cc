@@ -125,6 +125,7 @@ size_t Requests::submit(Coordinator& coordinator, GenerationRequest request, int
     const std::lock_guard lock(shared->mutex);
     Reply& reply = shared->replies[index];
     if (event.token >= 0) reply.tokens.push_back(event.token);
+    reply.prompt_rows += event.prompt_rows;
     if (static_cast<int>(reply.tokens.size()) == cancel_after) coordinator.cancel(event.request);
     if (event.finished) {
       reply.finished = true;

@@ -73,6 +73,7 @@ struct Reply {
   bool finished = false;
   FinishReason reason = FinishReason::kStop;
   Error error;
+  int prompt_rows = 0;  // computed, not found in a cache
   int ends = 0;  // events that said finished: one, or a bug
 };
 

@@ -20,6 +20,21 @@ const std::vector<AttentionShape> kShapes = {
     {8, 4, 256, 256, 0, 50, 50.f}, {4, 1, 32, 32, 9, 77, 30.f}, {16, 1, 64, 64, 0, 40},
 };
 
+constexpr KvType kTypes[] = {KvType::kF16, KvType::kQ8_0};
+
+struct Case {
+  AttentionShape shape;
+  KvType type;
+};
+
+std::vector<Case> all_cases() {
+  std::vector<Case> cases;
+  for (const AttentionShape& shape : kShapes) {
+    for (const KvType type : kTypes) cases.push_back({shape, type});
+  }
+  return cases;
+}
+
 std::vector<float> wide_queries(Random& random, const AttentionShape& shape) {
   return random.floats(static_cast<size_t>(shape.n_head * shape.dim_k), 3.0f);
 }
@@ -30,12 +45,8 @@ struct Expected {
 };
 
 // Attention in double over the stored halves, following the definition and no order of the kernels'.
-std::vector<Expected> reference(const FloatOps& ops, const AttentionShape& s, const std::vector<float>& q,
-                                const PagedKv& kv) {
+std::vector<Expected> reference(const AttentionShape& s, const std::vector<float>& q, const PagedKv& kv) {
   const double unit = std::ldexp(1.0, -24);  // relative error of one rounding to f32
-  std::vector<float> k(kv.k.size()), v(kv.v.size());
-  ops.f16_to_f32(kv.k.data(), static_cast<int>(k.size()), k.data());
-  ops.f16_to_f32(kv.v.data(), static_cast<int>(v.size()), v.data());
   const auto page = [&](int t) {
     return static_cast<size_t>(kv.pages[static_cast<size_t>(t / kKvPageTokens)]);
   };
@@ -48,15 +59,14 @@ std::vector<Expected> reference(const FloatOps& ops, const AttentionShape& s, co
       const int slot = t % kKvPageTokens;
       double dot = 0, size = 0;
       for (int d = 0; d < s.dim_k; ++d) {
-        const size_t at = page(t) * kv.k_page_elements +
-                          static_cast<size_t>(((h_kv * 2 + slot / 16) * s.dim_k + d) * 16 + slot % 16);
-        const double product = static_cast<double>(q[static_cast<size_t>(h * s.dim_k + d)]) * k[at];
+        const float k = stored_k(kv.type, &kv.k[page(t) * kv.k_page_bytes], s.dim_k, h_kv, slot, d);
+        const double product = static_cast<double>(q[static_cast<size_t>(h * s.dim_k + d)]) * k;
         dot += product;
         size += std::abs(product);
       }
       const double scale = 1.0f / std::sqrt(static_cast<float>(s.dim_k));
       double score = dot * scale;
-      score_error = std::max(score_error, (s.dim_k + 2) * unit * size * scale + unit * std::abs(score));
+      score_error = std::max(score_error, (s.dim_k + 4) * unit * size * scale + unit * std::abs(score));
       if (s.soft_cap != 0.0f) score = s.soft_cap * std::tanh(score / s.soft_cap);
       weights.push_back(score);
       highest = std::max(highest, score);
@@ -66,25 +76,26 @@ std::vector<Expected> reference(const FloatOps& ops, const AttentionShape& s, co
     for (int d = 0; d < s.dim_v; ++d) {
       double y = 0, size = 0;
       for (int t = s.first; t < s.last; ++t) {
-        const size_t at = page(t) * kv.v_page_elements +
-                          static_cast<size_t>((h_kv * kKvPageTokens + t % kKvPageTokens) * s.dim_v + d);
-        const double term = weights[static_cast<size_t>(t - s.first)] / sum * v[at];
+        const float v =
+            stored_v(kv.type, &kv.v[page(t) * kv.v_page_bytes], s.dim_v, h_kv, t % kKvPageTokens, d);
+        const double term = weights[static_cast<size_t>(t - s.first)] / sum * v;
         y += term;
         size += std::abs(term);
       }
       // Scores move weights and their sum by up to score_error each (twice: the maximum moves too); exp is
       // good to 2e-7; sums of n terms.
       const int n = s.last - s.first;
-      out.push_back({y, size * (4 * score_error + 4e-7 + (2 * n + 4) * unit) + 1e-12});
+      out.push_back({y, size * (4 * score_error + 4e-7 + (2 * n + 5) * unit) + 1e-12});
     }
   }
   return out;
 }
 
 TEST_CASE("attention: every table has the generic table's bits, whatever the split") {
-  for (const AttentionShape& shape : kShapes) {
+  for (const auto& [shape, type] : all_cases()) {
     Random random(static_cast<uint64_t>(shape.n_head * 1000 + shape.last));
-    const PagedKv kv(kFloatOpsGeneric, random, shape.n_head_kv, shape.dim_k, shape.dim_v, shape.last);
+    const PagedKv kv(kFloatOpsGeneric, random, shape.n_head_kv, shape.dim_k, shape.dim_v, shape.last, 1.0f,
+                     type);
     const std::vector<float> q = wide_queries(random, shape);
     const std::vector<float> expected = attend(kFloatOpsGeneric, shape, q, kv.view());
     for (float y : expected) REQUIRE(std::isfinite(y));
@@ -102,11 +113,12 @@ TEST_CASE("attention: every table has the generic table's bits, whatever the spl
 }
 
 TEST_CASE("attention: close to a double reference within the bound of its roundings") {
-  for (const AttentionShape& shape : kShapes) {
+  for (const auto& [shape, type] : all_cases()) {
     Random random(static_cast<uint64_t>(shape.n_head * 77 + shape.last));
-    const PagedKv kv(kFloatOpsGeneric, random, shape.n_head_kv, shape.dim_k, shape.dim_v, shape.last);
+    const PagedKv kv(kFloatOpsGeneric, random, shape.n_head_kv, shape.dim_k, shape.dim_v, shape.last, 1.0f,
+                     type);
     const std::vector<float> q = wide_queries(random, shape);
-    const std::vector<Expected> expected = reference(kFloatOpsGeneric, shape, q, kv);
+    const std::vector<Expected> expected = reference(shape, q, kv);
     for (const NamedTable& table : tables_here()) {
       const std::vector<float> out = attend(*table.ops, shape, q, kv.view());
       double worst = 0;  // in units of the tolerance
@@ -124,39 +136,45 @@ TEST_CASE("attention: close to a double reference within the bound of its roundi
 
 TEST_CASE("attention: where pages lie and what else they hold does not matter") {
   const AttentionShape shape = {6, 2, 64, 40, 21, 150};
-  for (const NamedTable& table : tables_here()) {
-    CAPTURE(table.name);
-    Random first(5), second(5);
-    PagedKv a(*table.ops, first, 2, 64, 40, 150);
-    PagedKv b = a;
-    // b: pages in reverse places, and other numbers before the window and after the end.
-    const size_t n_pages = a.pages.size();
-    for (size_t p = 0; p < n_pages; ++p) {
-      const size_t from = static_cast<size_t>(a.pages[p]), to = n_pages - p;
-      b.pages[p] = static_cast<int32_t>(to);
-      std::copy_n(&a.k[from * a.k_page_elements], a.k_page_elements, &b.k[to * a.k_page_elements]);
-      std::copy_n(&a.v[from * a.v_page_elements], a.v_page_elements, &b.v[to * a.v_page_elements]);
+  for (const NamedTable& table : tables_here())
+    for (const KvType type : kTypes) {
+      CAPTURE(table.name);
+      Random first(5), second(5);
+      PagedKv a(*table.ops, first, 2, 64, 40, 150, 1.0f, type);
+      PagedKv b = a;
+      // b: pages in reverse places, and other numbers before the window and after the end.
+      const size_t n_pages = a.pages.size();
+      for (size_t p = 0; p < n_pages; ++p) {
+        const size_t from = static_cast<size_t>(a.pages[p]), to = n_pages - p;
+        b.pages[p] = static_cast<int32_t>(to);
+        std::copy_n(&a.k[from * a.k_page_bytes], a.k_page_bytes, &b.k[to * a.k_page_bytes]);
+        std::copy_n(&a.v[from * a.v_page_bytes], a.v_page_bytes, &b.v[to * a.v_page_bytes]);
+      }
+      const std::vector<float> loud(128, 60000.0f);
+      for (int t = 0; t < 160; ++t) {
+        if (t >= shape.first && t < shape.last) continue;
+        const size_t page = static_cast<size_t>(b.pages[static_cast<size_t>(t / kKvPageTokens)]);
+        table.ops->store_k(type, loud.data(), 2, 64, t % kKvPageTokens, &b.k[page * b.k_page_bytes]);
+        table.ops->store_v(type, loud.data(), 2, 40, t % kKvPageTokens, &b.v[page * b.v_page_bytes]);
+      }
+      const std::vector<float> q = Random(8).floats(6 * 64, 3.0f);
+      const std::vector<float> expected = attend(*table.ops, shape, q, a.view());
+      CHECK(same_bits(attend(*table.ops, shape, q, b.view()), expected));
+      AttentionShape wider = shape;
+      wider.first = 20;  // and that a visible position does matter
+      CHECK_FALSE(same_bits(attend(*table.ops, wider, q, b.view()), expected));
     }
-    const std::vector<float> loud(128, 60000.0f);
-    for (int t = 0; t < 160; ++t) {
-      if (t >= shape.first && t < shape.last) continue;
-      const size_t page = static_cast<size_t>(b.pages[static_cast<size_t>(t / kKvPageTokens)]);
-      table.ops->store_k(loud.data(), 2, 64, t % kKvPageTokens, &b.k[page * b.k_page_elements]);
-      table.ops->store_v(loud.data(), 2, 40, t % kKvPageTokens, &b.v[page * b.v_page_elements]);
-    }
-    const std::vector<float> q = Random(8).floats(6 * 64, 3.0f);
-    const std::vector<float> expected = attend(*table.ops, shape, q, a.view());
-    CHECK(same_bits(attend(*table.ops, shape, q, b.view()), expected));
-    AttentionShape wider = shape;
-    wider.first = 20;  // and that a visible position does matter
-    CHECK_FALSE(same_bits(attend(*table.ops, wider, q, b.view()), expected));
-  }
 }
 
 TEST_CASE("attention: extreme scores") {
   const AttentionShape shape = {3, 1, 64, 64, 0, 70};
+  KvType type = KvType::kF16;
+  SUBCASE("f16") {}
+  SUBCASE("q8_0") {
+    type = KvType::kQ8_0;
+  }
   Random random(12);
-  const PagedKv kv(kFloatOpsGeneric, random, 1, 64, 64, 70, 1000.0f);
+  const PagedKv kv(kFloatOpsGeneric, random, 1, 64, 64, 70, 1000.0f, type);
   for (float limit : {0.0f, 1e-44f, 1e-20f, 1e4f, 1e30f}) {
     const std::vector<float> q = random.floats(3 * 64, limit);
     for (float cap : {0.0f, 20.0f}) {

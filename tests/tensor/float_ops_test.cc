@@ -247,6 +247,62 @@ TEST_CASE("float ops: quantising follows its definition, ties to even, never -12
   }
 }
 
+TEST_CASE("float ops: K and V kept in q8_0 are within half a step, in every table the same bytes") {
+  for (const float size : {2.0f, 3e-3f, 5e4f, 1e-9f, 8e6f}) {
+    for (int dim : {7, 16, 33, 40, 64, 128}) {
+      const int n_head_kv = 3;
+      std::vector<std::vector<std::byte>> pages;
+      for (const NamedTable& table : tables_here()) {
+        Random random(22);
+        std::vector<std::byte> k(kv_k_page_bytes(KvType::kQ8_0, n_head_kv, dim), std::byte{0x7e});
+        std::vector<std::byte> v(kv_v_page_bytes(KvType::kQ8_0, n_head_kv, dim), std::byte{0x7e});
+        for (int t : {0, 15, 16, 31}) {
+          const std::vector<float> row = random.floats(static_cast<size_t>(n_head_kv * dim), size);
+          table.ops->store_k(KvType::kQ8_0, row.data(), n_head_kv, dim, t, k.data());
+          table.ops->store_v(KvType::kQ8_0, row.data(), n_head_kv, dim, t, v.data());
+          // Half a step of the scale, which is a half itself: normal from 2^-14, a multiple of 2^-24 below.
+          const float scale = std::max(size / 127.0f, 0x1p-24f);
+          const float bound = 0.5f * scale * 1.001f + (scale < 0x1p-14f ? 127.0f * 0x1p-25f : 0.0f);
+          for (int h = 0; h < n_head_kv; ++h) {
+            for (int d = 0; d < dim; ++d) {
+              const float x = row[static_cast<size_t>(h * dim + d)];
+              CHECK(std::abs(stored_k(KvType::kQ8_0, k.data(), dim, h, t, d) - x) <= bound);
+              CHECK(std::abs(stored_v(KvType::kQ8_0, v.data(), dim, h, t, d) - x) <= bound);
+            }
+          }
+        }
+        pages.push_back(k);
+        pages.back().insert(pages.back().end(), v.begin(), v.end());
+        CHECK(pages.back() == pages.front());
+      }
+    }
+  }
+}
+
+TEST_CASE("float ops: the largest and the sum of exps of logits pass over NaN, tails included") {
+  const float inf = std::numeric_limits<float>::infinity(), nan = std::numeric_limits<float>::quiet_NaN();
+  for (const NamedTable& table : tables_here()) {
+    CAPTURE(table.name);
+    for (int n : {1, 5, 16, 17, 31, 32, 300}) {
+      std::vector<float> x = Random(static_cast<uint64_t>(n)).floats(static_cast<size_t>(n), 20.0f);
+      if (n > 5) {
+        x[2] = nan;
+        x[x.size() - 1] = nan;
+        x[3] = -inf;
+      }
+      float highest = -inf;
+      for (float v : x) highest = v > highest ? v : highest;
+      double sum = 0;
+      for (float v : x) sum += std::isnan(v) ? 0.0 : std::exp(static_cast<double>(v) - highest);
+      CHECK(table.ops->largest(x.data(), n) == highest);
+      CHECK(std::abs(table.ops->sum_of_exps(x.data(), highest, n) / sum - 1) < 1e-6);
+    }
+    const std::vector<float> none(40, nan);
+    CHECK(table.ops->largest(none.data(), 40) == -inf);
+    CHECK(table.ops->sum_of_exps(none.data(), 1.0f, 40) == 0.0f);
+  }
+}
+
 TEST_CASE("float ops: K and V land in the layout of the page") {
   Random random(21);
   for (const NamedTable& table : tables_here()) {
@@ -258,8 +314,10 @@ TEST_CASE("float ops: K and V land in the layout of the page") {
         const std::vector<float> row = random.floats(static_cast<size_t>(n_head_kv * dim), 2.0f);
         std::vector<uint16_t> half(row.size());
         kFloatOpsGeneric.f32_to_f16(row.data(), static_cast<int>(row.size()), half.data());
-        table.ops->store_k(row.data(), n_head_kv, dim, t, k.data());
-        table.ops->store_v(row.data(), n_head_kv, dim, t, v.data());
+        table.ops->store_k(KvType::kF16, row.data(), n_head_kv, dim, t,
+                           reinterpret_cast<std::byte*>(k.data()));
+        table.ops->store_v(KvType::kF16, row.data(), n_head_kv, dim, t,
+                           reinterpret_cast<std::byte*>(v.data()));
         for (int h = 0; h < n_head_kv; ++h) {
           for (int d = 0; d < dim; ++d) {
             const uint16_t value = half[static_cast<size_t>(h * dim + d)];
@@ -304,6 +362,31 @@ TEST_CASE("rope angles are within 1e-7 of the C library's in double") {
 // It changes only with the inputs below or with a definition in tensor/.
 constexpr uint64_t kHashEverywhere = 0xe576fdd7042b99eb;
 
+constexpr uint64_t kHashOfLogitsAndQ8Cache = 0x254679ffc6ea51e6;
+
+void hash_attention(const FloatOps& ops, KvType type, Random& random, Hash& hash) {
+  const std::vector<AttentionShape> shapes = {{9, 3, 64, 64, 0, 200},       {14, 2, 64, 64, 33, 150},
+                                              {8, 1, 128, 128, 0, 97},      {5, 5, 40, 24, 0, 60},
+                                              {4, 2, 64, 64, 0, 90, 50.0f}, {6, 1, 33, 7, 2, 49}};
+  for (const AttentionShape& shape : shapes) {
+    const PagedKv kv(ops, random, shape.n_head_kv, shape.dim_k, shape.dim_v, shape.last, 1.0f, type);
+    const std::vector<float> q = random.floats(static_cast<size_t>(shape.n_head * shape.dim_k), 4.0f);
+    hash.add(attend(ops, shape, q, kv.view()));
+  }
+}
+
+uint64_t hash_of_logits_and_q8_cache(const FloatOps& ops) {
+  Hash hash;
+  Random random(2027);
+  hash_attention(ops, KvType::kQ8_0, random, hash);
+  for (int n : {1, 15, 16, 17, 256, 1000}) {
+    const std::vector<float> x = random.floats(static_cast<size_t>(n), 30.0f);
+    const float highest = ops.largest(x.data(), n);
+    hash.add(std::vector<float>{highest, ops.sum_of_exps(x.data(), highest, n)});
+  }
+  return hash.value();
+}
+
 // Every function once over inputs that give no NaN (whose sign differs between x86 and Arm).
 uint64_t hash_of_everything(const FloatOps& ops) {
   Hash hash;
@@ -331,14 +414,7 @@ uint64_t hash_of_everything(const FloatOps& ops) {
   std::vector<uint16_t> half(wide.size());
   ops.f32_to_f16(wide.data(), static_cast<int>(wide.size()), half.data());
   hash.add(half);
-  const std::vector<AttentionShape> shapes = {{9, 3, 64, 64, 0, 200},       {14, 2, 64, 64, 33, 150},
-                                              {8, 1, 128, 128, 0, 97},      {5, 5, 40, 24, 0, 60},
-                                              {4, 2, 64, 64, 0, 90, 50.0f}, {6, 1, 33, 7, 2, 49}};
-  for (const AttentionShape& shape : shapes) {
-    const PagedKv kv(ops, random, shape.n_head_kv, shape.dim_k, shape.dim_v, shape.last);
-    const std::vector<float> q = random.floats(static_cast<size_t>(shape.n_head * shape.dim_k), 4.0f);
-    hash.add(attend(ops, shape, q, kv.view()));
-  }
+  hash_attention(ops, KvType::kF16, random, hash);
   return hash.value();
 }
 
@@ -347,6 +423,9 @@ TEST_CASE("float ops: the same results on every machine") {
     const uint64_t hash = hash_of_everything(*table.ops);
     MESSAGE("hash of all float ops, " << table.name << ": " << hash);
     CHECK(hash == kHashEverywhere);
+    const uint64_t newer = hash_of_logits_and_q8_cache(*table.ops);
+    MESSAGE("hash of logits and the q8_0 cache, " << table.name << ": " << newer);
+    CHECK(newer == kHashOfLogitsAndQ8Cache);
   }
 }
 

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cmath>
+#include <cstddef>
 #include <cstdint>
 #include <cstring>
 #include <limits>
@@ -121,28 +122,55 @@ class Hash {  // 64-bit FNV-1a over the little-endian bytes of the elements
 // One layer's K and V of `positions` positions in pages of random order, all other slots NaN.
 struct PagedKv {
   PagedKv(const FloatOps& ops, Random& random, int n_head_kv, int dim_k, int dim_v, int positions,
-          float limit = 1.0f)
-      : k_page_elements(static_cast<size_t>(n_head_kv * kKvPageTokens * dim_k) + 16),
-        v_page_elements(static_cast<size_t>(n_head_kv * kKvPageTokens * dim_v) + 8) {
+          float limit = 1.0f, KvType type = KvType::kF16)
+      : type(type),
+        k_page_bytes(kv_k_page_bytes(type, n_head_kv, dim_k) + 32),
+        v_page_bytes(kv_v_page_bytes(type, n_head_kv, dim_v) + 16) {
     const int n_pages = (positions + kKvPageTokens - 1) / kKvPageTokens;
     for (int i = 0; i < n_pages; ++i) pages.push_back(i + 1);
     for (size_t i = pages.size(); i > 1; --i) std::swap(pages[i - 1], pages[random.bits() % i]);
-    k.assign(k_page_elements * static_cast<size_t>(n_pages + 1), 0x7e00);
-    v.assign(v_page_elements * static_cast<size_t>(n_pages + 1), 0x7e00);
+    k.assign(k_page_bytes * static_cast<size_t>(n_pages + 1), std::byte{0x7e});
+    v.assign(v_page_bytes * static_cast<size_t>(n_pages + 1), std::byte{0x7e});
     for (int t = 0; t < positions; ++t) {
       const std::vector<float> k_row = random.floats(static_cast<size_t>(n_head_kv * dim_k), limit);
       const std::vector<float> v_row = random.floats(static_cast<size_t>(n_head_kv * dim_v), limit);
       const size_t page = static_cast<size_t>(pages[static_cast<size_t>(t / kKvPageTokens)]);
-      ops.store_k(k_row.data(), n_head_kv, dim_k, t % kKvPageTokens, &k[page * k_page_elements]);
-      ops.store_v(v_row.data(), n_head_kv, dim_v, t % kKvPageTokens, &v[page * v_page_elements]);
+      ops.store_k(type, k_row.data(), n_head_kv, dim_k, t % kKvPageTokens, &k[page * k_page_bytes]);
+      ops.store_v(type, v_row.data(), n_head_kv, dim_v, t % kKvPageTokens, &v[page * v_page_bytes]);
     }
   }
-  KvPages view() const { return {k.data(), v.data(), k_page_elements, v_page_elements, pages.data()}; }
+  KvPages view() const { return {type, k.data(), v.data(), k_page_bytes, v_page_bytes, pages.data()}; }
 
-  size_t k_page_elements, v_page_elements;
-  std::vector<uint16_t> k, v;
+  KvType type;
+  size_t k_page_bytes, v_page_bytes;
+  std::vector<std::byte> k, v;
   std::vector<int32_t> pages;
 };
+
+// Dimension d of K and of V of one position of a page, read by the layouts that tensor/float_ops.h states.
+inline float half_at(const std::byte* base, size_t index) {
+  uint16_t half;
+  std::memcpy(&half, base + 2 * index, 2);
+  float x;
+  kFloatOpsGeneric.f16_to_f32(&half, 1, &x);
+  return x;
+}
+inline float stored_k(KvType type, const std::byte* page, int dim, int head, int t, int d) {
+  const size_t block = static_cast<size_t>(head * 2 + t / 16), n = static_cast<size_t>(dim);
+  const size_t at = static_cast<size_t>(d * 16 + t % 16);
+  if (type == KvType::kF16) return half_at(page, block * n * 16 + at);
+  const std::byte* bytes = page + block * (n * 16 + (n + 31) / 32 * 32);
+  return static_cast<float>(static_cast<int8_t>(bytes[at])) *
+         half_at(bytes + n * 16, static_cast<size_t>(d / 32 * 16 + t % 16));
+}
+inline float stored_v(KvType type, const std::byte* page, int dim, int head, int t, int d) {
+  const size_t n = static_cast<size_t>(dim), blocks = (n + 31) / 32;
+  if (type == KvType::kF16)
+    return half_at(page, static_cast<size_t>(head * 32 + t) * n + static_cast<size_t>(d));
+  const std::byte* bytes = page + static_cast<size_t>(head) * blocks * (32 * 32 + 64);
+  return static_cast<float>(static_cast<int8_t>(bytes[(d / 32 * 32 + t) * 32 + d % 32])) *
+         half_at(bytes + blocks * 32 * 32, static_cast<size_t>(d / 32 * 32 + t));
+}
 
 struct AttentionShape {
   int n_head, n_head_kv, dim_k, dim_v, first, last;
@@ -155,7 +183,7 @@ inline std::vector<float> attend(const FloatOps& ops, const AttentionShape& shap
                                  const std::vector<float>& q, const KvPages& kv, int parts = 1,
                                  bool* scratch_kept = nullptr) {
   std::vector<float> out(static_cast<size_t>(shape.n_head * shape.dim_v), 1e9f);
-  const size_t floats = attention_scratch_floats(shape.n_head, shape.n_head_kv, shape.last);
+  const size_t floats = attention_scratch_floats(kv.type, shape.n_head, shape.n_head_kv, shape.last);
   std::vector<float> scratch(floats + 16, 12345.0f);
   for (int part = 0; part < parts; ++part) {
     AttentionArgs args = {};

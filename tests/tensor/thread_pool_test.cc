@@ -7,6 +7,7 @@
 #include <atomic>
 #include <chrono>
 #include <numeric>
+#include <optional>
 #include <thread>
 #include <vector>
 
@@ -30,22 +31,66 @@ int more_than_processors() {
   return static_cast<int>(std::thread::hardware_concurrency()) * 2 + 3;
 }
 
-TEST_CASE("thread pool: every thread runs the body exactly once, the caller is thread 0") {
+TEST_CASE(
+    "thread pool: every index is computed once, the caller is thread 0, threads have their own numbers") {
   for (int threads : {1, 2, 3, more_than_processors()}) {
     ThreadPool pool(threads);
     CHECK(pool.size() == threads);
-    std::vector<int> calls(static_cast<size_t>(threads), 0);
-    std::vector<std::thread::id> ids(static_cast<size_t>(threads));
-    for (int i = 0; i < 10; ++i) {
-      pool.run([&](int thread) {
-        ++calls[static_cast<size_t>(thread)];
-        ids[static_cast<size_t>(thread)] = std::this_thread::get_id();
-      });
+    for (int64_t count : {0, 1, 2, 3, 100}) {
+      std::vector<int> calls(static_cast<size_t>(count), 0);
+      std::vector<std::atomic<std::thread::id>> ids(static_cast<size_t>(threads));
+      std::atomic<int> mistaken{0};
+      ids[0] = std::this_thread::get_id();
+      for (int i = 0; i < 10; ++i) {
+        pool.for_each(count, [&](int64_t index, int thread) {
+          ++calls[static_cast<size_t>(index)];
+          std::thread::id nobody;
+          std::atomic<std::thread::id>& id = ids[static_cast<size_t>(thread)];
+          if (!id.compare_exchange_strong(nobody, std::this_thread::get_id()))
+            mistaken += id.load() != std::this_thread::get_id();
+        });
+      }
+      CHECK(calls == std::vector<int>(static_cast<size_t>(count), 10));
+      CHECK(mistaken == 0);
+      for (size_t i = 1; i < ids.size(); ++i) CHECK(ids[i].load() != ids[0].load());
     }
-    CHECK(calls == std::vector<int>(static_cast<size_t>(threads), 10));
-    CHECK(ids[0] == std::this_thread::get_id());
-    for (size_t i = 1; i < ids.size(); ++i) CHECK(ids[i] != ids[0]);
   }
+}
+
+// Waits for `other` inside a body, so that the test only passes when another thread takes part too.
+bool meet(const std::atomic<bool>& other) {
+  const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(10);
+  while (!other && std::chrono::steady_clock::now() < end) std::this_thread::yield();
+  return other;
+}
+
+TEST_CASE("thread pool: workers take part, inside a burst and outside") {
+  ThreadPool pool(2);
+  for (int i = 0; i < 20; ++i) {
+    std::optional<ThreadPool::Burst> burst;
+    if (i % 2 == 0) burst.emplace(pool);
+    std::atomic<bool> there[2] = {false, false};
+    std::atomic<int> met{0};
+    pool.for_each(2, [&](int64_t index, int) {
+      there[index] = true;
+      met += meet(there[1 - index]);
+    });
+    CHECK(met == 2);
+  }
+}
+
+TEST_CASE("thread pool: a thread that is held up keeps nobody from the other parts") {
+  ThreadPool pool(2);
+  std::atomic<int> done{0};
+  std::atomic<bool> all_done{false};
+  pool.for_each(100, [&](int64_t index, int) {
+    if (index == 0) {
+      CHECK(meet(all_done));  // the 99 others are computed meanwhile
+    } else if (++done == 99) {
+      all_done = true;
+    }
+  });
+  CHECK(done == 99);
 }
 
 TEST_CASE("thread pool: for_range covers every index once, cut at multiples of the grain") {
@@ -69,6 +114,7 @@ TEST_CASE("thread pool: for_range covers every index once, cut at multiples of t
 TEST_CASE("thread pool: many small runs see each other's writes") {
   for (int threads : {2, more_than_processors()}) {
     ThreadPool pool(threads);
+    const ThreadPool::Burst burst(pool);
     const int runs = threads == 2 ? 20000 : 1000;
     std::vector<int64_t> a(1000), b(1000);
     std::iota(a.begin(), a.end(), 0);
@@ -86,13 +132,19 @@ TEST_CASE("thread pool: many small runs see each other's writes") {
 TEST_CASE("thread pool: no wake-up is lost around the moment when workers fall asleep") {
   for (int threads : {2, 4}) {
     ThreadPool pool(threads);
-    std::atomic<int> calls{0};
     const int runs = 400;
     for (int i = 0; i < runs; ++i) {
+      std::optional<ThreadPool::Burst> burst;
+      if (i % 3 != 0) burst.emplace(pool);
       busy_wait(microseconds(150 + i % 100));  // workers spin for 200
-      pool.run([&](int) { ++calls; });
+      std::atomic<bool> there[2] = {false, false};
+      std::atomic<int> met{0};
+      pool.for_each(2, [&](int64_t index, int) {
+        there[index] = true;
+        met += meet(there[1 - index]);
+      });
+      REQUIRE(met == 2);
     }
-    CHECK(calls == runs * threads);
   }
 }
 
@@ -101,8 +153,8 @@ TEST_CASE("thread pool: wakes after long sleeps, and the caller sleeps while a w
   std::atomic<int> calls{0};
   for (int i = 0; i < 10; ++i) {
     std::this_thread::sleep_for(milliseconds(3));
-    pool.run([&](int thread) {
-      if (thread == 1 + i % 2) std::this_thread::sleep_for(milliseconds(3));
+    pool.for_each(3, [&](int64_t index, int) {
+      if (index == i % 3) std::this_thread::sleep_for(milliseconds(3));
       ++calls;
     });
     CHECK(calls == 3 * (i + 1));
@@ -120,7 +172,10 @@ double processor_seconds() {
 
 TEST_CASE("thread pool: idle workers use no processor time") {
   ThreadPool pool(4);
-  pool.run([](int) {});
+  {
+    const ThreadPool::Burst burst(pool);
+    pool.for_each(4, [](int64_t, int) {});
+  }
   const double before = processor_seconds();
   std::this_thread::sleep_for(milliseconds(300));
   const double used = processor_seconds() - before;
@@ -131,7 +186,8 @@ TEST_CASE("thread pool: ends at any moment") {
   for (int i = 0; i < 50; ++i) {
     ThreadPool never_used(3);
     ThreadPool used(3);
-    used.run([](int) {});
+    used.for_each(3, [](int64_t, int) {});
+    const ThreadPool::Burst burst(used);
     busy_wait(microseconds(i * 10));
   }
 }
@@ -142,10 +198,12 @@ TEST_CASE("thread pool: pinned workers stay on one processor each, the caller ke
   const int processors = CPU_COUNT(&before);
   ThreadPool pool(processors, true);
   std::vector<cpu_set_t> sets(static_cast<size_t>(processors));
-  pool.run([&](int thread) {
+  std::atomic<int> here{0};
+  pool.for_each(processors, [&](int64_t, int thread) {
     cpu_set_t& set = sets[static_cast<size_t>(thread)];
     CPU_ZERO(&set);
     sched_getaffinity(0, sizeof set, &set);
+    for (++here; here < processors;) std::this_thread::yield();  // so that each thread takes one
   });
   cpu_set_t all;
   CPU_ZERO(&all);
@@ -166,8 +224,14 @@ TEST_CASE("thread pool: workers keep denormals whatever the creating thread does
   _mm_setcsr(saved);
   float result = 0;
   volatile float tiny = 1e-30f, factor = 1e-10f;
-  pool.run([&](int thread) {
-    if (thread == 1) result = tiny * factor;
+  std::atomic<bool> worker_came{false};
+  pool.for_each(2, [&](int64_t, int thread) {
+    if (thread == 1) {
+      result = tiny * factor;
+      worker_came = true;
+    } else {
+      CHECK(meet(worker_came));
+    }
   });
   CHECK(result > 0.0f);
 }

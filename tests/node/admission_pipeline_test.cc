@@ -1,0 +1,61 @@
+// Admission with the real coordinator: cached beginnings shared between slots, users kept apart, deadlines.
+#include <doctest/doctest.h>
+
+#include "tests/node/local_cluster.h"
+
+namespace shoal::test {
+namespace {
+
+std::vector<int32_t> prompt_with(const std::vector<int32_t>& beginning, int32_t last) {
+  std::vector<int32_t> prompt = beginning;
+  prompt.push_back(last);
+  return prompt;
+}
+
+}  // namespace
+
+TEST_CASE("a prompt that begins like one being answered is forked from it, for the same user alone") {
+  ClusterShape shape;
+  shape.node_of_stage = {"a", "b"};
+  const std::vector<int32_t> beginning = prompt_of(80, 21);
+  for (const bool same_user : {true, false}) {
+    CAPTURE(same_user);
+    LocalCluster cluster(shape);
+    Requests requests;
+    GenerationRequest first = greedy(prompt_with(beginning, 7), 40);
+    GenerationRequest second = greedy(prompt_with(beginning, 9), 12);
+    first.user = "anna";
+    second.user = same_user ? "anna" : "bert";
+    const size_t one = requests.submit(cluster.coordinator(), first);
+    REQUIRE(requests.wait_for_tokens(one, 2));  // its prompt is in the cache, and it goes on
+    const size_t two = requests.submit(cluster.coordinator(), second);
+    REQUIRE(requests.wait_all());
+    CHECK(requests.reply(one).tokens == answers(cluster, {greedy(prompt_with(beginning, 7), 40)})[0].tokens);
+    LocalCluster fresh(shape);
+    CHECK(requests.reply(two).tokens == answers(fresh, {greedy(prompt_with(beginning, 9), 12)})[0].tokens);
+    const int computed = requests.reply(two).prompt_rows;
+    CHECK(computed == (same_user ? 1 : 81));
+  }
+}
+
+TEST_CASE("a request past its deadline ends, running or waiting; the others are answered") {
+  ClusterShape shape;
+  shape.slots = 1;
+  shape.context = 4096;
+  LocalCluster cluster(shape);
+  Requests requests;
+  GenerationRequest endless = greedy({5, 6}, 4000);
+  endless.deadline_s = 0.2;
+  GenerationRequest hasty = greedy({5, 7}, 3);
+  hasty.deadline_s = 0.05;
+  const size_t running = requests.submit(cluster.coordinator(), endless);
+  const size_t waiting = requests.submit(cluster.coordinator(), hasty);
+  const size_t after = requests.submit(cluster.coordinator(), greedy({5, 8}, 3));
+  REQUIRE(requests.wait_all());
+  CHECK(requests.reply(running).error.code == Errc::kTimeout);
+  CHECK(requests.reply(waiting).error.code == Errc::kTimeout);
+  CHECK(requests.reply(waiting).tokens.empty());
+  CHECK(requests.reply(after).tokens.size() == 3);
+}
+
+}  // namespace shoal::test
