@@ -130,7 +130,8 @@ void measure_format(const Settings& settings, const Kernels& kernels, ThreadPool
         fmt::format(" {:.0f} | {:.2f} | {:.2f} |", gops, gops / std::max(before.bytes_gops, after.bytes_gops),
                     gops / std::max(before.nibbles_gops, after.nibbles_gops));
   }
-  const double slope = (seconds.back() - seconds[0]) / (settings.batches.back() - settings.batches[0]);
+  const double slope =
+      (seconds.back() - seconds[0]) / std::max(1, settings.batches.back() - settings.batches[0]);
   for (size_t i = 1; i < seconds.size(); ++i) {
     const double straight = seconds[0] + slope * (settings.batches[i] - settings.batches[0]);
     line += fmt::format(" {:.2f} ({:.2f}) |", seconds[0] * settings.batches[i] / seconds[i],

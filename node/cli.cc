@@ -88,6 +88,8 @@ int run_parsed(int argc, char** argv) {
   bench_app->add_option("-n,--n-gen", bench.generate, "tokens to generate; 0: none")
       ->delimiter(',')
       ->check(CLI::Range(0, 1 << 20));
+  bench_app->add_option("-d,--n-depth", bench.depth, "tokens of context to generate after")
+      ->check(CLI::Range(0, 1 << 20));
   bench_app->add_option("--concurrency", bench.concurrency, "sequences at once")
       ->delimiter(',')
       ->check(CLI::Range(1, 4096));
