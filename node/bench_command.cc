@@ -1,6 +1,6 @@
-// shoal bench: llama-bench's table (ppN reads a prompt of N tokens, tgN generates N tokens), mean and
-// standard deviation over repetitions; with --concurrency several sequences generate at once and their tokens
-// are added up.
+// shoal bench: llama-bench's table (ppN reads a prompt of N tokens, tgN generates N tokens, "tgN @ dD" after
+// D tokens of context), mean and standard deviation over repetitions; with --concurrency several sequences
+// generate at once and their tokens are added up.
 #include <fmt/format.h>
 #include <boost/json.hpp>
 
@@ -17,6 +17,7 @@ namespace {
 
 struct BenchRow {
   std::string test;
+  int prompt = 0, generate = 0, depth = 0;
   int concurrency = 1;
   std::vector<double> tokens_per_s;
   double mean = 0, deviation = 0;
@@ -69,13 +70,18 @@ double run_once(Cluster& cluster, int prompt, int generate, int concurrency, uin
 
 BenchRow measure(Cluster& cluster, const BenchFlags& flags, int prompt, int generate, int concurrency) {
   BenchRow row;
-  row.test = generate > 1 ? fmt::format("tg{}", generate) : fmt::format("pp{}", prompt);
+  row.prompt = prompt;
+  row.generate = generate;
+  row.depth = generate > 0 ? flags.depth : 0;
+  row.test = generate > 0 ? fmt::format("tg{}", generate) : fmt::format("pp{}", prompt);
+  if (row.depth > 0) row.test += fmt::format(" @ d{}", row.depth);
+  const int read = generate > 0 ? std::max(1, row.depth) : prompt;
   row.concurrency = concurrency;
   for (int i = 0; i <= flags.repetitions; ++i) {
     // One token more is generated: the first belongs to the prompt.
     const double seconds =
-        run_once(cluster, prompt, generate > 1 ? generate + 1 : 1, concurrency, static_cast<uint64_t>(i) + 1);
-    const double tokens = static_cast<double>(generate > 1 ? generate : prompt) * concurrency;
+        run_once(cluster, read, generate > 0 ? generate + 1 : 1, concurrency, static_cast<uint64_t>(i) + 1);
+    const double tokens = static_cast<double>(generate > 0 ? generate : prompt) * concurrency;
     if (i > 0) row.tokens_per_s.push_back(tokens / seconds);  // the first run warms up
   }
   for (const double t : row.tokens_per_s) row.mean += t / static_cast<double>(row.tokens_per_s.size());
@@ -85,6 +91,24 @@ BenchRow measure(Cluster& cluster, const BenchFlags& flags, int prompt, int gene
   return row;
 }
 
+// The weights that products read for each token, all stages together: every matrix, the embedding only where
+// it is the output head too.
+struct WeightsPerToken {
+  int64_t count = 0;
+  uint64_t bytes = 0;
+};
+
+WeightsPerToken weights_per_token(const Cluster& cluster) {
+  WeightsPerToken weights;
+  for (const TensorInfo& tensor : cluster.file->tensors()) {
+    const bool looked_up = tensor.name == "token_embd.weight" && !cluster.model.tied_output;
+    if (tensor.dims.size() < 2 || looked_up) continue;
+    weights.count += tensor.rows() * tensor.cols();
+    weights.bytes += tensor.bytes;
+  }
+  return weights;
+}
+
 std::string render(const Cluster& cluster, const BenchFlags& flags, const std::vector<BenchRow>& rows) {
   uint64_t bytes = 0;
   for (const TensorInfo& tensor : cluster.file->tensors()) bytes += tensor.bytes;
@@ -92,15 +116,21 @@ std::string render(const Cluster& cluster, const BenchFlags& flags, const std::v
   const int threads = cluster.pool->size();
   const size_t nodes = cluster.layout.node_of_stage.size();
   if (flags.output == "json") {
+    const WeightsPerToken weights = weights_per_token(cluster);
     boost::json::array list;
     for (const BenchRow& row : rows) {
       list.push_back({{"model", cluster.model.name},
                       {"model_size", bytes},
+                      {"weights_per_token", weights.count},
+                      {"weight_bytes_per_token", weights.bytes},
                       {"backend", cluster.kernels->name},
                       {"n_threads", threads},
                       {"nodes", nodes},
                       {"head", head.name},
                       {"test", row.test},
+                      {"n_prompt", row.prompt},
+                      {"n_gen", row.generate},
+                      {"n_depth", row.depth},
                       {"concurrency", row.concurrency},
                       {"avg_ts", row.mean},
                       {"stddev_ts", row.deviation},
@@ -118,12 +148,12 @@ std::string render(const Cluster& cluster, const BenchFlags& flags, const std::v
     return text;
   }
   std::string text =
-      fmt::format("| {:<30} | {:>10} | {:<8} | {:>7} | {:>5} | {:>8} | {:>11} | {:>20} |\n", "model", "size",
+      fmt::format("| {:<30} | {:>10} | {:<8} | {:>7} | {:>5} | {:>14} | {:>11} | {:>20} |\n", "model", "size",
                   "backend", "threads", "nodes", "test", "concurrency", "t/s");
-  text += fmt::format("| {:-<30} | {:->9}: | {:-<8} | {:->6}: | {:->4}: | {:->7}: | {:->10}: | {:->19}: |\n",
+  text += fmt::format("| {:-<30} | {:->9}: | {:-<8} | {:->6}: | {:->4}: | {:->13}: | {:->10}: | {:->19}: |\n",
                       "", "", "", "", "", "", "", "");
   for (const BenchRow& row : rows) {
-    text += fmt::format("| {:<30.30} | {:>10} | {:<8} | {:>7} | {:>5} | {:>8} | {:>11} | {:>20} |\n",
+    text += fmt::format("| {:<30.30} | {:>10} | {:<8} | {:>7} | {:>5} | {:>14} | {:>11} | {:>20} |\n",
                         cluster.model.name, format_bytes(bytes), cluster.kernels->name, threads, nodes,
                         row.test, row.concurrency, fmt::format("{:.2f} ± {:.2f}", row.mean, row.deviation));
   }
@@ -137,7 +167,7 @@ int bench_command(const CommonFlags& common, const BenchFlags& flags) {
   fitted.quiet = true;
   int longest = 0, most = 1;
   for (const int n : flags.prompt) longest = std::max(longest, n + 2);
-  for (const int n : flags.generate) longest = std::max(longest, n + 3);
+  for (const int n : flags.generate) longest = std::max(longest, std::max(1, flags.depth) + n + 2);
   for (const int n : flags.concurrency) most = std::max(most, n);
   if (fitted.config.empty()) {
     if (fitted.context == 0) fitted.context = std::max(longest, 16);
@@ -164,7 +194,7 @@ int bench_command(const CommonFlags& common, const BenchFlags& flags) {
         if (n > 0) rows.push_back(measure(cluster, flags, n, 0, concurrency));
       }
       for (const int n : flags.generate) {
-        if (n > 0) rows.push_back(measure(cluster, flags, 1, n, concurrency));
+        if (n > 0) rows.push_back(measure(cluster, flags, 0, n, concurrency));
       }
     }
     std::fputs(render(cluster, flags, rows).c_str(), stdout);

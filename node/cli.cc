@@ -107,6 +107,8 @@ int run_parsed(int argc, char** argv) {
   bench_app->add_option("-n,--n-gen", bench.generate, "tokens to generate; 0: none")
       ->delimiter(',')
       ->check(whole_number(0, 1 << 20, "-n"));
+  bench_app->add_option("-d,--n-depth", bench.depth, "tokens of context to generate after")
+      ->check(whole_number(0, 1 << 20, "-d"));
   bench_app->add_option("--concurrency", bench.concurrency, "sequences at once")
       ->delimiter(',')
       ->check(whole_number(1, 4096));

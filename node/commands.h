@@ -44,6 +44,7 @@ struct PlanFlags {
 struct BenchFlags {
   std::vector<int> prompt = {512};
   std::vector<int> generate = {128};
+  int depth = 0;  // tokens of context that generation starts after
   std::vector<int> concurrency = {1};
   int repetitions = 5;
   std::string output = "md";  // md | json | csv

@@ -9,6 +9,8 @@
 //   vpmaddwd widens to 32 bits while multiplying by 1, or by the scale of the 16 columns.
 #include <immintrin.h>
 
+#include <iterator>
+
 #include "tensor/formats/packed_layout.h"
 #include "tensor/product_driver.h"
 
@@ -293,43 +295,54 @@ inline void dot(const Source& source, const typename Source::Block& w, const Act
   }
 }
 
-// sums += rows of `a` times the 16 rows of the source, `blocks` blocks in order.
+// sum += rows of `a` times the 16 rows of one block.
 template <class Source, int C>
-void run(const Source& source, int blocks, bool prefetch, const ActivationBlock<C>* a, float (*sums)[16]) {
-  __m256 sum[C][kParts];
-  SHOAL_UNROLL for (int c = 0; c < C; ++c) {
-    SHOAL_UNROLL for (int p = 0; p < kParts; ++p) sum[c][p] = _mm256_loadu_ps(sums[c] + 8 * p);
-  }
-  for (int b = 0; b < blocks; ++b) {
-    if (prefetch) source.prefetch(b);
-    const typename Source::Block w = source.at(b);
-    __m256i t[C][kParts];
-    dot(source, w, a[b], t);
-    SHOAL_UNROLL for (int p = 0; p < kParts; ++p) {
-      const __m256 scale = w.scale(p);
+inline void add_block(const Source& source, const typename Source::Block& w, const ActivationBlock<C>& a,
+                      __m256 (&sum)[C][kParts]) {
+  __m256i t[C][kParts];
+  dot(source, w, a, t);
+  SHOAL_UNROLL for (int p = 0; p < kParts; ++p) {
+    const __m256 scale = w.scale(p);
+    SHOAL_UNROLL for (int c = 0; c < C; ++c) {
+      const __m256 factor = _mm256_mul_ps(scale, _mm256_broadcast_ss(&a.scale[c]));
+      sum[c][p] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(t[c][p]), factor, sum[c][p]);
+    }
+    if constexpr (Source::kKind == PanelKind::kScaleMin) {
+      const __m256 min = w.min(p);
       SHOAL_UNROLL for (int c = 0; c < C; ++c) {
-        const __m256 factor = _mm256_mul_ps(scale, _mm256_broadcast_ss(&a[b].scale[c]));
-        sum[c][p] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(t[c][p]), factor, sum[c][p]);
+        sum[c][p] = _mm256_fmadd_ps(min, _mm256_broadcast_ss(&a.scaled_sum[c]), sum[c][p]);
       }
-      if constexpr (Source::kKind == PanelKind::kScaleMin) {
-        const __m256 min = w.min(p);
-        SHOAL_UNROLL for (int c = 0; c < C; ++c) {
-          sum[c][p] = _mm256_fmadd_ps(min, _mm256_broadcast_ss(&a[b].scaled_sum[c]), sum[c][p]);
-        }
-      }
-      if constexpr (Source::kKind == PanelKind::kSubScaleMin) {
-        const __m256 min = w.min(p);
-        SHOAL_UNROLL for (int c = 0; c < C; ++c) {
-          const __m256i u = _mm256_madd_epi16(w.sub_mins(p), broadcast_word(a[b].half_sum[c]));
-          const __m256 factor = _mm256_mul_ps(min, _mm256_broadcast_ss(&a[b].scale[c]));
-          sum[c][p] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(u), factor, sum[c][p]);
-        }
+    }
+    if constexpr (Source::kKind == PanelKind::kSubScaleMin) {
+      const __m256 min = w.min(p);
+      SHOAL_UNROLL for (int c = 0; c < C; ++c) {
+        const __m256i u = _mm256_madd_epi16(w.sub_mins(p), broadcast_word(a.half_sum[c]));
+        const __m256 factor = _mm256_mul_ps(min, _mm256_broadcast_ss(&a.scale[c]));
+        sum[c][p] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(u), factor, sum[c][p]);
       }
     }
   }
-  SHOAL_UNROLL for (int c = 0; c < C; ++c) {
-    SHOAL_UNROLL for (int p = 0; p < kParts; ++p) _mm256_storeu_ps(sums[c] + 8 * p, sum[c][p]);
+}
+// sums[g * C + c] += row c of `a` times the 16 rows of source g, `blocks` blocks in order.
+template <int C, int kGroups, class Source>
+void run(const Source (&sources)[kGroups], int blocks, bool prefetch, const ActivationBlock<C>* a,
+         float (*sums)[16]) {
+  __m256 sum[kGroups][C][kParts];
+  const auto for_each_sum = [&](auto&& body) {
+    SHOAL_UNROLL for (int g = 0; g < kGroups; ++g) {
+      SHOAL_UNROLL for (int c = 0; c < C; ++c) {
+        SHOAL_UNROLL for (int p = 0; p < kParts; ++p) body(sum[g][c][p], sums[g * C + c] + 8 * p);
+      }
+    }
+  };
+  for_each_sum([](__m256& register_, const float* memory) { register_ = _mm256_loadu_ps(memory); });
+  for (int b = 0; b < blocks; ++b) {
+    SHOAL_UNROLL for (int g = 0; g < kGroups; ++g) {
+      if (prefetch) sources[g].prefetch(b);
+      add_block(sources[g], sources[g].at(b), a[b], sum[g]);
+    }
   }
+  for_each_sum([](__m256& register_, float* memory) { _mm256_storeu_ps(memory, register_); });
 }
 
 // ---- Float weights
@@ -353,7 +366,8 @@ struct Avx2 {
   template <PanelKind kKind, int kMaxQ, int C>
   static void panel_tile(const Panel* panels, int blocks, int offset, const ActivationBlock<C>* a,
                          float (*sums)[16]) {
-    run<PanelSource<kKind, kMaxQ>, C>({panels, offset}, blocks, false, a, sums);
+    const PanelSource<kKind, kMaxQ> sources[] = {{panels, offset}};
+    run<C>(sources, blocks, false, a, sums);
   }
 
   // Many rows pay for a panel where taking the operands apart costs more than a mask and a shift.
@@ -378,7 +392,24 @@ struct Avx2 {
   template <TensorType kType, int C>
   static void direct_tile(const std::byte* group, int64_t cols, bool prefetch, const ActivationBlock<C>* a,
                           float (*sums)[16]) {
-    run(packed_source<kType>(group, cols), static_cast<int>(cols / 32), prefetch, a, sums);
+    const decltype(packed_source<kType>(group, cols)) sources[] = {packed_source<kType>(group, cols)};
+    run<C>(sources, static_cast<int>(cols / 32), prefetch, a, sums);
+  }
+
+  // One row waits for memory, which gives more to four streams than to one (Zen 3: 26 and 22 GB/s), and best
+  // when the processor's own prefetching is left alone with them. A super-block's many scales fill the window
+  // of a second stream: those formats keep to one, with prefetching.
+  template <TensorType kType>
+  static constexpr int kGroupsAbreast =
+      kType == TensorType::kQ4_K || kType == TensorType::kQ5_K || kType == TensorType::kQ6_K ? 1 : 4;
+
+  template <TensorType kType>
+  static void direct_groups(const std::byte* group, size_t group_bytes, int64_t cols,
+                            const ActivationBlock<1>* a, float (*sums)[16]) {
+    const auto source = [&](int g) { return packed_source<kType>(group + g * group_bytes, cols); };
+    const decltype(source(0)) sources[] = {source(0), source(1), source(2), source(3)};
+    static_assert(std::size(sources) == kGroupsAbreast<kType>);
+    run<1>(sources, static_cast<int>(cols / 32), false, a, sums);
   }
 
   template <TensorType kType, int C>

@@ -165,6 +165,8 @@ struct Avx512 {
   }
 
   // Many rows pay for a panel where taking the operands apart costs more than a mask and a shift.
+  template <TensorType>
+  static constexpr int kGroupsAbreast = 1;
   static bool direct_from_packed(TensorType type, int rows) {
     switch (type) {
       case TensorType::kQ4_0:

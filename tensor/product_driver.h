@@ -14,6 +14,13 @@
 //   template <TensorType, int C>
 //   static void direct_tile(const std::byte* group, int64_t cols, bool prefetch, const ActivationBlock<C>*,
 //                           float (*sums)[16])       the same from the packed group, all columns
+//   template <TensorType> kGroupsAbreast
+//                                groups that direct_groups takes; 1: there is none
+//   template <TensorType>
+//   static void direct_groups(const std::byte* group, size_t group_bytes, int64_t cols,
+//                             const ActivationBlock<1>*, float (*sums)[16])
+//                                one row times kGroupsAbreast groups side by side, so that memory is read as
+//                                several streams; sums[g] of group g
 //   template <TensorType, int C>
 //   static void float_tile(const std::byte* group, int64_t cols, const float* x, int64_t ld_x, float
 //   (*sums)[16])
@@ -111,7 +118,16 @@ struct ProductDriver {
 
   template <TensorType kType>
   static void multiply_direct(const ProductArgs& a) {
-    for (int64_t g = 0; g < a.groups; ++g) {
+    int64_t g = 0;
+    if constexpr (constexpr int kAbreast = Traits::template kGroupsAbreast<kType>; kAbreast > 1) {
+      for (; a.rows == 1 && g + kAbreast <= a.groups; g += kAbreast) {
+        alignas(64) float sums[kAbreast][16] = {};
+        Traits::template direct_groups<kType>(a.weights + g * a.group_bytes, a.group_bytes, a.cols,
+                                              tile<1>(a, 0), sums);
+        for (int i = 0; i < kAbreast; ++i) store_sums<1>(a, g + i, 0, sums + i);
+      }
+    }
+    for (; g < a.groups; ++g) {
       const std::byte* group = a.weights + g * a.group_bytes;
       for_each_tile(a.rows, [&]<int C>(int row) {
         alignas(64) float sums[C][16] = {};

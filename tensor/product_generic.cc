@@ -12,6 +12,8 @@ namespace {
 struct Generic {
   static constexpr int kTileRows = 4;
 
+  template <TensorType>
+  static constexpr int kGroupsAbreast = 1;
   static bool direct_from_packed(TensorType, int) { return false; }
   template <TensorType, int C>
   static void direct_tile(const std::byte*, int64_t, bool, const ActivationBlock<C>*, float (*)[16]) {}
