@@ -190,6 +190,15 @@ void read_plan(ClusterConfig& config, const MapReader& top) {
   }
 }
 
+void read_serve(ClusterConfig& config, const MapReader& top) {
+  if (!top.has("serve")) return;
+  const MapReader map(top.get("serve"), config.path, "serve", {"listen", "api-key-file"});
+  config.serve.listen = map.text("listen", "");
+  const std::filesystem::path keys = map.text("api-key-file", "");
+  if (!keys.empty())
+    config.serve.api_key_file = (std::filesystem::path(config.path).parent_path() / keys).string();
+}
+
 }  // namespace
 
 int ClusterConfig::node_index(const std::string& name) const {
@@ -219,8 +228,9 @@ ClusterConfig parse_cluster_config(const std::string& yaml, const std::string& p
   config.path = path;
   try {
     const YAML::Node root = YAML::Load(yaml);
-    const MapReader top(root, path, "",
-                        {"cluster", "model", "context", "sequences", "head", "nodes", "links", "plan"});
+    const MapReader top(
+        root, path, "",
+        {"cluster", "model", "context", "sequences", "head", "nodes", "links", "plan", "serve"});
     config.cluster = top.text("cluster", config.cluster);
     config.model = top.text("model", "");
     config.context = static_cast<int>(top.integer("context", config.context, 16, kContextMax));
@@ -228,6 +238,7 @@ ClusterConfig parse_cluster_config(const std::string& yaml, const std::string& p
     read_nodes(config, top);
     read_links(config, top);
     read_plan(config, top);
+    read_serve(config, top);
   } catch (const YAML::Exception& e) {
     throw SetupError(fmt::format("{}:{}: {}", path, e.mark.line + 1, e.msg));
   }

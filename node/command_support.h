@@ -3,6 +3,7 @@
 
 #include <functional>
 
+#include "model/chat_template.h"
 #include "node/commands.h"
 
 namespace shoal {
@@ -15,8 +16,12 @@ ClusterOptions options_of(const CommonFlags& common);
 // config_of() on every rank; where it fails on any, all end with the same message.
 void load_config_together(Cluster& cluster, Bootstrap& bootstrap, const CommonFlags& common);
 
-// Starts the cluster and does `work` on the head; the other nodes serve until the head is done. Returns the
-// exit code.
-int with_cluster(const CommonFlags& common, const std::function<void(Cluster&)>& work);
+// Starts the cluster and does `work` on the head; the other nodes serve until the head is done, after
+// `on_worker`. Returns the exit code.
+int with_cluster(const CommonFlags& common, const std::function<void(Cluster&)>& work,
+                 const std::function<void(Cluster&)>& on_worker = {});
+
+// On the head. Throws SetupError where the model's template is not of a known family.
+ChatTemplate chat_template_of(const Cluster& cluster);
 
 }  // namespace shoal
