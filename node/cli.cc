@@ -63,6 +63,7 @@ int run_parsed(int argc, char** argv) {
   PlanFlags plan;
   BenchFlags bench;
   ServeFlags serve;
+  TopFlags top;
   bool probe_json = false;
   std::string inspected;
 
@@ -83,6 +84,10 @@ int run_parsed(int argc, char** argv) {
   serve_app->add_option("--grace", serve.grace_s, "seconds that answers under way may take after SIGTERM")
       ->check(CLI::Range(0.0, 3600.0))
       ->capture_default_str();
+  CLI::App* top_app = app.add_subcommand("top", "what a running server does, in the terminal");
+  top_app->add_option("--url", top.url, "where it serves")->capture_default_str();
+  top_app->add_option("--api-key-file", top.api_key_file, "the first key of this file is used");
+  top_app->add_flag("--once", top.once, "print once and end");
   CLI::App* plan_app = app.add_subcommand("plan", "what would run where, and why");
   add_cluster_flags(*plan_app, common);
   plan_app->add_flag("--explain", plan.explain, "in words, with each device's share and reason");
@@ -120,6 +125,7 @@ int run_parsed(int argc, char** argv) {
   if (*plan_app) return plan_command(common, plan);
   if (*probe_app) return probe_command(common, probe_json);
   if (*serve_app) return serve_command(common, serve);
+  if (*top_app) return top_command(top);
   if (*bench_app) return bench_command(common, bench);
   return inspect_command(inspected);
 }

@@ -100,12 +100,20 @@ awaitable<HttpConnection::Then> HttpConnection::serve_one() {
 
   deadline_ = std::chrono::steady_clock::time_point::max();
   watching_ = true;
-  stop_watch_ = false;
+  stop_watch_ = answered_ = false;
   asio::co_spawn(
       socket_.get_executor(), [self = shared_from_this()] { return self->watch(); }, asio::detached);
-  co_await server_.handler_.handle(*this);
+  bool failed = false;
+  try {
+    co_await server_.handler_.handle(*this);
+  } catch (const std::exception& fault) {  // one request must not end the server, nor its client wait
+    spdlog::error("a request to {} failed: {}", request_.path, fault.what());
+    failed = true;
+  }
   on_gone_ = {};
   co_await stop_watching();
+  if (failed && !answered_) co_return co_await refuse(500, "the server failed to answer this request");
+  if (failed) co_return Then::kClose;
   co_return gone_ || !keep_alive_ ? Then::kClose : Then::kNext;
 }
 
@@ -220,6 +228,7 @@ awaitable<bool> HttpConnection::write(std::string text) {
 }
 
 awaitable<bool> HttpConnection::respond(HttpResponse response) {
+  answered_ = true;
   keep_alive_ = keep_alive_ && !server_.stopping_;
   const bool bodiless = response.status == 204;
   std::string text = head_of(response, keep_alive_,
@@ -232,6 +241,7 @@ awaitable<bool> HttpConnection::begin_stream(std::string content_type) {
   HttpResponse response;
   response.content_type = std::move(content_type);
   response.headers = {{"Cache-Control", "no-store"}};
+  answered_ = true;
   chunked_ = request_.version >= 11;  // for HTTP/1.0 the end of the connection is the end of the stream
   keep_alive_ = keep_alive_ && chunked_ && !server_.stopping_;
   return write(head_of(response, keep_alive_, chunked_ ? "Transfer-Encoding: chunked\r\n" : ""));

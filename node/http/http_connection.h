@@ -54,7 +54,7 @@ class HttpConnection : public HttpExchange, public std::enable_shared_from_this<
   Notifier watch_ended_;
   size_t body_counted_ = 0;  // of this request, in the server's sum
   bool idle_ = false, gone_ = false, keep_alive_ = false, chunked_ = false;
-  bool watching_ = false, stop_watch_ = false;
+  bool watching_ = false, stop_watch_ = false, answered_ = false;
 };
 
 }  // namespace shoal

@@ -106,8 +106,8 @@ awaitable<void> HttpServer::accept_loop() {
 awaitable<void> HttpServer::serve(std::shared_ptr<HttpConnection> connection) {
   try {
     co_await connection->run();
-  } catch (const std::exception& error) {  // one request must not end the server
-    spdlog::error("an HTTP request failed: {}", error.what());
+  } catch (const std::exception& error) {
+    spdlog::error("an HTTP connection failed: {}", error.what());
     connection->close();
   }
   connections_.remove(connection);

@@ -154,7 +154,7 @@ std::string status_json(const Cluster& cluster, const CompletionService& service
                       {"nodes", nodes_json(cluster, window)},
                       {"links", links_json(cluster, window)},
                       {"requests", requests_json(service)},
-                      {"tokens_generated", metrics.tokens_generated()},
+                      {"tokens_generated", static_cast<uint64_t>(metrics.tokens_generated())},
                       {"tokens_per_s", metrics.tokens_per_s()},
                       {"uptime_s", metrics.uptime_s()},
                       {"connections", http.connections}};
