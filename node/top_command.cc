@@ -14,7 +14,7 @@
 #include <cmath>
 #include <cstdio>
 #include <fstream>
-#include <optional>
+#include <thread>
 
 #include "base/error.h"
 #include "base/units.h"
@@ -193,6 +193,10 @@ bool pause_or_quit(bool keys) {
 int top_command(const TopFlags& flags) {
   const Address address = address_of(flags.url);
   const std::string key = first_key(flags.api_key_file);
+  if (flags.once) {  // the server tells rates from one asking to the next
+    (void)fetch_status(address, key);
+    std::this_thread::sleep_for(std::chrono::milliseconds(kPeriodMs));
+  }
   const bool live = !flags.once && isatty(STDOUT_FILENO) == 1;
   while (true) {
     const std::string page = render(fetch_status(address, key));
