@@ -81,6 +81,8 @@ int run_parsed(int argc, char** argv) {
   RunFlags run;
   PlanFlags plan;
   BenchFlags bench;
+  ServeFlags serve;
+  TopFlags top;
   bool probe_json = false;
   std::string inspected;
 
@@ -92,6 +94,19 @@ int run_parsed(int argc, char** argv) {
   CLI::App* chat_app = app.add_subcommand("chat", "talk");
   add_cluster_flags(*chat_app, common);
   add_run_flags(*chat_app, run);
+  CLI::App* serve_app = app.add_subcommand("serve", "OpenAI-compatible HTTP server, with a live page");
+  add_cluster_flags(*serve_app, common);
+  serve_app->add_option("--listen", serve.listen, "ADDRESS:PORT (default 127.0.0.1:8080)");
+  serve_app->add_option("--api-key-file", serve.api_key_file, "file with one API key a line");
+  serve_app->add_flag("--without-api-key", serve.without_keys,
+                      "listen off loopback though anybody there may then use the server");
+  serve_app->add_option("--grace", serve.grace_s, "seconds that answers under way may take after SIGTERM")
+      ->check(CLI::Range(0.0, 3600.0))
+      ->capture_default_str();
+  CLI::App* top_app = app.add_subcommand("top", "what a running server does, in the terminal");
+  top_app->add_option("--url", top.url, "where it serves")->capture_default_str();
+  top_app->add_option("--api-key-file", top.api_key_file, "the first key of this file is used");
+  top_app->add_flag("--once", top.once, "print once and end");
   CLI::App* plan_app = app.add_subcommand("plan", "what would run where, and why");
   add_cluster_flags(*plan_app, common);
   plan_app->add_flag("--explain", plan.explain, "in words, with each device's share and reason");
@@ -131,6 +146,8 @@ int run_parsed(int argc, char** argv) {
   if (*chat_app) return chat_command(common, run);
   if (*plan_app) return plan_command(common, plan);
   if (*probe_app) return probe_command(common, probe_json);
+  if (*serve_app) return serve_command(common, serve);
+  if (*top_app) return top_command(top);
   if (*bench_app) return bench_command(common, bench);
   return inspect_command(inspected);
 }

@@ -202,6 +202,15 @@ void read_plan(ClusterConfig& config, const MapReader& top) {
   }
 }
 
+void read_serve(ClusterConfig& config, const MapReader& top) {
+  if (!top.has("serve")) return;
+  const MapReader map(top.get("serve"), config.path, "serve", {"listen", "api-key-file"});
+  config.serve.listen = map.text("listen", "");
+  const std::filesystem::path keys = map.text("api-key-file", "");
+  if (!keys.empty())
+    config.serve.api_key_file = (std::filesystem::path(config.path).parent_path() / keys).string();
+}
+
 }  // namespace
 
 int ClusterConfig::node_index(const std::string& name) const {
@@ -249,7 +258,7 @@ ClusterConfig parse_cluster_config(const std::string& yaml, const std::string& p
                                    documents.size()));
     const MapReader top(documents.front(), path, "",
                         {"cluster", "model", "context", "sequences", "kv-cache", "head", "nodes", "links",
-                         "plan", "stall-timeout"});
+                         "plan", "stall-timeout", "serve"});
     config.cluster = top.text("cluster", config.cluster);
     config.model = top.text("model", "");
     config.context = static_cast<int>(top.integer("context", config.context, 16, kContextMax));
@@ -262,6 +271,7 @@ ClusterConfig parse_cluster_config(const std::string& yaml, const std::string& p
     read_plan(config, top);
     if (top.has("stall-timeout"))
       config.stall_timeout_s = parse_stall_timeout(top.text("stall-timeout", ""), top.place("stall-timeout"));
+    read_serve(config, top);
   } catch (const YAML::DeepRecursion& e) {
     throw SetupError(fmt::format("{}:{}: nested too deeply", path, e.mark.line + 1));
   } catch (const YAML::BadConversion& e) {

@@ -39,6 +39,12 @@ struct PlanConfig {
   std::map<std::string, LayersOfNode> layers;  // a split by hand; empty: the planner's choice
 };
 
+// The head's HTTP door (shoal serve).
+struct ServeConfig {
+  std::string listen;        // empty: 127.0.0.1:8080
+  std::string api_key_file;  // relative to the cluster file's folder
+};
+
 struct ClusterConfig {
   std::string path;  // of the file; empty for a cluster of one made from flags
   std::string cluster = "local";
@@ -51,10 +57,12 @@ struct ClusterConfig {
   std::vector<LinkConfig> links;
   PlanConfig plan;
   double stall_timeout_s = 0;  // no answer to any step for so long: the run ends. 0: chosen from the plan
+  ServeConfig serve;
 
   int node_index(const std::string& name) const;  // -1 if absent
   int head_index() const { return node_index(head); }
-  // What all nodes must agree on, as text to hash: everything but the path of the file.
+  // What all nodes must agree on, as text to hash: everything but the path of the file and the
+  // head's HTTP door.
   std::string canonical() const;
 };
 

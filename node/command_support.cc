@@ -62,8 +62,15 @@ void load_config_together(Cluster& cluster, Bootstrap& bootstrap, const CommonFl
   (void)agree(bootstrap, report);
 }
 
+ChatTemplate chat_template_of(const Cluster& cluster) {
+  const Tokenizer& tokenizer = *cluster.tokenizer;
+  return ChatTemplate::recognise(cluster.file->get_string("tokenizer.chat_template", ""),
+                                 cluster.config.model,
+                                 tokenizer.piece(tokenizer.eos(), /*show_special=*/true));
+}
+
 int with_cluster(const CommonFlags& common, const std::function<void()>& check,
-                 const std::function<void(Cluster&)>& work) {
+                 const std::function<void(Cluster&)>& work, const std::function<void(Cluster&)>& on_worker) {
   const std::unique_ptr<Bootstrap> bootstrap = make_bootstrap();
   Cluster cluster;
   load_config_together(cluster, *bootstrap, common, check);
@@ -72,6 +79,7 @@ int with_cluster(const CommonFlags& common, const std::function<void()>& check,
     if (cluster.is_head()) {
       work(cluster);
     } else {
+      if (on_worker) on_worker(cluster);
       cluster.node->serve_until_shutdown();
     }
   } catch (const SetupError& error) {

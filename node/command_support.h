@@ -3,6 +3,7 @@
 
 #include <functional>
 
+#include "model/chat_template.h"
 #include "node/commands.h"
 
 namespace shoal {
@@ -17,9 +18,13 @@ ClusterOptions options_of(const CommonFlags& common);
 void load_config_together(Cluster& cluster, Bootstrap& bootstrap, const CommonFlags& common,
                           const std::function<void()>& check);
 
-// Starts the cluster and does `work` on the head; the other nodes serve until the head is done. Returns the
-// exit code.
+// Starts the cluster and does `work` on the head; the other nodes serve until the head is done, after
+// `on_worker`. Returns the exit code.
 int with_cluster(const CommonFlags& common, const std::function<void()>& check,
-                 const std::function<void(Cluster&)>& work);
+                 const std::function<void(Cluster&)>& work,
+                 const std::function<void(Cluster&)>& on_worker = {});
+
+// On the head. Throws SetupError where the model's template is not of a known family.
+ChatTemplate chat_template_of(const Cluster& cluster);
 
 }  // namespace shoal

@@ -50,11 +50,26 @@ struct BenchFlags {
   std::string output = "md";  // md | json | csv
 };
 
+struct ServeFlags {
+  std::string listen;         // overrides the cluster file's; empty: 127.0.0.1:8080
+  std::string api_key_file;   // overrides the cluster file's
+  bool without_keys = false;  // off loopback, though nobody needs a key
+  double grace_s = 10;        // for answers under way after a signal to end
+};
+
+struct TopFlags {
+  std::string url = "http://127.0.0.1:8080";
+  std::string api_key_file;
+  bool once = false;
+};
+
 int run_command(const CommonFlags& common, const RunFlags& flags);
 int chat_command(const CommonFlags& common, const RunFlags& flags);
 int plan_command(const CommonFlags& common, const PlanFlags& flags);
 int probe_command(const CommonFlags& common, bool json);
 int bench_command(const CommonFlags& common, const BenchFlags& flags);
+int serve_command(const CommonFlags& common, const ServeFlags& flags);
+int top_command(const TopFlags& flags);
 int inspect_command(const std::string& model);
 
 }  // namespace shoal

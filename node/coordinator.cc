@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 
 #include "base/check.h"
 
@@ -13,6 +14,24 @@ constexpr int kForkGain = 32;  // positions that another slot's cache must have 
 
 double now_s() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+// Candidates that the last stage must return for a row of this request; 0: all.
+int candidates_wanted(const GenerationRequest& request) {
+  const int needed = candidates_for_bias(request.logit_bias, request.sampling.candidates_needed());
+  return needed == 0 ? 0 : std::max(needed, request.logprobs);
+}
+
+void tell_logprobs(const RowOutput& output, int count, GenerationEvent& event) {
+  auto logprob = [&](const Candidate& candidate) {
+    const double value = static_cast<double>(candidate.logit) - output.log_sum_exp;
+    return std::isfinite(value) ? std::min(value, 0.0) : kLogprobMin;
+  };
+  for (const Candidate& candidate : output.candidates) {
+    if (candidate.token == event.token) event.logprob = logprob(candidate);
+    if (static_cast<int>(event.best.size()) < count)
+      event.best.emplace_back(candidate.token, logprob(candidate));
+  }
 }
 
 }  // namespace
@@ -236,7 +255,7 @@ void Coordinator::send(ScheduledStep step) {
       held.push_back(token);
     }
     if (part.wants_logits) {
-      const int need = sequence.request.sampling.candidates_needed();
+      const int need = candidates_wanted(sequence.request);
       job->candidates = need == 0 || job->candidates == 0 ? 0 : std::max(job->candidates, need);
     }
   }
@@ -306,7 +325,9 @@ void Coordinator::take_token(Sequence& sequence, const RowOutput& output) {
   if (output.candidates.empty()) {
     return finish(id, FinishReason::kError, {Errc::kBadFrame, "an answer without candidates"});
   }
-  const int32_t token = sequence.sampler.sample(output.candidates);
+  const LogitBias& bias = sequence.request.logit_bias;
+  const int32_t token =
+      sequence.sampler.sample(bias.empty() ? output.candidates : biased(output.candidates, bias));
   if (token < 0 || token >= layout_.n_vocab) {  // -1: no logit is a number
     const char* what = token == -1 ? "no logit is a number" : "its token is not in the vocabulary";
     return finish(id, FinishReason::kError,
@@ -323,6 +344,7 @@ void Coordinator::take_token(Sequence& sequence, const RowOutput& output) {
   event.token = token;
   if (sequence.answered == 1)
     event.prompt_rows = static_cast<int>(sequence.request.prompt.size()) - sequence.reused;
+  if (sequence.request.logprobs >= 0) tell_logprobs(output, sequence.request.logprobs, event);
   sequence.request.on_event(event);
   const bool full = static_cast<int>(sequence.tokens.size()) >= layout_.context;
   if (sequence.answered >= sequence.request.max_tokens) return finish(id, FinishReason::kLength);

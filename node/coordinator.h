@@ -15,10 +15,13 @@
 #include "model/sampler.h"
 #include "model/tokenizer.h"
 #include "node/admission.h"
+#include "node/logit_bias.h"
 #include "node/node.h"
 #include "node/scheduler.h"
 
 namespace shoal {
+
+inline constexpr double kLogprobMin = -9999;  // stands for minus infinity, which JSON cannot write
 
 // kStop: the model ended it. kLength: max_tokens. kContextFull: the context has no room for another token.
 enum class FinishReason { kStop, kLength, kContextFull, kCancelled, kError };
@@ -31,12 +34,18 @@ struct GenerationEvent {
   FinishReason reason = FinishReason::kStop;
   Error error;          // where reason is kError
   int prompt_rows = 0;  // with the first token: rows of the prompt that were computed, not found in the cache
+  // Where the request asked: natural log-probabilities under the model, before bias, penalties and
+  // temperature.
+  double logprob = 0;                            // of the token
+  std::vector<std::pair<int32_t, double>> best = {};  // the likeliest tokens, best first
 };
 
 struct GenerationRequest {
   std::vector<int32_t> prompt;  // at least one token
   int max_tokens = 128;         // at least 1
   SamplerOptions sampling;
+  LogitBias logit_bias;
+  int logprobs = -1;        // tell so many of the likeliest tokens with each; -1: no log-probabilities
   bool ignore_end = false;  // go on after an end-of-generation token (benchmarks)
   std::string user;         // users take turns, and a cached prompt serves the user alone who sent it
   int priority = 0;         // higher goes first

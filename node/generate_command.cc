@@ -14,13 +14,6 @@
 namespace shoal {
 namespace {
 
-ChatTemplate chat_template_of(const Cluster& cluster) {
-  const Tokenizer& tokenizer = *cluster.tokenizer;
-  return ChatTemplate::recognise(cluster.file->get_string("tokenizer.chat_template", ""),
-                                 cluster.config.model,
-                                 tokenizer.piece(tokenizer.eos(), /*show_special=*/true));
-}
-
 // Streams an answer to stdout as it comes. A closed pipe ends the program quietly, as it should.
 class TextStream {
  public:

@@ -1,0 +1,189 @@
+#include "node/http/api_handler.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <boost/beast/core/string.hpp>
+#include <boost/json.hpp>
+
+#include "node/http/dashboard.h"
+#include "node/http/status_page.h"
+
+namespace shoal {
+
+namespace json = boost::json;
+using boost::asio::awaitable;
+using namespace std::chrono_literals;
+
+namespace {
+
+constexpr auto kStatsAgeMax = 500ms;
+constexpr std::string_view kModelsPath = "/v1/models";
+
+struct Route {
+  std::string_view path;
+  bool posts;  // POST with a JSON body; otherwise GET and HEAD
+  bool open;   // needs no key
+};
+
+constexpr Route kRoutes[] = {
+    {"/", false, true},
+    {"/health", false, true},
+    {"/ready", false, true},
+    {"/metrics", false, false},
+    {"/status.json", false, false},
+    {kModelsPath, false, false},
+    {"/v1/chat/completions", true, false},
+    {"/v1/completions", true, false},
+};
+
+const Route* find_route(std::string_view path) {
+  if (path.starts_with("/v1/models/")) path = kModelsPath;
+  for (const Route& route : kRoutes) {
+    if (route.path == path) return &route;
+  }
+  return nullptr;
+}
+
+// A page from elsewhere can make a browser call 127.0.0.1 under a name of its own (DNS rebinding); it cannot
+// choose the Host header.
+bool names_this_device(std::string_view host) {
+  const bool bracketed = host.starts_with('[');
+  const size_t end = bracketed ? host.find(']') : host.rfind(':');
+  const std::string_view name =
+      host.substr(0, end == std::string_view::npos ? end : end + (bracketed ? 1 : 0));
+  return name == "127.0.0.1" || name == "[::1]" || boost::beast::iequals(name, "localhost");
+}
+
+bool is_json(std::string_view content_type) {
+  const std::string_view type = content_type.substr(0, content_type.find(';'));
+  return boost::beast::iequals(type.substr(0, type.find_last_not_of(" \t") + 1), "application/json");
+}
+
+HttpResponse text_response(std::string content_type, std::string body) {
+  return {200, std::move(content_type), std::move(body), {{"Cache-Control", "no-store"}}};
+}
+
+}  // namespace
+
+ApiHandler::ApiHandler(Cluster& cluster, CompletionService& service, ApiMetrics& metrics,
+                       StatsCollector& stats, ApiKeys keys)
+    : cluster_(cluster), service_(service), metrics_(metrics), stats_(stats), keys_(std::move(keys)) {}
+
+HttpResponse ApiHandler::refusal(int status, const std::string& problem) {
+  metrics_.count_request("none", status);
+  return to_response({status, problem, "", "", status == 503 ? 1 : 0});
+}
+
+std::optional<HttpResponse> ApiHandler::refuse_early(const HttpRequest& head) {
+  std::optional<HttpResponse> response = find_refusal(head);
+  if (response) {
+    const Route* route = find_route(head.path);
+    metrics_.count_request(route == nullptr ? "none" : std::string(route->path), response->status);
+  }
+  return response;
+}
+
+std::optional<HttpResponse> ApiHandler::find_refusal(const HttpRequest& head) const {
+  if (keys_.empty() && !head.host.empty() && !names_this_device(head.host)) {
+    return to_response(
+        {403,
+         "without API keys this server answers to localhost alone, not to the name in the Host "
+         "header: start it with --api-key-file",
+         "", "wrong_host", 0});
+  }
+  const Route* route = find_route(head.path);
+  if (route == nullptr)
+    return to_response({404, "no such path; see /v1/models and /", "", "unknown_path", 0});
+  const char* allow = route->posts ? "POST, OPTIONS" : "GET, HEAD, OPTIONS";
+  if (head.method == "OPTIONS") return HttpResponse{204, "", "", {{"Allow", allow}}};
+  const bool allowed = route->posts ? head.method == "POST" : head.method == "GET" || head.method == "HEAD";
+  if (!allowed) {
+    HttpResponse response = to_response({405, fmt::format("this path takes {}", allow), "", "", 0});
+    response.headers.emplace_back("Allow", allow);
+    return response;
+  }
+  if (!route->open && !keys_.empty() && !keys_.opens(head.authorization)) {
+    return to_response({401,
+                        head.authorization.empty() ? "an API key is needed: Authorization: Bearer KEY"
+                                                   : "this API key is not known",
+                        "", "invalid_api_key", 0});
+  }
+  if (route->posts && !is_json(head.content_type))
+    return to_response({415, "the body must be JSON: Content-Type: application/json", "", "", 0});
+  if (route->posts && stopping_) return to_response({503, "the server is stopping", "", "stopping", 5});
+  return std::nullopt;
+}
+
+awaitable<void> ApiHandler::handle(HttpExchange& exchange) {
+  const std::string endpoint(find_route(exchange.request().path)->path);
+  metrics_.count_request(endpoint, co_await answer(exchange));
+}
+
+awaitable<int> ApiHandler::answer(HttpExchange& exchange) {
+  const std::string& path = exchange.request().path;
+  if (path == "/v1/chat/completions") co_return co_await service_.complete(exchange, /*chat=*/true);
+  if (path == "/v1/completions") co_return co_await service_.complete(exchange, /*chat=*/false);
+  HttpResponse response;
+  if (path == "/health") {
+    response = text_response("application/json", R"({"status":"ok"})");
+  } else if (path == "/ready") {
+    response = co_await ready();
+  } else if (path == "/metrics") {
+    response = co_await metrics();
+  } else if (path == "/status.json") {
+    response = co_await status();
+  } else if (path == "/") {
+    response = text_response("text/html; charset=utf-8", std::string(kDashboardHtml));
+    response.headers.emplace_back(
+        "Content-Security-Policy",
+        "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; "
+        "img-src data:; connect-src 'self'; base-uri 'none'; form-action 'none'; "
+        "frame-ancestors 'none'");
+  } else {
+    response = models(path);
+  }
+  const int status = response.status;
+  co_await exchange.respond(std::move(response));
+  co_return status;
+}
+
+awaitable<HttpResponse> ApiHandler::ready() {
+  if (!stopping_ && co_await service_.ready())
+    co_return text_response("application/json", R"({"ready":true})");
+  HttpResponse response = text_response("application/json", R"({"ready":false})");
+  response.status = 503;
+  co_return response;
+}
+
+awaitable<HttpResponse> ApiHandler::metrics() {
+  const std::shared_ptr<const StatsSample> sample = co_await stats_.newest(kStatsAgeMax);
+  co_return text_response(
+      "text/plain; version=0.0.4; charset=utf-8",
+      metrics_.render(server_->counters(), sample ? sample->nodes : std::vector<StatsMessage>()));
+}
+
+awaitable<HttpResponse> ApiHandler::status() {
+  const std::shared_ptr<const StatsSample> now = co_await stats_.newest(kStatsAgeMax);
+  co_return text_response("application/json", status_json(cluster_, service_, metrics_, server_->counters(),
+                                                          now, stats_.previous()));
+}
+
+HttpResponse ApiHandler::models(const std::string& path) const {
+  const json::object model{{"id", service_.model_id()},
+                           {"object", "model"},
+                           {"created", service_.created()},
+                           {"owned_by", "shoal"},
+                           {"context_length", cluster_.layout.context}};
+  if (path == kModelsPath) {
+    return text_response("application/json",
+                         json::serialize(json::object{{"object", "list"}, {"data", json::array{model}}}));
+  }
+  const std::string asked = path.substr(kModelsPath.size() + 1);
+  if (asked == service_.model_id() || asked == "default")
+    return text_response("application/json", json::serialize(model));
+  return to_response({404, fmt::format("this server has the model \"{}\" alone", service_.model_id()),
+                      "model", "model_not_found", 0});
+}
+
+}  // namespace shoal

@@ -1,0 +1,45 @@
+// The endpoints: which path does what, who may, and in what words the rest is refused. Belongs to the io
+// thread.
+#pragma once
+
+#include <string>
+
+#include "node/cluster.h"
+#include "node/http/api_keys.h"
+#include "node/http/api_metrics.h"
+#include "node/http/completion_service.h"
+#include "node/http/http_server.h"
+#include "node/http/stats_collector.h"
+
+namespace shoal {
+
+class ApiHandler : public HttpHandler {
+ public:
+  // All of them outlive the handler.
+  ApiHandler(Cluster& cluster, CompletionService& service, ApiMetrics& metrics, StatsCollector& stats,
+             ApiKeys keys);
+  void set_server(const HttpServer& server) { server_ = &server; }  // before it listens
+  void set_stopping() { stopping_ = true; }
+
+  std::optional<HttpResponse> refuse_early(const HttpRequest& head) override;
+  boost::asio::awaitable<void> handle(HttpExchange& exchange) override;
+  HttpResponse refusal(int status, const std::string& problem) override;
+
+ private:
+  std::optional<HttpResponse> find_refusal(const HttpRequest& head) const;
+  boost::asio::awaitable<int> answer(HttpExchange& exchange);
+  boost::asio::awaitable<HttpResponse> ready();
+  boost::asio::awaitable<HttpResponse> metrics();
+  boost::asio::awaitable<HttpResponse> status();
+  HttpResponse models(const std::string& path) const;
+
+  Cluster& cluster_;
+  CompletionService& service_;
+  ApiMetrics& metrics_;
+  StatsCollector& stats_;
+  const ApiKeys keys_;
+  const HttpServer* server_ = nullptr;
+  bool stopping_ = false;
+};
+
+}  // namespace shoal

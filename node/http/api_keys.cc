@@ -1,0 +1,74 @@
+#include "node/http/api_keys.h"
+
+#include <fmt/format.h>
+#include <openssl/crypto.h>
+#include <openssl/sha.h>
+
+#include <boost/beast/core/string.hpp>
+#include <filesystem>
+#include <fstream>
+
+#include "base/error.h"
+
+namespace shoal {
+namespace {
+
+constexpr size_t kKeyFileBytesMax = 1 << 20;
+
+std::array<unsigned char, 32> digest_of(std::string_view key) {
+  std::array<unsigned char, 32> digest;
+  SHA256(reinterpret_cast<const unsigned char*>(key.data()), key.size(), digest.data());
+  return digest;
+}
+
+std::string_view trimmed(std::string_view text) {
+  const size_t first = text.find_first_not_of(" \t\r");
+  if (first == std::string_view::npos) return {};
+  return text.substr(first, text.find_last_not_of(" \t\r") - first + 1);
+}
+
+}  // namespace
+
+void ApiKeys::add(std::string_view key, const std::string& where) {
+  if (key.size() < kApiKeyBytesMin) {
+    throw SetupError(
+        fmt::format("{}: an API key needs at least {} characters (openssl rand -hex 24 makes one)", where,
+                    kApiKeyBytesMin));
+  }
+  digests_.push_back(digest_of(key));
+}
+
+ApiKeys ApiKeys::from_file(const std::string& path) {
+  namespace fs = std::filesystem;
+  std::error_code ec;
+  const fs::file_status status = fs::status(path, ec);
+  if (!fs::is_regular_file(status)) throw SetupError(fmt::format("{}: no such key file", path));
+  if (fs::file_size(path, ec) > kKeyFileBytesMax)
+    throw SetupError(fmt::format("{}: too large for a key file", path));
+  constexpr fs::perms kOthers = fs::perms::group_all | fs::perms::others_all;
+  if ((status.permissions() & kOthers) != fs::perms::none)
+    throw SetupError(fmt::format("{}: other users may read the keys: chmod 600 {}", path, path));
+  std::ifstream in(path);
+  ApiKeys keys;
+  std::string line;
+  for (int number = 1; std::getline(in, line); ++number) {
+    const std::string_view key = trimmed(line);
+    if (!key.empty() && key.front() != '#') keys.add(key, fmt::format("{}:{}", path, number));
+  }
+  if (in.bad()) throw SetupError(fmt::format("{}: cannot be read", path));
+  if (keys.empty()) throw SetupError(fmt::format("{}: holds no key: write one a line", path));
+  return keys;
+}
+
+bool ApiKeys::opens(std::string_view authorization) const {
+  constexpr std::string_view kScheme = "bearer ";
+  const bool bearer = authorization.size() > kScheme.size() &&
+                      boost::beast::iequals(authorization.substr(0, kScheme.size()), kScheme);
+  const Digest given = digest_of(bearer ? trimmed(authorization.substr(kScheme.size())) : std::string_view());
+  int equal = 0;
+  for (const Digest& digest : digests_)  // all of them: the time must not tell which
+    equal |= static_cast<int>(CRYPTO_memcmp(digest.data(), given.data(), given.size()) == 0);
+  return bearer && equal != 0;
+}
+
+}  // namespace shoal

@@ -1,0 +1,299 @@
+#include "node/http/completion_service.h"
+
+#include <fmt/format.h>
+#include <spdlog/spdlog.h>
+
+#include <algorithm>
+#include <boost/asio/co_spawn.hpp>
+#include <boost/asio/post.hpp>
+#include <boost/asio/use_awaitable.hpp>
+#include <filesystem>
+#include <random>
+
+#include "node/command_support.h"
+
+namespace shoal {
+
+namespace asio = boost::asio;
+using asio::awaitable;
+using asio::use_awaitable;
+using std::chrono::steady_clock;
+using namespace std::chrono_literals;
+
+namespace {
+
+constexpr auto kTokenFresh = 10s;    // a token this old still shows that the pipeline answers
+constexpr auto kProbeDeadline = 5s;  // for a token of our own
+
+int64_t unix_seconds() {
+  return std::chrono::duration_cast<std::chrono::seconds>(std::chrono::system_clock::now().time_since_epoch())
+      .count();
+}
+
+uint64_t random_bits() {
+  static thread_local std::random_device device;
+  return (uint64_t{device()} << 32) | device();
+}
+
+const char* prompt_field(bool chat) {
+  return chat ? "messages" : "prompt";
+}
+
+}  // namespace
+
+HttpResponse to_response(const ApiError& error) {
+  HttpResponse response{error.status, "application/json", to_json(error), {}};
+  if (error.retry_after_s > 0)
+    response.headers.emplace_back("Retry-After", std::to_string(error.retry_after_s));
+  if (error.status == 401) response.headers.emplace_back("WWW-Authenticate", "Bearer");
+  return response;
+}
+
+CompletionService::CompletionService(Cluster& cluster, ApiMetrics& metrics)
+    : cluster_(cluster), metrics_(metrics), created_(unix_seconds()) {
+  model_id_ = std::filesystem::path(cluster.config.model).stem().string();
+  fingerprint_ = "exact-" + cluster.node->identity().model_fingerprint.substr(0, 16);
+  try {
+    chat_template_ = chat_template_of(cluster);
+  } catch (const SetupError& error) {
+    no_template_ = error.what();
+    spdlog::warn("/v1/chat/completions is not offered: {}", no_template_);
+  }
+  const Tokenizer& tokenizer = *cluster.tokenizer;
+  for (int32_t token = 0; token < tokenizer.vocab_size(); ++token)
+    piece_bytes_max_ = std::max(piece_bytes_max_, tokenizer.piece(token, /*show_special=*/true).size());
+}
+
+CompletionService::~CompletionService() {
+  worker_.join();
+}
+
+// ---- From a body to tokens ----
+
+ApiResult<CompletionService::Prepared> CompletionService::prepare(const std::string& body, bool chat) const {
+  ApiResult<CompletionRequest> request = chat ? parse_chat_request(body) : parse_text_request(body);
+  if (request.has_error()) return request.error();
+  if (!request->model.empty() && request->model != model_id_ && request->model != "default") {
+    return ApiError{404,
+                    fmt::format("model: this server has \"{}\" alone (\"default\" means it too)", model_id_),
+                    "model", "model_not_found", 0};
+  }
+  if (chat && !chat_template_)
+    return ApiError{400, "messages: this model has no chat template that is known; use /v1/completions",
+                    "messages", "", 0};
+  for (const auto& [token, bias] : request->logit_bias) {
+    if (token >= cluster_.layout.n_vocab)
+      return ApiError{400, fmt::format("logit_bias: the vocabulary has no token {}", token), "logit_bias", "",
+                      0};
+  }
+  if (!request->seeded) request->sampling.seed = random_bits();
+  Prepared prepared;
+  for (size_t i = 0; i < (chat ? 1 : request->prompts.size()); ++i) {
+    ApiResult<std::vector<int32_t>> tokens = encode(*request, i);
+    if (tokens.has_error()) return tokens.error();
+    prepared.prompts.push_back(std::move(*tokens));
+  }
+  prepared.request = std::move(*request);
+  return prepared;
+}
+
+// One prompt's tokens, if they fit the context.
+ApiResult<std::vector<int32_t>> CompletionService::encode(const CompletionRequest& request,
+                                                          size_t prompt) const {
+  const Tokenizer& tokenizer = *cluster_.tokenizer;
+  const auto context = static_cast<size_t>(cluster_.layout.context);
+  const char* field = prompt_field(request.chat);
+  auto too_long = [&](const std::string& length) {
+    return ApiError{
+        400, fmt::format("{}: {}, and the context holds {}, the answer included", field, length, context),
+        field, "context_length_exceeded", 0};
+  };
+  auto cannot_fit = [&](size_t bytes) { return bytes / piece_bytes_max_ >= context; };
+  std::vector<int32_t> tokens;
+  if (request.chat) {
+    size_t bytes = 0;
+    for (const ChatMessage& message : request.messages) bytes += message.content.size();
+    if (cannot_fit(bytes)) return too_long(fmt::format("{} bytes are more tokens than that", bytes));
+    tokens = tokenizer.encode(chat_template_->render(request.messages), /*add_bos=*/true);
+  } else if (const auto* text = std::get_if<std::string>(&request.prompts[prompt])) {
+    if (cannot_fit(text->size()))
+      return too_long(fmt::format("{} bytes are more tokens than that", text->size()));
+    tokens = tokenizer.encode(*text, /*parse_special=*/true, /*add_bos=*/true);
+  } else {
+    tokens = std::get<std::vector<int32_t>>(request.prompts[prompt]);
+    for (const int32_t token : tokens) {
+      if (token >= cluster_.layout.n_vocab)
+        return ApiError{400, fmt::format("{}: the vocabulary has no token {}", field, token), field, "", 0};
+    }
+  }
+  if (tokens.empty()) return ApiError{400, fmt::format("{}: is empty", field), field, "", 0};
+  if (tokens.size() >= context) return too_long(fmt::format("{} tokens", tokens.size()));
+  return tokens;
+}
+
+awaitable<ApiResult<CompletionService::Prepared>> CompletionService::prepare_aside(std::string body,
+                                                                                   bool chat) {
+  auto work = [](const CompletionService* self, std::string text,
+                 bool is_chat) -> awaitable<ApiResult<Prepared>> { co_return self->prepare(text, is_chat); };
+  co_return co_await asio::co_spawn(worker_.get_executor(), work(this, std::move(body), chat), use_awaitable);
+}
+
+// ---- Answering ----
+
+ResponseHead CompletionService::new_head(bool chat) {
+  ResponseHead head;
+  head.chat = chat;
+  head.id = fmt::format("{}-{:016x}", chat ? "chatcmpl" : "cmpl", random_bits());
+  head.created = unix_seconds();
+  head.model = model_id_;
+  head.fingerprint = fingerprint_;
+  return head;
+}
+
+awaitable<int> CompletionService::refuse(HttpExchange& exchange, const ApiError& error) {
+  co_await exchange.respond(to_response(error));
+  co_return error.status;
+}
+
+awaitable<int> CompletionService::complete(HttpExchange& exchange, bool chat) {
+  ApiResult<Prepared> prepared = co_await prepare_aside(exchange.request().body, chat);
+  if (prepared.has_error()) co_return co_await refuse(exchange, prepared.error());
+  constexpr int kClientGone = 499;  // as nginx logs it; nobody receives it
+  if (exchange.gone()) co_return kClientGone;
+
+  const CompletionRequest& request = prepared->request;
+  const auto generation = std::make_shared<Generation>(
+      cluster_.node->io(), *cluster_.coordinator, *cluster_.tokenizer, metrics_, request, prepared->prompts);
+  exchange.on_gone([weak = std::weak_ptr<Generation>(generation)] {
+    if (const auto held = weak.lock()) held->cancel();
+  });
+  const auto entry = under_way_.insert(under_way_.end(), {next_number_++, chat, request.stream, generation});
+  generation->start();
+  // Not in one conditional expression: g++ 12 would destroy its temporaries twice.
+  const ResponseHead head = new_head(chat);
+  int status = 0;
+  if (request.stream) {
+    status = co_await answer_stream(exchange, *generation, head, request);
+  } else {
+    status = co_await answer_whole(exchange, *generation, head);
+  }
+  generation->cancel();  // where the client went while it was being written to
+  if (generation->last_token())
+    last_token_ = std::max(last_token_.value_or(*generation->last_token()), *generation->last_token());
+  under_way_.erase(entry);
+  co_return exchange.gone() ? kClientGone : status;
+}
+
+awaitable<int> CompletionService::answer_whole(HttpExchange& exchange, Generation& generation,
+                                               ResponseHead head) {
+  std::vector<ChoicePart> choices;
+  while (!generation.finished()) {
+    co_await generation.wait();
+    for (ChoicePart& part : generation.take()) {
+      const auto index = static_cast<size_t>(part.index);
+      if (choices.size() <= index) choices.resize(index + 1);
+      ChoicePart& whole = choices[index];
+      whole.index = part.index;
+      whole.text += part.text;
+      whole.with_logprobs = part.with_logprobs;
+      whole.logprobs.insert(whole.logprobs.end(), std::make_move_iterator(part.logprobs.begin()),
+                            std::make_move_iterator(part.logprobs.end()));
+      whole.finish_reason = part.finish_reason;
+    }
+  }
+  if (generation.error()) {
+    if (!exchange.gone()) spdlog::warn("a request failed: {}", generation.error()->message);
+    co_return co_await refuse(exchange, to_api_error(*generation.error()));
+  }
+  HttpResponse response;
+  response.body = whole_answer_json(head, choices, generation.usage());
+  co_await exchange.respond(std::move(response));
+  co_return 200;
+}
+
+awaitable<int> CompletionService::answer_stream(HttpExchange& exchange, Generation& generation,
+                                                ResponseHead head, const CompletionRequest& request) {
+  // The first part is awaited before the status is said: what is refused at once is refused with its status.
+  co_await generation.wait();
+  if (generation.error() && generation.finished() && !generation.last_token())
+    co_return co_await refuse(exchange, to_api_error(*generation.error()));
+  bool open = co_await exchange.begin_stream("text/event-stream");
+  std::vector<bool> opened(request.prompts.empty() ? static_cast<size_t>(request.n)
+                                                   : request.prompts.size() * static_cast<size_t>(request.n));
+  while (open) {
+    const bool last = generation.finished();
+    std::string events;
+    for (const ChoicePart& part : generation.take()) {
+      if (last && generation.error() && part.finish_reason.empty() && part.text.empty()) continue;
+      const auto index = static_cast<size_t>(part.index);
+      events += server_sent_event(chunk_json(head, part, !opened[index], request.include_usage));
+      opened[index] = true;
+    }
+    if (last && generation.error()) {
+      spdlog::warn("a request failed after its answer had begun: {}", generation.error()->message);
+      events += server_sent_event(to_json(to_api_error(*generation.error())));
+    } else if (last && request.include_usage) {
+      events += server_sent_event(usage_chunk_json(head, generation.usage()));
+    }
+    if (last) events += kLastServerSentEvent;
+    open = co_await exchange.send(std::move(events));
+    if (last) break;
+    if (open) co_await generation.wait();
+  }
+  if (open) co_await exchange.end_stream();
+  co_return 200;
+}
+
+// ---- What others ask ----
+
+awaitable<bool> CompletionService::ready() {
+  auto fresh = [&] {
+    auto newest = last_token_;
+    for (const UnderWay& entry : under_way_) {
+      if (entry.generation->last_token())
+        newest = std::max(newest.value_or(*entry.generation->last_token()), *entry.generation->last_token());
+    }
+    if (newest) last_token_ = newest;
+    return newest && steady_clock::now() - *newest < kTokenFresh;
+  };
+  if (fresh()) co_return true;
+  if (!probe_) probe();
+  const std::shared_ptr<Generation> probe = probe_;  // shared with others who ask meanwhile
+  asio::steady_timer pause(cluster_.node->io().executor());
+  while (!probe->finished() && steady_clock::now() - probe->begun() < kProbeDeadline) {
+    pause.expires_after(10ms);
+    co_await pause.async_wait(use_awaitable);
+  }
+  if (probe->last_token()) last_token_ = probe->last_token();
+  if (!probe->finished()) probe->cancel();
+  if (probe_ == probe) probe_.reset();
+  co_return fresh();
+}
+
+// One token from a prompt of one token.
+void CompletionService::probe() {
+  CompletionRequest request;
+  request.max_tokens = 1;
+  request.sampling.temperature = 0;
+  request.ignore_end = true;
+  const int32_t bos = cluster_.tokenizer->bos();
+  probe_ =
+      std::make_shared<Generation>(cluster_.node->io(), *cluster_.coordinator, *cluster_.tokenizer, metrics_,
+                                   request, std::vector<std::vector<int32_t>>{{std::max(bos, 0)}});
+  probe_->start();
+}
+
+void CompletionService::cancel_all() {
+  for (const UnderWay& entry : under_way_) entry.generation->cancel();
+}
+
+std::vector<CompletionService::Active> CompletionService::active() const {
+  std::vector<Active> list;
+  for (const UnderWay& entry : under_way_) {
+    const std::chrono::duration<double> age = steady_clock::now() - entry.generation->begun();
+    list.push_back({entry.number, entry.chat, entry.stream, age.count(), entry.generation->usage()});
+  }
+  return list;
+}
+
+}  // namespace shoal

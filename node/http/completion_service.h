@@ -1,0 +1,82 @@
+// What stands behind /v1/chat/completions and /v1/completions: a body becomes tokens on a thread of its own
+// (a long text must not hold up the io thread), the coordinator generates, the answer goes back whole or as
+// it comes. Belongs to the io thread; the cluster and the metrics outlive it.
+#pragma once
+
+#include <boost/asio/thread_pool.hpp>
+#include <chrono>
+#include <list>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "node/cluster.h"
+#include "node/http/api_metrics.h"
+#include "node/http/generation.h"
+#include "node/http/http_server.h"
+#include "node/http/openai_request.h"
+
+namespace shoal {
+
+class CompletionService {
+ public:
+  CompletionService(Cluster& cluster, ApiMetrics& metrics);
+  ~CompletionService();  // from another thread than the io thread, when no request is under way
+
+  const std::string& model_id() const { return model_id_; }
+  int64_t created() const { return created_; }
+
+  // Answers a request; the status it was answered with.
+  boost::asio::awaitable<int> complete(HttpExchange& exchange, bool chat);
+  // Whether a token has passed through the whole pipeline lately; asks for one if none has.
+  boost::asio::awaitable<bool> ready();
+  void cancel_all();
+
+  // For /status.json: one object a request under way.
+  struct Active {
+    uint64_t number = 0;
+    bool chat = false, stream = false;
+    double age_s = 0;
+    Usage usage;
+  };
+  std::vector<Active> active() const;
+
+ private:
+  struct Prepared {
+    CompletionRequest request;
+    std::vector<std::vector<int32_t>> prompts;
+  };
+  struct UnderWay {
+    uint64_t number;
+    bool chat, stream;
+    std::shared_ptr<Generation> generation;
+  };
+
+  ApiResult<Prepared> prepare(const std::string& body, bool chat) const;  // on the worker thread
+  ApiResult<std::vector<int32_t>> encode(const CompletionRequest& request, size_t prompt) const;
+  boost::asio::awaitable<ApiResult<Prepared>> prepare_aside(std::string body, bool chat);
+  boost::asio::awaitable<int> answer_whole(HttpExchange& exchange, Generation& generation, ResponseHead head);
+  boost::asio::awaitable<int> answer_stream(HttpExchange& exchange, Generation& generation, ResponseHead head,
+                                            const CompletionRequest& request);
+  boost::asio::awaitable<int> refuse(HttpExchange& exchange, const ApiError& error);
+  ResponseHead new_head(bool chat);
+  void probe();
+
+  Cluster& cluster_;
+  ApiMetrics& metrics_;
+  std::string model_id_, fingerprint_, no_template_;
+  std::optional<ChatTemplate> chat_template_;
+  size_t piece_bytes_max_ = 1;  // of any token: a text this many times longer than the context cannot fit
+  const int64_t created_;
+  boost::asio::thread_pool worker_{1};
+  std::list<UnderWay> under_way_;
+  uint64_t next_number_ = 1;
+  std::optional<std::chrono::steady_clock::time_point> last_token_;
+  std::shared_ptr<Generation> probe_;  // a token of our own on its way
+};
+
+// A response that refuses.
+HttpResponse to_response(const ApiError& error);
+
+}  // namespace shoal

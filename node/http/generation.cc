@@ -1,0 +1,154 @@
+#include "node/http/generation.h"
+
+#include <limits>
+
+namespace shoal {
+
+Generation::Generation(IoThread& io, Coordinator& coordinator, const Tokenizer& tokenizer,
+                       ApiMetrics& metrics, const CompletionRequest& request,
+                       const std::vector<std::vector<int32_t>>& prompts)
+    : coordinator_(coordinator),
+      tokenizer_(tokenizer),
+      metrics_(metrics),
+      request_(request),
+      prompts_(prompts),
+      changed_(io.executor()) {
+  for (const std::vector<int32_t>& prompt : prompts_) {
+    for (int i = 0; i < request_.n; ++i) {
+      choices_.emplace_back(tokenizer_, request_.stop);
+      choices_.back().prompt_tokens = static_cast<int>(prompt.size());
+    }
+  }
+  unfinished_ = choices_.size();
+  metrics_.change_in_flight(static_cast<int>(unfinished_));
+}
+
+Generation::~Generation() {
+  metrics_.change_in_flight(-static_cast<int>(unfinished_));
+}
+
+void Generation::start() {
+  for (size_t i = 0; i < choices_.size(); ++i) {
+    GenerationRequest request;
+    request.prompt = prompts_[i / static_cast<size_t>(request_.n)];
+    request.max_tokens = request_.max_tokens.value_or(std::numeric_limits<int>::max());
+    request.sampling = request_.sampling;
+    request.sampling.seed += i;  // several answers to one prompt are to differ
+    request.logit_bias = request_.logit_bias;
+    request.logprobs = request_.logprobs;
+    request.ignore_end = request_.ignore_end;
+    request.on_event = [self = shared_from_this(), i](const GenerationEvent& event) {
+      self->on_event(i, event);
+    };
+    choices_[i].id = coordinator_.submit(std::move(request));
+  }
+  prompts_.clear();
+}
+
+void Generation::cancel() {
+  if (cancelled_ || finished()) return;
+  cancelled_ = true;
+  metrics_.count_cancelled();
+  for (const Choice& choice : choices_) {
+    if (!choice.ended) coordinator_.cancel(choice.id);
+  }
+}
+
+void Generation::on_event(size_t index, const GenerationEvent& event) {
+  Choice& choice = choices_[index];
+  if (choice.ended) return;  // by a stop string; the pipeline had not heard of it yet
+  if (event.token >= 0) on_token(choice, event);
+  if (event.finished && !choice.ended) {
+    if (event.reason == FinishReason::kError || event.reason == FinishReason::kCancelled) {
+      if (!error_)
+        error_ = event.reason == FinishReason::kError
+                     ? event.error
+                     : Error{Errc::kCancelled, "the request was cancelled: the server is stopping"};
+      end(choice, "");
+    } else {
+      release(choice, choice.filter.push(choice.decoder.finish()));
+      if (!choice.filter.stopped()) release(choice, choice.filter.finish());
+      end(choice, event.reason == FinishReason::kStop || choice.filter.stopped() ? "stop" : "length");
+    }
+  }
+  changed_.notify();
+}
+
+void Generation::on_token(Choice& choice, const GenerationEvent& event) {
+  const Clock::time_point now = Clock::now();
+  auto seconds_since = [&](Clock::time_point then) {
+    return std::chrono::duration<double>(now - then).count();
+  };
+  if (choice.last_token) {
+    metrics_.observe_between_tokens(seconds_since(*choice.last_token));
+  } else {
+    choice.cached = choice.prompt_tokens - event.prompt_rows;
+    metrics_.observe_first_token(seconds_since(begun_));
+    metrics_.count_prompt(choice.prompt_tokens, choice.cached);
+  }
+  choice.last_token = last_token_ = now;
+  metrics_.count_token();
+  ++choice.tokens;
+  if (request_.logprobs >= 0) choice.logprobs.push_back(logprob_of(event, choice.text_bytes));
+  const std::string text = choice.decoder.push(event.token);
+  choice.text_bytes += text.size();
+  release(choice, choice.filter.push(text));
+  if (!choice.filter.stopped()) return;
+  coordinator_.cancel(choice.id);
+  std::erase_if(choice.logprobs,
+                [&](const TokenLogprob& t) { return t.text_offset >= choice.released_bytes; });
+  end(choice, "stop");
+}
+
+void Generation::release(Choice& choice, const std::string& text) {
+  choice.text += text;
+  choice.released_bytes += text.size();
+}
+
+void Generation::end(Choice& choice, std::string reason) {
+  choice.ended = true;
+  choice.finish_reason = std::move(reason);
+  --unfinished_;
+  metrics_.change_in_flight(-1);
+}
+
+TokenLogprob Generation::logprob_of(const GenerationEvent& event, size_t text_offset) const {
+  TokenLogprob token;
+  token.bytes = tokenizer_.piece(event.token, /*show_special=*/true);
+  token.logprob = event.logprob;
+  token.text_offset = text_offset;
+  for (const auto& [id, logprob] : event.best)
+    token.top.emplace_back(tokenizer_.piece(id, /*show_special=*/true), logprob);
+  return token;
+}
+
+std::vector<ChoicePart> Generation::take() {
+  std::vector<ChoicePart> parts;
+  for (size_t i = 0; i < choices_.size(); ++i) {
+    Choice& choice = choices_[i];
+    const bool end = choice.ended && !choice.told;
+    if (choice.text.empty() && !end) continue;
+    ChoicePart part;
+    part.index = static_cast<int>(i);
+    part.text = std::exchange(choice.text, {});
+    part.with_logprobs = request_.logprobs >= 0;
+    part.logprobs = std::exchange(choice.logprobs, {});
+    if (end) part.finish_reason = choice.finish_reason;
+    choice.told = choice.ended;
+    parts.push_back(std::move(part));
+  }
+  return parts;
+}
+
+Usage Generation::usage() const {
+  Usage usage;
+  for (size_t i = 0; i < choices_.size(); ++i) {
+    usage.completion_tokens += choices_[i].tokens;
+    if (i % static_cast<size_t>(request_.n) != 0) continue;  // a prompt counts once
+    usage.prompt_tokens += choices_[i].prompt_tokens;
+    usage.cached_tokens += choices_[i].cached;
+  }
+  return usage;
+}
+
+}  // namespace shoal

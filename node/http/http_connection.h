@@ -1,0 +1,60 @@
+// One client's connection: requests one after the other, each with its deadlines. Belongs to the io thread.
+#pragma once
+
+#include <boost/beast/core/flat_buffer.hpp>
+#include <boost/beast/http/parser.hpp>
+#include <boost/beast/http/string_body.hpp>
+
+#include "node/http/http_server.h"
+#include "node/http/notifier.h"
+
+namespace shoal {
+
+class HttpConnection : public HttpExchange, public std::enable_shared_from_this<HttpConnection> {
+ public:
+  HttpConnection(HttpServer& server, boost::asio::ip::tcp::socket socket);
+  ~HttpConnection() override;
+
+  boost::asio::awaitable<void> run();  // until the client, a limit or the server ends it
+  void close();
+  bool idle() const { return idle_; }  // waits for the first byte of a request
+  bool overdue(std::chrono::steady_clock::time_point now) const { return now > deadline_; }
+
+  const HttpRequest& request() const override { return request_; }
+  bool gone() const override { return gone_; }
+  void on_gone(std::function<void()> callback) override { on_gone_ = std::move(callback); }
+  boost::asio::awaitable<bool> respond(HttpResponse response) override;
+  boost::asio::awaitable<bool> begin_stream(std::string content_type) override;
+  boost::asio::awaitable<bool> send(std::string part) override;
+  boost::asio::awaitable<bool> end_stream() override;
+
+ private:
+  using Parser = boost::beast::http::request_parser<boost::beast::http::string_body>;
+  enum class Then { kNext, kLinger, kClose };
+
+  boost::asio::awaitable<Then> serve_one();
+  boost::asio::awaitable<bool> wait_for_request();
+  boost::asio::awaitable<Then> refuse(int status, std::string problem);
+  boost::asio::awaitable<Then> refuse(HttpResponse response);
+  boost::asio::awaitable<std::optional<Then>> read_body(Parser& parser);
+  boost::asio::awaitable<void> watch();
+  boost::asio::awaitable<void> stop_watching();
+  boost::asio::awaitable<void> linger();
+  boost::asio::awaitable<bool> write(std::string text);
+  void take_head(const Parser& parser);
+  void set_deadline(std::chrono::milliseconds from_now);
+  void lose();
+
+  HttpServer& server_;
+  boost::asio::ip::tcp::socket socket_;
+  boost::beast::flat_buffer buffer_;
+  HttpRequest request_;
+  std::function<void()> on_gone_;
+  std::chrono::steady_clock::time_point deadline_ = std::chrono::steady_clock::time_point::max();
+  Notifier watch_ended_;
+  size_t body_counted_ = 0;  // of this request, in the server's sum
+  bool idle_ = false, gone_ = false, keep_alive_ = false, chunked_ = false;
+  bool watching_ = false, stop_watch_ = false, answered_ = false;
+};
+
+}  // namespace shoal

@@ -1,0 +1,190 @@
+#include "node/http/http_server.h"
+
+#include <fmt/format.h>
+#include <spdlog/spdlog.h>
+
+#include <algorithm>
+#include <boost/asio/co_spawn.hpp>
+#include <boost/asio/detached.hpp>
+#include <boost/asio/redirect_error.hpp>
+#include <boost/asio/use_awaitable.hpp>
+#include <charconv>
+#include <thread>
+
+#include "base/error.h"
+#include "node/http/http_connection.h"
+
+namespace shoal {
+
+namespace asio = boost::asio;
+using asio::awaitable;
+using asio::redirect_error;
+using asio::use_awaitable;
+using asio::ip::tcp;
+using boost::system::error_code;
+using std::chrono::steady_clock;
+using namespace std::chrono_literals;
+
+namespace {
+
+constexpr auto kAcceptPause = 100ms;  // after an accept that failed
+constexpr auto kCutOffAfterHurry = 1s;
+constexpr int kSendBufferBytes = 64 << 10;  // so that a reader that stops is noticed
+
+}  // namespace
+
+tcp::endpoint parse_listen(const std::string& text, const std::string& what) {
+  auto fail = [&] [[noreturn]] (const std::string& why) {
+    throw SetupError(fmt::format("{}: '{}' {}: write it like 127.0.0.1:8080", what, text, why));
+  };
+  const size_t colon = text.rfind(':');
+  if (colon == std::string::npos) fail("names no port");
+  std::string host = text.substr(0, colon);
+  if (host.size() > 2 && host.front() == '[' && host.back() == ']') host = host.substr(1, host.size() - 2);
+  if (host == "localhost") host = "127.0.0.1";
+  uint16_t port = 0;
+  const auto [rest, errc] = std::from_chars(text.data() + colon + 1, text.data() + text.size(), port);
+  if (errc != std::errc() || rest != text.data() + text.size()) fail("has no port from 0 to 65535");
+  error_code error;
+  const asio::ip::address address = asio::ip::make_address(host, error);
+  if (error) fail("names no IP address");
+  return {address, port};
+}
+
+HttpServer::HttpServer(IoThread& io, HttpHandler& handler, const HttpLimits& limits)
+    : io_(io), handler_(handler), limits_(limits), acceptor_(io.executor()), sweep_timer_(io.executor()) {}
+
+HttpServer::~HttpServer() {
+  stop(0ms);
+}
+
+tcp::endpoint HttpServer::listen(const tcp::endpoint& endpoint) {
+  return io_.call([&] {
+    error_code error;
+    acceptor_.open(endpoint.protocol(), error);
+    if (!error) acceptor_.set_option(tcp::acceptor::reuse_address(true), error);
+    if (!error) acceptor_.bind(endpoint, error);
+    if (!error) acceptor_.listen(tcp::acceptor::max_listen_connections, error);
+    if (error) {
+      throw SetupError(fmt::format("cannot listen on {}:{}: {}", endpoint.address().to_string(),
+                                   endpoint.port(), error.message()),
+                       kExitFailed);
+    }
+    loops_ = 2;
+    asio::co_spawn(io_.executor(), accept_loop(), asio::detached);
+    asio::co_spawn(io_.executor(), sweep(), asio::detached);
+    return acceptor_.local_endpoint();
+  });
+}
+
+awaitable<void> HttpServer::accept_loop() {
+  while (!stopping_) {
+    error_code error;
+    tcp::socket socket = co_await acceptor_.async_accept(redirect_error(use_awaitable, error));
+    if (stopping_) break;
+    if (error) {  // the reason may last: no file is left to open
+      spdlog::warn("accepting an HTTP connection failed: {}", error.message());
+      asio::steady_timer pause(io_.executor(), kAcceptPause);
+      co_await pause.async_wait(redirect_error(use_awaitable, error));
+      continue;
+    }
+    ++counters_.accepted;
+    if (connections_.size() >= limits_.connections && !make_room()) {
+      refuse_connection(std::move(socket));
+      continue;
+    }
+    socket.set_option(tcp::no_delay(true), error);
+    socket.set_option(asio::socket_base::send_buffer_size(kSendBufferBytes), error);
+    auto connection = std::make_shared<HttpConnection>(*this, std::move(socket));
+    connections_.push_back(connection);
+    ++counters_.connections;
+    asio::co_spawn(io_.executor(), serve(std::move(connection)), asio::detached);
+  }
+  --loops_;
+}
+
+awaitable<void> HttpServer::serve(std::shared_ptr<HttpConnection> connection) {
+  try {
+    co_await connection->run();
+  } catch (const std::exception& error) {
+    spdlog::error("an HTTP connection failed: {}", error.what());
+    connection->close();
+  }
+  connections_.remove(connection);
+  --counters_.connections;
+}
+
+// The connection that has been idle for longest is closed for a new one.
+bool HttpServer::make_room() {
+  const auto idle =
+      std::find_if(connections_.begin(), connections_.end(), [](const auto& c) { return c->idle(); });
+  if (idle == connections_.end()) return false;
+  (*idle)->close();
+  return true;
+}
+
+// Without a coroutine or a wait: one that is refused must cost nothing.
+void HttpServer::refuse_connection(tcp::socket socket) {
+  ++counters_.refused;
+  const HttpResponse response = handler_.refusal(503, "too many connections; try again");
+  const std::string text = fmt::format(
+      "HTTP/1.1 503 Service Unavailable\r\nContent-Type: {}\r\nRetry-After: 1\r\nContent-Length: {}\r\n"
+      "Connection: close\r\n\r\n{}",
+      response.content_type, response.body.size(), response.body);
+  error_code ignored;
+  socket.non_blocking(true, ignored);
+  socket.write_some(asio::buffer(text), ignored);
+  socket.shutdown(tcp::socket::shutdown_send, ignored);
+}
+
+awaitable<void> HttpServer::sweep() {
+  const auto shortest = std::min({limits_.idle, limits_.header, limits_.body, limits_.write, limits_.linger});
+  const auto period = std::clamp(shortest / 4, std::chrono::milliseconds(20), std::chrono::milliseconds(500));
+  while (!stopped_) {
+    sweep_timer_.expires_after(period);
+    error_code ignored;
+    co_await sweep_timer_.async_wait(redirect_error(use_awaitable, ignored));
+    const auto now = steady_clock::now();
+    for (const std::shared_ptr<HttpConnection>& connection : connections_) {
+      if (!connection->overdue(now)) continue;
+      ++counters_.dropped;
+      connection->close();
+    }
+  }
+  --loops_;
+}
+
+bool HttpServer::all_ended(bool cut_off) {
+  if (cut_off) {
+    for (const std::shared_ptr<HttpConnection>& connection : connections_) connection->close();
+  }
+  if (!connections_.empty()) return false;
+  stopped_ = true;
+  sweep_timer_.cancel();
+  return loops_ == 0;
+}
+
+void HttpServer::stop(std::chrono::milliseconds grace, const std::function<void()>& on_hurry) {
+  io_.call([this] {
+    stopping_ = true;
+    error_code ignored;
+    acceptor_.close(ignored);
+    for (const std::shared_ptr<HttpConnection>& connection : connections_) {
+      if (connection->idle()) connection->close();
+    }
+    return 0;
+  });
+  auto end_of_grace = steady_clock::now() + grace;
+  bool told = false;
+  while (
+      !io_.call([&] { return all_ended(told && steady_clock::now() > end_of_grace + kCutOffAfterHurry); })) {
+    if (!told && (hurried_ || steady_clock::now() >= end_of_grace)) {
+      told = true;
+      end_of_grace = steady_clock::now();
+      if (on_hurry) io_.call([&] { return on_hurry(), 0; });
+    }
+    std::this_thread::sleep_for(10ms);
+  }
+}
+
+}  // namespace shoal

@@ -1,0 +1,362 @@
+#include "node/http/openai_request.h"
+
+#include <fmt/format.h>
+
+#include <boost/json.hpp>
+#include <charconv>
+#include <cmath>
+#include <limits>
+
+namespace shoal {
+
+namespace json = boost::json;
+
+namespace {
+
+// Thrown inside this file alone and caught at its door.
+struct FieldError {
+  ApiError error;
+};
+
+[[noreturn]] void refuse(const std::string& field, const std::string& problem) {
+  throw FieldError{{400, fmt::format("{}: {}", field, problem), field, "", 0}};
+}
+
+const char* kind_name(const json::value& value) {
+  switch (value.kind()) {
+    case json::kind::null:
+      return "null";
+    case json::kind::bool_:
+      return "a boolean";
+    case json::kind::int64:
+    case json::kind::uint64:
+      return "an integer";
+    case json::kind::double_:
+      return "a number";
+    case json::kind::string:
+      return "a string";
+    case json::kind::array:
+      return "an array";
+    default:
+      return "an object";
+  }
+}
+
+// Reads members of one object. A member that is null counts as absent, as OpenAI's clients send it.
+class Fields {
+ public:
+  Fields(const json::object& object, std::string path) : object_(object), path_(std::move(path)) {}
+
+  std::string path(const char* key) const { return path_.empty() ? key : path_ + "." + key; }
+  const json::value* find(const char* key) const {
+    const json::value* value = object_.if_contains(key);
+    return value == nullptr || value->is_null() ? nullptr : value;
+  }
+  bool boolean(const char* key, bool fallback) const {
+    const json::value* value = find(key);
+    if (value == nullptr) return fallback;
+    if (!value->is_bool()) refuse(path(key), fmt::format("must be true or false, not {}", kind_name(*value)));
+    return value->get_bool();
+  }
+  std::optional<int> integer(const char* key, int low, int high) const {
+    const json::value* value = find(key);
+    if (value == nullptr) return std::nullopt;
+    const std::string range = fmt::format("must be an integer from {} to {}", low, high);
+    if (value->is_uint64()) refuse(path(key), range);
+    if (!value->is_int64()) refuse(path(key), fmt::format("{}, not {}", range, kind_name(*value)));
+    const int64_t number = value->get_int64();
+    if (number < low || number > high) refuse(path(key), fmt::format("{}, not {}", range, number));
+    return static_cast<int>(number);
+  }
+  float number(const char* key, float fallback, double low, double high) const {
+    const json::value* value = find(key);
+    return value == nullptr ? fallback : number_of(*value, path(key), low, high);
+  }
+  std::string text(const char* key) const {
+    const json::value* value = find(key);
+    if (value == nullptr) return "";
+    if (!value->is_string()) refuse(path(key), fmt::format("must be a string, not {}", kind_name(*value)));
+    return std::string(value->get_string());
+  }
+  // A field for what is not offered: refused unless absent, null, or one of the values that ask for nothing.
+  void not_offered(const char* key, std::initializer_list<json::value> harmless, const char* why) const {
+    const json::value* value = find(key);
+    if (value == nullptr) return;
+    for (const json::value& allowed : harmless) {
+      if (*value == allowed) return;
+    }
+    refuse(path(key), why);
+  }
+
+  static float number_of(const json::value& value, const std::string& path, double low, double high) {
+    if (!value.is_number()) refuse(path, fmt::format("must be a number, not {}", kind_name(value)));
+    const double number = value.to_number<double>();
+    if (!std::isfinite(number) || number < low || number > high)
+      refuse(path, fmt::format("must be a number from {} to {}", low, high));
+    return static_cast<float>(number);
+  }
+
+ private:
+  const json::object& object_;
+  std::string path_;
+};
+
+json::object parse_object(std::string_view body) {
+  json::parse_options options;
+  options.max_depth = kJsonDepthMax;
+  json::error_code code;
+  json::value value = json::parse(body, code, {}, options);
+  if (code == json::error::too_deep)
+    throw FieldError{{400, fmt::format("the body is nested more than {} deep", kJsonDepthMax), "", "", 0}};
+  if (code) throw FieldError{{400, "the body is not valid JSON: " + code.message(), "", "invalid_json", 0}};
+  if (!value.is_object())
+    throw FieldError{
+        {400, fmt::format("the body must be a JSON object, not {}", kind_name(value)), "", "", 0}};
+  return std::move(value.get_object());
+}
+
+bool blank(std::string_view text) {
+  return text.find_first_not_of(" \t\r\n\f\v") == std::string_view::npos;
+}
+
+// ---- chat messages ----
+
+// A string, or parts of which each is a text.
+std::string content_of(const json::value& value, const std::string& path) {
+  if (value.is_string()) return std::string(value.get_string());
+  if (!value.is_array())
+    refuse(path, fmt::format("must be a string or an array of parts, not {}", kind_name(value)));
+  std::string text;
+  for (size_t i = 0; i < value.get_array().size(); ++i) {
+    const std::string here = fmt::format("{}[{}]", path, i);
+    const json::object* part = value.get_array()[i].if_object();
+    if (part == nullptr) refuse(here, "must be an object with type and text");
+    const Fields fields(*part, here);
+    const std::string type = fields.text("type");
+    if (type != "text")
+      refuse(here + ".type", fmt::format("only \"text\" parts are offered, not \"{}\"", type));
+    if (fields.find("text") == nullptr) refuse(here + ".text", "is missing");
+    text += fields.text("text");
+  }
+  return text;
+}
+
+ChatMessage message_of(const json::value& value, const std::string& path) {
+  const json::object* object = value.if_object();
+  if (object == nullptr) refuse(path, fmt::format("must be an object, not {}", kind_name(value)));
+  const Fields fields(*object, path);
+  ChatMessage message;
+  message.role = fields.text("role");
+  if (message.role == "developer") message.role = "system";  // OpenAI's newer name for it
+  if (message.role != "system" && message.role != "user" && message.role != "assistant") {
+    refuse(path + ".role", message.role.empty()
+                               ? "is missing"
+                               : fmt::format("must be system, developer, user or assistant, not "
+                                             "\"{}\"",
+                                             message.role));
+  }
+  fields.not_offered("tool_calls", {json::array{}}, "tool calls are not offered");
+  const json::value* content = fields.find("content");
+  if (content == nullptr) refuse(path + ".content", "is missing");
+  message.content = content_of(*content, path + ".content");
+  return message;
+}
+
+void read_messages(const Fields& fields, CompletionRequest& request) {
+  const json::value* messages = fields.find("messages");
+  if (messages == nullptr) refuse("messages", "is missing");
+  if (!messages->is_array())
+    refuse("messages", fmt::format("must be an array, not {}", kind_name(*messages)));
+  const json::array& list = messages->get_array();
+  if (list.empty()) refuse("messages", "must hold at least one message");
+  if (list.size() > kMessagesMax)
+    refuse("messages", fmt::format("holds more than {} messages", kMessagesMax));
+  bool any = false;
+  for (size_t i = 0; i < list.size(); ++i) {
+    request.messages.push_back(message_of(list[i], fmt::format("messages[{}]", i)));
+    any = any || !blank(request.messages.back().content);
+  }
+  if (!any) refuse("messages", "say nothing: all contents are empty");
+}
+
+// ---- prompts ----
+
+std::vector<int32_t> tokens_of(const json::array& list, const std::string& path) {
+  std::vector<int32_t> tokens;
+  tokens.reserve(list.size());
+  for (const json::value& item : list) {
+    const int64_t* token = item.if_int64();
+    if (token == nullptr) refuse(path, fmt::format("an array of token ids holds {}", kind_name(item)));
+    if (*token < 0 || *token > std::numeric_limits<int32_t>::max())
+      refuse(path, fmt::format("{} is not a token id", *token));
+    tokens.push_back(static_cast<int32_t>(*token));
+  }
+  return tokens;
+}
+
+PromptInput prompt_of(const json::value& value, const std::string& path) {
+  if (value.is_string()) {
+    if (value.get_string().empty()) refuse(path, "is empty");
+    return std::string(value.get_string());
+  }
+  if (!value.is_array()) refuse(path, fmt::format("must be a string or token ids, not {}", kind_name(value)));
+  if (value.get_array().empty()) refuse(path, "is empty");
+  return tokens_of(value.get_array(), path);
+}
+
+void read_prompts(const Fields& fields, CompletionRequest& request) {
+  const json::value* prompt = fields.find("prompt");
+  if (prompt == nullptr) refuse("prompt", "is missing");
+  const json::array* list = prompt->if_array();
+  const bool several = list != nullptr && !list->empty() && !list->front().is_number();
+  if (!several) {
+    request.prompts.push_back(prompt_of(*prompt, "prompt"));
+    return;
+  }
+  if (list->size() > kChoicesMax) refuse("prompt", fmt::format("holds more than {} prompts", kChoicesMax));
+  for (size_t i = 0; i < list->size(); ++i)
+    request.prompts.push_back(prompt_of((*list)[i], fmt::format("prompt[{}]", i)));
+}
+
+// ---- fields of both endpoints ----
+
+void read_stop(const Fields& fields, CompletionRequest& request) {
+  const json::value* stop = fields.find("stop");
+  if (stop == nullptr) return;
+  auto add = [&](const json::value& value, const std::string& path) {
+    if (!value.is_string()) refuse(path, fmt::format("must be a string, not {}", kind_name(value)));
+    const json::string& text = value.get_string();
+    if (text.empty()) refuse(path, "is empty");
+    if (text.size() > kStopBytesMax) refuse(path, fmt::format("is longer than {} bytes", kStopBytesMax));
+    request.stop.emplace_back(text);
+  };
+  if (!stop->is_array()) return add(*stop, "stop");
+  const json::array& list = stop->get_array();
+  if (list.size() > kStopsMax) refuse("stop", fmt::format("holds more than {} strings", kStopsMax));
+  for (size_t i = 0; i < list.size(); ++i) add(list[i], fmt::format("stop[{}]", i));
+}
+
+void read_logit_bias(const Fields& fields, CompletionRequest& request) {
+  const json::value* bias = fields.find("logit_bias");
+  if (bias == nullptr) return;
+  const json::object* map = bias->if_object();
+  if (map == nullptr) refuse("logit_bias", fmt::format("must be an object, not {}", kind_name(*bias)));
+  if (map->size() > kLogitBiasMax)
+    refuse("logit_bias", fmt::format("names more than {} tokens", kLogitBiasMax));
+  for (const auto& [key, value] : *map) {
+    int32_t token = -1;
+    const auto [rest, errc] = std::from_chars(key.data(), key.data() + key.size(), token);
+    if (errc != std::errc() || rest != key.data() + key.size() || token < 0)
+      refuse("logit_bias", "its keys must be token ids");
+    request.logit_bias.emplace_back(token,
+                                    Fields::number_of(value, fmt::format("logit_bias.{}", token), -100, 100));
+  }
+}
+
+void read_sampling(const Fields& fields, CompletionRequest& request) {
+  SamplerOptions& s = request.sampling;
+  s.temperature = fields.number("temperature", s.temperature, 0, 2);
+  s.top_p = fields.number("top_p", s.top_p, 0, 1);
+  if (s.top_p == 0) s.top_p = std::numeric_limits<float>::min();  // only the best token is left
+  s.min_p = fields.number("min_p", s.min_p, 0, 1);
+  s.top_k = fields.integer("top_k", 0, 1 << 20).value_or(s.top_k);
+  s.frequency_penalty = fields.number("frequency_penalty", 0, -2, 2);
+  s.presence_penalty = fields.number("presence_penalty", 0, -2, 2);
+  s.repeat_penalty = fields.number("repetition_penalty", 1, 0.01, 100);
+  const json::value* seed = fields.find("seed");
+  if (seed == nullptr) return;
+  if (!seed->is_int64() && !seed->is_uint64())
+    refuse("seed", fmt::format("must be an integer of 64 bits, not {}", kind_name(*seed)));
+  request.seeded = true;
+  s.seed = seed->is_int64() ? static_cast<uint64_t>(seed->get_int64()) : seed->get_uint64();
+}
+
+// Constrained answers plug in here.
+void read_response_format(const Fields& fields) {
+  const json::value* format = fields.find("response_format");
+  if (format == nullptr) return;
+  const json::object* object = format->if_object();
+  if (object == nullptr)
+    refuse("response_format", fmt::format("must be an object, not {}", kind_name(*format)));
+  const std::string type = Fields(*object, "response_format").text("type");
+  if (type != "text")
+    refuse("response_format", fmt::format("only {{\"type\": \"text\"}} is offered, not \"{}\"", type));
+}
+
+void read_common(const Fields& fields, CompletionRequest& request) {
+  request.model = fields.text("model");
+  request.user = fields.text("user");
+  request.n = fields.integer("n", 1, kChoicesMax).value_or(1);
+  request.stream = fields.boolean("stream", false);
+  request.ignore_end = fields.boolean("ignore_eos", false);
+  if (const json::value* options = fields.find("stream_options")) {
+    if (!options->is_object())
+      refuse("stream_options", fmt::format("must be an object, not {}", kind_name(*options)));
+    if (!request.stream) refuse("stream_options", "is for streaming: set stream to true");
+    request.include_usage = Fields(options->get_object(), "stream_options").boolean("include_usage", false);
+  }
+  request.max_tokens = fields.integer("max_tokens", 1, std::numeric_limits<int>::max());
+  read_sampling(fields, request);
+  read_stop(fields, request);
+  read_logit_bias(fields, request);
+  read_response_format(fields);
+  fields.not_offered("tools", {json::array{}}, "tools are not offered");
+  fields.not_offered("functions", {json::array{}}, "functions are not offered");
+  fields.not_offered("tool_choice", {"none", "auto"}, "tools are not offered");
+  fields.not_offered("function_call", {"none", "auto"}, "functions are not offered");
+}
+
+CompletionRequest read_chat(std::string_view body) {
+  const json::object object = parse_object(body);
+  const Fields fields(object, "");
+  CompletionRequest request;
+  request.chat = true;
+  read_messages(fields, request);
+  read_common(fields, request);
+  const std::optional<int> newer =
+      fields.integer("max_completion_tokens", 1, std::numeric_limits<int>::max());
+  if (newer) request.max_tokens = newer;
+  const bool wants = fields.boolean("logprobs", false);
+  const std::optional<int> top = fields.integer("top_logprobs", 0, kTopLogprobsMax);
+  if (top.value_or(0) > 0 && !wants) refuse("top_logprobs", "needs logprobs: true");
+  if (wants) request.logprobs = top.value_or(0);
+  fields.not_offered("modalities", {json::array{"text"}}, "only text is offered");
+  fields.not_offered("audio", {}, "only text is offered");
+  return request;
+}
+
+CompletionRequest read_text(std::string_view body) {
+  const json::object object = parse_object(body);
+  const Fields fields(object, "");
+  CompletionRequest request;
+  read_prompts(fields, request);
+  read_common(fields, request);
+  if (static_cast<int>(request.prompts.size()) * request.n > kChoicesMax)
+    refuse("n", fmt::format("prompts times n may be at most {}", kChoicesMax));
+  if (!request.max_tokens) request.max_tokens = 16;  // as OpenAI's reference says
+  request.logprobs = fields.integer("logprobs", 0, kTopLogprobsMax).value_or(-1);
+  fields.not_offered("best_of", {1, request.n}, "only best_of equal to n is offered");
+  fields.not_offered("echo", {false}, "echo is not offered");
+  fields.not_offered("suffix", {""}, "suffix is not offered");
+  fields.not_offered("prompt_embeds", {}, "prompt_embeds is not offered: send text or token ids");
+  return request;
+}
+
+ApiResult<CompletionRequest> guarded(CompletionRequest (*read)(std::string_view), std::string_view body) {
+  try {
+    return read(body);
+  } catch (const FieldError& refused) {
+    return refused.error;
+  }
+}
+
+}  // namespace
+
+ApiResult<CompletionRequest> parse_chat_request(std::string_view body) {
+  return guarded(read_chat, body);
+}
+ApiResult<CompletionRequest> parse_text_request(std::string_view body) {
+  return guarded(read_text, body);
+}
+
+}  // namespace shoal

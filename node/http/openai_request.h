@@ -1,0 +1,54 @@
+// The bodies of /v1/chat/completions and /v1/completions, checked field by field. JSON text in, a typed
+// request or an error that names the field out; nothing here knows sockets, tokenizer or model. Unknown
+// fields are let pass, known ones of a wrong type or out of range are refused, and so is every known field
+// that asks for what Shoal does not do (tools, images, best_of, ...): never silently ignored. Bounded:
+// nesting 64, and the limits below. Field names and ranges: OpenAI's public API reference; extensions are
+// top_k, min_p, repetition_penalty and ignore_eos.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <variant>
+#include <vector>
+
+#include "model/chat_template.h"
+#include "model/sampler.h"
+#include "node/http/api_error.h"
+
+namespace shoal {
+
+inline constexpr int kJsonDepthMax = 64;
+inline constexpr size_t kMessagesMax = 4096;   // of one conversation
+inline constexpr int kChoicesMax = 16;         // answers to one request: prompts times n
+inline constexpr size_t kStopsMax = 16;        // stop strings
+inline constexpr size_t kStopBytesMax = 256;   // of one of them
+inline constexpr size_t kLogitBiasMax = 1024;  // biased tokens
+inline constexpr int kTopLogprobsMax = 20;
+
+using PromptInput = std::variant<std::string, std::vector<int32_t>>;  // text, or token ids
+
+struct CompletionRequest {
+  bool chat = false;
+  std::string model;                  // empty: not given
+  std::vector<ChatMessage> messages;  // chat: at least one
+  std::vector<PromptInput> prompts;   // otherwise: at least one, none empty
+  int n = 1;                          // answers to each prompt
+  std::optional<int> max_tokens;      // absent: chat goes on to the end of the context
+  std::vector<std::string> stop;
+  SamplerOptions sampling;  // seed is set where `seeded`
+  bool seeded = false;
+  bool stream = false;
+  bool include_usage = false;
+  int logprobs = -1;  // so many of the best candidates are told with each token; -1: no log-probabilities
+  std::vector<std::pair<int32_t, float>> logit_bias;  // token, added to its logit; ids not yet checked
+  std::string user;
+  bool ignore_end = false;
+};
+
+ApiResult<CompletionRequest> parse_chat_request(std::string_view body);
+ApiResult<CompletionRequest> parse_text_request(std::string_view body);
+
+}  // namespace shoal

@@ -1,0 +1,124 @@
+// shoal serve: the cluster behind an OpenAI-compatible HTTP server on the head.
+#include <fmt/format.h>
+#include <signal.h>
+#include <spdlog/spdlog.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include <boost/asio/signal_set.hpp>
+
+#include "node/command_support.h"
+#include "node/commands.h"
+#include "node/http/api_handler.h"
+#include "node/http/http_server.h"
+
+namespace shoal {
+namespace {
+
+using boost::asio::ip::tcp;
+
+struct Door {
+  tcp::endpoint endpoint;
+  ApiKeys keys;
+};
+
+// Where to listen and who may come in, from the flags and the cluster file. Throws SetupError.
+Door door_of(const ClusterConfig& config, const ServeFlags& flags) {
+  const bool by_flag = !flags.listen.empty();
+  const std::string listen = by_flag                       ? flags.listen
+                             : config.serve.listen.empty() ? "127.0.0.1:8080"
+                                                           : config.serve.listen;
+  Door door;
+  door.endpoint = parse_listen(listen, by_flag ? "--listen" : config.path + ": serve.listen");
+  const std::string& file = flags.api_key_file.empty() ? config.serve.api_key_file : flags.api_key_file;
+  if (!file.empty()) door.keys = ApiKeys::from_file(file);
+  if (door.keys.empty() && !door.endpoint.address().is_loopback() && !flags.without_keys) {
+    throw SetupError(
+        fmt::format("{} can be reached from other machines and there are no API keys: give --api-key-file "
+                    "FILE, listen on 127.0.0.1, or say --without-api-key if anybody there may use it",
+                    listen));
+  }
+  return door;
+}
+
+// As many files as the system lets us open: each connection is one.
+void raise_file_limit() {
+  rlimit limit{};
+  if (getrlimit(RLIMIT_NOFILE, &limit) != 0) return;
+  limit.rlim_cur = limit.rlim_max;
+  setrlimit(RLIMIT_NOFILE, &limit);
+}
+
+// Calls `first` at the first SIGINT or SIGTERM and `again` at the next, on the io thread.
+class StopSignals {
+ public:
+  StopSignals(IoThread& io, std::function<void()> first, std::function<void()> again)
+      : io_(io),
+        signals_(io.executor(), SIGINT, SIGTERM),
+        first_(std::move(first)),
+        again_(std::move(again)) {
+    io_.call([this] { return wait(), 0; });
+  }
+  ~StopSignals() {
+    io_.call([this] { return signals_.cancel(), 0; });
+  }
+
+ private:
+  void wait() {
+    signals_.async_wait([this](const boost::system::error_code& cancelled, int) {
+      if (cancelled) return;
+      (came_ ? again_ : first_)();
+      came_ = true;
+      wait();
+    });
+  }
+  IoThread& io_;
+  boost::asio::signal_set signals_;
+  std::function<void()> first_, again_;
+  bool came_ = false;
+};
+
+void serve(Cluster& cluster, const Door& door, const ServeFlags& flags) {
+  raise_file_limit();
+  IoThread& io = cluster.node->io();
+  ApiMetrics metrics;
+  StatsCollector stats(*cluster.node);
+  CompletionService service(cluster, metrics);
+  ApiHandler handler(cluster, service, metrics, stats, door.keys);
+  HttpServer server(io, handler, HttpLimits());
+  handler.set_server(server);
+  const tcp::endpoint endpoint = server.listen(door.endpoint);
+  const StopSignals signals(
+      io,
+      [&] {
+        handler.set_stopping();
+        stats.stop();
+      },
+      [&] { server.hurry(); });
+  const std::string host = endpoint.address().is_v6() ? fmt::format("[{}]", endpoint.address().to_string())
+                                                      : endpoint.address().to_string();
+  std::fputs(fmt::format("serving {} on http://{}:{} (process {})\n", service.model_id(), host,
+                         endpoint.port(), getpid())
+                 .c_str(),
+             stderr);
+  stats.run();
+  spdlog::info("stopping: answers under way have {:g} s", flags.grace_s);
+  server.stop(std::chrono::milliseconds(static_cast<int64_t>(flags.grace_s * 1e3)),
+              [&] { service.cancel_all(); });
+}
+
+}  // namespace
+
+int serve_command(const CommonFlags& common, const ServeFlags& flags) {
+  Door door = door_of(config_of(common), flags);  // refused before anything is measured or loaded
+  // A signal to end goes to all processes of a cluster, as mpirun passes it on: the head lets answers finish
+  // and then ends the others, so those wait for it.
+  auto on_worker = [](Cluster&) {
+    signal(SIGINT, SIG_IGN);
+    signal(SIGTERM, SIG_IGN);
+  };
+  return with_cluster(
+      common, [&](Cluster& cluster) { serve(cluster, door, flags); }, on_worker);
+}
+
+}  // namespace shoal
