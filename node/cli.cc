@@ -24,7 +24,7 @@ void add_cluster_flags(CLI::App& app, CommonFlags& flags) {
   app.add_option("--context", flags.context, "tokens per sequence, answer included")
       ->check(CLI::Range(16, 1 << 20));
   app.add_option("--sequences", flags.sequences, "concurrent sequences")->check(CLI::Range(1, 4096));
-  app.add_option("--objective", flags.objective, "latency | throughput");
+  app.add_option("--objective", flags.objective, "latency | throughput | energy (plan: what to make best)");
   app.add_option("--keep-on-head", flags.keep_on_head, "none | first-layer | ends");
   app.add_flag("-q,--quiet", flags.quiet, "only the answer: no plan, no table");
 }
@@ -77,6 +77,8 @@ int run_parsed(int argc, char** argv) {
   add_cluster_flags(*plan_app, common);
   plan_app->add_flag("--explain", plan.explain, "in words, with each device's share and reason");
   plan_app->add_flag("--json", plan.json, "for machines");
+  plan_app->add_option("--profile", plan.profiles,
+                       "plan from a profile (JSON) without devices; several: models offered, the best first");
   CLI::App* probe_app = app.add_subcommand("probe", "measure this device");
   add_cluster_flags(*probe_app, common);
   probe_app->add_flag("--json", probe_json, "for machines");

@@ -278,6 +278,8 @@ ModelProfile make_model_profile(const GgufFile& file, const ModelConfig& config,
   profile.name = config.name;
   profile.n_layer = config.n_layer;
   profile.n_embd = config.n_embd;
+  profile.context = cluster.context;
+  profile.sequences = cluster.sequences;
   profile.embedding_bytes = units.embedding;
   profile.layer_bytes = units.layers;
   for (int i = 0; i < config.n_layer; ++i) {

@@ -37,6 +37,7 @@ struct RunFlags {
 struct PlanFlags {
   bool explain = false;
   bool json = false;
+  std::vector<std::string> profiles;  // --profile: planning profiles instead of a cluster
 };
 
 struct BenchFlags {

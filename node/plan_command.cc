@@ -3,19 +3,23 @@
 #include <fmt/format.h>
 #include <spdlog/spdlog.h>
 
-#include <cstdio>
+#include <filesystem>
+#include <fstream>
+#include <sstream>
 
 #include "node/command_support.h"
+#include "node/plan_report.h"
 #include "node/probe.h"
 #include "node/process_memory.h"
+#include "planner/profile_json.h"
 
 namespace shoal {
 namespace {
 
 constexpr LinkProfile kAssumedLink{200e-6, 125e6};  // 0.2 ms, 1 Gbit/s
 
-// Plans for the whole cluster from this device's measurement alone.
-void plan_alone(Cluster& cluster, const CommonFlags& common) {
+// The input for the whole cluster from this device's measurement alone.
+void measure_alone(Cluster& cluster, const CommonFlags& common) {
   cluster.file = std::make_unique<GgufFile>(GgufFile::open(cluster.config.model));
   cluster.model = ModelConfig::from(*cluster.file);
   cluster.kernels = &select_kernels(common.kernels);
@@ -50,41 +54,51 @@ void plan_alone(Cluster& cluster, const CommonFlags& common) {
     input.links.set_both(cluster.config.node_index(link.a), cluster.config.node_index(link.b), given);
   }
   complete_plan_input(cluster);
-  cluster.plan = make_plan(input);
+}
+
+std::string read_profile_file(const std::string& path) {
+  std::error_code ec;
+  if (!std::filesystem::is_regular_file(path, ec)) throw SetupError(path + ": no such profile");
+  if (std::filesystem::file_size(path, ec) > kProfileJsonBytesMax)
+    throw SetupError(path + ": too large for a profile");
+  std::ifstream in(path, std::ios::binary);
+  std::stringstream text;
+  text << in.rdbuf();
+  if (!in) throw SetupError(path + ": cannot be read");
+  return text.str();
+}
+
+PlanInput input_from_profile(const std::string& path, const CommonFlags& common) {
+  Result<PlanInput> read = profile_from_json(read_profile_file(path), path);
+  if (read.has_error()) throw SetupError(read.error().message);
+  PlanInput input = std::move(*read);
+  if (!common.objective.empty()) input.objective = parse_objective(common.objective);
+  if (!common.keep_on_head.empty()) input.constraints.keep_on_head = parse_keep_on_head(common.keep_on_head);
+  return input;
 }
 
 }  // namespace
 
 int plan_command(const CommonFlags& common, const PlanFlags& flags) {
-  if (common.config.empty()) throw SetupError("shoal plan needs a cluster file: -c CLUSTER.yaml");
+  if (!flags.profiles.empty()) {
+    if (!common.config.empty())
+      throw SetupError("give a cluster file (-c) or a profile (--profile), not both");
+    std::vector<PlanInput> offers;
+    for (const std::string& path : flags.profiles) offers.push_back(input_from_profile(path, common));
+    answer_plan_questions(std::move(offers), flags);
+    return kExitDone;
+  }
+  if (common.config.empty())
+    throw SetupError("shoal plan needs a cluster file (-c CLUSTER.yaml) or a profile (--profile FILE.json)");
   const std::unique_ptr<Bootstrap> bootstrap = make_bootstrap();
   Cluster cluster;
   load_config_together(cluster, *bootstrap, common);
   if (bootstrap->size() == 1 && cluster.config.nodes.size() > 1 && !started_by_mpirun()) {
-    plan_alone(cluster, common);
+    measure_alone(cluster, common);
   } else {
     plan_cluster(cluster, *bootstrap, options_of(common));
   }
-  if (bootstrap->rank() != 0) return kExitDone;
-  if (flags.json) {
-    std::fputs((plan_to_json(cluster.plan) + "\n").c_str(), stdout);
-  } else if (flags.explain) {
-    std::fputs(render_explanation(cluster.plan_input, cluster.plan).c_str(), stdout);
-  } else {
-    for (const StageAssignment& stage : cluster.plan.stages) {
-      std::fputs(
-          fmt::format("{}: {}layers {}-{}{}\n", cluster.plan.devices[static_cast<size_t>(stage.device)],
-                      stage.embedding ? "embedding, " : "", stage.layer_begin, stage.layer_end - 1,
-                      stage.output ? ", output" : "")
-              .c_str(),
-          stdout);
-    }
-    std::fputs(
-        fmt::format("predicted: {:.2f} ms a token alone, {:.1f} tokens/s full\n",
-                    cluster.plan.predicted.seconds_per_token * 1e3, cluster.plan.predicted.tokens_per_second)
-            .c_str(),
-        stdout);
-  }
+  if (bootstrap->rank() == 0) answer_plan_questions({cluster.plan_input}, flags);
   return kExitDone;
 }
 

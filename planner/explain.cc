@@ -10,7 +10,15 @@
 namespace shoal {
 
 std::string_view to_string(Objective objective) {
-  return objective == Objective::kLatency ? "latency" : "throughput";
+  switch (objective) {
+    case Objective::kLatency:
+      return "latency";
+    case Objective::kThroughput:
+      return "throughput";
+    case Objective::kEnergy:
+      return "energy";
+  }
+  return "latency";
 }
 
 std::string_view to_string(KeepOnHead keep) {
@@ -26,9 +34,10 @@ std::string_view to_string(KeepOnHead keep) {
 }
 
 Objective parse_objective(std::string_view text) {
-  for (Objective objective : {Objective::kLatency, Objective::kThroughput})
+  for (Objective objective : kObjectives)
     if (text == to_string(objective)) return objective;
-  throw SetupError("objective \"" + std::string(text) + "\" is not known; it is latency or throughput");
+  throw SetupError("objective \"" + std::string(text) +
+                   "\" is not known; it is latency, throughput or energy");
 }
 
 KeepOnHead parse_keep_on_head(std::string_view text) {

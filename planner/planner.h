@@ -16,7 +16,8 @@ namespace shoal {
 // The best plan for input.objective, or the manual one checked and evaluated. Exact (Plan::gap is 0) unless
 // the search meets its named limit, then the best plan found with its proven gap. Throws SetupError: an
 // inconsistent input, no feasible plan (which memory is missing and how much), more distinct devices than can
-// be planned. Latency: least Prediction::seconds_per_token. Throughput: least bottleneck; among plans of
+// be planned. Latency: least Prediction::seconds_per_token. Energy: least Prediction::joules_per_token
+// (planner/energy.h). Throughput: least bottleneck; among plans of
 // equal bottleneck the one with the shortest lap of a full step that a short search finds (the bottleneck is
 // exact, this tie-break need not be).
 Plan make_plan(const PlanInput& input);
@@ -48,7 +49,8 @@ Result<DeviceProfile> device_profile_from_json(std::string_view text);
 // order. Hash it.
 std::string canonical_plan_text(const Plan& plan);
 
-std::string_view to_string(Objective objective);   // "latency", "throughput"
+inline constexpr Objective kObjectives[] = {Objective::kLatency, Objective::kThroughput, Objective::kEnergy};
+std::string_view to_string(Objective objective);   // "latency", "throughput", "energy"
 std::string_view to_string(KeepOnHead keep);       // "none", "first-layer", "ends"
 Objective parse_objective(std::string_view text);  // throws SetupError naming the choices
 KeepOnHead parse_keep_on_head(std::string_view text);
