@@ -3,15 +3,12 @@
 #include <fmt/format.h>
 #include <spdlog/spdlog.h>
 
-#include <filesystem>
-#include <fstream>
-#include <sstream>
-
 #include "node/command_support.h"
 #include "node/plan_report.h"
 #include "node/probe.h"
 #include "node/process_memory.h"
 #include "planner/profile_json.h"
+#include "planner/service.h"
 
 namespace shoal {
 namespace {
@@ -46,6 +43,8 @@ void measure_alone(Cluster& cluster, const CommonFlags& common) {
     }
     if (!known) profile = probe_device(*cluster.file, cluster.model, *cluster.kernels, probe);
     profile.name = node.name;
+    profile.idle_watts = node.idle_watts;
+    profile.busy_watts = node.busy_watts;
     input.devices.push_back(profile);
   }
   for (const LinkConfig& link : cluster.config.links) {
@@ -56,25 +55,32 @@ void measure_alone(Cluster& cluster, const CommonFlags& common) {
   complete_plan_input(cluster);
 }
 
-std::string read_profile_file(const std::string& path) {
-  std::error_code ec;
-  if (!std::filesystem::is_regular_file(path, ec)) throw SetupError(path + ": no such profile");
-  if (std::filesystem::file_size(path, ec) > kProfileJsonBytesMax)
-    throw SetupError(path + ": too large for a profile");
-  std::ifstream in(path, std::ios::binary);
-  std::stringstream text;
-  text << in.rdbuf();
-  if (!in) throw SetupError(path + ": cannot be read");
-  return text.str();
-}
-
 PlanInput input_from_profile(const std::string& path, const CommonFlags& common) {
-  Result<PlanInput> read = profile_from_json(read_profile_file(path), path);
+  Result<PlanInput> read = profile_from_json(read_text_file(path, "profile", kProfileJsonBytesMax), path);
   if (read.has_error()) throw SetupError(read.error().message);
   PlanInput input = std::move(*read);
   if (!common.objective.empty()) input.objective = parse_objective(common.objective);
   if (!common.keep_on_head.empty()) input.constraints.keep_on_head = parse_keep_on_head(common.keep_on_head);
+  if (common.context > 0 || common.sequences > 0) {
+    input = with_cache_for(input, common.context > 0 ? common.context : input.model.context,
+                           common.sequences > 0 ? common.sequences : input.model.sequences);
+  }
+  if (common.sequences > 0) input.workload.concurrency = common.sequences;
   return input;
+}
+
+// The inputs of the cluster with its model and with each of the others, from this device's measurement.
+std::vector<PlanInput> offers_alone(Cluster& cluster, const CommonFlags& common, const PlanFlags& flags) {
+  measure_alone(cluster, common);
+  std::vector<PlanInput> offers = {cluster.plan_input};
+  for (const std::string& model : flags.others) {
+    Cluster other;
+    other.config = cluster.config;
+    other.config.model = resolve_model_path(model, cluster.config.path);
+    measure_alone(other, common);
+    offers.push_back(std::move(other.plan_input));
+  }
+  return offers;
 }
 
 }  // namespace
@@ -85,7 +91,7 @@ int plan_command(const CommonFlags& common, const PlanFlags& flags) {
       throw SetupError("give a cluster file (-c) or a profile (--profile), not both");
     std::vector<PlanInput> offers;
     for (const std::string& path : flags.profiles) offers.push_back(input_from_profile(path, common));
-    answer_plan_questions(std::move(offers), flags);
+    answer_plan_questions(std::move(offers), {}, flags);
     return kExitDone;
   }
   if (common.config.empty())
@@ -94,11 +100,14 @@ int plan_command(const CommonFlags& common, const PlanFlags& flags) {
   Cluster cluster;
   load_config_together(cluster, *bootstrap, common);
   if (bootstrap->size() == 1 && cluster.config.nodes.size() > 1 && !started_by_mpirun()) {
-    measure_alone(cluster, common);
-  } else {
-    plan_cluster(cluster, *bootstrap, options_of(common));
+    answer_plan_questions(offers_alone(cluster, common, flags), cluster.config.plan, flags);
+    return kExitDone;
   }
-  if (bootstrap->rank() == 0) answer_plan_questions({cluster.plan_input}, flags);
+  if (!flags.others.empty())
+    throw SetupError(
+        "--or compares models from profiles or without mpirun; under mpirun plan one model at a time");
+  plan_cluster(cluster, *bootstrap, options_of(common));
+  if (bootstrap->rank() == 0) answer_plan_questions({cluster.plan_input}, cluster.config.plan, flags);
   return kExitDone;
 }
 

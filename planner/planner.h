@@ -9,6 +9,7 @@
 #include <string_view>
 
 #include "base/error.h"
+#include "planner/picture.h"
 #include "planner/types.h"
 
 namespace shoal {
@@ -35,7 +36,8 @@ std::string why_infeasible(const PlanInput& input, const std::vector<StageAssign
 MemoryUse device_memory(const std::vector<StageAssignment>& stages, int device);
 
 // The plan in words: a picture of the pipeline, a table of stages, the bottleneck, the prediction, reasons.
-std::string render_explanation(const PlanInput& input, const Plan& plan);
+std::string render_explanation(const PlanInput& input, const Plan& plan,
+                               PictureStyle style = PictureStyle::kAscii);
 
 // JSON for machines and for the wire; plan_from_json checks everything that a Plan promises of itself
 // (indices, ranges, every layer once, finite numbers) and accepts only text of kPlanJsonBytesMax.

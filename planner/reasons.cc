@@ -6,6 +6,7 @@
 
 #include "base/units.h"
 #include "planner/checks.h"
+#include "planner/device_kinds.h"
 
 namespace shoal {
 namespace {
@@ -127,6 +128,10 @@ std::vector<DeviceReason> reasons_or(const PlanInput& input, std::vector<StageAs
   std::vector<DeviceReason> reasons;
   for (int device = 0; device < static_cast<int>(input.devices.size()); ++device) {
     const bool used = uses(stages, device);
+    if (!used && !may_take_stage(input, device)) {
+      reasons.push_back({device, false, "left out: excluded"});
+      continue;
+    }
     reasons.push_back({device, used,
                        used ? used_text(input, stages, predicted, device)
                             : unused(input.devices[static_cast<size_t>(device)])});
