@@ -31,6 +31,11 @@ class EnergySearch {
       : input_(input), kinds_(device_kinds(input)), branches_left_(branches_max) {}
 
   Plan run() {
+    PlanInput fastest = input_;
+    fastest.objective = Objective::kLatency;
+    const Plan start = make_plan(fastest);
+    shortest_lap_ = start.predicted.seconds_per_token / (1 + start.gap);
+    keep_if_better(start);
     Branch root;
     for (const std::vector<int>& members : kinds_) {
       const bool needed =
@@ -38,7 +43,7 @@ class EnergySearch {
       root.low.push_back(needed ? 1 : 0);
       root.high.push_back(static_cast<int>(members.size()));
     }
-    visit(std::move(root), true);
+    visit(std::move(root));
     while (!open_.empty() && branches_left_ > 0) {
       const Branch branch = open_.top();
       if (branch.bound >= joules_ * kSame) break;
@@ -56,10 +61,25 @@ class EnergySearch {
     return input_.devices[static_cast<size_t>(kinds_[kind].front())].idle_watts;
   }
 
-  // The latency problem whose value is the joules of a plan that idles at `idle` watts.
+  void keep_if_better(const Plan& plan) {
+    std::vector<StageAssignment> stages = plan.stages;
+    const double joules = evaluate(input_, stages).joules_per_token;
+    if (joules < joules_) joules_ = joules, best_ = plan;
+  }
+
+  // The latency problem whose value is the least joules of a plan that idles at `idle` watts at least: the
+  // counted devices idle all the lap, and each other one that the plan enters for the shortest lap there is,
+  // at least. (The head is entered on the way home too, so nothing is charged there.)
   PlanInput weighted(const Branch& branch, double idle) const {
     PlanInput problem = input_;
     problem.objective = Objective::kLatency;
+    std::vector<double> entering(input_.devices.size(), 0);
+    for (size_t k = 0; k < kinds_.size(); ++k) {
+      for (size_t i = static_cast<size_t>(branch.low[k]); i < kinds_[k].size(); ++i) {
+        if (kinds_[k][i] != input_.constraints.head)
+          entering[static_cast<size_t>(kinds_[k][i])] = idle_of(k) * shortest_lap_;
+      }
+    }
     for (size_t k = 0; k < kinds_.size(); ++k)
       for (size_t i = static_cast<size_t>(branch.high[k]); i < kinds_[k].size(); ++i)
         problem.constraints.excluded.push_back(kinds_[k][i]);
@@ -74,6 +94,7 @@ class EnergySearch {
         LinkProfile link = problem.links.at(a, b);
         if (a == b || link.bytes_per_s <= 0) continue;
         link.latency_s *= idle;
+        link.latency_s += entering[static_cast<size_t>(b)];
         link.bytes_per_s = idle > 0 ? std::min(1e300, link.bytes_per_s / idle) : 1e300;
         problem.links.set(a, b, link);
       }
@@ -93,7 +114,7 @@ class EnergySearch {
   }
 
   // Bounds the branch, keeps its plan if it is the best so far, and the branch if it may hold a better one.
-  void visit(Branch branch, bool root) {
+  void visit(Branch branch) {
     --branches_left_;
     double idle = 0;
     for (size_t k = 0; k < kinds_.size(); ++k) idle += branch.low[k] * idle_of(k);
@@ -101,14 +122,12 @@ class EnergySearch {
     try {
       found = make_plan(weighted(branch, idle));
     } catch (const SetupError&) {
-      if (root) throw;
       return;  // nothing fits into so few devices
     }
     branch.bound = found.predicted.seconds_per_token / (1 + found.gap);
     const bool proven = found.gap == 0;
     branch.used = used_of(found.stages);
-    const double joules = evaluate(input_, found.stages).joules_per_token;
-    if (joules < joules_) joules_ = joules, best_ = std::move(found);
+    keep_if_better(found);
     if (branch.bound >= joules_ * kSame) return;
     if (widest_choice(branch).second > 0) {
       open_.push(std::move(branch));
@@ -134,13 +153,14 @@ class EnergySearch {
     Branch fewer = branch, more = branch;
     fewer.high[kind] = middle - 1;
     more.low[kind] = middle;
-    visit(std::move(fewer), false);
-    visit(std::move(more), false);
+    visit(std::move(fewer));
+    visit(std::move(more));
   }
 
   const PlanInput& input_;
   std::vector<std::vector<int>> kinds_;
   int branches_left_;
+  double shortest_lap_ = 0;
   std::priority_queue<Branch, std::vector<Branch>, HigherBound> open_;
   Plan best_;
   double joules_ = 1e300;
