@@ -83,6 +83,32 @@ std::vector<PlanInput> offers_alone(Cluster& cluster, const CommonFlags& common,
   return offers;
 }
 
+// The inputs of the cluster with its model and with each of the others, measured by all nodes together. Where
+// one of several models fits no plan, choosing among them says so.
+std::vector<PlanInput> offers_together(Cluster& cluster, Bootstrap& bootstrap, const CommonFlags& common,
+                                       const PlanFlags& flags) {
+  if (flags.others.empty()) {
+    plan_cluster(cluster, bootstrap, options_of(common));
+    return {cluster.plan_input};
+  }
+  std::vector<std::string> models = {cluster.config.model};
+  for (const std::string& model : flags.others)
+    models.push_back(resolve_model_path(model, cluster.config.path));
+  std::vector<PlanInput> offers;
+  for (const std::string& model : models) {
+    Cluster one;
+    one.config = cluster.config;
+    one.config.model = model;
+    try {
+      plan_cluster(one, bootstrap, options_of(common));
+    } catch (const SetupError&) {
+      if (one.plan_input.devices.empty()) throw;  // it failed before there was anything to plan with
+    }
+    offers.push_back(std::move(one.plan_input));
+  }
+  return offers;
+}
+
 }  // namespace
 
 int plan_command(const CommonFlags& common, const PlanFlags& flags) {
@@ -103,11 +129,16 @@ int plan_command(const CommonFlags& common, const PlanFlags& flags) {
     answer_plan_questions(offers_alone(cluster, common, flags), cluster.config.plan, flags);
     return kExitDone;
   }
-  if (!flags.others.empty())
-    throw SetupError(
-        "--or compares models from profiles or without mpirun; under mpirun plan one model at a time");
-  plan_cluster(cluster, *bootstrap, options_of(common));
-  if (bootstrap->rank() == 0) answer_plan_questions({cluster.plan_input}, cluster.config.plan, flags);
+  std::vector<PlanInput> offers = offers_together(cluster, *bootstrap, common, flags);
+  RankReport report;
+  if (bootstrap->rank() == 0) {
+    try {
+      answer_plan_questions(std::move(offers), cluster.config.plan, flags);
+    } catch (const SetupError& error) {
+      report = {"", error.what(), error.exit_code()};
+    }
+  }
+  (void)agree(*bootstrap, report);
   return kExitDone;
 }
 

@@ -118,8 +118,9 @@ std::string plan_part(std::string text) {
 // The plan and its answers, gathered as text and as JSON side by side.
 class Report {
  public:
-  Report(const PlanInput& input, Plan plan, const PlanFlags& flags)
-      : input_(input), plan_(std::move(plan)), flags_(flags) {}
+  // `maker`: how `plan` was made.
+  Report(const PlanInput& input, Plan plan, PlanMaker maker, const PlanFlags& flags)
+      : input_(input), plan_(std::move(plan)), maker_(std::move(maker)), flags_(flags) {}
 
   void add_plan(const std::vector<std::string>& rejected) {
     text_ = flags_.explain ? render_explanation(input_, plan_, terminal_style()) : short_text(plan_);
@@ -144,14 +145,14 @@ class Report {
     for (const std::string& text : flags_.add) changes.push_back(parse_add(text));
     for (const std::string& text : flags_.link) changes.push_back(parse_link(text));
     std::vector<WhatIfAnswer> answers;
-    for (const WhatIfChange& change : changes) answers.push_back(ask_what_if(input_, change));
-    if (changes.size() > 1) answers.push_back(ask_together(input_, changes));
+    for (const WhatIfChange& change : changes) answers.push_back(ask_what_if(input_, change, maker_));
+    if (changes.size() > 1) answers.push_back(ask_together(input_, changes, maker_));
     // A plan a question: with many different nodes they are asked only on demand.
     const bool few = device_kinds(input_).size() <= kKindsOfQuickPlans;
     const bool usual = flags_.what_if || (flags_.explain && changes.empty() && few);
     if (usual && !plan_.manual) {
       for (const WhatIfChange& change : usual_questions(input_, plan_))
-        answers.push_back(ask_what_if(input_, change));
+        answers.push_back(ask_what_if(input_, change, maker_));
     }
     if (answers.empty()) return;
     text_ += "\nWhat if\n" + render_answers(plan_, answers);
@@ -257,6 +258,7 @@ class Report {
 
   const PlanInput& input_;
   Plan plan_;
+  PlanMaker maker_;
   const PlanFlags& flags_;
   std::string text_;
   json::object json_;
@@ -290,8 +292,12 @@ void answer_plan_questions(std::vector<PlanInput> offers, const PlanConfig& conf
         "--power-cap");
   size_t chosen = 0;
   Plan plan;
+  PlanMaker maker = make_plan;
   std::vector<std::string> rejected;
   if (targets.any()) {
+    maker = [targets](const PlanInput& input) {
+      return choose_for_targets(std::span(&input, 1), targets).candidate.plan;
+    };
     TargetChoice choice = choose_for_targets(offers, targets);
     chosen = choice.offer;
     plan = std::move(choice.candidate.plan);
@@ -299,7 +305,7 @@ void answer_plan_questions(std::vector<PlanInput> offers, const PlanConfig& conf
   } else {
     plan = make_plan(offers.front());
   }
-  Report report(offers[chosen], std::move(plan), flags);
+  Report report(offers[chosen], std::move(plan), std::move(maker), flags);
   report.add_plan(rejected);
   report.add_what_if();
   if (flags.pareto || !flags.csv.empty() || !flags.svg.empty()) report.add_pareto();

@@ -127,6 +127,7 @@ std::string goal_text(const Plan& plan) {
                            : plan.objective == Objective::kThroughput ? "most tokens/s"
                                                                       : "least energy a token";
   if (plan.manual) return "layers given by hand";
+  if (plan.for_targets) return "the best of the plans tried that meet the targets";
   if (plan.gap > 0)
     return goal + format(", at most %.2f %% from the best possible (the search stopped at its limit)",
                          100 * plan.gap);

@@ -212,6 +212,14 @@ TargetChoice choose_for_targets(std::span<const PlanInput> offers, const Targets
     if (best) {
       choice.offer = i;
       choice.candidate = *best;
+      choice.candidate.plan.for_targets = true;
+      for (DeviceReason& reason : choice.candidate.plan.reasons) {
+        // The candidate may come from a search without the device, whose reason would be that it was
+        // excluded.
+        if (!reason.used && may_take_stage(offer, reason.device))
+          reason.text = "left out: of the plans tried that meet the targets, the best for " +
+                        std::string(to_string(offer.objective)) + " does without it";
+      }
       return choice;
     }
     choice.rejected.push_back(offer_name(offer, i) + ": the nearest of " +

@@ -129,6 +129,7 @@ Plan read_plan(const json::object& object) {
   plan.objective = read_objective(object);
   plan.keep_on_head = read_keep(object);
   plan.manual = get_bool(object, "manual");
+  plan.for_targets = get_bool(object, "for_targets");
   for (const json::value& name : get_array(object, "devices", kPlanDevicesMax))
     plan.devices.push_back(text_of(name, "devices", kNameBytesMax));
   if (plan.devices.empty()) bad("\"devices\" is empty");
@@ -183,6 +184,7 @@ std::string plan_to_json(const Plan& plan) {
   const json::object object{{"objective", json::string(to_string(plan.objective))},
                             {"keep_on_head", json::string(to_string(plan.keep_on_head))},
                             {"manual", plan.manual},
+                            {"for_targets", plan.for_targets},
                             {"head", plan.head},
                             {"n_layer", plan.n_layer},
                             {"devices", devices},

@@ -194,6 +194,7 @@ struct Plan {
   Objective objective = Objective::kLatency;
   KeepOnHead keep_on_head = KeepOnHead::kFirstLayer;
   bool manual = false;
+  bool for_targets = false;  // chosen among candidates for a service's targets (planner/pareto.h)
   int head = 0;
   int n_layer = 0;
   std::vector<std::string> devices;     // names, by device index

@@ -92,11 +92,11 @@ std::string percent_change(double before, double after) {
   return text.data();
 }
 
-WhatIfAnswer answer(const std::string& question, const PlanInput& changed) {
+WhatIfAnswer answer(const std::string& question, const PlanInput& changed, const PlanMaker& maker) {
   WhatIfAnswer result;
   result.question = question;
   try {
-    const Plan plan = make_plan(changed);
+    const Plan plan = maker(changed);
     result.after = figures_of(plan);
     for (const StageAssignment& stage : plan.stages)
       result.devices.push_back(plan.devices[static_cast<size_t>(stage.device)]);
@@ -185,18 +185,19 @@ PlanFigures figures_of(const Plan& plan) {
           plan.predicted.tokens_per_second, plan.predicted.joules_per_token};
 }
 
-WhatIfAnswer ask_what_if(const PlanInput& input, const WhatIfChange& change) {
-  return answer(describe_change(input, change), apply_change(input, change));
+WhatIfAnswer ask_what_if(const PlanInput& input, const WhatIfChange& change, const PlanMaker& maker) {
+  return answer(describe_change(input, change), apply_change(input, change), maker);
 }
 
-WhatIfAnswer ask_together(const PlanInput& input, const std::vector<WhatIfChange>& changes) {
+WhatIfAnswer ask_together(const PlanInput& input, const std::vector<WhatIfChange>& changes,
+                          const PlanMaker& maker) {
   PlanInput changed = input;
   std::string question;
   for (const WhatIfChange& change : changes) {
     question += (question.empty() ? "" : ", ") + describe_change(changed, change);
     changed = apply_change(changed, change);
   }
-  return answer(question, changed);
+  return answer(question, changed, maker);
 }
 
 std::vector<WhatIfChange> usual_questions(const PlanInput& input, const Plan& plan, int questions_max) {

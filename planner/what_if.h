@@ -2,6 +2,7 @@
 // answer is a plan made anew for the changed input by the same planner. Pure; any thread.
 #pragma once
 
+#include <functional>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -46,10 +47,15 @@ struct WhatIfAnswer {
   std::vector<std::string> devices;  // then not empty: those with a stage, in pipeline order
 };
 
-WhatIfAnswer ask_what_if(const PlanInput& input, const WhatIfChange& change);
+// How the plan in question was made, and so each answer is: make_plan, or a choice for targets. Throws
+// SetupError.
+using PlanMaker = std::function<Plan(const PlanInput&)>;
+
+WhatIfAnswer ask_what_if(const PlanInput& input, const WhatIfChange& change, const PlanMaker& maker);
 
 // All changes together, as one question.
-WhatIfAnswer ask_together(const PlanInput& input, const std::vector<WhatIfChange>& changes);
+WhatIfAnswer ask_together(const PlanInput& input, const std::vector<WhatIfChange>& changes,
+                          const PlanMaker& maker);
 
 // What is worth asking of any plan: without each device that it uses but the head (the busiest first), one
 // more like its busiest, the slowest link that it uses twice as fast, half and twice the context. At most

@@ -114,16 +114,17 @@ TEST_CASE("what if: a device less, one more, another link, another context") {
   const Plan plan = make_plan(input);
   WhatIfChange without;
   without.device = "rtx3090";
-  const WhatIfAnswer less = ask_what_if(input, without);
+  const WhatIfAnswer less = ask_what_if(input, without, make_plan);
   REQUIRE(less.after.has_value());
   CHECK(less.after->seconds_per_token > plan.predicted.seconds_per_token);
   CHECK(std::find(less.devices.begin(), less.devices.end(), "rtx3090") == less.devices.end());
   without.device = "orin-1";
-  CHECK_THROWS_AS(ask_what_if(input, without), SetupError);
+  CHECK_THROWS_AS(ask_what_if(input, without, make_plan), SetupError);
   without.device = "rtx309";
-  CHECK_THROWS_WITH_AS(ask_what_if(input, without), doctest::Contains("did you mean rtx3090"), SetupError);
+  CHECK_THROWS_WITH_AS(ask_what_if(input, without, make_plan), doctest::Contains("did you mean rtx3090"),
+                       SetupError);
 
-  const WhatIfAnswer more = ask_what_if(input, parse_add("type=rtx3090,count=2"));
+  const WhatIfAnswer more = ask_what_if(input, parse_add("type=rtx3090,count=2"), make_plan);
   REQUIRE(more.after.has_value());
   CHECK(more.after->seconds_per_token <= plan.predicted.seconds_per_token);
   const PlanInput added = apply_change(input, parse_add("rtx3090"));
@@ -131,18 +132,19 @@ TEST_CASE("what if: a device less, one more, another link, another context") {
   CHECK(added.links.at(0, 15).bytes_per_s == 125000);  // as bad a link to the source as the one it copies
   CHECK(added.links.at(15, 3).bytes_per_s == 6250000);
 
-  const WhatIfAnswer fast = ask_what_if(input, parse_link("orin-1,rtx3090=1Gbps"));
+  const WhatIfAnswer fast = ask_what_if(input, parse_link("orin-1,rtx3090=1Gbps"), make_plan);
   REQUIRE(fast.after.has_value());
   CHECK(fast.after->seconds_per_token < plan.predicted.seconds_per_token);
   CHECK(fast.devices.size() == 2);
-  const WhatIfAnswer both = ask_together(input, {parse_link("orin-1,rtx3090=1Gbps"), parse_add("rtx3090")});
+  const WhatIfAnswer both =
+      ask_together(input, {parse_link("orin-1,rtx3090=1Gbps"), parse_add("rtx3090")}, make_plan);
   REQUIRE(both.after.has_value());
   CHECK(both.after->seconds_per_token <= fast.after->seconds_per_token);
 
   WhatIfChange context;
   context.kind = WhatIfChange::Kind::kContext;
   context.context_factor = 4000;
-  const WhatIfAnswer long_context = ask_what_if(input, context);
+  const WhatIfAnswer long_context = ask_what_if(input, context, make_plan);
   CHECK_FALSE(long_context.after.has_value());
   CHECK(has(long_context.problem, "missing"));
   const std::string table = render_answers(plan, {less, more, long_context});
@@ -166,7 +168,7 @@ TEST_CASE("what if: the usual questions can all be asked, and adding never hurts
       continue;
     }
     for (const WhatIfChange& change : usual_questions(input, plan)) {
-      const WhatIfAnswer answer = ask_what_if(input, change);
+      const WhatIfAnswer answer = ask_what_if(input, change, make_plan);
       CHECK(answer.after.has_value() != !answer.problem.empty());
       if (change.kind == WhatIfChange::Kind::kAdd || change.kind == WhatIfChange::Kind::kLink) {
         REQUIRE(answer.after.has_value());
@@ -225,6 +227,9 @@ TEST_CASE("targets: met where possible, the best quality first, and said what is
   CHECK(choice.candidate.service.seconds_per_token <= targets.seconds_per_token);
   REQUIRE(choice.rejected.size() == 1);
   CHECK(has(choice.rejected[0], "large"));
+  CHECK(choice.candidate.plan.for_targets);
+  CHECK(has(render_explanation(small, choice.candidate.plan), "meet the targets"));
+  for (const DeviceReason& reason : choice.candidate.plan.reasons) CHECK_FALSE(has(reason.text, "excluded"));
   targets.watts_max = 40;  // the laptop and one of the small boards
   targets.seconds_per_token = 100;
   const TargetChoice frugal = choose_for_targets(std::vector<PlanInput>{large}, targets);
