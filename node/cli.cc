@@ -13,6 +13,7 @@
 #include "base/version.h"
 #include "node/cli_errors.h"
 #include "node/commands.h"
+#include "planner/simulate.h"
 
 namespace shoal {
 namespace {
@@ -31,9 +32,54 @@ void add_cluster_flags(CLI::App& app, CommonFlags& flags) {
                  "give up when no step is answered for so long, e.g. 30s (default: chosen from the plan)");
   app.add_option("--kv-cache", flags.kv_cache,
                  "what K and V are kept as: f16, or q8_0 in nearly half the memory");
-  app.add_option("--objective", flags.objective, "latency | throughput");
+  app.add_option("--objective", flags.objective, "latency | throughput | energy (plan: what to make best)");
   app.add_option("--keep-on-head", flags.keep_on_head, "none | first-layer | ends");
   app.add_flag("-q,--quiet", flags.quiet, "only the answer: no plan, no table");
+}
+
+void add_plan_flags(CLI::App& app, PlanFlags& flags) {
+  app.add_flag("--explain", flags.explain,
+               "in words, with each device's share and reason, and what would change it");
+  app.add_flag("--json", flags.json, "for machines: the plan, its profile and every answer");
+  app.add_option("--profile", flags.profiles,
+                 "plan from a profile (JSON) without devices; several: models offered, the best first");
+  app.add_option("--or", flags.others,
+                 "another model to fall back on when the first misses the targets; several");
+  app.add_option("--prompt-tokens", flags.prompt_tokens, "length of a prompt")->check(CLI::Range(1, 1 << 20));
+  app.add_option("--output-tokens", flags.output_tokens, "length of an answer")
+      ->check(CLI::Range(1, 1 << 20));
+  app.add_option("--ttft-ms", flags.ttft_ms, "target: time to first token")->check(CLI::PositiveNumber);
+  app.add_option("--ms-per-token", flags.ms_per_token, "target: time per token with all sequences active")
+      ->check(CLI::PositiveNumber);
+  app.add_option("--power-cap", flags.power_cap, "target: watts that the nodes used may draw together")
+      ->check(CLI::PositiveNumber);
+  app.add_flag("--what-if", flags.what_if,
+               "what one node more or less, a faster link or another context changes");
+  app.add_option("--without", flags.without,
+                 "what if this node were gone? (several times: each, and all together)");
+  app.add_option("--add", flags.add, "what if there were more? type=pi5,count=2, or a node's name");
+  app.add_option("--link", flags.link, "what if this link were another? laptop,pi-1=5Mbps");
+  app.add_flag("--pareto", flags.pareto, "the trade-offs between latency, throughput and energy");
+  app.add_option("--csv", flags.csv, "with --pareto: also write the table to this file");
+  app.add_option("--svg", flags.svg, "with --pareto: also draw it into this file");
+  app.add_flag("--simulate", flags.simulate, "run the plan on a simulated pipeline under a workload");
+  app.add_option("--rate", flags.rate, "requests a second (Poisson arrivals); 0: all at once")
+      ->check(CLI::Range(0.0, 1e6))
+      ->capture_default_str();
+  app.add_option("--requests", flags.requests, "requests to simulate")
+      ->check(CLI::Range(1, kSimulatedRequestsMax))
+      ->capture_default_str();
+  app.add_option("--seed", flags.seed, "of the simulated arrivals")->capture_default_str();
+  app.add_option("--trace", flags.trace,
+                 "simulate these arrivals: lines of seconds, prompt and output tokens");
+  app.add_option("--replan-from", flags.replan_from,
+                 "a plan (--json) that runs now: is it worth moving layers?");
+  app.add_option("--min-gain", flags.gain_min, "per cent that a move must gain")
+      ->check(CLI::Range(0.0, 1000.0))
+      ->capture_default_str();
+  app.add_option("--horizon", flags.horizon_s, "seconds in which a move must pay")
+      ->check(CLI::Range(1.0, 1e7))
+      ->capture_default_str();
 }
 
 void add_run_flags(CLI::App& app, RunFlags& flags) {
@@ -109,8 +155,9 @@ int run_parsed(int argc, char** argv) {
   top_app->add_flag("--once", top.once, "print once and end");
   CLI::App* plan_app = app.add_subcommand("plan", "what would run where, and why");
   add_cluster_flags(*plan_app, common);
-  plan_app->add_flag("--explain", plan.explain, "in words, with each device's share and reason");
-  plan_app->add_flag("--json", plan.json, "for machines");
+  add_plan_flags(*plan_app, plan);
+  plan_app->add_option("--concurrency", common.sequences, "the same as --sequences")
+      ->check(CLI::Range(1, 4096));
   CLI::App* probe_app = app.add_subcommand("probe", "measure this device");
   add_cluster_flags(*probe_app, common);
   probe_app->add_flag("--json", probe_json, "for machines");

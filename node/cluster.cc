@@ -191,6 +191,13 @@ void fill_constraints(const ClusterConfig& config, int n_layer, PlanInput& input
   }
 }
 
+// The plan for the objective, or where the cluster file has targets the best one that meets them.
+Plan plan_for_targets(const PlanConfig& config, const PlanInput& input) {
+  const Targets targets = targets_of(config);
+  if (!targets.any()) return make_plan(input);
+  return choose_for_targets(std::span(&input, 1), targets).candidate.plan;
+}
+
 PipelineLayout layout_of(const Cluster& cluster, const std::map<std::string, Endpoint>& endpoints) {
   PipelineLayout layout;
   for (const StageAssignment& stage : cluster.plan.stages) {
@@ -290,7 +297,7 @@ std::map<std::string, Endpoint> plan_and_listen(Cluster& cluster, Bootstrap& boo
   input.links = measure_links(cluster, bootstrap, endpoints);
   const std::vector<std::string> plans = together(bootstrap, cluster.name, [&] {
     if (bootstrap.rank() != 0) return std::string();
-    return plan_to_json(make_plan(cluster.plan_input));
+    return plan_to_json(plan_for_targets(cluster.config.plan, cluster.plan_input));
   });
   Result<Plan> plan = plan_from_json(plans[0]);
   if (plan.has_error()) throw SetupError("the head sent no valid plan: " + plan.error().message, kExitFailed);
@@ -344,6 +351,10 @@ ClusterConfig single_node_config(const std::string& model, int context, int sequ
   return config;
 }
 
+Targets targets_of(const PlanConfig& config) {
+  return {config.ttft_ms / 1e3, config.ms_per_token / 1e3, config.power_cap};
+}
+
 ModelProfile make_model_profile(const GgufFile& file, const ModelConfig& config, const ClusterConfig& cluster,
                                 int threads) {
   const UnitBytes units = unit_bytes(file, config);
@@ -351,6 +362,8 @@ ModelProfile make_model_profile(const GgufFile& file, const ModelConfig& config,
   profile.name = config.name;
   profile.n_layer = config.n_layer;
   profile.n_embd = config.n_embd;
+  profile.context = cluster.context;
+  profile.sequences = cluster.sequences;
   profile.embedding_bytes = units.embedding;
   profile.layer_bytes = units.layers;
   for (int i = 0; i < config.n_layer; ++i) {

@@ -17,6 +17,7 @@
 #include "node/cluster_config.h"
 #include "node/coordinator.h"
 #include "node/node.h"
+#include "planner/pareto.h"
 #include "planner/planner.h"
 
 namespace shoal {
@@ -59,6 +60,8 @@ void start_cluster(Cluster& cluster, Bootstrap& bootstrap, const ClusterOptions&
 // Fills plan_input.model, the workload and the constraints from the model and the cluster file; devices and
 // links are set.
 void complete_plan_input(Cluster& cluster);
+
+Targets targets_of(const PlanConfig& config);
 
 ModelProfile make_model_profile(const GgufFile& file, const ModelConfig& config, const ClusterConfig& cluster,
                                 int threads);

@@ -72,6 +72,23 @@ class MapReader {
     return number;
   }
 
+  // A number of `unit`, which may be written after it: "2.7", "2.7 W".
+  double number(const std::string& key, double fallback, double low, double high,
+                const std::string& unit) const {
+    if (!has(key)) return fallback;
+    const YAML::Node value = node_[key];
+    std::string text = value.IsScalar() ? value.Scalar() : "";
+    if (text.ends_with(unit)) text.resize(text.size() - unit.size());
+    while (!text.empty() && text.back() == ' ') text.pop_back();
+    double number = 0;
+    const auto [rest, errc] = std::from_chars(text.data(), text.data() + text.size(), number);
+    if (errc != std::errc() || rest != text.data() + text.size() || !(number >= low && number <= high)) {
+      fail(value, fmt::format("{} must be a number of {} from {} to {}, not '{}'", path(key), unit, low, high,
+                              value.IsScalar() ? value.Scalar() : ""));
+    }
+    return number;
+  }
+
   [[noreturn]] void fail(const YAML::Node& at, const std::string& problem) const {
     throw SetupError(fmt::format("{}:{}: {}", file_, std::max(at.Mark().line, 0) + 1, problem));
   }
@@ -84,7 +101,7 @@ class MapReader {
 
 NodeConfig read_node(const MapReader& nodes, const std::string& name, const std::string& file) {
   const MapReader map(nodes.get(name), file, "nodes." + name,
-                      {"address", "port", "memory", "threads", "kernels", "pin"});
+                      {"address", "port", "memory", "threads", "kernels", "pin", "idle-watts", "busy-watts"});
   NodeConfig node;
   node.name = name;
   node.address = map.text("address", node.address);
@@ -101,6 +118,12 @@ NodeConfig read_node(const MapReader& nodes, const std::string& name, const std:
   if (pin != "true" && pin != "false")
     map.fail(map.get("pin"), fmt::format("{} must be true or false, not '{}'", map.path("pin"), pin));
   node.pin = pin == "true";
+  node.idle_watts = map.number("idle-watts", 0, 0, 1e5, "W");
+  node.busy_watts = map.number("busy-watts", 0, 0, 1e5, "W");
+  if (node.idle_watts > 0 && node.busy_watts < node.idle_watts)
+    map.fail(
+        map.get("idle-watts"),
+        fmt::format("node '{}' draws less busy than idle: busy-watts must be at least idle-watts", name));
   return node;
 }
 
@@ -180,13 +203,17 @@ LayersOfNode parse_layers(const MapReader& map, const std::string& node) {
 
 void read_plan(ClusterConfig& config, const MapReader& top) {
   if (!top.has("plan")) return;
-  const MapReader map(top.get("plan"), config.path, "plan", {"objective", "keep-on-head", "layers"});
+  const MapReader map(top.get("plan"), config.path, "plan",
+                      {"objective", "keep-on-head", "layers", "ttft-ms", "ms-per-token", "power-cap"});
   PlanConfig& plan = config.plan;
   plan.objective = map.text("objective", plan.objective);
-  if (plan.objective != "latency" && plan.objective != "throughput") {
+  if (plan.objective != "latency" && plan.objective != "throughput" && plan.objective != "energy") {
     map.fail(map.get("objective"),
-             fmt::format("plan.objective is latency or throughput, not '{}'", plan.objective));
+             fmt::format("plan.objective is latency, throughput or energy, not '{}'", plan.objective));
   }
+  plan.ttft_ms = map.number("ttft-ms", 0, 0, 1e9, "ms");
+  plan.ms_per_token = map.number("ms-per-token", 0, 0, 1e9, "ms");
+  plan.power_cap = map.number("power-cap", 0, 0, 1e9, "W");
   plan.keep_on_head = map.text("keep-on-head", plan.keep_on_head);
   if (plan.keep_on_head != "none" && plan.keep_on_head != "first-layer" && plan.keep_on_head != "ends") {
     map.fail(map.get("keep-on-head"),
@@ -221,12 +248,12 @@ int ClusterConfig::node_index(const std::string& name) const {
 }
 
 std::string ClusterConfig::canonical() const {
-  std::string text =
-      fmt::format("{}|{}|{}|{}|{}|{}|{}|{}\n", cluster, context, sequences, kv_cache_name(kv_cache), head,
-                  plan.objective, plan.keep_on_head, stall_timeout_s);
+  std::string text = fmt::format("{}|{}|{}|{}|{}|{}|{}|{}|{}|{}|{}\n", cluster, context, sequences,
+                                 kv_cache_name(kv_cache), head, plan.objective, plan.keep_on_head,
+                                 stall_timeout_s, plan.ttft_ms, plan.ms_per_token, plan.power_cap);
   for (const NodeConfig& n : nodes) {
-    text += fmt::format("{}|{}|{}|{}|{}|{}|{}\n", n.name, n.address, n.port, n.memory_bytes, n.threads,
-                        n.kernels, n.pin);
+    text += fmt::format("{}|{}|{}|{}|{}|{}|{}|{}|{}\n", n.name, n.address, n.port, n.memory_bytes, n.threads,
+                        n.kernels, n.pin, n.idle_watts, n.busy_watts);
   }
   for (const LinkConfig& l : links) {
     text += fmt::format("{}|{}|{}|{}\n", l.a, l.b, l.bytes_per_second.value_or(-1), l.latency_s.value_or(-1));

@@ -15,12 +15,13 @@ namespace shoal {
 
 struct NodeConfig {
   std::string name;
-  std::string address = "127.0.0.1";  // where this node listens for its peers
-  uint16_t port = 0;                  // 0: any free port, told to the others at start-up
-  uint64_t memory_bytes = 0;          // what Shoal may use on the device, all told
-  int threads = 0;                    // 0: as many as the device has processors
-  std::string kernels;                // empty: the fastest table the processor can run
-  bool pin = false;                   // binds each kernel thread to a processor of its own
+  std::string address = "127.0.0.1";      // where this node listens for its peers
+  uint16_t port = 0;                      // 0: any free port, told to the others at start-up
+  uint64_t memory_bytes = 0;              // what Shoal may use on the device, all told
+  int threads = 0;                        // 0: as many as the device has processors
+  std::string kernels;                    // empty: the fastest table the processor can run
+  bool pin = false;                       // binds each kernel thread to a processor of its own
+  double idle_watts = 0, busy_watts = 0;  // drawn while waiting and while computing; 0: not known
 };
 
 struct LinkConfig {
@@ -34,9 +35,10 @@ struct LayersOfNode {
 };
 
 struct PlanConfig {
-  std::string objective = "latency";           // latency | throughput
-  std::string keep_on_head = "first-layer";    // none | first-layer | ends
-  std::map<std::string, LayersOfNode> layers;  // a split by hand; empty: the planner's choice
+  std::string objective = "latency";                    // latency | throughput | energy
+  std::string keep_on_head = "first-layer";             // none | first-layer | ends
+  std::map<std::string, LayersOfNode> layers;           // a split by hand; empty: the planner's choice
+  double ttft_ms = 0, ms_per_token = 0, power_cap = 0;  // targets (power in watts); 0: none
 };
 
 // The head's HTTP door (shoal serve).

@@ -64,6 +64,8 @@ std::vector<DeviceProfile> measure_devices(Cluster& cluster, Bootstrap& bootstra
         const ProbeOptions options{threads, cluster.this_node().memory_bytes};
         DeviceProfile profile = probe_device(*cluster.file, cluster.model, *cluster.kernels, options);
         profile.name = cluster.name;
+        profile.idle_watts = cluster.this_node().idle_watts;
+        profile.busy_watts = cluster.this_node().busy_watts;
         report.payload = device_profile_to_json(profile);
       } catch (const SetupError& error) {
         report = {"", fmt::format("node {}: {}", cluster.name, error.what()), error.exit_code()};

@@ -39,6 +39,22 @@ struct RunFlags {
 struct PlanFlags {
   bool explain = false;
   bool json = false;
+  std::vector<std::string> profiles;         // --profile: planning profiles instead of a cluster
+  std::vector<std::string> others;           // --or: further models, of lower quality than the first
+  int prompt_tokens = 0, output_tokens = 0;  // of the workload; 0: as it is
+  double ttft_ms = 0, ms_per_token = 0, power_cap = 0;  // targets; 0: the cluster file's, or none
+  bool what_if = false;                                 // the usual questions
+  std::vector<std::string> without, add, link;          // asked one by one, and together
+  bool pareto = false;
+  std::string csv, svg;  // files for the trade-offs
+  bool simulate = false;
+  double rate = 1;  // requests a second; 0: all at once
+  int requests = 200;
+  uint64_t seed = 1;
+  std::string trace;        // a file of arrivals instead
+  std::string replan_from;  // a plan (JSON) that runs now
+  double gain_min = 15;     // per cent
+  double horizon_s = 600;
 };
 
 struct BenchFlags {

@@ -36,7 +36,7 @@ struct GenerationEvent {
   int prompt_rows = 0;  // with the first token: rows of the prompt that were computed, not found in the cache
   // Where the request asked: natural log-probabilities under the model, before bias, penalties and
   // temperature.
-  double logprob = 0;                            // of the token
+  double logprob = 0;                                 // of the token
   std::vector<std::pair<int32_t, double>> best = {};  // the likeliest tokens, best first
 };
 

@@ -2,21 +2,21 @@
 // this device stands for all of them.
 #include <fmt/format.h>
 #include <spdlog/spdlog.h>
-#include <boost/json.hpp>
-
-#include <cstdio>
 
 #include "node/command_support.h"
+#include "node/plan_report.h"
 #include "node/probe.h"
 #include "node/process_memory.h"
+#include "planner/profile_json.h"
+#include "planner/service.h"
 
 namespace shoal {
 namespace {
 
 constexpr LinkProfile kAssumedLink{200e-6, 125e6};  // 0.2 ms, 1 Gbit/s
 
-// Plans for the whole cluster from this device's measurement alone.
-void plan_alone(Cluster& cluster, const CommonFlags& common) {
+// The input for the whole cluster from this device's measurement alone.
+void measure_alone(Cluster& cluster, const CommonFlags& common) {
   cluster.file = std::make_unique<GgufFile>(GgufFile::open(cluster.config.model));
   cluster.model = ModelConfig::from(*cluster.file);
   cluster.kernels = &select_kernels(common.kernels);
@@ -43,6 +43,8 @@ void plan_alone(Cluster& cluster, const CommonFlags& common) {
     }
     if (!known) profile = probe_device(*cluster.file, cluster.model, *cluster.kernels, probe);
     profile.name = node.name;
+    profile.idle_watts = node.idle_watts;
+    profile.busy_watts = node.busy_watts;
     input.devices.push_back(profile);
   }
   for (const LinkConfig& link : cluster.config.links) {
@@ -51,50 +53,94 @@ void plan_alone(Cluster& cluster, const CommonFlags& common) {
     input.links.set_both(cluster.config.node_index(link.a), cluster.config.node_index(link.b), given);
   }
   complete_plan_input(cluster);
-  cluster.plan = make_plan(input);
 }
 
-// The plan; with `explain` also the text that --explain alone prints.
-std::string json_of(const Cluster& cluster, bool explain) {
-  if (!explain) return plan_to_json(cluster.plan);
-  boost::json::value plan = boost::json::parse(plan_to_json(cluster.plan));
-  plan.as_object()["explanation"] = render_explanation(cluster.plan_input, cluster.plan);
-  return boost::json::serialize(plan);
+PlanInput input_from_profile(const std::string& path, const CommonFlags& common) {
+  Result<PlanInput> read = profile_from_json(read_text_file(path, "profile", kProfileJsonBytesMax), path);
+  if (read.has_error()) throw SetupError(read.error().message);
+  PlanInput input = std::move(*read);
+  if (!common.objective.empty()) input.objective = parse_objective(common.objective);
+  if (!common.keep_on_head.empty()) input.constraints.keep_on_head = parse_keep_on_head(common.keep_on_head);
+  if (common.context > 0 || common.sequences > 0) {
+    input = with_cache_for(input, common.context > 0 ? common.context : input.model.context,
+                           common.sequences > 0 ? common.sequences : input.model.sequences);
+  }
+  if (common.sequences > 0) input.workload.concurrency = common.sequences;
+  return input;
+}
+
+// The inputs of the cluster with its model and with each of the others, from this device's measurement.
+std::vector<PlanInput> offers_alone(Cluster& cluster, const CommonFlags& common, const PlanFlags& flags) {
+  measure_alone(cluster, common);
+  std::vector<PlanInput> offers = {cluster.plan_input};
+  for (const std::string& model : flags.others) {
+    Cluster other;
+    other.config = cluster.config;
+    other.config.model = resolve_model_path(model, cluster.config.path);
+    measure_alone(other, common);
+    offers.push_back(std::move(other.plan_input));
+  }
+  return offers;
+}
+
+// The inputs of the cluster with its model and with each of the others, measured by all nodes together. Where
+// one of several models fits no plan, choosing among them says so.
+std::vector<PlanInput> offers_together(Cluster& cluster, Bootstrap& bootstrap, const CommonFlags& common,
+                                       const PlanFlags& flags) {
+  if (flags.others.empty()) {
+    plan_cluster(cluster, bootstrap, options_of(common));
+    return {cluster.plan_input};
+  }
+  std::vector<std::string> models = {cluster.config.model};
+  for (const std::string& model : flags.others)
+    models.push_back(resolve_model_path(model, cluster.config.path));
+  std::vector<PlanInput> offers;
+  for (const std::string& model : models) {
+    Cluster one;
+    one.config = cluster.config;
+    one.config.model = model;
+    try {
+      plan_cluster(one, bootstrap, options_of(common));
+    } catch (const SetupError&) {
+      if (one.plan_input.devices.empty()) throw;  // it failed before there was anything to plan with
+    }
+    offers.push_back(std::move(one.plan_input));
+  }
+  return offers;
 }
 
 }  // namespace
 
 int plan_command(const CommonFlags& common, const PlanFlags& flags) {
+  if (!flags.profiles.empty()) {
+    if (!common.config.empty())
+      throw SetupError("give a cluster file (-c) or a profile (--profile), not both");
+    std::vector<PlanInput> offers;
+    for (const std::string& path : flags.profiles) offers.push_back(input_from_profile(path, common));
+    answer_plan_questions(std::move(offers), {}, flags);
+    return kExitDone;
+  }
   const std::unique_ptr<Bootstrap> bootstrap = make_bootstrap();
   Cluster cluster;
   load_config_together(cluster, *bootstrap, common, [&] {
-    if (common.config.empty()) throw SetupError("shoal plan needs a cluster file: -c CLUSTER.yaml");
+    if (common.config.empty())
+      throw SetupError(
+          "shoal plan needs a cluster file (-c CLUSTER.yaml) or a profile (--profile FILE.json)");
   });
   if (bootstrap->size() == 1 && cluster.config.nodes.size() > 1 && !started_by_mpirun()) {
-    plan_alone(cluster, common);
-  } else {
-    plan_cluster(cluster, *bootstrap, options_of(common));
+    answer_plan_questions(offers_alone(cluster, common, flags), cluster.config.plan, flags);
+    return kExitDone;
   }
-  if (bootstrap->rank() != 0) return kExitDone;
-  if (flags.json) {
-    std::fputs((json_of(cluster, flags.explain) + "\n").c_str(), stdout);
-  } else if (flags.explain) {
-    std::fputs(render_explanation(cluster.plan_input, cluster.plan).c_str(), stdout);
-  } else {
-    for (const StageAssignment& stage : cluster.plan.stages) {
-      std::fputs(
-          fmt::format("{}: {}layers {}-{}{}\n", cluster.plan.devices[static_cast<size_t>(stage.device)],
-                      stage.embedding ? "embedding, " : "", stage.layer_begin, stage.layer_end - 1,
-                      stage.output ? ", output" : "")
-              .c_str(),
-          stdout);
+  std::vector<PlanInput> offers = offers_together(cluster, *bootstrap, common, flags);
+  RankReport report;
+  if (bootstrap->rank() == 0) {
+    try {
+      answer_plan_questions(std::move(offers), cluster.config.plan, flags);
+    } catch (const SetupError& error) {
+      report = {"", error.what(), error.exit_code()};
     }
-    std::fputs(
-        fmt::format("predicted: {:.2f} ms a token alone, {:.1f} tokens/s full\n",
-                    cluster.plan.predicted.seconds_per_token * 1e3, cluster.plan.predicted.tokens_per_second)
-            .c_str(),
-        stdout);
   }
+  (void)agree(*bootstrap, report);
   return kExitDone;
 }
 

@@ -110,7 +110,7 @@ void serve(Cluster& cluster, const Door& door, const ServeFlags& flags) {
 }  // namespace
 
 int serve_command(const CommonFlags& common, const ServeFlags& flags) {
-  Door door = door_of(config_of(common), flags);  // refused before anything is measured or loaded
+  Door door;
   // A signal to end goes to all processes of a cluster, as mpirun passes it on: the head lets answers finish
   // and then ends the others, so those wait for it.
   auto on_worker = [](Cluster&) {
@@ -118,7 +118,8 @@ int serve_command(const CommonFlags& common, const ServeFlags& flags) {
     signal(SIGTERM, SIG_IGN);
   };
   return with_cluster(
-      common, [&](Cluster& cluster) { serve(cluster, door, flags); }, on_worker);
+      common, [&] { door = door_of(config_of(common), flags); },
+      [&](Cluster& cluster) { serve(cluster, door, flags); }, on_worker);
 }
 
 }  // namespace shoal

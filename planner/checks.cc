@@ -43,6 +43,9 @@ void check_device(const PlanInput& input, const DeviceProfile& device) {
   require(sound_seconds(device.embedding_row_seconds) && sound_seconds(device.prefill_layer_row_seconds),
           "node " + device.name + ": its time for the embedding or a prompt row is not a time");
   require(device.memory_bytes <= kBytesMax, "node " + device.name + ": its memory budget is beyond reason");
+  require(device.idle_watts >= 0 && device.busy_watts <= 1e6 &&
+              (device.busy_watts == 0 ? device.idle_watts <= 1e6 : device.idle_watts <= device.busy_watts),
+          "node " + device.name + ": idle-watts must be from 0 to busy-watts, and those within a megawatt");
   require(device.layers_max >= 0, "node " + device.name + ": layers_max must not be negative");
   require(device.layer_scale.empty() || device.layer_scale.size() == static_cast<size_t>(input.model.n_layer),
           "node " + device.name + ": layer_scale must have one number a layer");

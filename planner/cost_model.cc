@@ -174,6 +174,20 @@ double first_token_seconds(const PlanInput& input, const CostModel& cost,
   return lap + (chunks - 1) * pace;
 }
 
+// Every device with a stage idles for the whole lap and draws the rest of its busy watts while it computes.
+double one_stream_joules(const PlanInput& input, const std::vector<StageAssignment>& stages, double lap) {
+  double joules = 0;
+  std::vector<bool> counted(input.devices.size(), false);
+  for (const StageAssignment& stage : stages) {
+    const DeviceProfile& device = input.devices[static_cast<size_t>(stage.device)];
+    if (device.busy_watts <= 0) return 0;
+    if (!counted[static_cast<size_t>(stage.device)]) joules += device.idle_watts * lap;
+    counted[static_cast<size_t>(stage.device)] = true;
+    joules += (device.busy_watts - device.idle_watts) * stage.seconds;
+  }
+  return joules;
+}
+
 }  // namespace
 
 Prediction evaluate(const PlanInput& input, std::vector<StageAssignment>& stages) {
@@ -211,6 +225,7 @@ Prediction evaluate(const PlanInput& input, std::vector<StageAssignment>& stages
   predicted.bottleneck = find_bottleneck(input, stages);
   predicted.tokens_per_second = predicted.bottleneck.seconds > 0 ? rows / predicted.bottleneck.seconds : 0;
   predicted.first_token_seconds = first_token_seconds(input, cost, stages);
+  predicted.joules_per_token = one_stream_joules(input, stages, predicted.seconds_per_token);
   return predicted;
 }
 

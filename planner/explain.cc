@@ -6,11 +6,20 @@
 #include "base/units.h"
 #include "planner/checks.h"
 #include "planner/planner.h"
+#include "planner/service.h"
 
 namespace shoal {
 
 std::string_view to_string(Objective objective) {
-  return objective == Objective::kLatency ? "latency" : "throughput";
+  switch (objective) {
+    case Objective::kLatency:
+      return "latency";
+    case Objective::kThroughput:
+      return "throughput";
+    case Objective::kEnergy:
+      return "energy";
+  }
+  return "latency";
 }
 
 std::string_view to_string(KeepOnHead keep) {
@@ -26,9 +35,10 @@ std::string_view to_string(KeepOnHead keep) {
 }
 
 Objective parse_objective(std::string_view text) {
-  for (Objective objective : {Objective::kLatency, Objective::kThroughput})
+  for (Objective objective : kObjectives)
     if (text == to_string(objective)) return objective;
-  throw SetupError("objective \"" + std::string(text) + "\" is not known; it is latency or throughput");
+  throw SetupError("objective \"" + std::string(text) +
+                   "\" is not known; it is latency, throughput or energy");
 }
 
 KeepOnHead parse_keep_on_head(std::string_view text) {
@@ -47,42 +57,6 @@ namespace {
   std::vsnprintf(text.data(), text.size(), pattern, arguments);
   va_end(arguments);
   return text.data();
-}
-
-std::string share_text(const StageAssignment& stage) {
-  std::string text;
-  const auto add = [&](const std::string& part) { text += (text.empty() ? "" : " + ") + part; };
-  if (stage.embedding) add("embedding");
-  if (stage.layers() > 0) add(layers_text(stage.layer_begin, stage.layer_end));
-  if (stage.output) add("output head");
-  return text;
-}
-
-// Boxes in a row of their own, arrows with the hop's time between them; the arrow home last.
-std::string picture(const Plan& plan) {
-  const auto name = [&](int device) { return plan.devices[static_cast<size_t>(device)]; };
-  std::string text;
-  const StageAssignment& first = plan.stages.front();
-  if (first.device != plan.head)
-    text += "  " + name(plan.head) + "\n    | tokens, " + format_seconds(first.hop_in_seconds) + "\n    v\n";
-  size_t width = 0;
-  std::vector<std::string> labels;
-  for (const StageAssignment& stage : plan.stages) {
-    labels.push_back(name(stage.device) + ": " + share_text(stage));
-    width = std::max(width, labels.back().size());
-  }
-  for (size_t i = 0; i < plan.stages.size(); ++i) {
-    const StageAssignment& stage = plan.stages[i];
-    text += "  [ " + labels[i] + std::string(width - labels[i].size(), ' ') + " ]  " +
-            format_seconds(stage.seconds) + "\n";
-    if (i + 1 < plan.stages.size()) {
-      text += "    | hidden, " + format_seconds(stage.hop_out_seconds) + "\n    v\n";
-    } else if (stage.device != plan.head) {
-      text +=
-          "    | result, " + format_seconds(stage.hop_out_seconds) + "\n    v\n  " + name(plan.head) + "\n";
-    }
-  }
-  return text;
 }
 
 std::string table(const PlanInput& input, const Plan& plan) {
@@ -108,6 +82,20 @@ std::string table(const PlanInput& input, const Plan& plan) {
   return text;
 }
 
+std::string service_text(const ServicePrediction& service) {
+  std::string text =
+      format("  %d at once%*s%.1f tokens/s in %d group%s, each waits %s a token", service.sequences,
+             service.sequences < 10    ? 6
+             : service.sequences < 100 ? 5
+                                       : 4,
+             "", service.tokens_per_second, service.groups, service.groups == 1 ? "" : "s",
+             format_seconds(service.seconds_per_token).c_str());
+  if (service.watts > 0)
+    text += format("; %.3f J a token, %.1f W on average, %.1f W at most", service.joules_per_token,
+                   service.watts, service.peak_watts);
+  return text + "\n";
+}
+
 std::string prediction_text(const PlanInput& input, const Plan& plan) {
   const Prediction& predicted = plan.predicted;
   const Bottleneck& slowest = predicted.bottleneck;
@@ -127,25 +115,32 @@ std::string prediction_text(const PlanInput& input, const Plan& plan) {
           ", " + format_seconds(slowest.seconds) + " a step\n";
   text += "  first token    " + format_seconds(predicted.first_token_seconds) +
           format(" after a prompt of %d tokens\n", std::max(1, input.workload.prompt_tokens));
+  if (predicted.joules_per_token > 0)
+    text += format("  energy         %.3f J a token, one stream\n", predicted.joules_per_token);
+  if (input.workload.concurrency > 1)
+    text += service_text(predict_service(input, plan.stages, input.workload.concurrency));
   return text;
+}
+
+std::string goal_text(const Plan& plan) {
+  const std::string goal = plan.objective == Objective::kLatency      ? "least time a token"
+                           : plan.objective == Objective::kThroughput ? "most tokens/s"
+                                                                      : "least energy a token";
+  if (plan.manual) return "layers given by hand";
+  if (plan.for_targets) return "the best of the plans tried that meet the targets";
+  if (plan.gap > 0)
+    return goal + format(", at most %.2f %% from the best possible (the search stopped at its limit)",
+                         100 * plan.gap);
+  return goal + ", proven";
 }
 
 }  // namespace
 
-std::string render_explanation(const PlanInput& input, const Plan& plan) {
-  std::string text = "Plan for " + (input.model.name.empty() ? "the model" : input.model.name) + ": ";
-  if (plan.manual) {
-    text += "layers given by hand\n\n";
-  } else if (plan.gap > 0) {
-    text += format("%s, at most %.2f %% from the best possible (the search stopped at its limit)\n\n",
-                   plan.objective == Objective::kLatency ? "least time a token" : "most tokens/s",
-                   100 * plan.gap);
-  } else {
-    text += plan.objective == Objective::kLatency ? "least time a token, proven\n\n"
-                                                  : "most tokens/s, proven\n\n";
-  }
-  text += picture(plan) + "\n" + table(input, plan) + "\nPredicted\n" + prediction_text(input, plan) +
-          "\nNodes\n";
+std::string render_explanation(const PlanInput& input, const Plan& plan, PictureStyle style) {
+  std::string text = "Plan for " + (input.model.name.empty() ? "the model" : input.model.name) + ": " +
+                     goal_text(plan) + "\n\n";
+  text += render_pipeline(plan, style) + "\n" + table(input, plan) + "\nPredicted\n" +
+          prediction_text(input, plan) + "\nNodes\n";
   for (const DeviceReason& reason : plan.reasons)
     text += "  " + plan.devices[static_cast<size_t>(reason.device)] + ": " + reason.text + "\n";
   return text;

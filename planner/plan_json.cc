@@ -2,99 +2,15 @@
 // parser, and every field is checked for kind and range; what a Plan promises of itself is checked at the
 // end.
 #include <boost/json.hpp>
-#include <cmath>
 
+#include "planner/json_reading.h"
 #include "planner/planner.h"
 
 namespace shoal {
 namespace {
 
 namespace json = boost::json;
-
-constexpr size_t kNameBytesMax = 256;
-constexpr size_t kReasonBytesMax = 4096;
-constexpr size_t kPointsMax = 4096;
-
-// Thrown while reading and caught in this file's two doors.
-struct BadJson {
-  std::string message;
-};
-
-[[noreturn]] void bad(const std::string& what) {
-  throw BadJson{what};
-}
-
-const json::value& member(const json::object& object, const char* key) {
-  const json::value* value = object.if_contains(key);
-  if (!value) bad(std::string("\"") + key + "\" is missing");
-  return *value;
-}
-
-const json::object& as_object(const json::value& value, const char* key) {
-  const json::object* object = value.if_object();
-  if (!object) bad(std::string("\"") + key + "\" must be an object");
-  return *object;
-}
-
-const json::object& get_object(const json::object& object, const char* key) {
-  return as_object(member(object, key), key);
-}
-
-const json::array& get_array(const json::object& object, const char* key, size_t size_max) {
-  const json::array* array = member(object, key).if_array();
-  if (!array || array->size() > size_max)
-    bad(std::string("\"") + key + "\" must be a list of at most " + std::to_string(size_max));
-  return *array;
-}
-
-std::string text_of(const json::value& value, const char* key, size_t size_max) {
-  const json::string* text = value.if_string();
-  if (!text || text->size() > size_max)
-    bad(std::string("\"") + key + "\" must be a text of at most " + std::to_string(size_max) + " bytes");
-  return std::string(*text);
-}
-
-std::string get_text(const json::object& object, const char* key, size_t size_max) {
-  return text_of(member(object, key), key, size_max);
-}
-
-bool get_bool(const json::object& object, const char* key) {
-  const bool* value = member(object, key).if_bool();
-  if (!value) bad(std::string("\"") + key + "\" must be true or false");
-  return *value;
-}
-
-uint64_t get_unsigned(const json::object& object, const char* key, uint64_t max) {
-  const json::value& value = member(object, key);
-  uint64_t number = 0;
-  if (const int64_t* positive = value.if_int64(); positive && *positive >= 0) {
-    number = static_cast<uint64_t>(*positive);
-  } else if (const uint64_t* large = value.if_uint64()) {
-    number = *large;
-  } else {
-    bad(std::string("\"") + key + "\" must be a whole number, not negative");
-  }
-  if (number > max) bad(std::string("\"") + key + "\" is more than " + std::to_string(max));
-  return number;
-}
-
-int get_int(const json::object& object, const char* key, int max) {
-  return static_cast<int>(get_unsigned(object, key, static_cast<uint64_t>(max)));
-}
-
-double number_of(const json::value& value, const char* key) {
-  double number = std::nan("");
-  if (const double* real = value.if_double()) number = *real;
-  if (const int64_t* whole = value.if_int64()) number = static_cast<double>(*whole);
-  if (const uint64_t* large = value.if_uint64()) number = static_cast<double>(*large);
-  if (!std::isfinite(number) || std::signbit(number))
-    bad(std::string("\"") + key + "\" must be a number, not negative");
-  return number;
-}
-
-double get_number(const json::object& object, const char* key) {
-  return number_of(member(object, key), key);
-}
+using namespace json_reading;
 
 json::object memory_json(const MemoryUse& memory) {
   return {{"weights", memory.weights}, {"kv", memory.kv}, {"scratch", memory.scratch}, {"base", memory.base}};
@@ -149,6 +65,7 @@ json::object prediction_json(const Prediction& predicted) {
       {"seconds_per_token", predicted.seconds_per_token},
       {"tokens_per_second", predicted.tokens_per_second},
       {"first_token_seconds", predicted.first_token_seconds},
+      {"joules_per_token", predicted.joules_per_token},
       {"bottleneck",
        {{"link", slowest.link}, {"from", slowest.from}, {"to", slowest.to}, {"seconds", slowest.seconds}}}};
 }
@@ -158,6 +75,7 @@ Prediction read_prediction(const json::object& object, int devices) {
   predicted.seconds_per_token = get_number(object, "seconds_per_token");
   predicted.tokens_per_second = get_number(object, "tokens_per_second");
   predicted.first_token_seconds = get_number(object, "first_token_seconds");
+  predicted.joules_per_token = get_number(object, "joules_per_token");
   const json::object& slowest = get_object(object, "bottleneck");
   predicted.bottleneck = {get_bool(slowest, "link"), get_int(slowest, "from", devices - 1),
                           get_int(slowest, "to", devices - 1), get_number(slowest, "seconds")};
@@ -194,7 +112,7 @@ void check_stages(const Plan& plan) {
 
 Objective read_objective(const json::object& object) {
   const std::string text = get_text(object, "objective", kNameBytesMax);
-  for (Objective objective : {Objective::kLatency, Objective::kThroughput})
+  for (Objective objective : kObjectives)
     if (text == to_string(objective)) return objective;
   bad("\"objective\" is not known");
 }
@@ -211,6 +129,7 @@ Plan read_plan(const json::object& object) {
   plan.objective = read_objective(object);
   plan.keep_on_head = read_keep(object);
   plan.manual = get_bool(object, "manual");
+  plan.for_targets = get_bool(object, "for_targets");
   for (const json::value& name : get_array(object, "devices", kPlanDevicesMax))
     plan.devices.push_back(text_of(name, "devices", kNameBytesMax));
   if (plan.devices.empty()) bad("\"devices\" is empty");
@@ -236,17 +155,6 @@ json::array points_json(const std::vector<RowSeconds>& points) {
   return list;
 }
 
-std::vector<RowSeconds> read_points(const json::object& object, const char* key) {
-  std::vector<RowSeconds> points;
-  for (const json::value& value : get_array(object, key, kPointsMax)) {
-    const json::object& point = as_object(value, key);
-    points.push_back({get_int(point, "rows", kPlanRowsMax), get_number(point, "seconds")});
-    const int before = points.size() > 1 ? points[points.size() - 2].rows : 0;
-    if (points.back().rows <= before) bad(std::string("the rows of \"") + key + "\" must rise from 1");
-  }
-  return points;
-}
-
 DeviceProfile read_device(const json::object& object) {
   DeviceProfile device;
   device.name = get_text(object, "name", kNameBytesMax);
@@ -266,24 +174,6 @@ DeviceProfile read_device(const json::object& object) {
   return device;
 }
 
-// Parses `text` and reads it with `reader`; any fault becomes an Error that names `what`.
-template <class T, class Reader>
-Result<T> read_json(std::string_view text, const char* what, Reader reader) {
-  const auto invalid = [&](const std::string& why) {
-    return Error{Errc::kInvalidInput, std::string(what) + ": " + why};
-  };
-  if (text.size() > kPlanJsonBytesMax)
-    return invalid("longer than " + std::to_string(kPlanJsonBytesMax) + " bytes");
-  boost::system::error_code error;
-  const json::value value = json::parse(json::string_view(text.data(), text.size()), error);
-  if (error) return invalid("not JSON: " + error.message());
-  try {
-    return reader(as_object(value, what));
-  } catch (const BadJson& fault) {
-    return invalid(fault.message);
-  }
-}
-
 }  // namespace
 
 std::string plan_to_json(const Plan& plan) {
@@ -294,6 +184,7 @@ std::string plan_to_json(const Plan& plan) {
   const json::object object{{"objective", json::string(to_string(plan.objective))},
                             {"keep_on_head", json::string(to_string(plan.keep_on_head))},
                             {"manual", plan.manual},
+                            {"for_targets", plan.for_targets},
                             {"head", plan.head},
                             {"n_layer", plan.n_layer},
                             {"devices", devices},
@@ -305,7 +196,7 @@ std::string plan_to_json(const Plan& plan) {
 }
 
 Result<Plan> plan_from_json(std::string_view text) {
-  return read_json<Plan>(text, "plan", read_plan);
+  return read_json<Plan>(text, "plan", kPlanJsonBytesMax, read_plan);
 }
 
 std::string device_profile_to_json(const DeviceProfile& device) {
@@ -327,7 +218,7 @@ std::string device_profile_to_json(const DeviceProfile& device) {
 }
 
 Result<DeviceProfile> device_profile_from_json(std::string_view text) {
-  return read_json<DeviceProfile>(text, "device profile", read_device);
+  return read_json<DeviceProfile>(text, "device profile", kPlanJsonBytesMax, read_device);
 }
 
 std::string canonical_plan_text(const Plan& plan) {

@@ -6,6 +6,7 @@
 #include "planner/busiest_solver.h"
 #include "planner/chain.h"
 #include "planner/checks.h"
+#include "planner/energy.h"
 #include "planner/lap_solver.h"
 #include "planner/reasons.h"
 
@@ -136,6 +137,8 @@ std::vector<StageAssignment> choose_stages(const PlanInput& input, const CostMod
 
 Plan make_plan(const PlanInput& input) {
   check_input(input);
+  if (input.objective == Objective::kEnergy && input.constraints.manual.empty())
+    return least_energy_plan(input);
   const CostModel cost(input);
   Plan plan;
   plan.objective = input.objective;

@@ -9,6 +9,7 @@
 #include <string_view>
 
 #include "base/error.h"
+#include "planner/picture.h"
 #include "planner/types.h"
 
 namespace shoal {
@@ -16,7 +17,8 @@ namespace shoal {
 // The best plan for input.objective, or the manual one checked and evaluated. Exact (Plan::gap is 0) unless
 // the search meets its named limit, then the best plan found with its proven gap. Throws SetupError: an
 // inconsistent input, no feasible plan (which memory is missing and how much), more distinct devices than can
-// be planned. Latency: least Prediction::seconds_per_token. Throughput: least bottleneck; among plans of
+// be planned. Latency: least Prediction::seconds_per_token. Energy: least Prediction::joules_per_token
+// (planner/energy.h). Throughput: least bottleneck; among plans of
 // equal bottleneck the one with the shortest lap of a full step that a short search finds (the bottleneck is
 // exact, this tie-break need not be).
 Plan make_plan(const PlanInput& input);
@@ -34,7 +36,8 @@ std::string why_infeasible(const PlanInput& input, const std::vector<StageAssign
 MemoryUse device_memory(const std::vector<StageAssignment>& stages, int device);
 
 // The plan in words: a picture of the pipeline, a table of stages, the bottleneck, the prediction, reasons.
-std::string render_explanation(const PlanInput& input, const Plan& plan);
+std::string render_explanation(const PlanInput& input, const Plan& plan,
+                               PictureStyle style = PictureStyle::kAscii);
 
 // JSON for machines and for the wire; plan_from_json checks everything that a Plan promises of itself
 // (indices, ranges, every layer once, finite numbers) and accepts only text of kPlanJsonBytesMax.
@@ -48,7 +51,8 @@ Result<DeviceProfile> device_profile_from_json(std::string_view text);
 // order. Hash it.
 std::string canonical_plan_text(const Plan& plan);
 
-std::string_view to_string(Objective objective);   // "latency", "throughput"
+inline constexpr Objective kObjectives[] = {Objective::kLatency, Objective::kThroughput, Objective::kEnergy};
+std::string_view to_string(Objective objective);   // "latency", "throughput", "energy"
 std::string_view to_string(KeepOnHead keep);       // "none", "first-layer", "ends"
 Objective parse_objective(std::string_view text);  // throws SetupError naming the choices
 KeepOnHead parse_keep_on_head(std::string_view text);

@@ -6,6 +6,7 @@
 
 #include "base/units.h"
 #include "planner/checks.h"
+#include "planner/device_kinds.h"
 
 namespace shoal {
 namespace {
@@ -123,6 +124,25 @@ std::string unused_text(const PlanInput& input, const CostModel& cost, const Cha
   return cost_text(input, value_with(input, chain, order, type), predicted);
 }
 
+// For plans whose left-out devices need no search: `unused` says why.
+template <class Unused>
+std::vector<DeviceReason> reasons_or(const PlanInput& input, std::vector<StageAssignment> stages,
+                                     Unused unused) {
+  const Prediction predicted = evaluate(input, stages);
+  std::vector<DeviceReason> reasons;
+  for (int device = 0; device < static_cast<int>(input.devices.size()); ++device) {
+    const bool used = uses(stages, device);
+    if (!used && !may_take_stage(input, device)) {
+      reasons.push_back({device, false, "left out: excluded"});
+      continue;
+    }
+    reasons.push_back({device, used,
+                       used ? used_text(input, stages, predicted, device)
+                            : unused(input.devices[static_cast<size_t>(device)])});
+  }
+  return reasons;
+}
+
 }  // namespace
 
 std::vector<DeviceReason> device_reasons(const PlanInput& input, const CostModel& cost, const Chain& chain,
@@ -154,15 +174,21 @@ std::vector<DeviceReason> device_reasons(const PlanInput& input, const CostModel
 }
 
 std::vector<DeviceReason> manual_reasons(const PlanInput& input, std::vector<StageAssignment> stages) {
-  const Prediction predicted = evaluate(input, stages);
-  std::vector<DeviceReason> reasons;
-  for (int device = 0; device < static_cast<int>(input.devices.size()); ++device) {
-    const bool used = uses(stages, device);
-    reasons.push_back(
-        {device, used,
-         used ? used_text(input, stages, predicted, device) : "left out: given no layers by hand"});
-  }
-  return reasons;
+  return reasons_or(input, std::move(stages),
+                    [](const DeviceProfile&) { return std::string("left out: given no layers by hand"); });
+}
+
+std::vector<DeviceReason> energy_reasons(const PlanInput& input, std::vector<StageAssignment> stages) {
+  const double lap = evaluate(input, stages).seconds_per_token;
+  return reasons_or(input, std::move(stages), [&](const DeviceProfile& device) {
+    if (device.busy_watts <= 0) return std::string("left out: its watts are not known");
+    std::array<char, 160> text;
+    std::snprintf(
+        text.data(), text.size(),
+        "left out: no plan with it takes less energy; idle it would add %.2f J to each token (%.3g W)",
+        device.idle_watts * lap, device.idle_watts);
+    return std::string(text.data());
+  });
 }
 
 std::string why_infeasible(const PlanInput& input, const std::vector<StageAssignment>& stages) {

@@ -12,5 +12,6 @@ namespace shoal {
 std::vector<DeviceReason> device_reasons(const PlanInput& input, const CostModel& cost, const Chain& chain,
                                          std::vector<StageAssignment> stages);
 std::vector<DeviceReason> manual_reasons(const PlanInput& input, std::vector<StageAssignment> stages);
+std::vector<DeviceReason> energy_reasons(const PlanInput& input, std::vector<StageAssignment> stages);
 
 }  // namespace shoal

@@ -18,7 +18,11 @@ inline constexpr int kPlanLayersMax = 4096;   // layers of one model
 inline constexpr int kPlanRowsMax = 1 << 20;  // rows of a step, tokens of a prompt
 inline constexpr int kPrefillChunkRows = 32;  // rows of one prompt chunk that the prediction assumes
 
-enum class Objective { kLatency, kThroughput };
+enum class Objective {
+  kLatency,     // least time per token of one stream
+  kThroughput,  // least bottleneck of a full pipeline
+  kEnergy,      // least joules per token of one stream
+};
 
 // Which units must be on the head device (the one prompts come in at).
 enum class KeepOnHead {
@@ -32,6 +36,8 @@ struct ModelProfile {
   std::string name;
   int n_layer = 0;
   int n_embd = 0;
+  int context = 0;    // tokens a sequence that layer_kv_bytes is for; 0: not known
+  int sequences = 0;  // concurrent sequences that it is for; 0: not known
   uint64_t embedding_bytes = 0;
   std::vector<uint64_t> layer_bytes;     // [n_layer] weights
   std::vector<uint64_t> layer_kv_bytes;  // [n_layer] KV cache for the chosen context and sequences
@@ -67,8 +73,8 @@ struct DeviceProfile {
   double prefill_layer_row_seconds = 0;  // one average layer, one row of a prompt chunk
   std::vector<double>
       layer_scale;        // [n_layer] or empty: layer i costs scale[i] average layers; empty: by bytes
-  double idle_watts = 0;  // 0: unknown
-  double busy_watts = 0;
+  double idle_watts = 0;  // drawn while it waits
+  double busy_watts = 0;  // drawn while it computes; 0: unknown
   bool trusted = true;
   int layers_max = 0;   // 0: as many as fit
   bool allowed = true;  // false: this device takes no stage
@@ -172,6 +178,7 @@ struct Prediction {
   double seconds_per_token = 0;    // one stream: all computing and all hops of one lap, with the return hop
   double tokens_per_second = 0;    // pipeline full of steps of `concurrency` rows: concurrency / bottleneck
   double first_token_seconds = 0;  // a prompt of the workload's length, in chunks of kPrefillChunkRows, alone
+  double joules_per_token = 0;     // one stream, all devices with a stage; 0: some device's watts are unknown
   Bottleneck bottleneck;           // of the full pipeline
   bool operator==(const Prediction&) const = default;
 };
@@ -187,6 +194,7 @@ struct Plan {
   Objective objective = Objective::kLatency;
   KeepOnHead keep_on_head = KeepOnHead::kFirstLayer;
   bool manual = false;
+  bool for_targets = false;  // chosen among candidates for a service's targets (planner/pareto.h)
   int head = 0;
   int n_layer = 0;
   std::vector<std::string> devices;     // names, by device index

@@ -39,6 +39,23 @@ bool mentions(const std::string& text, const std::string& part) {
 
 }  // namespace
 
+TEST_CASE("watts and targets are read, and refused where they make no sense") {
+  const ClusterConfig config = parse_cluster_config(
+      "nodes: {a: {memory: 1GiB, idle-watts: 2.7, busy-watts: 8 W}}\n"
+      "plan: {objective: energy, ttft-ms: 900, ms-per-token: 80ms, power-cap: 40W}\n",
+      "c.yaml");
+  CHECK(config.nodes[0].idle_watts == 2.7);
+  CHECK(config.nodes[0].busy_watts == 8);
+  CHECK(config.plan.objective == "energy");
+  CHECK(config.plan.ttft_ms == 900);
+  CHECK(config.plan.ms_per_token == 80);
+  CHECK(config.plan.power_cap == 40);
+  CHECK(mentions(problem("nodes: {a: {memory: 1GiB, idle-watts: 9, busy-watts: 8}}"), "busy-watts"));
+  CHECK(mentions(problem("nodes: {a: {memory: 1GiB, idle-watts: -1}}"), "idle-watts"));
+  CHECK(mentions(problem("nodes: {a: {memory: 1GiB, busy-watts: warm}}"), "busy-watts"));
+  CHECK(mentions(problem("nodes: {a: {memory: 1GiB}}\nplan: {ms-per-token: nan}"), "ms-per-token"));
+}
+
 TEST_CASE("every key of the cluster file is read") {
   const ClusterConfig config = parse_cluster_config(kWhole, "c.yaml");
   CHECK(config.cluster == "home");
