@@ -95,7 +95,7 @@ Found solve(const PlanInput& input, const Chain& chain) {
     if (!segments) return found;
     // Of all plans with this bottleneck the one with the shortest lap that a short search finds.
     const Chain limited = limit_busy(chain, busiest_seconds(chain, *segments));
-    found.segments = solve_lap(limited, *segments, kTieLabelsMax).solution->segments;
+    found.segments = solve_lap(limited, *segments, LapLimits{kTieLabelsMax}).solution->segments;
     return found;
   }
   LapResult result = solve_lap(chain);
