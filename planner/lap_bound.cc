@@ -14,7 +14,7 @@ constexpr double kLaterStep = 0.4;  // the same once types are counted: the pric
 constexpr double kShorter = 0.6;
 constexpr double kStepMin = 1e-3;
 constexpr double kGuessedGap = 0.1;  // while no lap is known
-constexpr int kCountedAtOnce = 4;
+constexpr int kCountedAtOnce = 3;
 
 }  // namespace
 
@@ -71,7 +71,8 @@ void LapBound::fill_usable() {
   used_units_.assign(counts_, 0);
   for (size_t counts = 0; counts < counts_; ++counts)
     for (size_t t = 0; t < radix_.size(); ++t) {
-      const int type = static_cast<int>(t), all = std::max(chain_.later_count(type), chain_.may_begin(type) ? 1 : 0);
+      const int type = static_cast<int>(t),
+                all = std::max(chain_.later_count(type), chain_.may_begin(type) ? 1 : 0);
       const int used = counted(t) ? static_cast<int>(counts / stride_[t] % radix_[t]) : 0;
       if (counted(t) && used + 1 == static_cast<int>(radix_[t])) closed_[counts * width_ + t] = kUnusable;
       free_units_[counts] += (all - used) * longest_of_[t];
@@ -148,7 +149,8 @@ std::vector<Segment> LapBound::least_path() const {
     double least = kUnusable;
     for (int e = begin + (begin == 0 ? chain_.first_units_min() : 1); e <= chain_.reach_of(type, begin);
          ++e) {
-      const double after = e == chain_.units ? chain_.finish[static_cast<size_t>(type)] : rest(counts, e, type);
+      const double after =
+          e == chain_.units ? chain_.finish[static_cast<size_t>(type)] : rest(counts, e, type);
       const double value = chain_.seconds(type, begin, e) + after;
       if (value < least) least = value, end = e;
     }

@@ -75,7 +75,7 @@ class LapBound {
   std::vector<double> rest_, through_;  // [counts][units + 1][width_]
   std::vector<double> closed_;          // [counts][width_] 0, or kUnusable: no device of the type is free
   std::vector<int> free_units_, used_units_;  // [counts] that free devices, or used ones, can hold
-  std::vector<int> excess_;  // [types] uses beyond the devices during the last tuning
+  std::vector<int> excess_;                   // [types] uses beyond the devices during the last tuning
   size_t counts_ = 1;
   double root_ = 0;
 };

@@ -11,58 +11,16 @@
 #include "base/check.h"
 #include "planner/busiest_solver.h"
 #include "planner/device_set.h"
+#include "planner/label_index.h"
 #include "planner/lap_bound.h"
 
 namespace shoal {
 namespace {
 
-constexpr int kFirstSteps = 120, kLaterSteps = 5;   // of tuning
-constexpr size_t kWider = 4;  // each search than the one before
+constexpr int kFirstSteps = 120, kLaterSteps = 5;  // of tuning
+constexpr size_t kWider = 4;                       // each search than the one before
 constexpr double kRelativeSlack = 1e-12;           // two laps nearer than this are the same
-constexpr uint32_t kNone = ~uint32_t{0};
-
-// The best label of each state, by open addressing; its memory follows the labels made, not the states there
-// are.
-class LabelIndex {
- public:
-  void clear() {
-    slots_.assign(size_t{1} << 12, {});
-    used_ = 0;
-  }
-  // The label whose hash is `hash` and for which `same(label)`, or kNone in a new place. Valid until the next
-  // call.
-  template <class Same>
-  uint32_t& at(uint64_t hash, Same same) {
-    if (2 * used_ >= slots_.size()) grow();
-    const auto tag = static_cast<uint32_t>(hash >> 32);
-    size_t i = tag & (slots_.size() - 1);
-    while (slots_[i].label != kNone && !(slots_[i].tag == tag && same(slots_[i].label)))
-      i = (i + 1) & (slots_.size() - 1);
-    if (slots_[i].label == kNone) {
-      slots_[i].tag = tag;
-      ++used_;
-    }
-    return slots_[i].label;
-  }
-
- private:
-  struct Slot {
-    uint32_t tag = 0;
-    uint32_t label = kNone;
-  };
-  void grow() {
-    std::vector<Slot> old(slots_.size() * 4);
-    old.swap(slots_);
-    for (const Slot& slot : old) {
-      if (slot.label == kNone) continue;
-      size_t i = slot.tag & (slots_.size() - 1);
-      while (slots_[i].label != kNone) i = (i + 1) & (slots_.size() - 1);
-      slots_[i] = slot;
-    }
-  }
-  std::vector<Slot> slots_;
-  size_t used_ = 0;
-};
+constexpr uint32_t kNone = LabelIndex::kNone;
 
 template <size_t kWords>
 class LapSearch {
@@ -85,7 +43,7 @@ class LapSearch {
     double seconds;
     double free_price;  // of all devices not used
     Set set;
-    uint32_t from;  // label of the previous segment, or kNone
+    uint32_t from;    // label of the previous segment, or kNone
     uint32_t counts;  // of the bound's counted types
     int16_t type;
     int16_t units;
@@ -106,12 +64,12 @@ class LapSearch {
       const double dropped = search(width);
       if (dropped == kUnusable) return true;
       open_bound_ = std::max(open_bound_, dropped);
-      if (made_ >= limits_.labels) return false;
       if (best_.empty() && search_fits(chain_)) {
         auto any = any_segments(chain_);
         if (!any) return true;
         offer(std::move(*any));
       }
+      if (made_ >= limits_.labels) return false;
       if (bound_.count_more()) bound_.tune(bound_.affordable(kLaterSteps), best_seconds_, seen);
     }
   }

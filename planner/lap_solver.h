@@ -1,6 +1,6 @@
 // Search for the chain's segments with the shortest lap: computing and hops of one step, with entry and
-// finish. Exact as far as its limits allow, beyond that the best found with a proven gap. Deterministic; pure;
-// any thread.
+// finish. Exact as far as its limits allow, beyond that the best found with a proven gap. Deterministic;
+// pure; any thread.
 #pragma once
 
 #include <optional>
@@ -24,7 +24,7 @@ struct LapResult {
 
 // What a search may cost. Counts, not times: the same input gives the same plan on every machine.
 struct LapLimits {
-  size_t labels = 1'500'000;    // partial solutions before the search gives up proving
+  size_t labels = 1'500'000;  // partial solutions before the search gives up proving
   size_t first_width = 24;    // partial solutions that go on at each unit, at first
 };
 
