@@ -90,7 +90,8 @@ void print_row(const Row& row, unsigned seeds) {
   shape.devices = row.devices;
   shape.layers = row.layers;
   shape.types = row.types;
-  shape.tightness = row.tight ? 1.4 : 2.5;
+  // Large fleets are not of ever smaller devices: beyond 16 the offered memory grows with their number.
+  shape.tightness = (row.tight ? 1.4 : 2.5) * std::max(1.0, row.devices / 16.0);
   shape.mbps_max = row.tight ? 1000 : 50;
   Tally tally;
   for (unsigned seed = 0; seed < seeds; ++seed) {
