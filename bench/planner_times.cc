@@ -71,13 +71,14 @@ void add_rivals(const PlanInput& input, double ours, unsigned seed, Tally& tally
   const double ants = rivals::ant_colony(chain, input.objective, kAnts, kRounds, seed);
   tally.ant_ms.add(cpu_ms() - start);
   tally.ant_excess.add(100 * (ants / ours - 1));
+  if (chain.types < static_cast<int>(input.devices.size())) return;  // it knows no types
   start = cpu_ms();
   double recurrence = kUnusable;
   if (latency) {
     const rivals::RecurrencePlan plan = rivals::edgeshard_latency(chain);
     recurrence = plan.seconds;
     tally.overfull += plan.overfull;
-  } else if (chain.types == static_cast<int>(input.devices.size())) {
+  } else {
     recurrence = rivals::edgeshard_throughput(chain, kRecurrenceStates);
   }
   if (recurrence == kUnusable) return;
