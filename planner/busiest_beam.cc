@@ -29,7 +29,7 @@ class BusiestBeam {
 
   BusiestResult run() {
     BusiestResult result;
-    const size_t narrow = std::max<size_t>(16, options_.width / static_cast<size_t>(chain_.types));
+    const size_t narrow = std::max(options_.width_min, options_.width / static_cast<size_t>(chain_.types));
     const auto any = attempt(std::numeric_limits<double>::max(), narrow);
     if (!best_) {
       if (any != Answer::kNever) attempt(std::numeric_limits<double>::max(), kNone);

@@ -19,6 +19,7 @@ struct BusiestResult {
 struct BusiestLimits {
   size_t width = 2'000;     // of `types` x partial solutions that go on from each number of devices, to find
   size_t labels = 500'000;  // of one attempt to prove
+  size_t width_min = 16;    // however many types there are
 };
 
 BusiestResult solve_busiest_wide(const Chain& chain, const BusiestLimits& limits = {});
