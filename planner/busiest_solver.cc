@@ -15,6 +15,7 @@
 #include <limits>
 
 #include "base/check.h"
+#include "planner/busy_limits.h"
 #include "planner/local_search.h"
 
 namespace shoal {
@@ -30,7 +31,8 @@ class BusiestSearch {
       : chain_(chain),
         index_(chain),
         types_(static_cast<size_t>(chain.types)),
-        width_((types_ + kLanes - 1) / kLanes * kLanes) {
+        width_((types_ + kLanes - 1) / kLanes * kLanes),
+        limits_(chain) {
     SHOAL_CHECK(index_.fits);
     furthest_.resize(index_.sets * width_);
   }
@@ -39,13 +41,13 @@ class BusiestSearch {
     auto best = try_limit(std::numeric_limits<double>::max());
     if (!best) return best;
     best = improve_order(chain_, std::move(*best), Objective::kThroughput);
-    const std::vector<double> values = candidates();
+    const std::vector<double> values = limits_.candidates();
     const auto settle = [&] {  // the found plan's own bottleneck may be less than the limit
       const double busiest = busiest_seconds(chain_, *best);
       return static_cast<size_t>(std::lower_bound(values.begin(), values.end(), busiest) - values.begin());
     };
     // What the local search found is mostly the answer or near it: probe close below it.
-    size_t low = first_plausible(values), high = settle();  // everything below low is infeasible
+    size_t low = limits_.first_plausible(values), high = settle();  // everything below low is infeasible
     for (size_t part = kNear; low < high;) {
       const size_t middle = high - std::max<size_t>(1, (high - low) / part);
       if (auto found = try_limit(values[middle])) {
@@ -80,87 +82,28 @@ class BusiestSearch {
     return chain_.later_count(type) > 0 ? index_.stride[static_cast<size_t>(type)] : 0;
   }
 
-  std::vector<double> candidates() const {
-    std::vector<double> values;
-    const auto add = [&](const std::vector<double>& list) {
-      std::copy_if(list.begin(), list.end(), std::back_inserter(values),
-                   [](double v) { return v != kUnusable; });
-    };
-    add(chain_.busy_hop), add(chain_.busy_entry), add(chain_.busy_finish);
-    for (int t = 0; t < chain_.types; ++t)
-      for (int begin = 0; begin < chain_.units; ++begin)
-        for (int end = begin + 1; end <= chain_.reach_of(t, begin); ++end)
-          values.push_back(chain_.busy(t, begin, end));
-    std::sort(values.begin(), values.end());
-    // Of values that only rounding tells apart the greatest stands for all.
-    std::vector<double> distinct;
-    for (double value : values) {
-      if (!distinct.empty() && value <= distinct.back() * (1 + 1e-12)) distinct.pop_back();
-      distinct.push_back(value);
-    }
-    return distinct;
-  }
-
-  // Furthest end of a segment of each type from each unit, and the last unit at or before x where one can
-  // begin.
   void fill_limits(double limit) {
-    const auto units = static_cast<size_t>(chain_.units);
-    limit_ = limit;
-    reach_.assign(types_ * units, 0);
-    start_.assign(types_ * units, -1);
-    longest_.assign(types_, 0);
-    for (int t = 0; t < chain_.types; ++t) {
-      int end = 0, start = -1;
-      for (int begin = 0; begin < chain_.units; ++begin) {
-        end = std::max(end, begin);
-        while (end < chain_.reach_of(t, begin) && chain_.busy(t, begin, end + 1) <= limit) ++end;
-        if (end > begin) start = begin;
-        const size_t i = Chain::at(t, begin, chain_.units);
-        reach_[i] = static_cast<int16_t>(end);
-        start_[i] = static_cast<int16_t>(start);
-        longest_[static_cast<size_t>(t)] = std::max(longest_[static_cast<size_t>(t)], end - begin);
-      }
-    }
+    limits_.set(limit);
     next_.assign(types_, 0);
     for (int from = 0; from < chain_.types; ++from)
       for (int to = 0; to < chain_.types; ++to)
-        next_[static_cast<size_t>(from)] |= static_cast<uint32_t>(longest_[static_cast<size_t>(to)] > 0 &&
-                                                                  chain_.busy_hop_of(from, to) <= limit)
-                                            << to;
+        next_[static_cast<size_t>(from)] |= static_cast<uint32_t>(limits_.may_follow(from, to)) << to;
   }
 
-  int reach(int type, int begin) const { return reach_[Chain::at(type, begin, chain_.units)]; }
-  bool may_enter(int type) const {
-    return chain_.may_begin(type) && chain_.busy_entry[static_cast<size_t>(type)] <= limit_ &&
-           reach(type, 0) >= chain_.first_units_min();
-  }
-  bool may_finish(int type) const { return chain_.busy_finish[static_cast<size_t>(type)] <= limit_; }
-
-  size_t first_plausible(const std::vector<double>& values) {
-    size_t low = 0, high = values.size();
-    while (low < high) {
-      const size_t middle = low + (high - low) / 2;
-      fill_limits(values[middle]);
-      int sum = 0;
-      for (int t = 0; t < chain_.types; ++t) sum += longest_[static_cast<size_t>(t)] * chain_.count(t);
-      if (sum >= chain_.units) {
-        high = middle;
-      } else {
-        low = middle + 1;
-      }
-    }
-    return low;
-  }
+  int reach(int type, int begin) const { return limits_.reach(type, begin); }
+  bool may_enter(int type) const { return limits_.may_enter(type); }
+  bool may_finish(int type) const { return limits_.may_finish(type); }
 
   // How many units the devices that a set leaves free could take at most.
   void fill_free() {
     int all = 0;
-    for (size_t t = 0; t < types_; ++t) all += longest_[t] * static_cast<int>(index_.radix[t] - 1);
+    for (size_t t = 0; t < types_; ++t)
+      all += limits_.longest(static_cast<int>(t)) * static_cast<int>(index_.radix[t] - 1);
     free_.resize(index_.sets);
     free_[0] = all;
     for (size_t t = 0; t < types_; ++t)
       for (size_t set = index_.stride[t]; set < index_.stride[t] * index_.radix[t]; ++set)
-        free_[set] = free_[set - index_.stride[t]] - longest_[t];
+        free_[set] = free_[set - index_.stride[t]] - limits_.longest(static_cast<int>(t));
   }
 
   // What fill_limits found, in the form that the inner loop wants.
@@ -171,7 +114,7 @@ class BusiestSearch {
     for (int t = 0; t < chain_.types; ++t) {
       const auto index = static_cast<size_t>(t);
       for (int covered = 1; covered <= chain_.units; ++covered) {
-        const int start = start_[Chain::at(t, std::min(covered, chain_.units - 1), chain_.units)];
+        const int start = limits_.start(t, std::min(covered, chain_.units - 1));
         if (start >= chain_.first_units_min())
           advance_[index * width + static_cast<size_t>(covered)] = static_cast<int16_t>(reach(t, start));
       }
@@ -239,7 +182,7 @@ class BusiestSearch {
       for (int k = 0; k < chain_.types && previous < 0; ++k) {
         const int covered = std::min<int>(furthest_[node(before, k)], chain_.units - 1);
         if (covered == 0 || !(next_[static_cast<size_t>(k)] >> type & 1)) continue;
-        const int start = start_[Chain::at(type, covered, chain_.units)];
+        const int start = limits_.start(type, covered);
         if (start >= chain_.first_units_min() && reach(type, start) == end) previous = k;
       }
       SHOAL_CHECK(previous >= 0);
@@ -328,10 +271,7 @@ class BusiestSearch {
   const Chain& chain_;
   const CountIndex index_;
   const size_t types_, width_;  // width_: types, padded for the inner loop
-  double limit_ = 0;
-  std::vector<int16_t> reach_;  // [types][units] under limit_
-  std::vector<int16_t> start_;  // [types][units]
-  std::vector<int> longest_;    // [types] units of the longest segment
+  BusyLimits limits_;
   std::vector<uint32_t> next_;  // [types] which types may follow
   std::vector<int> free_;       // [sets] units that devices not in the set could take
   std::vector<int16_t>

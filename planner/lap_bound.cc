@@ -14,7 +14,7 @@ constexpr double kLaterStep = 0.4;  // the same once types are counted: the pric
 constexpr double kShorter = 0.6;
 constexpr double kStepMin = 1e-3;
 constexpr double kGuessedGap = 0.1;  // while no lap is known
-constexpr int kCountedAtOnce = 2;
+constexpr int kCountedAtOnce = 3;
 
 }  // namespace
 
@@ -30,78 +30,102 @@ LapBound::LapBound(const Chain& chain) : chain_(chain) {
   stride_.assign(types, 0);
   radix_.assign(types, 1);
   excess_.assign(types, 0);
+  fill_segments();
   fill_usable();
 }
 
 int LapBound::affordable(int steps) const {
-  constexpr double kUsual = 16.0 * 34 * 34;
-  const double units = chain_.units, size = units * units * chain_.types * static_cast<double>(counts_);
-  return std::clamp(static_cast<int>(steps * kUsual / size), 12, steps);
+  constexpr double kUsual = 16.0 * 82 * (82 + 16);
+  const double size = static_cast<double>(width_) * chain_.units * (longest_ + chain_.types);
+  return std::clamp(static_cast<int>(steps * kUsual / size), 5, steps);
 }
 
-bool LapBound::may_use(size_t counts, int type) const {
-  return usable_[counts] >> type & 1;
+void LapBound::fill_segments() {
+  const auto types = static_cast<size_t>(chain_.types);
+  longest_of_.assign(types, 0);
+  for (size_t t = 0; t < types; ++t)
+    for (int begin = 0; begin < chain_.units; ++begin)
+      longest_of_[t] = std::max(longest_of_[t], chain_.reach_of(static_cast<int>(t), begin) - begin);
+  for (int longest : longest_of_) longest_ = std::max(longest_, longest);
+  segments_.assign(static_cast<size_t>(chain_.units * longest_) * width_, kUnusable);
+  last_.assign(static_cast<size_t>(chain_.units) * width_, kUnusable);
+  for (int begin = 0; begin < chain_.units; ++begin) {
+    const int units_min = begin == 0 ? chain_.first_units_min() : 1;
+    for (size_t t = 0; t < types; ++t) {
+      const int type = static_cast<int>(t), reach = chain_.reach_of(type, begin);
+      if (begin == 0 ? !chain_.may_begin(type) : chain_.later_count(type) == 0) continue;
+      for (int end = begin + units_min; end <= std::min(reach, chain_.units - 1); ++end)
+        segments_[static_cast<size_t>(begin * longest_ + end - begin - 1) * width_ + t] =
+            chain_.seconds(type, begin, end);
+      if (reach == chain_.units && reach - begin >= units_min)
+        last_[static_cast<size_t>(begin) * width_ + t] =
+            chain_.seconds(type, begin, reach) + chain_.finish[t];
+    }
+  }
 }
 
-// Which types each combination of counts leaves devices of.
+// What each combination of counts leaves.
 void LapBound::fill_usable() {
-  usable_.assign(counts_, 0);
+  closed_.assign(counts_ * width_, 0);
+  free_units_.assign(counts_, 0);
+  used_units_.assign(counts_, 0);
   for (size_t counts = 0; counts < counts_; ++counts)
     for (size_t t = 0; t < radix_.size(); ++t) {
-      const bool left = radix_[t] == 1 || counts / stride_[t] % radix_[t] + 1 < radix_[t];
-      if (left && chain_.later_count(static_cast<int>(t)) > 0) usable_[counts] |= uint32_t{1} << t;
+      const int type = static_cast<int>(t),
+                all = std::max(chain_.later_count(type), chain_.may_begin(type) ? 1 : 0);
+      const int used = counted(t) ? static_cast<int>(counts / stride_[t] % radix_[t]) : 0;
+      if (counted(t) && used + 1 == static_cast<int>(radix_[t])) closed_[counts * width_ + t] = kUnusable;
+      free_units_[counts] += (all - used) * longest_of_[t];
+      used_units_[counts] += (counted(t) ? used : all) * longest_of_[t];
     }
 }
 
-// What follows a segment of `type` that ends at `end`, when `counts` has the segment.
-double LapBound::after(size_t counts, int end, int type) const {
-  return end == chain_.units ? chain_.finish[static_cast<size_t>(type)] : rest(counts, end, type);
+// `rest` [width_ last types]: what follows when segments from `begin` on may begin with `counts`. Each type's
+// is kept with the counts before its own segment, where fill_row looks for it.
+void LapBound::store_rest(size_t counts, int begin, const double* rest) {
+  for (size_t t = 0; t < radix_.size(); ++t)
+    if (!counted(t) || counts / stride_[t] % radix_[t] > 0)
+      rest_[row(counts - stride_[t], begin) + t] = rest[t];
 }
 
 // The tables for segments beginning at unit `begin`; those of later units and of larger counts are filled.
 void LapBound::fill_row(size_t counts, int begin) {
-  const auto types = static_cast<size_t>(chain_.types);
   double* through = &through_[row(counts, begin)];
-  std::fill(through, through + width_, kUnusable);
-  const int units_min = begin == 0 ? chain_.first_units_min() : 1;
-  for (int type = 0; type < chain_.types; ++type) {
-    const auto t = static_cast<size_t>(type);
-    const bool first_only = begin == 0 && chain_.head_first && type == chain_.head_type;
-    if (begin == 0 ? !chain_.may_begin(type) : !may_use(counts, type)) continue;
-    if (!first_only && !may_use(counts, type)) continue;
-    const size_t with = counts + stride_[t];
-    // Seconds of the units before `begin` are taken off once, after the loop.
-    const double* before = &chain_.compute[Chain::at(type, 0, chain_.units + 1)];
-    const double* rest = &rest_[row(with, 0) + t];
-    const int reach = chain_.reach_of(type, begin), last = std::min(reach, chain_.units - 1);
-    double least = reach == chain_.units ? before[reach] + chain_.finish[t] : kUnusable;
-    for (int end = begin + units_min; end <= last; ++end)
-      least = std::min(least, before[end] + rest[static_cast<size_t>(end) * width_]);
-    least -= before[begin];
-    through[t] = least + price_[t];
-  }
-  if (begin == 0) return;
-  double* rest = &rest_[row(counts, begin)];
-  std::fill(rest, rest + width_, kUnusable);
-  for (size_t t = 0; t < types; ++t) {
-    if (through[t] == kUnusable) continue;
-    const double* hop = &hop_to_[t * width_];
-    for (size_t k = 0; k < width_; k += kLanes)
-      for (size_t lane = 0; lane < kLanes; ++lane) {
-        const double value = hop[k + lane] + through[t];
-        rest[k + lane] = value < rest[k + lane] ? value : rest[k + lane];
-      }
-  }
+  std::copy_n(&last_[static_cast<size_t>(begin) * width_], width_, through);
+  const double* segment = &segments_[static_cast<size_t>(begin * longest_) * width_];
+  const double* rest = &rest_[row(counts, begin + 1)];
+  const size_t ends = static_cast<size_t>(std::min(longest_, chain_.units - 1 - begin)) * width_;
+  for (size_t i = 0; i < ends; i += width_)
+    for (size_t t = 0; t < width_; ++t) {
+      const double value = segment[i + t] + rest[i + t];
+      through[t] = value < through[t] ? value : through[t];
+    }
+  const double* closed = &closed_[counts * width_];
+  for (size_t t = 0; t < radix_.size(); ++t) through[t] += closed[t] + price_[t];
 }
 
 void LapBound::fill() {
   const size_t size = row(counts_, 0);
-  if (rest_.size() != size) {
-    rest_.assign(size, kUnusable);
-    through_.assign(size, kUnusable);
+  if (rest_.size() != size) through_.assign(size, kUnusable);
+  rest_.assign(size, kUnusable);
+  std::vector<double> rest(width_);
+  for (size_t counts = counts_; counts-- > 0;) {
+    for (int begin = chain_.units - 1; begin > 0; --begin) {
+      if (free_units_[counts] < chain_.units - begin || used_units_[counts] < begin) continue;
+      fill_row(counts, begin);
+      const double* through = &through_[row(counts, begin)];
+      std::fill(rest.begin(), rest.end(), kUnusable);
+      for (size_t t = 0; t < radix_.size(); ++t) {
+        if (through[t] == kUnusable) continue;
+        const double* hop = &hop_to_[t * width_];
+        for (size_t k = 0; k < width_; ++k) {
+          const double value = hop[k] + through[t];
+          rest[k] = value < rest[k] ? value : rest[k];
+        }
+      }
+      store_rest(counts, begin, rest.data());
+    }
   }
-  for (size_t counts = counts_; counts-- > 0;)
-    for (int begin = chain_.units - 1; begin > 0; --begin) fill_row(counts, begin);
   fill_row(0, 0);
 }
 
@@ -121,16 +145,18 @@ std::vector<Segment> LapBound::least_path() const {
   least_first(type);
   size_t counts = 0;
   for (int begin = 0; type >= 0;) {
-    counts += stride_[static_cast<size_t>(type)];
     int end = -1;
     double least = kUnusable;
     for (int e = begin + (begin == 0 ? chain_.first_units_min() : 1); e <= chain_.reach_of(type, begin);
          ++e) {
-      const double value = chain_.seconds(type, begin, e) + after(counts, e, type);
+      const double after =
+          e == chain_.units ? chain_.finish[static_cast<size_t>(type)] : rest(counts, e, type);
+      const double value = chain_.seconds(type, begin, e) + after;
       if (value < least) least = value, end = e;
     }
     path.push_back({type, begin, end});
     if (end == chain_.units) break;
+    counts += stride_[static_cast<size_t>(type)];
     int next = -1;
     least = kUnusable;
     for (int t = 0; t < chain_.types; ++t) {

@@ -40,7 +40,8 @@ class LapBound {
   double price(int type) const { return price_[static_cast<size_t>(type)]; }
   // What one more use of `type` adds to the number of the counts.
   size_t stride(int type) const { return stride_[static_cast<size_t>(type)]; }
-  // Least seconds and prices to cover the units from `units` on, after a segment of `last` ends there.
+  // Least seconds and prices to cover the units from `units` on, after a segment of `last` ends there before
+  // which the counts were `counts`.
   double rest(size_t counts, int units, int last) const {
     return rest_[row(counts, units) + static_cast<size_t>(last)];
   }
@@ -53,22 +54,28 @@ class LapBound {
   size_t row(size_t counts, int units) const {
     return (counts * (static_cast<size_t>(chain_.units) + 1) + static_cast<size_t>(units)) * width_;
   }
-  bool may_use(size_t counts, int type) const;
-  double after(size_t counts, int end, int type) const;
+  bool counted(size_t type) const { return radix_[type] > 1; }
+  void fill_segments();
   void fill_usable();
   void fill();
   void fill_row(size_t counts, int begin);
+  void store_rest(size_t counts, int begin, const double* rest);
   double least_first(int& type) const;
   std::vector<Segment> least_path() const;
 
   const Chain& chain_;
-  size_t width_ = 0;                    // types, padded for the inner loop
+  size_t width_ = 0;                    // types, padded for the inner loops
+  std::vector<double> segments_;        // seconds of [begin][end - begin - 1][width_], longest_ ends each
+  std::vector<double> last_;            // [units][width_] seconds of a last segment, with finish
   std::vector<double> hop_to_;          // [to type][width_ from types]; unusable where a type repeats alone
+  int longest_ = 0;                     // units of the longest segment
+  std::vector<int> longest_of_;         // [types]
   std::vector<double> price_;           // [types] seconds per use
   std::vector<size_t> stride_, radix_;  // [types] stride 0 and radix 1: not counted
   std::vector<double> rest_, through_;  // [counts][units + 1][width_]
-  std::vector<uint32_t> usable_;        // [counts] bit t: another device of type t is free
-  std::vector<int> excess_;             // [types] uses beyond the devices during the last tuning
+  std::vector<double> closed_;          // [counts][width_] 0, or kUnusable: no device of the type is free
+  std::vector<int> free_units_, used_units_;  // [counts] that free devices, or used ones, can hold
+  std::vector<int> excess_;                   // [types] uses beyond the devices during the last tuning
   size_t counts_ = 1;
   double root_ = 0;
 };

@@ -1,5 +1,6 @@
-// Exact search for the chain's segments with the shortest lap: computing and hops of one step, with entry and
-// finish.
+// Search for the chain's segments with the shortest lap: computing and hops of one step, with entry and
+// finish. Exact as far as its limits allow, beyond that the best found with a proven gap. Deterministic;
+// pure; any thread.
 #pragma once
 
 #include <optional>
@@ -9,13 +10,6 @@
 
 namespace shoal {
 
-// Partial solutions kept before the search gives up proving and returns its best with a gap.
-inline constexpr size_t kLapLabelsMax = 4'000'000;
-
-// Partial solutions of the first search; when it needs more the bound is sharpened, and three times as many
-// are allowed.
-inline constexpr size_t kLapFirstBudget = 4'000;
-
 struct LapSolution {
   std::vector<Segment> segments;
   double seconds = 0;
@@ -24,12 +18,17 @@ struct LapSolution {
 
 struct LapResult {
   std::optional<LapSolution> solution;
-  bool proven = true;  // no solution is always proven: feasibility is decided by itself
+  bool proven = true;  // the solution best, or that there is none
   size_t labels = 0;   // partial solutions looked at
 };
 
-// `known`: a feasible solution to start from, or empty. The chain's states must not exceed kSearchStatesMax.
-LapResult solve_lap(const Chain& chain, const std::vector<Segment>& known = {},
-                    size_t labels_max = kLapLabelsMax, size_t first_budget = kLapFirstBudget);
+// What a search may cost. Counts, not times: the same input gives the same plan on every machine.
+struct LapLimits {
+  size_t labels = 1'500'000;  // partial solutions before the search gives up proving
+  size_t first_width = 24;    // partial solutions that go on at each unit, at first
+};
+
+// `known`: a feasible solution to start from, or empty.
+LapResult solve_lap(const Chain& chain, const std::vector<Segment>& known = {}, const LapLimits& limits = {});
 
 }  // namespace shoal

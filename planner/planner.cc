@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "base/units.h"
+#include "planner/busiest_beam.h"
 #include "planner/busiest_solver.h"
 #include "planner/chain.h"
 #include "planner/checks.h"
@@ -74,33 +75,33 @@ bool better(const PlanInput& input, const CostModel& cost, std::vector<StageAssi
   return lap_of_full_step(a, cost, input) <= lap_of_full_step(b, cost, input) * kSame;
 }
 
-void check_size(const Chain& chain) {
-  if (search_fits(chain)) return;
-  throw SetupError(
-      "plan: " + std::to_string(chain.types) +
-      " kinds of nodes are more than can be planned exactly (about 20 different ones, or more where many are "
-      "alike in profile and links); exclude some nodes or give the layers by hand");
-}
-
 struct Found {
   std::vector<Segment> segments;  // empty: none
   double gap = 0;
+  bool proven = true;
 };
 
 Found solve(const PlanInput& input, const Chain& chain) {
   Found found;
   if (chain.types == 0 || (chain.head_first && chain.head_type < 0)) return found;
-  check_size(chain);
   if (input.objective == Objective::kThroughput) {
-    const auto segments = solve_busiest(chain);
-    if (!segments) return found;
+    BusiestResult busiest{{}, 0, true};
+    if (search_fits(chain)) {
+      busiest.segments = solve_busiest(chain);
+    } else {
+      busiest = solve_busiest_wide(chain);
+    }
+    found.proven = busiest.proven;
+    if (!busiest.segments) return found;
     // Of all plans with this bottleneck the one with the shortest lap that a short search finds.
-    const Chain limited = limit_busy(chain, busiest_seconds(chain, *segments));
-    found.segments = solve_lap(limited, *segments, kTieLabelsMax).solution->segments;
+    const Chain limited = limit_busy(chain, busiest_seconds(chain, *busiest.segments));
+    found.segments = solve_lap(limited, *busiest.segments, LapLimits{kTieLabelsMax}).solution->segments;
+    found.gap = busiest.gap;
     return found;
   }
   LapResult result = solve_lap(chain);
-  if (result.solution) found = {std::move(result.solution->segments), result.solution->gap};
+  found.proven = result.proven;
+  if (result.solution) found = {std::move(result.solution->segments), result.solution->gap, result.proven};
   return found;
 }
 
@@ -126,6 +127,11 @@ std::vector<StageAssignment> choose_stages(const PlanInput& input, const CostMod
     if (why_infeasible(input, whole).empty() && (stages.empty() || better(input, cost, whole, stages)))
       stages = std::move(whole);
   }
+  if (stages.empty() && !found.proven)
+    throw SetupError(
+        "plan: none was found, though there may be one: memory or links leave little choice among " +
+        std::to_string(chain.types) +
+        " different nodes; give nodes more memory, exclude some, or give the layers by hand");
   if (stages.empty()) throw SetupError("plan: " + explain_no_plan(input, cost, chain));
   const std::string why = why_infeasible(input, stages);
   if (!why.empty()) throw std::logic_error("the planner made a plan that is not one: " + why);

@@ -16,8 +16,8 @@ namespace shoal {
 
 // The best plan for input.objective, or the manual one checked and evaluated. Exact (Plan::gap is 0) unless
 // the search meets its named limit, then the best plan found with its proven gap. Throws SetupError: an
-// inconsistent input, no feasible plan (which memory is missing and how much), more distinct devices than can
-// be planned. Latency: least Prediction::seconds_per_token. Energy: least Prediction::joules_per_token
+// inconsistent input, no feasible plan (which memory is missing and how much), none found within the limits.
+// Latency: least Prediction::seconds_per_token. Energy: least Prediction::joules_per_token
 // (planner/energy.h). Throughput: least bottleneck; among plans of
 // equal bottleneck the one with the shortest lap of a full step that a short search finds (the bottleneck is
 // exact, this tie-break need not be).

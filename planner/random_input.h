@@ -15,6 +15,7 @@ struct InputShape {
   bool device_scales = false;  // each device has its own relative cost of each layer
   bool missing_links = false;
   double mbps_max = 50;
+  int types = 0;  // device i is like device i mod types, links too; 0: all different
 };
 
 inline PlanInput random_input(const InputShape& shape, unsigned seed) {
@@ -67,6 +68,17 @@ inline PlanInput random_input(const InputShape& shape, unsigned seed) {
     for (int b = 0; b < shape.devices; ++b)
       if (a != b && !(shape.missing_links && random() % 4 == 0))
         input.links.set(a, b, {uniform(0, 2e-3), uniform(0.02, 1) * shape.mbps_max * 1e6 / 8});
+  for (int a = 0; a < shape.devices && shape.types > 0; ++a) {
+    const int like = a % shape.types;
+    const std::string name = input.devices[static_cast<size_t>(a)].name;
+    input.devices[static_cast<size_t>(a)] = input.devices[static_cast<size_t>(like)];
+    input.devices[static_cast<size_t>(a)].name = name;
+    for (int b = 0; b < shape.devices; ++b) {
+      const int other = b % shape.types;
+      const LinkProfile alike{1e-3, 0.5 * shape.mbps_max * 1e6 / 8};
+      if (a != b) input.links.set(a, b, like == other ? alike : input.links.at(like, other));
+    }
+  }
   input.constraints.head = static_cast<int>(random() % static_cast<unsigned>(shape.devices));
   input.constraints.keep_on_head = static_cast<KeepOnHead>(random() % 3);
   input.workload.concurrency = 1 + static_cast<int>(random() % 6);

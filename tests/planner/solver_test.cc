@@ -6,6 +6,7 @@
 #include <bit>
 #include <cmath>
 
+#include "planner/busiest_beam.h"
 #include "planner/busiest_solver.h"
 #include "planner/lap_solver.h"
 #include "planner/random_input.h"
@@ -70,6 +71,13 @@ Chain sample_chain(unsigned seed) {
     for (int a = 0; a < input.links.devices(); ++a)
       for (int b = 0; b < input.links.devices(); ++b) input.links.set(a, b, {1e-3, 1e7});
   }
+  if (seed % 5 == 2) {  // few links, so that slow devices serve as relays
+    for (int a = 0; a < input.links.devices(); ++a)
+      for (int b = 0; b < input.links.devices(); ++b)
+        if ((a * 7 + b * 3 + static_cast<int>(seed)) % 3 != 0) input.links.set(a, b, {});
+    for (size_t d = 0; d < input.devices.size(); d += 2)
+      for (RowSeconds& point : input.devices[d].decode_layer) point.seconds *= 8;
+  }
   return make_chain(input, CostModel(input), 1);
 }
 
@@ -84,8 +92,8 @@ TEST_CASE("latency: the searches with sharpened bounds equal a plain dynamic pro
     const Chain chain = sample_chain(seed);
     if (!may_have_a_solution(chain)) continue;
     const double best = reference(chain, true);
-    for (size_t first_budget : {size_t{1}, size_t{40}, kLapFirstBudget}) {
-      const LapResult result = solve_lap(chain, {}, kLapLabelsMax, first_budget);
+    for (size_t first_width : {size_t{1}, size_t{8}, LapLimits{}.first_width}) {
+      const LapResult result = solve_lap(chain, {}, {LapLimits{}.labels, first_width});
       CHECK(result.proven);
       REQUIRE(result.solution.has_value() == (best != kUnusable));
       if (!result.solution) continue;
@@ -104,7 +112,7 @@ TEST_CASE("latency: a search that gives up returns a solution and a gap that hol
     CAPTURE(seed);
     const Chain chain = sample_chain(seed);
     if (!may_have_a_solution(chain)) continue;
-    const LapResult result = solve_lap(chain, {}, 2, 1);
+    const LapResult result = solve_lap(chain, {}, {2, 1});
     if (result.proven) continue;
     ++unproven;
     REQUIRE(result.solution);
@@ -126,6 +134,28 @@ TEST_CASE("throughput: the search equals a plain dynamic program") {
     CHECK(any_segments(chain).has_value() == segments.has_value());
     if (segments) CHECK(std::abs(busiest_seconds(chain, *segments) - best) <= 1e-9 * best);
   }
+}
+
+TEST_CASE("throughput: the beam proves what it says") {
+  int proven = 0, unproven = 0;
+  for (unsigned seed = 0; seed < 260; ++seed) {
+    CAPTURE(seed);
+    const Chain chain = sample_chain(seed);
+    if (!may_have_a_solution(chain)) continue;
+    const double best = reference(chain, false);
+    for (const BusiestLimits& limits : {BusiestLimits{}, BusiestLimits{1, 40, 1}}) {
+      const BusiestResult result = solve_busiest_wide(chain, limits);
+      if (best == kUnusable) CHECK_FALSE(result.segments);
+      if (best != kUnusable && result.proven) REQUIRE(result.segments);
+      if (!result.segments) continue;
+      const double found = busiest_seconds(chain, *result.segments);
+      CHECK(found >= best * (1 - 1e-9));
+      CHECK(found <= best * (1 + result.gap) * (1 + 1e-9));
+      ++(result.proven ? proven : unproven);
+    }
+  }
+  CHECK(proven >= 100);
+  CHECK(unproven >= 10);
 }
 
 }  // namespace
