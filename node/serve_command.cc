@@ -6,6 +6,8 @@
 #include <unistd.h>
 
 #include <boost/asio/signal_set.hpp>
+#include <chrono>
+#include <optional>
 
 #include "node/command_support.h"
 #include "node/commands.h"
@@ -49,7 +51,9 @@ void raise_file_limit() {
   setrlimit(RLIMIT_NOFILE, &limit);
 }
 
-// Calls `first` at the first SIGINT or SIGTERM and `again` at the next, on the io thread.
+constexpr auto kSameSignal = std::chrono::seconds(1);  // mpirun passes one signal on several times
+
+// Calls `first` at the first SIGINT or SIGTERM and `again` at later ones, on the io thread.
 class StopSignals {
  public:
   StopSignals(IoThread& io, std::function<void()> first, std::function<void()> again)
@@ -67,15 +71,20 @@ class StopSignals {
   void wait() {
     signals_.async_wait([this](const boost::system::error_code& cancelled, int) {
       if (cancelled) return;
-      (came_ ? again_ : first_)();
-      came_ = true;
+      const auto now = std::chrono::steady_clock::now();
+      if (!came_) {
+        came_ = now;
+        first_();
+      } else if (now - *came_ > kSameSignal) {
+        again_();
+      }
       wait();
     });
   }
   IoThread& io_;
   boost::asio::signal_set signals_;
   std::function<void()> first_, again_;
-  bool came_ = false;
+  std::optional<std::chrono::steady_clock::time_point> came_;
 };
 
 void serve(Cluster& cluster, const Door& door, const ServeFlags& flags) {

@@ -230,7 +230,8 @@ awaitable<int> CompletionService::answer_stream(HttpExchange& exchange, Generati
       opened[index] = true;
     }
     if (last && generation.error()) {
-      spdlog::warn("a request failed after its answer had begun: {}", generation.error()->message);
+      if (!exchange.gone())
+        spdlog::warn("a request failed after its answer had begun: {}", generation.error()->message);
       events += server_sent_event(to_json(to_api_error(*generation.error())));
     } else if (last && request.include_usage) {
       events += server_sent_event(usage_chunk_json(head, generation.usage()));
