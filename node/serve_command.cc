@@ -51,6 +51,7 @@ void raise_file_limit() {
   setrlimit(RLIMIT_NOFILE, &limit);
 }
 
+constexpr int kSequencesOfOne = 4;                     // answers at a time where nothing else is said
 constexpr auto kSameSignal = std::chrono::seconds(1);  // mpirun passes one signal on several times
 
 // Calls `first` at the first SIGINT or SIGTERM and `again` at later ones, on the io thread.
@@ -90,10 +91,10 @@ class StopSignals {
 void serve(Cluster& cluster, const Door& door, const ServeFlags& flags) {
   raise_file_limit();
   IoThread& io = cluster.node->io();
-  ApiMetrics metrics;
+  const auto metrics = std::make_shared<ApiMetrics>();
   StatsCollector stats(*cluster.node);
   CompletionService service(cluster, metrics);
-  ApiHandler handler(cluster, service, metrics, stats, door.keys);
+  ApiHandler handler(cluster, service, *metrics, stats, door.keys);
   HttpServer server(io, handler, HttpLimits());
   handler.set_server(server);
   const tcp::endpoint endpoint = server.listen(door.endpoint);
@@ -118,7 +119,9 @@ void serve(Cluster& cluster, const Door& door, const ServeFlags& flags) {
 
 }  // namespace
 
-int serve_command(const CommonFlags& common, const ServeFlags& flags) {
+int serve_command(const CommonFlags& given, const ServeFlags& flags) {
+  CommonFlags common = given;
+  if (common.config.empty() && common.sequences == 0) common.sequences = kSequencesOfOne;
   Door door = door_of(config_of(common), flags);  // refused before anything is measured or loaded
   // A signal to end goes to all processes of a cluster, as mpirun passes it on: the head lets answers finish
   // and then ends the others, so those wait for it.

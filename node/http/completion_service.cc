@@ -49,8 +49,8 @@ HttpResponse to_response(const ApiError& error) {
   return response;
 }
 
-CompletionService::CompletionService(Cluster& cluster, ApiMetrics& metrics)
-    : cluster_(cluster), metrics_(metrics), created_(unix_seconds()) {
+CompletionService::CompletionService(Cluster& cluster, std::shared_ptr<ApiMetrics> metrics)
+    : cluster_(cluster), metrics_(std::move(metrics)), created_(unix_seconds()) {
   model_id_ = std::filesystem::path(cluster.config.model).stem().string();
   fingerprint_ = "exact-" + cluster.node->identity().model_fingerprint.substr(0, 16);
   try {
