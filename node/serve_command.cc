@@ -6,6 +6,8 @@
 #include <unistd.h>
 
 #include <boost/asio/signal_set.hpp>
+#include <chrono>
+#include <optional>
 
 #include "node/command_support.h"
 #include "node/commands.h"
@@ -49,7 +51,10 @@ void raise_file_limit() {
   setrlimit(RLIMIT_NOFILE, &limit);
 }
 
-// Calls `first` at the first SIGINT or SIGTERM and `again` at the next, on the io thread.
+constexpr int kSequencesOfOne = 4;                     // answers at a time where nothing else is said
+constexpr auto kSameSignal = std::chrono::seconds(1);  // mpirun passes one signal on several times
+
+// Calls `first` at the first SIGINT or SIGTERM and `again` at later ones, on the io thread.
 class StopSignals {
  public:
   StopSignals(IoThread& io, std::function<void()> first, std::function<void()> again)
@@ -67,24 +72,29 @@ class StopSignals {
   void wait() {
     signals_.async_wait([this](const boost::system::error_code& cancelled, int) {
       if (cancelled) return;
-      (came_ ? again_ : first_)();
-      came_ = true;
+      const auto now = std::chrono::steady_clock::now();
+      if (!came_) {
+        came_ = now;
+        first_();
+      } else if (now - *came_ > kSameSignal) {
+        again_();
+      }
       wait();
     });
   }
   IoThread& io_;
   boost::asio::signal_set signals_;
   std::function<void()> first_, again_;
-  bool came_ = false;
+  std::optional<std::chrono::steady_clock::time_point> came_;
 };
 
 void serve(Cluster& cluster, const Door& door, const ServeFlags& flags) {
   raise_file_limit();
   IoThread& io = cluster.node->io();
-  ApiMetrics metrics;
+  const auto metrics = std::make_shared<ApiMetrics>();
   StatsCollector stats(*cluster.node);
   CompletionService service(cluster, metrics);
-  ApiHandler handler(cluster, service, metrics, stats, door.keys);
+  ApiHandler handler(cluster, service, *metrics, stats, door.keys);
   HttpServer server(io, handler, HttpLimits());
   handler.set_server(server);
   const tcp::endpoint endpoint = server.listen(door.endpoint);
@@ -109,7 +119,9 @@ void serve(Cluster& cluster, const Door& door, const ServeFlags& flags) {
 
 }  // namespace
 
-int serve_command(const CommonFlags& common, const ServeFlags& flags) {
+int serve_command(const CommonFlags& given, const ServeFlags& flags) {
+  CommonFlags common = given;
+  if (common.config.empty() && common.sequences == 0) common.sequences = kSequencesOfOne;
   Door door;
   // A signal to end goes to all processes of a cluster, as mpirun passes it on: the head lets answers finish
   // and then ends the others, so those wait for it.

@@ -49,8 +49,8 @@ HttpResponse to_response(const ApiError& error) {
   return response;
 }
 
-CompletionService::CompletionService(Cluster& cluster, ApiMetrics& metrics)
-    : cluster_(cluster), metrics_(metrics), created_(unix_seconds()) {
+CompletionService::CompletionService(Cluster& cluster, std::shared_ptr<ApiMetrics> metrics)
+    : cluster_(cluster), metrics_(std::move(metrics)), created_(unix_seconds()) {
   model_id_ = std::filesystem::path(cluster.config.model).stem().string();
   fingerprint_ = "exact-" + cluster.node->identity().model_fingerprint.substr(0, 16);
   try {
@@ -230,7 +230,8 @@ awaitable<int> CompletionService::answer_stream(HttpExchange& exchange, Generati
       opened[index] = true;
     }
     if (last && generation.error()) {
-      spdlog::warn("a request failed after its answer had begun: {}", generation.error()->message);
+      if (!exchange.gone())
+        spdlog::warn("a request failed after its answer had begun: {}", generation.error()->message);
       events += server_sent_event(to_json(to_api_error(*generation.error())));
     } else if (last && request.include_usage) {
       events += server_sent_event(usage_chunk_json(head, generation.usage()));

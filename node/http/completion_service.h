@@ -1,6 +1,6 @@
 // What stands behind /v1/chat/completions and /v1/completions: a body becomes tokens on a thread of its own
 // (a long text must not hold up the io thread), the coordinator generates, the answer goes back whole or as
-// it comes. Belongs to the io thread; the cluster and the metrics outlive it.
+// it comes. Belongs to the io thread; the cluster outlives it.
 #pragma once
 
 #include <boost/asio/thread_pool.hpp>
@@ -21,7 +21,7 @@ namespace shoal {
 
 class CompletionService {
  public:
-  CompletionService(Cluster& cluster, ApiMetrics& metrics);
+  CompletionService(Cluster& cluster, std::shared_ptr<ApiMetrics> metrics);
   ~CompletionService();  // from another thread than the io thread, when no request is under way
 
   const std::string& model_id() const { return model_id_; }
@@ -64,7 +64,7 @@ class CompletionService {
   void probe();
 
   Cluster& cluster_;
-  ApiMetrics& metrics_;
+  const std::shared_ptr<ApiMetrics> metrics_;
   std::string model_id_, fingerprint_, no_template_;
   std::optional<ChatTemplate> chat_template_;
   size_t piece_bytes_max_ = 1;  // of any token: a text this many times longer than the context cannot fit

@@ -5,11 +5,11 @@
 namespace shoal {
 
 Generation::Generation(IoThread& io, Coordinator& coordinator, const Tokenizer& tokenizer,
-                       ApiMetrics& metrics, const CompletionRequest& request,
+                       std::shared_ptr<ApiMetrics> metrics, const CompletionRequest& request,
                        const std::vector<std::vector<int32_t>>& prompts)
     : coordinator_(coordinator),
       tokenizer_(tokenizer),
-      metrics_(metrics),
+      metrics_(std::move(metrics)),
       request_(request),
       prompts_(prompts),
       changed_(io.executor()) {
@@ -20,11 +20,11 @@ Generation::Generation(IoThread& io, Coordinator& coordinator, const Tokenizer& 
     }
   }
   unfinished_ = choices_.size();
-  metrics_.change_in_flight(static_cast<int>(unfinished_));
+  metrics_->change_in_flight(static_cast<int>(unfinished_));
 }
 
 Generation::~Generation() {
-  metrics_.change_in_flight(-static_cast<int>(unfinished_));
+  metrics_->change_in_flight(-static_cast<int>(unfinished_));
 }
 
 void Generation::start() {
@@ -48,7 +48,7 @@ void Generation::start() {
 void Generation::cancel() {
   if (cancelled_ || finished()) return;
   cancelled_ = true;
-  metrics_.count_cancelled();
+  metrics_->count_cancelled();
   for (const Choice& choice : choices_) {
     if (!choice.ended) coordinator_.cancel(choice.id);
   }
@@ -80,14 +80,14 @@ void Generation::on_token(Choice& choice, const GenerationEvent& event) {
     return std::chrono::duration<double>(now - then).count();
   };
   if (choice.last_token) {
-    metrics_.observe_between_tokens(seconds_since(*choice.last_token));
+    metrics_->observe_between_tokens(seconds_since(*choice.last_token));
   } else {
     choice.cached = choice.prompt_tokens - event.prompt_rows;
-    metrics_.observe_first_token(seconds_since(begun_));
-    metrics_.count_prompt(choice.prompt_tokens, choice.cached);
+    metrics_->observe_first_token(seconds_since(begun_));
+    metrics_->count_prompt(choice.prompt_tokens, choice.cached);
   }
   choice.last_token = last_token_ = now;
-  metrics_.count_token();
+  metrics_->count_token();
   ++choice.tokens;
   if (request_.logprobs >= 0) choice.logprobs.push_back(logprob_of(event, choice.text_bytes));
   const std::string text = choice.decoder.push(event.token);
@@ -109,7 +109,7 @@ void Generation::end(Choice& choice, std::string reason) {
   choice.ended = true;
   choice.finish_reason = std::move(reason);
   --unfinished_;
-  metrics_.change_in_flight(-1);
+  metrics_->change_in_flight(-1);
 }
 
 TokenLogprob Generation::logprob_of(const GenerationEvent& event, size_t text_offset) const {

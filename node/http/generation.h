@@ -24,8 +24,9 @@ class Generation : public std::enable_shared_from_this<Generation> {
  public:
   using Clock = std::chrono::steady_clock;
   // Each prompt gets request.n answers; `prompts` hold at least one token each.
-  Generation(IoThread& io, Coordinator& coordinator, const Tokenizer& tokenizer, ApiMetrics& metrics,
-             const CompletionRequest& request, const std::vector<std::vector<int32_t>>& prompts);
+  Generation(IoThread& io, Coordinator& coordinator, const Tokenizer& tokenizer,
+             std::shared_ptr<ApiMetrics> metrics, const CompletionRequest& request,
+             const std::vector<std::vector<int32_t>>& prompts);
   ~Generation();
 
   void start();
@@ -67,7 +68,7 @@ class Generation : public std::enable_shared_from_this<Generation> {
 
   Coordinator& coordinator_;
   const Tokenizer& tokenizer_;
-  ApiMetrics& metrics_;
+  const std::shared_ptr<ApiMetrics> metrics_;  // shared: a request may end after the server has
   const CompletionRequest request_;
   std::vector<std::vector<int32_t>> prompts_;
   std::vector<Choice> choices_;

@@ -74,6 +74,7 @@ awaitable<void> HttpConnection::run() {
 // One request, from its first byte to the end of its answer.
 awaitable<HttpConnection::Then> HttpConnection::serve_one() {
   if (buffer_.size() == 0 && !co_await wait_for_request()) co_return Then::kClose;
+  state_ = State::kReceiving;
   set_deadline(server_.limits_.header);
   Parser parser;
   parser.header_limit(static_cast<uint32_t>(server_.limits_.header_bytes));
@@ -98,6 +99,7 @@ awaitable<HttpConnection::Then> HttpConnection::serve_one() {
   request_.body = std::move(parser.get().body());
   keep_alive_ = parser.keep_alive();
 
+  state_ = State::kAnswering;
   deadline_ = std::chrono::steady_clock::time_point::max();
   watching_ = true;
   stop_watch_ = answered_ = false;
@@ -119,12 +121,11 @@ awaitable<HttpConnection::Then> HttpConnection::serve_one() {
 
 awaitable<bool> HttpConnection::wait_for_request() {
   if (server_.stopping_) co_return false;
-  idle_ = true;
+  state_ = State::kIdle;
   set_deadline(server_.limits_.idle);
   error_code error;
   const size_t n =
       co_await socket_.async_read_some(buffer_.prepare(kReadBytes), redirect_error(use_awaitable, error));
-  idle_ = false;
   buffer_.commit(n);
   co_return !error;
 }

@@ -17,7 +17,9 @@ class HttpConnection : public HttpExchange, public std::enable_shared_from_this<
 
   boost::asio::awaitable<void> run();  // until the client, a limit or the server ends it
   void close();
-  bool idle() const { return idle_; }  // waits for the first byte of a request
+  bool is_open() const { return socket_.is_open(); }
+  enum class State { kIdle, kReceiving, kAnswering };  // kIdle: before the first byte of a request
+  State state() const { return state_; }
   bool overdue(std::chrono::steady_clock::time_point now) const { return now > deadline_; }
 
   const HttpRequest& request() const override { return request_; }
@@ -53,7 +55,8 @@ class HttpConnection : public HttpExchange, public std::enable_shared_from_this<
   std::chrono::steady_clock::time_point deadline_ = std::chrono::steady_clock::time_point::max();
   Notifier watch_ended_;
   size_t body_counted_ = 0;  // of this request, in the server's sum
-  bool idle_ = false, gone_ = false, keep_alive_ = false, chunked_ = false;
+  State state_ = State::kIdle;
+  bool gone_ = false, keep_alive_ = false, chunked_ = false;
   bool watching_ = false, stop_watch_ = false, answered_ = false;
 };
 

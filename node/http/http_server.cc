@@ -114,13 +114,18 @@ awaitable<void> HttpServer::serve(std::shared_ptr<HttpConnection> connection) {
   --counters_.connections;
 }
 
-// The connection that has been idle for longest is closed for a new one.
+// The oldest connection that is idle is closed for a new one; where none is, the oldest whose request is
+// still being received: so those who send slowly on purpose keep nobody out for long.
 bool HttpServer::make_room() {
-  const auto idle =
-      std::find_if(connections_.begin(), connections_.end(), [](const auto& c) { return c->idle(); });
-  if (idle == connections_.end()) return false;
-  (*idle)->close();
-  return true;
+  using State = HttpConnection::State;
+  for (const State state : {State::kIdle, State::kReceiving}) {
+    const auto found = std::find_if(connections_.begin(), connections_.end(),
+                                    [&](const auto& c) { return c->is_open() && c->state() == state; });
+    if (found == connections_.end()) continue;
+    (*found)->close();
+    return true;
+  }
+  return false;
 }
 
 // Without a coroutine or a wait: one that is refused must cost nothing.
@@ -170,7 +175,7 @@ void HttpServer::stop(std::chrono::milliseconds grace, const std::function<void(
     error_code ignored;
     acceptor_.close(ignored);
     for (const std::shared_ptr<HttpConnection>& connection : connections_) {
-      if (connection->idle()) connection->close();
+      if (connection->state() == HttpConnection::State::kIdle) connection->close();
     }
     return 0;
   });

@@ -22,6 +22,7 @@ nodes:
 links:
   - {between: [laptop, pi-1], bandwidth: 100Mbps, latency: 1ms}
 plan: {objective: throughput, keep-on-head: ends, layers: {laptop: 0-9, pi-1: 10}}
+serve: {listen: 0.0.0.0:8080, api-key-file: keys}
 )";
 
 std::string problem(const std::string& yaml) {
@@ -81,6 +82,9 @@ TEST_CASE("every key of the cluster file is read") {
   CHECK(config.plan.layers.at("laptop").last == 9);
   CHECK(config.plan.layers.at("pi-1").first == 10);
   CHECK(config.plan.layers.at("pi-1").last == 10);
+  CHECK(config.serve.listen == "0.0.0.0:8080");
+  CHECK(config.serve.api_key_file == "keys");
+  CHECK(parse_cluster_config(kWhole, "/etc/shoal/c.yaml").serve.api_key_file == "/etc/shoal/keys");
 }
 
 TEST_CASE("defaults: the first node is the head, everything listens on loopback") {
@@ -126,6 +130,7 @@ TEST_CASE("what is wrong is named with its line and the way out") {
   for (const char* wrong : {"0s", "500ms", "2000000s", "fast"})
     CHECK(mentions(problem(two + "stall-timeout: " + wrong), "c.yaml:2: stall-timeout"));
   CHECK(parse_cluster_config(two + "stall-timeout: 5s", "c.yaml").stall_timeout_s == 5);
+  CHECK(mentions(problem("nodes: {a: {memory: 1GiB}}\nserve: {listen: [1]}"), "serve.listen must be a text"));
   CHECK(mentions(problem("nodes: {a: {memory: 1GiB}, ? [1, 2] : {memory: 1GiB}}"), "c.yaml"));
   CHECK(mentions(problem("nodes: {a: *missing}"), "c.yaml:1"));
 }

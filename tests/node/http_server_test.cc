@@ -305,6 +305,21 @@ TEST_CASE("a handler that fails answers 500 and ends its connection alone") {
   CHECK(has(Client(running.port).send(get("/echo?zebra")).read_until("zebra"), "200 OK"));
 }
 
+TEST_CASE("those who send slowly keep nobody out") {
+  Running running;
+  std::vector<std::unique_ptr<Client>> slow;
+  for (int i = 0; i < 3; ++i) {
+    slow.push_back(std::make_unique<Client>(running.port));
+    slow.back()->send("GET /echo HTTP/1.1\r\nHos");
+  }
+  REQUIRE(running.within([&] { return running.counters().connections == 3; }));
+  CHECK(has(Client(running.port).send(get("/echo?zebra")).read_until("zebra"), "200 OK"));
+  bool closed = false;
+  slow[0]->read_all(&closed);
+  CHECK(closed);
+  CHECK(running.counters().refused == 0);
+}
+
 TEST_CASE("beyond the limit an idle connection makes room, a busy one does not") {
   Running running;
   Client idle(running.port), busy(running.port), busy_too(running.port);

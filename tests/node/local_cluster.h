@@ -74,7 +74,7 @@ struct Reply {
   FinishReason reason = FinishReason::kStop;
   Error error;
   int prompt_rows = 0;  // computed, not found in a cache
-  int ends = 0;  // events that said finished: one, or a bug
+  int ends = 0;         // events that said finished: one, or a bug
 };
 
 // Requests under way and what came of them. Outlives its coordinator's requests by shared ownership.
