@@ -6,6 +6,7 @@
 #include <future>
 #include <random>
 
+#include "model/top_candidates.h"
 #include "tests/node/local_cluster.h"
 
 namespace shoal::test {
@@ -29,6 +30,8 @@ std::vector<GenerationEvent> events_of(LocalCluster& cluster, GenerationRequest 
 TEST_CASE("the candidates asked for are enough for the best after the bias") {
   std::mt19937 random(7);
   std::normal_distribution<float> logit;
+  ThreadPool pool(1);
+  TopCandidates candidates(64, 1);
   for (int round = 0; round < 200; ++round) {
     std::vector<float> logits(64);
     for (float& l : logits) l = logit(random);
@@ -40,8 +43,9 @@ TEST_CASE("the candidates asked for are enough for the best after the bias") {
     const int needed = 1 + static_cast<int>(random() % 8);
     std::vector<Candidate> few, all;
     float log_sum_exp = 0;
-    top_candidates(logits, candidates_for_bias(bias, needed), few, log_sum_exp);
-    top_candidates(logits, 0, all, log_sum_exp);
+    candidates.scan(select_kernels("generic"), pool, logits.data(), 1);
+    candidates.select(0, candidates_for_bias(bias, needed), few, log_sum_exp);
+    candidates.select(0, 0, all, log_sum_exp);
     const std::vector<Candidate> got = biased(few, bias), want = biased(all, bias);
     for (int i = 0; i < needed; ++i) {
       CHECK(got[static_cast<size_t>(i)].token == want[static_cast<size_t>(i)].token);
