@@ -2,6 +2,7 @@
 
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <future>
 #include <random>
@@ -38,10 +39,13 @@ TEST_CASE("the candidates asked for are enough for the best after the bias") {
       bias.emplace_back(random() % 64,
                         round % 2 == 0 ? -static_cast<float>(random() % 5) : logit(random) * 4);
     const int needed = 1 + static_cast<int>(random() % 8);
-    std::vector<Candidate> few, all;
-    float log_sum_exp = 0;
-    top_candidates(logits, candidates_for_bias(bias, needed), few, log_sum_exp);
-    top_candidates(logits, 0, all, log_sum_exp);
+    std::vector<Candidate> all;
+    for (int32_t token = 0; token < 64; ++token) all.push_back({token, logits[static_cast<size_t>(token)]});
+    std::stable_sort(all.begin(), all.end(),
+                     [](const Candidate& a, const Candidate& b) { return a.logit > b.logit; });
+    std::vector<Candidate> few = all;
+    const int asked = candidates_for_bias(bias, needed);
+    if (asked > 0) few.resize(std::min<size_t>(few.size(), static_cast<size_t>(asked)));
     const std::vector<Candidate> got = biased(few, bias), want = biased(all, bias);
     for (int i = 0; i < needed; ++i) {
       CHECK(got[static_cast<size_t>(i)].token == want[static_cast<size_t>(i)].token);
