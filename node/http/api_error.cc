@@ -48,7 +48,7 @@ ApiError to_api_error(const Error& error) {
       return {503, error.message, "", "cancelled", 1};
     // The names of nodes stay inside: the message of a broken pipeline goes to the log, not to the client.
     default:
-      return {503, "the pipeline cannot answer now", "", "pipeline_unavailable", 5};
+      return {503, "the pipeline cannot answer now", "", kPipelineUnavailable, 5};
   }
 }
 

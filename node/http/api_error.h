@@ -10,6 +10,8 @@
 
 namespace shoal {
 
+inline constexpr const char* kPipelineUnavailable = "pipeline_unavailable";  // the code of a broken pipeline
+
 struct ApiError {
   int status = 400;
   std::string message;

@@ -178,8 +178,7 @@ awaitable<int> CompletionService::complete(HttpExchange& exchange, bool chat) {
     status = co_await answer_whole(exchange, *generation, head);
   }
   generation->cancel();  // where the client went while it was being written to
-  if (generation->last_token())
-    last_token_ = std::max(last_token_.value_or(*generation->last_token()), *generation->last_token());
+  note(*generation);
   under_way_.erase(entry);
   co_return exchange.gone() ? kClientGone : status;
 }
@@ -247,15 +246,19 @@ awaitable<int> CompletionService::answer_stream(HttpExchange& exchange, Generati
 
 // ---- What others ask ----
 
+// Keeps when a token last came, and when the pipeline last failed rather than refused.
+void CompletionService::note(const Generation& generation) {
+  const auto token = generation.last_token();
+  if (token) last_token_ = std::max(last_token_.value_or(*token), *token);
+  if (generation.error() && to_api_error(*generation.error()).code == kPipelineUnavailable)
+    last_failure_ = steady_clock::now();
+}
+
 awaitable<bool> CompletionService::ready() {
   auto fresh = [&] {
-    auto newest = last_token_;
-    for (const UnderWay& entry : under_way_) {
-      if (entry.generation->last_token())
-        newest = std::max(newest.value_or(*entry.generation->last_token()), *entry.generation->last_token());
-    }
-    if (newest) last_token_ = newest;
-    return newest && steady_clock::now() - *newest < kTokenFresh;
+    for (const UnderWay& entry : under_way_) note(*entry.generation);
+    return last_token_ && (!last_failure_ || *last_token_ > *last_failure_) &&
+           steady_clock::now() - *last_token_ < kTokenFresh;
   };
   if (fresh()) co_return true;
   if (!probe_) probe();
@@ -265,7 +268,7 @@ awaitable<bool> CompletionService::ready() {
     pause.expires_after(10ms);
     co_await pause.async_wait(use_awaitable);
   }
-  if (probe->last_token()) last_token_ = probe->last_token();
+  note(*probe);
   if (!probe->finished()) probe->cancel();
   if (probe_ == probe) probe_.reset();
   co_return fresh();

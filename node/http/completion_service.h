@@ -72,7 +72,8 @@ class CompletionService {
   boost::asio::thread_pool worker_{1};
   std::list<UnderWay> under_way_;
   uint64_t next_number_ = 1;
-  std::optional<std::chrono::steady_clock::time_point> last_token_;
+  void note(const Generation& generation);
+  std::optional<std::chrono::steady_clock::time_point> last_token_, last_failure_;
   std::shared_ptr<Generation> probe_;  // a token of our own on its way
 };
 
