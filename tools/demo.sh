@@ -5,7 +5,8 @@
 #
 # Installs the packages that are missing (tools/setup.sh), builds Release into build/release, gets a small chat model
 # unless one is named (tools/fetch_model.sh), then starts three nodes with mpirun on configs/three-nodes.yaml: they
-# measure themselves, print the plan, stream the answer and end with a table. The second run starts within seconds.
+# measure themselves, print the plan, stream the answer and end with a table. The second run starts within seconds. For a
+# model that you name the nodes' memory is set after its size, so that again no single node holds it.
 # SHOAL_DEMO_CONFIG names another cluster file, whose number of nodes SHOAL_DEMO_NODES gives.
 set -euo pipefail
 source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
@@ -18,7 +19,8 @@ esac
 
 model=${1:-}
 prompt=${2:-"In two sentences, why do small fish swim in a shoal?"}
-config=${SHOAL_DEMO_CONFIG:-$ROOT/configs/three-nodes.yaml}
+three_nodes=$ROOT/configs/three-nodes.yaml
+config=${SHOAL_DEMO_CONFIG:-$three_nodes}
 nodes=${SHOAL_DEMO_NODES:-3}
 if [[ -n $model ]]; then
   [[ -f $model ]] || die 2 "no such model file: $model"
@@ -29,6 +31,18 @@ fi
 configure release
 build release shoal
 [[ -n $model ]] || model=$("$ROOT/tools/fetch_model.sh")
+
+# Three fifths of the model's files and some for the cache: too little for the whole, enough for a third or two.
+if [[ -n ${1:-} && $config == "$three_nodes" ]]; then
+  parts=("$model")
+  if [[ $model =~ ^(.*)-[0-9]{5}-of-([0-9]{5})\.gguf$ ]]; then
+    parts=("${BASH_REMATCH[1]}"-?????-of-"${BASH_REMATCH[2]}.gguf")
+  fi
+  bytes=$(du --bytes --dereference --total -- "${parts[@]}" | tail -n 1 | cut -f 1)
+  config=$ROOT/build/release/demo.yaml
+  sed -e "s/memory: 160MiB/memory: $((bytes * 3 / 5 / 1048576 + 192))MiB/" -e 's/^sequences: 4 /sequences: 1 /' \
+    "$three_nodes" >"$config"
+fi
 
 # mpirun takes this shell's place, so that Ctrl-C and a kill reach it; it ends its ranks before it ends.
 export_mpi_settings
