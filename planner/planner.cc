@@ -85,12 +85,8 @@ Found solve(const PlanInput& input, const Chain& chain) {
   Found found;
   if (chain.types == 0 || (chain.head_first && chain.head_type < 0)) return found;
   if (input.objective == Objective::kThroughput) {
-    BusiestResult busiest{{}, 0, true};
-    if (search_fits(chain)) {
-      busiest.segments = solve_busiest(chain);
-    } else {
-      busiest = solve_busiest_wide(chain);
-    }
+    BusiestResult busiest = solve_busiest_wide(chain);
+    if (!busiest.proven && search_fits(chain)) busiest = {solve_busiest(chain), 0, true};
     found.proven = busiest.proven;
     if (!busiest.segments) return found;
     // Of all plans with this bottleneck the one with the shortest lap that a short search finds.

@@ -143,7 +143,8 @@ TEST_CASE("throughput: the beam proves what it says") {
     const Chain chain = sample_chain(seed);
     if (!may_have_a_solution(chain)) continue;
     const double best = reference(chain, false);
-    for (const BusiestLimits& limits : {BusiestLimits{}, BusiestLimits{1, 40, 1}}) {
+    CHECK(solve_busiest_wide(chain).proven);
+    for (const BusiestLimits& limits : {BusiestLimits{}, BusiestLimits{1, 1, 1}}) {
       const BusiestResult result = solve_busiest_wide(chain, limits);
       if (best == kUnusable) CHECK_FALSE(result.segments);
       if (best != kUnusable && result.proven) REQUIRE(result.segments);
@@ -155,7 +156,7 @@ TEST_CASE("throughput: the beam proves what it says") {
     }
   }
   CHECK(proven >= 100);
-  CHECK(unproven >= 10);
+  CHECK(unproven >= 5);
 }
 
 }  // namespace
