@@ -42,7 +42,7 @@ class BusiestBeam {
     proven_ = limits_.first_plausible(values_), high_ = settle();
     raise_bound();
     narrow_down(width);
-    if (chain_.types <= kImproveTypes) {
+    if (proven_ < high_ && chain_.types <= kImproveTypes) {
       best_ = improve_order(chain_, std::move(*best_), Objective::kThroughput);
       high_ = settle();
     }
