@@ -17,8 +17,9 @@ struct BusiestResult {
 
 // What a search may cost, in partial solutions: the same input gives the same plan on every machine.
 struct BusiestLimits {
-  size_t width = 2'000;     // of `types` x partial solutions that go on from each number of devices, to find
-  size_t labels = 500'000;  // of one attempt to prove
+  size_t width =
+      2'000;  // `types` x partial solutions that go on from each number of devices, in the first round
+  size_t labels = 500'000;  // of one search, and of all before another round
   size_t width_min = 16;    // however many types there are
 };
 
