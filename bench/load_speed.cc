@@ -1,7 +1,13 @@
-// load_speed MODEL.gguf [threads]: how fast a model is read and packed, against reading its file alone with
-// the same threads, and the most memory that took beside the packed weights. The file is in the page cache
-// when it has just been read; drop the cache (or use a file larger than memory) for the disk's figure.
+// load_speed MODEL.gguf [threads [rounds]]: how fast a model is read and packed, against reading its file
+// with the same threads, in turns, and the most memory that took beside the packed weights.
+//
+// Reading is measured into small buffers that stay in the caches, and into new memory, which is what a loader
+// does that packs nothing: the system must find and zero every page. Both with the file in the page cache and
+// after its pages have been dropped from there. The very first load stands apart: a virtual machine may
+// have to get the memory from its host first, which the later ones find there.
+#include <fcntl.h>
 #include <fmt/format.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <chrono>
@@ -14,6 +20,7 @@
 #include "base/error.h"
 #include "model/gguf_file.h"
 #include "sharding/shard.h"
+#include "tensor/aligned_buffer.h"
 
 namespace shoal {
 namespace {
@@ -33,43 +40,121 @@ double status_mib(const std::string& field) {
   return 0;
 }
 
-// Seconds to read every tensor in pieces of 1 MiB, the pieces dealt out among the threads.
-double read_all(const GgufFile& file, ThreadPool& pool) {
-  constexpr uint64_t kPiece = 1 << 20;
-  std::vector<std::vector<std::byte>> buffers(static_cast<size_t>(pool.size()),
-                                              std::vector<std::byte>(kPiece));
-  const auto begin = Clock::now();
+constexpr uint64_t kPiece = 1 << 20;
+
+struct Piece {
+  const TensorInfo* tensor;
+  uint64_t at, bytes;
+  uint64_t place;  // among all bytes
+};
+
+std::vector<Piece> pieces_of(const GgufFile& file) {
+  std::vector<Piece> pieces;
+  uint64_t place = 0;
   for (const TensorInfo& tensor : file.tensors()) {
-    pool.run([&](int thread) {
-      const uint64_t stride = kPiece * static_cast<uint64_t>(pool.size());
-      for (uint64_t at = kPiece * static_cast<uint64_t>(thread); at < tensor.bytes; at += stride) {
-        const uint64_t n = std::min(kPiece, tensor.bytes - at);
-        file.read(tensor, at, std::span(buffers[static_cast<size_t>(thread)]).first(n));
-      }
-    });
+    for (uint64_t at = 0; at < tensor.bytes; at += kPiece) {
+      pieces.push_back({&tensor, at, std::min(kPiece, tensor.bytes - at), place});
+      place += pieces.back().bytes;
+    }
   }
-  return seconds_since(begin);
+  return pieces;
 }
 
-void run(const std::string& path, int threads) {
-  ThreadPool pool(threads);
-  const GgufFile file = GgufFile::open(path);
-  const ModelConfig config = ModelConfig::from(file);
-  const ShardSpec all{true, {0, config.n_layer}, true};
-  uint64_t bytes = 0;
-  for (const TensorInfo& tensor : file.tensors()) bytes += tensor.bytes;
-  const double first = read_all(file, pool), again = read_all(file, pool);
-  const double before = status_mib("VmRSS");
-  const auto begin = Clock::now();
-  const ShardWeights weights = load_shard(file, config, all, pool);
-  const double load = seconds_since(begin);
-  const double beyond = status_mib("VmHWM") - before - static_cast<double>(weights.bytes()) / (1 << 20);
-  const auto rate = [&](double seconds) { return static_cast<double>(bytes) / seconds / 1e9; };
+class LoadSpeed {
+ public:
+  LoadSpeed(const std::string& path, int threads)
+      : pool_(threads),
+        file_(GgufFile::open(path)),
+        config_(ModelConfig::from(file_)),
+        pieces_(pieces_of(file_)),
+        buffers_(static_cast<size_t>(threads), std::vector<std::byte>(kPiece)) {}
+
+  uint64_t bytes() const { return pieces_.back().place + pieces_.back().bytes; }
+  double most_beyond_mib() const { return most_beyond_mib_; }
+  double shard_mib() const { return shard_mib_; }
+
+  // Asks the system to forget the file's pages; those not written to the disk yet stay.
+  void drop_from_cache() const {
+    for (const std::string& path : file_.part_paths()) {
+      const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+      if (fd < 0) throw SetupError(path + " cannot be opened");
+      const int rc = ::posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED);
+      ::close(fd);
+      if (rc != 0) throw SetupError(path + " cannot be dropped from the page cache");
+    }
+  }
+
+  double read() {
+    const auto begin = Clock::now();
+    pool_.for_each(static_cast<int64_t>(pieces_.size()), [&](int64_t i, int thread) {
+      const Piece& piece = pieces_[static_cast<size_t>(i)];
+      file_.read(*piece.tensor, piece.at,
+                 std::span(buffers_[static_cast<size_t>(thread)]).first(piece.bytes));
+    });
+    return seconds_since(begin);
+  }
+
+  double read_to_new_memory() {
+    const auto begin = Clock::now();
+    AlignedBuffer memory(bytes());
+    pool_.for_each(static_cast<int64_t>(pieces_.size()), [&](int64_t i, int) {
+      const Piece& piece = pieces_[static_cast<size_t>(i)];
+      file_.read(*piece.tensor, piece.at, std::span(memory.data() + piece.place, piece.bytes));
+    });
+    return seconds_since(begin);
+  }
+
+  double load() {
+    const double before = status_mib("VmRSS");
+    const auto begin = Clock::now();
+    const ShardWeights weights = load_shard(file_, config_, {true, {0, config_.n_layer}, true}, pool_);
+    const double seconds = seconds_since(begin);
+    shard_mib_ = static_cast<double>(weights.bytes()) / (1 << 20);
+    most_beyond_mib_ = std::max(most_beyond_mib_, status_mib("VmHWM") - before - shard_mib_);
+    return seconds;
+  }
+
+ private:
+  ThreadPool pool_;
+  GgufFile file_;
+  ModelConfig config_;
+  std::vector<Piece> pieces_;
+  std::vector<std::vector<std::byte>> buffers_;
+  double shard_mib_ = 0, most_beyond_mib_ = 0;
+};
+
+double median(std::vector<double> values) {
+  std::sort(values.begin(), values.end());
+  return values[values.size() / 2];
+}
+
+void run(const std::string& path, int threads, int rounds) {
+  LoadSpeed speed(path, threads);
+  const double first = speed.load();  // before anything else that could raise the most memory
+  std::vector<double> cold_read, cold_load, read, new_memory, load;
+  for (int i = 0; i < rounds; ++i) {
+    speed.drop_from_cache();
+    cold_read.push_back(speed.read());
+    speed.drop_from_cache();
+    cold_load.push_back(speed.load());
+    read.push_back(speed.read());
+    load.push_back(speed.load());
+    new_memory.push_back(speed.read_to_new_memory());
+  }
+  const auto rate = [&](double seconds) { return static_cast<double>(speed.bytes()) / seconds / 1e9; };
   fmt::print(
-      "| {} | {} | first read {:.2f} GB/s, again {:.2f} | read and packed {:.2f} GB/s | {:.2f} of reading | "
-      "{:.0f} MiB, at most {:.1f} MiB beyond |\n",
-      path.substr(path.rfind('/') + 1), threads, rate(first), rate(again), rate(load), again / load,
-      static_cast<double>(weights.bytes()) / (1 << 20), beyond);
+      "{}, {} threads, median of {}; shard {:.0f} MiB, at most {:.1f} MiB beyond; first load {:.2f} GB/s\n",
+      path.substr(path.rfind('/') + 1), threads, rounds, speed.shard_mib(), speed.most_beyond_mib(),
+      rate(first));
+  const double cold_r = median(cold_read), cold_l = median(cold_load), warm_r = median(read),
+               warm_l = median(load), warm_n = median(new_memory);
+  fmt::print("| from disk: read {:.2f} GB/s | loaded {:.2f} | {:.2f} of reading |\n", rate(cold_r),
+             rate(cold_l), cold_r / cold_l);
+  fmt::print(
+      "| from the page cache: read {:.2f} GB/s | to new memory {:.2f} | loaded {:.2f} | {:.2f} of reading, "
+      "{:.2f} "
+      "of reading to new memory |\n",
+      rate(warm_r), rate(warm_n), rate(warm_l), warm_r / warm_l, warm_n / warm_l);
 }
 
 }  // namespace
@@ -77,11 +162,14 @@ void run(const std::string& path, int threads) {
 
 int main(int argc, char** argv) {
   if (argc < 2) {
-    std::fputs("load_speed MODEL.gguf [threads]\n", stderr);
+    std::fputs("load_speed MODEL.gguf [threads [rounds]]\n", stderr);
     return 2;
   }
   try {
-    shoal::run(argv[1], argc > 2 ? std::max(1, std::atoi(argv[2])) : 1);
+    const auto number = [&](int i, int fallback) {
+      return argc > i ? std::clamp(std::atoi(argv[i]), 1, 1000) : fallback;
+    };
+    shoal::run(argv[1], number(2, 1), number(3, 3));
   } catch (const shoal::SetupError& error) {
     fmt::print(stderr, "load_speed: {}\n", error.what());
     return 1;

@@ -282,4 +282,10 @@ void GgufFile::read(const TensorInfo& tensor, uint64_t offset, std::span<std::by
   parts_[static_cast<size_t>(tensor.part)]->file.read_at(tensor.offset + offset, out);
 }
 
+void GgufFile::expect(const TensorInfo& tensor, uint64_t offset, uint64_t bytes) const {
+  SHOAL_CHECK(tensor.part >= 0 && static_cast<size_t>(tensor.part) < parts_.size());
+  SHOAL_CHECK(offset <= tensor.bytes && bytes <= tensor.bytes - offset);
+  parts_[static_cast<size_t>(tensor.part)]->file.expect(tensor.offset + offset, bytes);
+}
+
 }  // namespace shoal

@@ -69,6 +69,9 @@ class GgufFile {
   // the file changed.
   void read(const TensorInfo& tensor, uint64_t offset, std::span<std::byte> out) const;
 
+  // Says that these bytes will be read soon, so that the disk can be at work meanwhile. Only advice.
+  void expect(const TensorInfo& tensor, uint64_t offset, uint64_t bytes) const;
+
   // SHA-256 (hex) over the header bytes of all parts and their sizes: the identity that nodes compare. Cheap.
   // Computed when the file was opened.
   const std::string& fingerprint() const { return fingerprint_; }

@@ -119,6 +119,11 @@ void RegularFile::read_at(uint64_t offset, std::span<std::byte> out) const {
   }
 }
 
+void RegularFile::expect(uint64_t offset, uint64_t bytes) const {
+  // A refusal costs speed, nothing else.
+  (void)::posix_fadvise(fd_, static_cast<off_t>(offset), static_cast<off_t>(bytes), POSIX_FADV_WILLNEED);
+}
+
 void HeaderReader::fail(const std::string& message) const {
   throw SetupError(quoted(file_->path(), 4096) + ": " + context_ + " " + message);
 }

@@ -39,6 +39,8 @@ class RegularFile {
   uint64_t size() const { return size_; }  // when it was opened
   // All of `out`, from absolute offset `offset`; SetupError (exit code 1) when the file has become shorter.
   void read_at(uint64_t offset, std::span<std::byte> out) const;
+  // These bytes will be read soon: advice that lets the disk be at work meanwhile.
+  void expect(uint64_t offset, uint64_t bytes) const;
 
  private:
   std::string path_;

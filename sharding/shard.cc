@@ -1,7 +1,9 @@
 #include "sharding/shard.h"
 
 #include <algorithm>
+#include <atomic>
 #include <exception>
+#include <mutex>
 #include <string>
 
 #include "base/check.h"
@@ -55,80 +57,124 @@ void check_spec(const ModelConfig& config, const ShardSpec& spec) {
               spec.layers.end <= config.n_layer);
 }
 
-constexpr uint64_t kPieceBytes = 1 << 20;
+size_t rounded_bytes(const TensorInfo& info) {  // of a matrix that shares memory with others
+  return (WeightMatrix::packed_bytes(info.type, info.rows(), info.cols()) + 63) / 64 * 64;
+}
 
-// Reads tensors one after another in pieces of about 1 MiB over all threads together (a group of 16 rows at
-// least), each read and packed by one thread, so that the file's bytes never lie in memory beside the
-// packed ones.
+// A piece fits the second-level cache, so that it is packed from there. A share is what a thread claims at
+// once: about a huge page of packed bytes, so that two threads seldom wait for the same page to be zeroed.
+constexpr uint64_t kPieceBytes = 128 << 10;
+constexpr uint64_t kShareBytes = 2 << 20;
+constexpr int64_t kReadAheadShares = 16;  // that the disk is asked for while one is packed
+
+// Reads and packs matrices: first all are planned, then read by all threads of the pool, each taking shares
+// of rows in the order of the plan, so that the file's bytes never lie in memory beside the packed ones.
 class ShardReader {
  public:
   ShardReader(const GgufFile& file, ThreadPool& pool, uint64_t total,
               const std::function<void(uint64_t, uint64_t)>& progress)
-      : file_(file),
-        pool_(pool),
-        total_(total),
-        progress_(progress),
-        pieces_(pool.size()),
-        errors_(pool.size()) {}
+      : file_(file), pool_(pool), total_(total), progress_(progress), pieces_(pool.size()) {}
 
-  WeightMatrix matrix(const std::string& name) {
+  // Plans to fill *out, which must stay where it is until read() has returned, in memory of its own.
+  void plan_matrix(const std::string& name, WeightMatrix* out) {
     const TensorInfo& info = file_.tensor(name);
-    WeightMatrix w(info.type, info.rows(), info.cols());
-    const uint64_t row_bytes = info.bytes / info.rows();
-    const int64_t step =
-        std::max<int64_t>(1, kPieceBytes / pool_.size() / (row_bytes * kRowGroup)) * kRowGroup;
-    for (int64_t first = 0; first < info.rows(); first += step * pool_.size()) {
-      pool_.for_each(pool_.size(), [&](int64_t part, int) {
-        const int64_t row = first + step * part;
-        const int64_t n = std::min(step, info.rows() - row);
-        if (n > 0) read_piece(info, w, row, n, row_bytes, part);
-      });
-      for (const std::exception_ptr& error : errors_)
-        if (error) std::rethrow_exception(error);
-      const int64_t rows_read = std::min(step * pool_.size(), info.rows() - first);
-      report(rows_read * row_bytes);
-    }
-    return w;
+    *out = WeightMatrix(info.type, info.rows(), info.cols());
+    plan(info, out);
+  }
+
+  // The same with the matrix in bytes [*at, ..) of `memory`; moves *at on.
+  void plan_matrix(const std::string& name, WeightMatrix* out, const std::shared_ptr<AlignedBuffer>& memory,
+                   size_t* at) {
+    const TensorInfo& info = file_.tensor(name);
+    *out = WeightMatrix(info.type, info.rows(), info.cols(), memory, *at);
+    *at += rounded_bytes(info);
+    plan(info, out);
+  }
+
+  // Reads everything planned. Throws the first thread's error, if any, after all have stopped.
+  void read() {
+    std::exception_ptr error;
+    std::mutex error_mutex;
+    std::atomic<bool> failed{false};
+    // An exception must not leave a pool thread.
+    pool_.for_each(static_cast<int64_t>(shares_.size()), [&](int64_t i, int thread) {
+      if (failed) return;
+      try {
+        read_share(i, thread);
+      } catch (...) {
+        std::lock_guard lock(error_mutex);
+        if (!failed.exchange(true)) error = std::current_exception();
+      }
+    });
+    shares_.clear();
+    if (error) std::rethrow_exception(error);
+    if (progress_) progress_(done_, total_);
   }
 
   std::vector<float> vector(const std::string& name) {
     const TensorInfo& info = file_.tensor(name);
     // A matrix of one row decodes every type there is.
     WeightMatrix w(info.type, 1, info.rows() * info.cols());
-    pieces_[0].resize(info.bytes);
-    file_.read(info, 0, pieces_[0]);
-    w.pack_rows(0, 1, pieces_[0]);
+    std::vector<std::byte> bytes(info.bytes);
+    file_.read(info, 0, bytes);
+    w.pack_rows(0, 1, bytes);
     std::vector<float> out(w.cols());
     w.decode_row(0, out.data());
-    report(info.bytes);
+    done_ += info.bytes;
     return out;
   }
 
  private:
-  // An exception must not leave a pool thread, so it waits in errors_ for the caller.
-  void read_piece(const TensorInfo& info, WeightMatrix& w, int64_t row, int64_t n, uint64_t row_bytes,
-                  int64_t part) {
-    try {
-      std::vector<std::byte>& piece = pieces_[part];
-      piece.resize(n * row_bytes);
-      file_.read(info, row * row_bytes, piece);
-      w.pack_rows(row, n, piece);
-    } catch (...) {
-      errors_[part] = std::current_exception();
+  struct Share {
+    const TensorInfo* info;
+    WeightMatrix* out;
+    int64_t row, rows;
+  };
+
+  void plan(const TensorInfo& info, WeightMatrix* out) {
+    const uint64_t group_bytes = info.bytes / info.rows() * kRowGroup;
+    const int64_t rows = std::max<int64_t>(1, kShareBytes / group_bytes) * kRowGroup;
+    for (int64_t first = 0; first < info.rows(); first += rows) {
+      shares_.push_back({&info, out, first, std::min(rows, info.rows() - first)});
     }
   }
 
-  void report(uint64_t bytes) {
-    done_ += bytes;
-    if (progress_) progress_(done_, total_);
+  void read_share(int64_t index, int thread) {
+    const Share& share = shares_[index];
+    const uint64_t row_bytes = share.info->bytes / share.info->rows();
+    read_ahead(index);
+    const int64_t step = std::max<int64_t>(1, kPieceBytes / (row_bytes * kRowGroup)) * kRowGroup;
+    std::vector<std::byte>& piece = pieces_[thread];
+    for (int64_t row = share.row, end = share.row + share.rows; row < end; row += step) {
+      const int64_t n = std::min(step, end - row);
+      piece.resize(n * row_bytes);
+      file_.read(*share.info, row * row_bytes, piece);
+      share.out->pack_rows(row, n, piece);
+    }
+    done_ += share.rows * row_bytes;
+    if (thread == 0 && progress_) progress_(done_, total_);  // the caller's thread
+  }
+
+  // Asks for the share kReadAheadShares further on.
+  void read_ahead(int64_t index) const {
+    const auto ask = [&](int64_t i) {
+      if (i >= static_cast<int64_t>(shares_.size())) return;
+      const Share& s = shares_[i];
+      const uint64_t row_bytes = s.info->bytes / s.info->rows();
+      file_.expect(*s.info, s.row * row_bytes, s.rows * row_bytes);
+    };
+    if (index == 0)
+      for (int64_t i = 1; i < kReadAheadShares; ++i) ask(i);
+    ask(index + kReadAheadShares);
   }
 
   const GgufFile& file_;
   ThreadPool& pool_;
-  uint64_t done_ = 0, total_;
+  std::atomic<uint64_t> done_ = 0;
+  uint64_t total_;
   const std::function<void(uint64_t, uint64_t)>& progress_;
-  std::vector<std::vector<std::byte>> pieces_;  // as many as threads
-  std::vector<std::exception_ptr> errors_;
+  std::vector<Share> shares_;
+  std::vector<std::vector<std::byte>> pieces_;  // of each thread
 };
 
 std::vector<float> checked_rope_factors(const GgufFile& file, std::vector<float> factors) {
@@ -201,23 +247,39 @@ ShardWeights load_shard(const GgufFile& file, const ModelConfig& config, const S
 
   ShardWeights w;
   w.spec = spec;
-  if (shares)
+  std::shared_ptr<WeightMatrix> token_embd, output;
+  if (shares) {
     w.token_embd = std::move(shared_embd);
-  else if (needs_embedding_matrix(config, spec))
-    w.token_embd = std::make_shared<const WeightMatrix>(reader.matrix("token_embd.weight"));
+  } else if (needs_embedding_matrix(config, spec)) {
+    w.token_embd = token_embd = std::make_shared<WeightMatrix>();
+    reader.plan_matrix("token_embd.weight", token_embd.get());
+  }
   if (needs_rope_factors(config, spec))
     w.rope_factors = checked_rope_factors(file, reader.vector("rope_freqs.weight"));
+  size_t layer_bytes = 0, at = 0;
   for (int layer = spec.layers.begin; layer < spec.layers.end; ++layer) {
-    LayerWeights& l = w.layers.emplace_back();
-    for (const MatrixField& m : kLayerMatrices) l.*m.field = reader.matrix(TensorNames::layer(layer, m.name));
+    for (const MatrixField& m : kLayerMatrices)
+      layer_bytes += rounded_bytes(file.tensor(TensorNames::layer(layer, m.name)));
+  }
+  const auto layer_memory = std::make_shared<AlignedBuffer>(layer_bytes);
+  w.layers.resize(spec.layers.size());
+  for (int layer = spec.layers.begin; layer < spec.layers.end; ++layer) {
+    LayerWeights& l = w.layers[layer - spec.layers.begin];
+    for (const MatrixField& m : kLayerMatrices)
+      reader.plan_matrix(TensorNames::layer(layer, m.name), &(l.*m.field), layer_memory, &at);
     for (const VectorField& v : kLayerVectors)
       if (has(config, v)) l.*v.field = reader.vector(TensorNames::layer(layer, v.name));
   }
   if (spec.output) {
     w.output_norm = reader.vector("output_norm.weight");
-    w.output = config.tied_output ? w.token_embd
-                                  : std::make_shared<const WeightMatrix>(reader.matrix("output.weight"));
+    if (config.tied_output) {
+      w.output = w.token_embd;
+    } else {
+      w.output = output = std::make_shared<WeightMatrix>();
+      reader.plan_matrix("output.weight", output.get());
+    }
   }
+  reader.read();
   return w;
 }
 

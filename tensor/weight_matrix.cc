@@ -2,6 +2,7 @@
 
 #include <cstring>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "base/check.h"
@@ -50,8 +51,18 @@ void decode_panel_row(const Format& format, const Panel& panel, int64_t r, float
 }  // namespace
 
 WeightMatrix::WeightMatrix(TensorType type, int64_t rows, int64_t cols)
-    : type_(type), rows_(rows), cols_(cols), group_bytes_(packed_bytes(type, kRowGroup, cols)) {
-  data_ = AlignedBuffer(packed_bytes(type, rows, cols));
+    : WeightMatrix(type, rows, cols, std::make_shared<AlignedBuffer>(packed_bytes(type, rows, cols)), 0) {}
+
+WeightMatrix::WeightMatrix(TensorType type, int64_t rows, int64_t cols, std::shared_ptr<AlignedBuffer> memory,
+                           size_t at)
+    : type_(type),
+      rows_(rows),
+      cols_(cols),
+      group_bytes_(packed_bytes(type, kRowGroup, cols)),
+      bytes_(packed_bytes(type, rows, cols)),
+      memory_(std::move(memory)),
+      data_(memory_->data() + at) {
+  SHOAL_CHECK(at % 64 == 0 && at <= memory_->size() && bytes_ <= memory_->size() - at);
 }
 
 size_t WeightMatrix::packed_bytes(TensorType type, int64_t rows, int64_t cols) {
@@ -77,7 +88,7 @@ void WeightMatrix::pack_rows(int64_t first_row, int64_t n, std::span<const std::
   SHOAL_CHECK(first_row >= 0 && n >= 0 && first_row <= rows_ && n <= rows_ - first_row);
   SHOAL_CHECK(first_row % kRowGroup == 0 && (n % kRowGroup == 0 || first_row + n == rows_));
   SHOAL_CHECK(file_rows.size() == row_bytes * static_cast<size_t>(n));
-  std::byte* out = data_.data() + first_row / kRowGroup * group_bytes_;
+  std::byte* out = data_ + first_row / kRowGroup * group_bytes_;
   int64_t row = 0;
   for (; row + kRowGroup <= n; row += kRowGroup, out += group_bytes_) {
     format.pack(file_rows.data() + row * row_bytes, row_bytes, cols_, out);

@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <span>
 
 #include "tensor/aligned_buffer.h"
@@ -16,10 +17,16 @@ inline constexpr int kRowGroup = 16;  // rows interleaved together
 class WeightMatrix {
  public:
   WeightMatrix() = default;
+  WeightMatrix(WeightMatrix&&) = default;  // a copy would share the bytes
+  WeightMatrix& operator=(WeightMatrix&&) = default;
 
   // A matrix of `rows` outputs by `cols` inputs, contents unset until packed. cols must be a multiple of the
   // type's block. Throws SetupError if not, or if memory cannot be had.
   WeightMatrix(TensorType type, int64_t rows, int64_t cols);
+
+  // The same in bytes [at, at + packed_bytes) of memory that several matrices share: many small ones lie in
+  // huge pages so. `at` is a multiple of 64.
+  WeightMatrix(TensorType type, int64_t rows, int64_t cols, std::shared_ptr<AlignedBuffer> memory, size_t at);
 
   // Bytes that a packed matrix takes: the file's bytes, rows rounded up to 16.
   static size_t packed_bytes(TensorType type, int64_t rows, int64_t cols);
@@ -35,15 +42,16 @@ class WeightMatrix {
   int64_t rows() const { return rows_; }
   int64_t cols() const { return cols_; }
   bool empty() const { return rows_ == 0; }
-  const std::byte* group(int64_t g) const { return data_.data() + g * group_bytes_; }
+  const std::byte* group(int64_t g) const { return data_ + g * group_bytes_; }
   size_t group_bytes() const { return group_bytes_; }
-  size_t bytes() const { return data_.size(); }
+  size_t bytes() const { return bytes_; }
 
  private:
   TensorType type_ = TensorType::kF32;
   int64_t rows_ = 0, cols_ = 0;
-  size_t group_bytes_ = 0;
-  AlignedBuffer data_;
+  size_t group_bytes_ = 0, bytes_ = 0;
+  std::shared_ptr<AlignedBuffer> memory_;
+  std::byte* data_ = nullptr;  // in memory_
 };
 
 }  // namespace shoal
