@@ -90,10 +90,10 @@ void LapBound::store_rest(size_t counts, int begin, const double* rest) {
 
 // The tables for segments beginning at unit `begin`; those of later units and of larger counts are filled.
 void LapBound::fill_row(size_t counts, int begin) {
-  double* through = &through_[row(counts, begin)];
-  std::copy_n(&last_[static_cast<size_t>(begin) * width_], width_, through);
-  const double* segment = &segments_[static_cast<size_t>(begin * longest_) * width_];
-  const double* rest = &rest_[row(counts, begin + 1)];
+  double* through = through_.data() + row(counts, begin);
+  std::copy_n(last_.data() + static_cast<size_t>(begin) * width_, width_, through);
+  const double* segment = segments_.data() + static_cast<size_t>(begin * longest_) * width_;
+  const double* rest = rest_.data() + row(counts, begin + 1);
   const size_t ends = static_cast<size_t>(std::min(longest_, chain_.units - 1 - begin)) * width_;
   for (size_t i = 0; i < ends; i += width_)
     for (size_t t = 0; t < width_; ++t) {
@@ -113,7 +113,7 @@ void LapBound::fill() {
     for (int begin = chain_.units - 1; begin > 0; --begin) {
       if (free_units_[counts] < chain_.units - begin || used_units_[counts] < begin) continue;
       fill_row(counts, begin);
-      const double* through = &through_[row(counts, begin)];
+      const double* through = through_.data() + row(counts, begin);
       std::fill(rest.begin(), rest.end(), kUnusable);
       for (size_t t = 0; t < radix_.size(); ++t) {
         if (through[t] == kUnusable) continue;
