@@ -3,10 +3,12 @@
 #include <fmt/format.h>
 #include <CLI/CLI.hpp>
 
+#include <chrono>
 #include <cstdint>
 #include <cstdio>
 #include <iostream>
 #include <sstream>
+#include <thread>
 
 #include "base/error.h"
 #include "base/logging.h"
@@ -218,6 +220,8 @@ int run_cli(int argc, char** argv) {
     }
     return code;
   } catch (const SilentExit& exit) {
+    // mpirun ends every rank as soon as one has failed, and rank 0 has yet to say why.
+    std::this_thread::sleep_for(std::chrono::milliseconds(500));
     return exit.exit_code;
   } catch (const SetupError& error) {
     say_error(error.what());
