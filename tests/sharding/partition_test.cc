@@ -17,10 +17,9 @@ namespace {
 using test::StageChain;
 
 constexpr int kLayers = 6, kContext = 96, kSlots = 4, kTokens = 45;  // into the second page
-constexpr StageOptions kOptions{kContext, kSlots, 64};
 
 struct Model {
-  explicit Model(TensorType type = TensorType::kQ4_1) {
+  explicit Model(TensorType type = TensorType::kQ4_1, KvType cache = KvType::kF16) : cache(cache) {
     test::TinyModelOptions o;
     o.type = type;
     o.n_layer = kLayers;
@@ -32,9 +31,11 @@ struct Model {
   }
   StageChain chain(const std::vector<int>& cuts, int threads = 1,
                    const Kernels& kernels = select_kernels()) const {
-    return StageChain(file, config, cuts, kOptions, kernels, threads);
+    const StageOptions options{kContext, kSlots, 64, cache};
+    return StageChain(file, config, cuts, options, kernels, threads);
   }
 
+  KvType cache;
   test::TempDir dir;
   GgufFile file;
   ModelConfig config;
@@ -86,7 +87,12 @@ Answers feed(StageChain& chain, const std::vector<int32_t>& tokens, int chunk, i
 }
 
 TEST_CASE("any cut, chunk, thread count and kernel table gives the same bits") {
-  const Model model;
+  KvType cache = KvType::kF16;
+  SUBCASE("f16") {}
+  SUBCASE("q8_0") {
+    cache = KvType::kQ8_0;
+  }
+  const Model model(TensorType::kQ4_1, cache);
   const std::vector<int32_t> tokens = random_tokens(kTokens, 1);
   StageChain whole = model.chain({0, kLayers}, 1, *available_kernels().front());
   const Answers expected = feed(whole, tokens, 1);
@@ -108,7 +114,12 @@ TEST_CASE("any cut, chunk, thread count and kernel table gives the same bits") {
 }
 
 TEST_CASE("sequences in one batch do not touch each other") {
-  const Model model;
+  KvType cache = KvType::kF16;
+  SUBCASE("f16") {}
+  SUBCASE("q8_0") {
+    cache = KvType::kQ8_0;
+  }
+  const Model model(TensorType::kQ4_1, cache);
   StageChain alone = model.chain({0, kLayers}), together = model.chain({0, 2, 6}, 2);
   std::vector<std::vector<int32_t>> sequences;
   std::vector<Answers> expected, got(3);
@@ -134,7 +145,12 @@ TEST_CASE("sequences in one batch do not touch each other") {
 }
 
 TEST_CASE("fork, trim and an earlier first position continue as if the sequence had been fed afresh") {
-  const Model model(TensorType::kQ8_0);
+  KvType cache = KvType::kF16;
+  SUBCASE("f16") {}
+  SUBCASE("q8_0") {
+    cache = KvType::kQ8_0;
+  }
+  const Model model(TensorType::kQ8_0, cache);
   StageChain fresh = model.chain({0, kLayers}), chain = model.chain({0, 3, 6});
   const std::vector<int32_t> first = random_tokens(kTokens, 1);
   std::vector<int32_t> other = random_tokens(kTokens, 2);
