@@ -62,12 +62,15 @@ bool segment_fits(const PlanInput& input, const CostModel& cost, int device, int
   const UnitRange range = range_of(input, begin, end);
   const int n = input.model.n_layer;
   if (profile.layers_max > 0 && range.layer_end - range.layer_begin > profile.layers_max) return false;
+  const bool has_output_too = constraints.keep_on_head == KeepOnHead::kEnds && device == constraints.head;
   if (!profile.trusted) {
     if (constraints.trusted_first_layers > 0 && begin <= constraints.trusted_first_layers) return false;
-    if (constraints.trusted_last_layers > 0 && end > n + 1 - constraints.trusted_last_layers) return false;
+    if (constraints.trusted_last_layers > 0 &&
+        (has_output_too || end > n + 1 - constraints.trusted_last_layers))
+      return false;
   }
   uint64_t bytes = cost.stage_memory(range).total() + input.model.base_bytes;
-  if (constraints.keep_on_head == KeepOnHead::kEnds && device == constraints.head) {
+  if (has_output_too) {
     // The head holds the embedding already, so a tied output head adds no matrix, but it is one stage more.
     bytes += input.model.output_bytes + input.model.scratch_bytes + input.model.scratch_output_bytes;
   }

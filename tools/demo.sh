@@ -47,4 +47,4 @@ fi
 # mpirun takes this shell's place, so that Ctrl-C and a kill reach it; it ends its ranks before it ends.
 export_mpi_settings
 exec mpirun -n "$nodes" --oversubscribe --bind-to none "$ROOT/build/release/shoal" run \
-  -c "$config" --model "$model" -p "$prompt" </dev/null
+  -c "$config" --model "$model" -p "$prompt" -n 256 </dev/null

@@ -291,6 +291,16 @@ TEST_CASE("layers kept on trusted nodes") {
   CHECK_FALSE(error_of(input).empty());
 }
 
+TEST_CASE("a head that keeps the output head must be trusted with it") {
+  PlanInput input = small_cluster();
+  input.constraints.keep_on_head = KeepOnHead::kEnds;
+  input.constraints.trusted_last_layers = 1;
+  REQUIRE(try_plan(input));
+  input.devices[static_cast<size_t>(input.constraints.head)].trusted = false;
+  CHECK(has(error_of(input), "not trusted"));
+  CHECK_FALSE(has(error_of(input), "made a plan that is not one"));
+}
+
 TEST_CASE("devices of one type collapse: 40 alike are exact, 30 different ones get a plan") {
   PlanInput input = small_cluster();
   while (input.devices.size() < 40) input.devices.push_back(input.devices[1]);
