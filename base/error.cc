@@ -22,6 +22,8 @@ std::string_view to_string(Errc code) {
       return "invalid input";
     case Errc::kIo:
       return "input/output error";
+    case Errc::kDeadline:
+      return "deadline passed";
   }
   return "unknown error";
 }

@@ -28,6 +28,7 @@ enum class Errc {
   kContextFull,   // a sequence would exceed the context
   kInvalidInput,  // input from outside is malformed
   kIo,            // a file or socket operation failed
+  kDeadline,      // a request's own time limit passed; only between callers of one process, never on the wire
 };
 
 std::string_view to_string(Errc code);

@@ -16,13 +16,30 @@ Result<void> AdmissionQueue::offer(const WaitingRequest& request, double row_s) 
   }
   const double own_s = kMargin * request.prompt_rows * row_s;
   const double wait_s = predicted_wait_s(row_s);
-  if (!waiting_.empty() && wait_s + own_s > std::max(limits_.wait_max_s, 2 * own_s)) {
+  if (!waiting_.empty() && wait_s + own_s > wait_allowed_s(own_s)) {
     return Error{Errc::kQueueFull,
                  fmt::format("about {:.0f} s of prompts wait already: try again later", std::ceil(wait_s))};
+  }
+  const double left_s = request.deadline_s - request.since_s;
+  if (!waiting_.empty() && wait_s + own_s > left_s) {
+    return Error{
+        Errc::kQueueFull,
+        fmt::format("about {:.0f} s of prompts wait already, and this request gives up after {:.3g} s: try "
+                    "again later or allow it more time",
+                    std::ceil(wait_s), left_s)};
   }
   waiting_.push_back(request);
   rows_ += request.prompt_rows;
   return {};
+}
+
+double AdmissionQueue::retry_after_s(int prompt_rows, double row_s) const {
+  if (waiting_.empty()) return 0;
+  const double own_s = kMargin * prompt_rows * row_s;
+  double wait_s = std::max(0.0, predicted_wait_s(row_s) + own_s - wait_allowed_s(own_s));
+  if (waiting_.size() >= limits_.waiting_max)  // until one of them has had its turn
+    wait_s = std::max(wait_s, predicted_wait_s(row_s) / static_cast<double>(waiting_.size()));
+  return std::min(wait_s, limits_.wait_max_s);
 }
 
 int AdmissionQueue::running_of(const std::string& user) const {

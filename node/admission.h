@@ -7,6 +7,7 @@
 // queue may take: a caller who is told at once can go elsewhere, one who waits a minute in silence cannot.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <limits>
 #include <list>
@@ -40,6 +41,9 @@ class AdmissionQueue {
 
   // `row_s`: seconds a prompt row takes the pipeline. Errc::kQueueFull with a sentence for the caller.
   Result<void> offer(const WaitingRequest& request, double row_s);
+  // Seconds until such a request would be taken, as predicted; 0 where it would be now. At most wait_max_s:
+  // who asks again then finds out more.
+  double retry_after_s(int prompt_rows, double row_s) const;
   // The request that should have the next free slot; it stays in the queue until take().
   std::optional<uint64_t> next(double now_s, double row_s) const;
   // It runs now. ended() when it is over.
@@ -53,6 +57,7 @@ class AdmissionQueue {
   double predicted_wait_s(double row_s) const { return kMargin * static_cast<double>(rows_) * row_s; }
 
  private:
+  double wait_allowed_s(double own_s) const { return std::max(limits_.wait_max_s, 2 * own_s); }
   static constexpr double kMargin = 1.3;  // decoders beside the prompts slow them down
   std::list<WaitingRequest>::const_iterator find(uint64_t id) const;
   int running_of(const std::string& user) const;

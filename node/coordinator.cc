@@ -112,7 +112,11 @@ void Coordinator::start(uint64_t id, GenerationRequest request) {
   const double deadline_s = request.deadline_s > 0 ? now + request.deadline_s : Scheduler::kNever;
   const Result<void> queued =
       queue_.offer({id, request.user, request.priority, length, now, deadline_s}, row_seconds());
-  if (queued.has_error()) return refuse(queued.error().code, queued.error().message);
+  if (queued.has_error()) {
+    GenerationEvent event{id, -1, true, FinishReason::kError, queued.error()};
+    event.retry_after_s = queue_.retry_after_s(length, row_seconds());
+    return request.on_event(event);
+  }
   waiting_.emplace(id, Waiting{std::move(request), deadline_s});
   admit();
   watch_deadlines();
@@ -194,7 +198,7 @@ Coordinator::Prefix Coordinator::best_prefix(const GenerationRequest& request) c
 // Ends requests whose deadline has passed, and waits for the next one's.
 void Coordinator::watch_deadlines() {
   const double now = now_s();
-  const Error late{Errc::kTimeout, "the request's deadline has passed"};
+  const Error late{Errc::kDeadline, "the request's deadline has passed"};
   for (const uint64_t id : queue_.expire(now)) {
     const auto found = waiting_.find(id);
     found->second.request.on_event({id, -1, true, FinishReason::kError, late});

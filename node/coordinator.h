@@ -32,7 +32,8 @@ struct GenerationEvent {
   int32_t token = -1;  // -1: no token with this event
   bool finished = false;
   FinishReason reason = FinishReason::kStop;
-  Error error;          // where reason is kError
+  Error error;               // where reason is kError
+  double retry_after_s = 0;  // where that is kQueueFull: when there is room, as predicted
   int prompt_rows = 0;  // with the first token: rows of the prompt that were computed, not found in the cache
   // Where the request asked: natural log-probabilities under the model, before bias, penalties and
   // temperature.

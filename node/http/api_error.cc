@@ -1,5 +1,6 @@
 #include "node/http/api_error.h"
 
+#include <algorithm>
 #include <boost/json.hpp>
 
 namespace shoal {
@@ -36,14 +37,16 @@ std::string to_json(const ApiError& error) {
   return json::serialize(json::object{{"error", std::move(body)}});
 }
 
-ApiError to_api_error(const Error& error) {
+ApiError to_api_error(const Error& error, int retry_after_s) {
   switch (error.code) {
     case Errc::kContextFull:
       return {400, error.message, "", "context_length_exceeded", 0};
     case Errc::kInvalidInput:
       return {400, error.message, "", "", 0};
     case Errc::kQueueFull:
-      return {429, error.message, "", "queue_full", 1};
+      return {429, error.message, "", "queue_full", std::max(retry_after_s, 1)};
+    case Errc::kDeadline:
+      return {504, error.message, "timeout", "deadline_exceeded", 0};
     case Errc::kCancelled:
       return {503, error.message, "", "cancelled", 1};
     // The names of nodes stay inside: the message of a broken pipeline goes to the log, not to the client.

@@ -29,7 +29,8 @@ using ApiResult = boost::system::result<T, ApiError>;
 std::string api_error_type(int status);
 std::string to_json(const ApiError& error);
 
-// What a failed generation is to the client: a full queue is 429, a lost pipeline 503, too long a prompt 400.
-ApiError to_api_error(const Error& error);
+// What a failed generation is to the client: a full queue is 429, its own time limit passed 504, a lost
+// pipeline 503, too long a prompt 400. `retry_after_s`: of a full queue, where that is known.
+ApiError to_api_error(const Error& error, int retry_after_s = 0);
 
 }  // namespace shoal

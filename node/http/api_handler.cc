@@ -19,6 +19,7 @@ namespace {
 
 constexpr auto kStatsAgeMax = 500ms;
 constexpr std::string_view kModelsPath = "/v1/models";
+constexpr std::string_view kChatPath = "/v1/chat/completions";
 
 struct Route {
   std::string_view path;
@@ -27,14 +28,9 @@ struct Route {
 };
 
 constexpr Route kRoutes[] = {
-    {"/", false, true},
-    {"/health", false, true},
-    {"/ready", false, true},
-    {"/metrics", false, false},
-    {"/status.json", false, false},
-    {kModelsPath, false, false},
-    {"/v1/chat/completions", true, false},
-    {"/v1/completions", true, false},
+    {"/", false, true},         {"/health", false, true},         {"/ready", false, true},
+    {"/metrics", false, false}, {"/status.json", false, false},   {kModelsPath, false, false},
+    {kChatPath, true, false},   {"/v1/completions", true, false},
 };
 
 const Route* find_route(std::string_view path) {
@@ -122,8 +118,11 @@ awaitable<void> ApiHandler::handle(HttpExchange& exchange) {
 
 awaitable<int> ApiHandler::answer(HttpExchange& exchange) {
   const std::string& path = exchange.request().path;
-  if (path == "/v1/chat/completions") co_return co_await service_.complete(exchange, /*chat=*/true);
-  if (path == "/v1/completions") co_return co_await service_.complete(exchange, /*chat=*/false);
+  if (path.starts_with("/v1/") && find_route(path)->posts) {
+    std::string user =
+        keys_.user_of(exchange.request().authorization).value_or("");  // nobody where no keys are
+    co_return co_await service_.complete(exchange, path == kChatPath, std::move(user));
+  }
   HttpResponse response;
   if (path == "/health") {
     response = text_response("application/json", R"({"status":"ok"})");

@@ -60,7 +60,7 @@ ApiKeys ApiKeys::from_file(const std::string& path) {
   return keys;
 }
 
-bool ApiKeys::opens(std::string_view authorization) const {
+std::optional<std::string> ApiKeys::user_of(std::string_view authorization) const {
   constexpr std::string_view kScheme = "bearer ";
   const bool bearer = authorization.size() > kScheme.size() &&
                       boost::beast::iequals(authorization.substr(0, kScheme.size()), kScheme);
@@ -68,7 +68,9 @@ bool ApiKeys::opens(std::string_view authorization) const {
   int equal = 0;
   for (const Digest& digest : digests_)  // all of them: the time must not tell which
     equal |= static_cast<int>(CRYPTO_memcmp(digest.data(), given.data(), given.size()) == 0);
-  return bearer && equal != 0;
+  if (!bearer || equal == 0) return std::nullopt;
+  constexpr size_t kUserBytes = 8;
+  return fmt::format("{:02x}", fmt::join(given.begin(), given.begin() + kUserBytes, ""));
 }
 
 }  // namespace shoal

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <array>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -21,7 +22,10 @@ class ApiKeys {
 
   bool empty() const { return digests_.empty(); }
   // `authorization`: the header's value, "Bearer KEY".
-  bool opens(std::string_view authorization) const;
+  bool opens(std::string_view authorization) const { return user_of(authorization).has_value(); }
+  // Whose key it is: the beginning of the key's digest, which does not tell the key. Nothing where the key is
+  // not known.
+  std::optional<std::string> user_of(std::string_view authorization) const;
 
  private:
   using Digest = std::array<unsigned char, 32>;

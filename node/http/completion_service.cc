@@ -25,6 +25,8 @@ namespace {
 constexpr auto kTokenFresh = 10s;    // a token this old still shows that the pipeline answers
 constexpr auto kProbeDeadline = 5s;  // for a token of our own
 
+constexpr const char* kOwnUser = "shoal";  // no beginning of a digest
+
 int64_t unix_seconds() {
   return std::chrono::duration_cast<std::chrono::seconds>(std::chrono::system_clock::now().time_since_epoch())
       .count();
@@ -155,15 +157,16 @@ awaitable<int> CompletionService::refuse(HttpExchange& exchange, const ApiError&
   co_return error.status;
 }
 
-awaitable<int> CompletionService::complete(HttpExchange& exchange, bool chat) {
+awaitable<int> CompletionService::complete(HttpExchange& exchange, bool chat, std::string user) {
   ApiResult<Prepared> prepared = co_await prepare_aside(exchange.request().body, chat);
   if (prepared.has_error()) co_return co_await refuse(exchange, prepared.error());
   constexpr int kClientGone = 499;  // as nginx logs it; nobody receives it
   if (exchange.gone()) co_return kClientGone;
 
   const CompletionRequest& request = prepared->request;
-  const auto generation = std::make_shared<Generation>(
-      cluster_.node->io(), *cluster_.coordinator, *cluster_.tokenizer, metrics_, request, prepared->prompts);
+  const auto generation =
+      std::make_shared<Generation>(cluster_.node->io(), *cluster_.coordinator, *cluster_.tokenizer, metrics_,
+                                   request, prepared->prompts, std::move(user));
   exchange.on_gone([weak = std::weak_ptr<Generation>(generation)] {
     if (const auto held = weak.lock()) held->cancel();
   });
@@ -202,7 +205,7 @@ awaitable<int> CompletionService::answer_whole(HttpExchange& exchange, Generatio
   }
   if (generation.error()) {
     if (!exchange.gone()) spdlog::warn("a request failed: {}", generation.error()->message);
-    co_return co_await refuse(exchange, to_api_error(*generation.error()));
+    co_return co_await refuse(exchange, generation.api_error());
   }
   HttpResponse response;
   response.body = whole_answer_json(head, choices, generation.usage());
@@ -215,7 +218,7 @@ awaitable<int> CompletionService::answer_stream(HttpExchange& exchange, Generati
   // The first part is awaited before the status is said: what is refused at once is refused with its status.
   co_await generation.wait();
   if (generation.error() && generation.finished() && !generation.last_token())
-    co_return co_await refuse(exchange, to_api_error(*generation.error()));
+    co_return co_await refuse(exchange, generation.api_error());
   bool open = co_await exchange.begin_stream("text/event-stream");
   std::vector<bool> opened(request.prompts.empty() ? static_cast<size_t>(request.n)
                                                    : request.prompts.size() * static_cast<size_t>(request.n));
@@ -231,7 +234,7 @@ awaitable<int> CompletionService::answer_stream(HttpExchange& exchange, Generati
     if (last && generation.error()) {
       if (!exchange.gone())
         spdlog::warn("a request failed after its answer had begun: {}", generation.error()->message);
-      events += server_sent_event(to_json(to_api_error(*generation.error())));
+      events += server_sent_event(to_json(generation.api_error()));
     } else if (last && request.include_usage) {
       events += server_sent_event(usage_chunk_json(head, generation.usage()));
     }
@@ -250,7 +253,7 @@ awaitable<int> CompletionService::answer_stream(HttpExchange& exchange, Generati
 void CompletionService::note(const Generation& generation) {
   const auto token = generation.last_token();
   if (token) last_token_ = std::max(last_token_.value_or(*token), *token);
-  if (generation.error() && to_api_error(*generation.error()).code == kPipelineUnavailable)
+  if (generation.error() && generation.api_error().code == kPipelineUnavailable)
     last_failure_ = steady_clock::now();
 }
 
@@ -280,10 +283,11 @@ void CompletionService::probe() {
   request.max_tokens = 1;
   request.sampling.temperature = 0;
   request.ignore_end = true;
+  request.priority = kPriorityMax;
   const int32_t bos = cluster_.tokenizer->bos();
   probe_ =
       std::make_shared<Generation>(cluster_.node->io(), *cluster_.coordinator, *cluster_.tokenizer, metrics_,
-                                   request, std::vector<std::vector<int32_t>>{{std::max(bos, 0)}});
+                                   request, std::vector<std::vector<int32_t>>{{std::max(bos, 0)}}, kOwnUser);
   probe_->start();
 }
 

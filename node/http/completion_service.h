@@ -27,8 +27,9 @@ class CompletionService {
   const std::string& model_id() const { return model_id_; }
   int64_t created() const { return created_; }
 
-  // Answers a request; the status it was answered with.
-  boost::asio::awaitable<int> complete(HttpExchange& exchange, bool chat);
+  // Answers a request of `user`, who takes turns with others and shares no cache with them; the status it was
+  // answered with.
+  boost::asio::awaitable<int> complete(HttpExchange& exchange, bool chat, std::string user);
   // Whether a token has passed through the whole pipeline lately; asks for one if none has.
   boost::asio::awaitable<bool> ready();
   void cancel_all();

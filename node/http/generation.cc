@@ -1,16 +1,19 @@
 #include "node/http/generation.h"
 
+#include <algorithm>
+#include <cmath>
 #include <limits>
 
 namespace shoal {
 
 Generation::Generation(IoThread& io, Coordinator& coordinator, const Tokenizer& tokenizer,
                        std::shared_ptr<ApiMetrics> metrics, const CompletionRequest& request,
-                       const std::vector<std::vector<int32_t>>& prompts)
+                       const std::vector<std::vector<int32_t>>& prompts, std::string user)
     : coordinator_(coordinator),
       tokenizer_(tokenizer),
       metrics_(std::move(metrics)),
       request_(request),
+      user_(std::move(user)),
       prompts_(prompts),
       changed_(io.executor()) {
   for (const std::vector<int32_t>& prompt : prompts_) {
@@ -37,6 +40,9 @@ void Generation::start() {
     request.logit_bias = request_.logit_bias;
     request.logprobs = request_.logprobs;
     request.ignore_end = request_.ignore_end;
+    request.user = user_;
+    request.priority = request_.priority;
+    request.deadline_s = request_.timeout_s;
     request.on_event = [self = shared_from_this(), i](const GenerationEvent& event) {
       self->on_event(i, event);
     };
@@ -60,10 +66,12 @@ void Generation::on_event(size_t index, const GenerationEvent& event) {
   if (event.token >= 0) on_token(choice, event);
   if (event.finished && !choice.ended) {
     if (event.reason == FinishReason::kError || event.reason == FinishReason::kCancelled) {
-      if (!error_)
+      if (!error_) {
         error_ = event.reason == FinishReason::kError
                      ? event.error
                      : Error{Errc::kCancelled, "the request was cancelled: the server is stopping"};
+        retry_after_s_ = event.retry_after_s;
+      }
       end(choice, "");
     } else {
       release(choice, choice.filter.push(choice.decoder.finish()));
@@ -138,6 +146,10 @@ std::vector<ChoicePart> Generation::take() {
     parts.push_back(std::move(part));
   }
   return parts;
+}
+
+ApiError Generation::api_error() const {
+  return to_api_error(*error_, static_cast<int>(std::ceil(retry_after_s_)));
 }
 
 Usage Generation::usage() const {

@@ -23,10 +23,10 @@ namespace shoal {
 class Generation : public std::enable_shared_from_this<Generation> {
  public:
   using Clock = std::chrono::steady_clock;
-  // Each prompt gets request.n answers; `prompts` hold at least one token each.
+  // Each prompt gets request.n answers; `prompts` hold at least one token each. `user`: whose turn it is.
   Generation(IoThread& io, Coordinator& coordinator, const Tokenizer& tokenizer,
              std::shared_ptr<ApiMetrics> metrics, const CompletionRequest& request,
-             const std::vector<std::vector<int32_t>>& prompts);
+             const std::vector<std::vector<int32_t>>& prompts, std::string user);
   ~Generation();
 
   void start();
@@ -36,6 +36,7 @@ class Generation : public std::enable_shared_from_this<Generation> {
   boost::asio::awaitable<void> wait() { return changed_.wait(); }
   bool finished() const { return unfinished_ == 0; }
   const std::optional<Error>& error() const { return error_; }
+  ApiError api_error() const;  // error() as the client is told it
   // What has come since the last time: at most one part a choice, its end included.
   std::vector<ChoicePart> take();
   Usage usage() const;
@@ -70,11 +71,13 @@ class Generation : public std::enable_shared_from_this<Generation> {
   const Tokenizer& tokenizer_;
   const std::shared_ptr<ApiMetrics> metrics_;  // shared: a request may end after the server has
   const CompletionRequest request_;
+  const std::string user_;
   std::vector<std::vector<int32_t>> prompts_;
   std::vector<Choice> choices_;
   size_t unfinished_ = 0;
   bool cancelled_ = false;
   std::optional<Error> error_;  // the first
+  double retry_after_s_ = 0;    // with it
   Notifier changed_;
   const Clock::time_point begun_ = Clock::now();
   std::optional<Clock::time_point> last_token_;

@@ -286,6 +286,8 @@ void read_response_format(const Fields& fields) {
 void read_common(const Fields& fields, CompletionRequest& request) {
   request.model = fields.text("model");
   request.user = fields.text("user");
+  request.priority = fields.integer("priority", -kPriorityMax, kPriorityMax).value_or(0);
+  request.timeout_s = fields.number("timeout", 0, kTimeoutMinS, kTimeoutMaxS);
   request.n = fields.integer("n", 1, kChoicesMax).value_or(1);
   request.stream = fields.boolean("stream", false);
   request.ignore_end = fields.boolean("ignore_eos", false);

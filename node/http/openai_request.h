@@ -3,7 +3,7 @@
 // fields are let pass, known ones of a wrong type or out of range are refused, and so is every known field
 // that asks for what Shoal does not do (tools, images, best_of, ...): never silently ignored. Bounded:
 // nesting 64, and the limits below. Field names and ranges: OpenAI's public API reference; extensions are
-// top_k, min_p, repetition_penalty and ignore_eos.
+// top_k, min_p, repetition_penalty, ignore_eos, priority and timeout.
 #pragma once
 
 #include <cstdint>
@@ -27,6 +27,9 @@ inline constexpr size_t kStopsMax = 16;        // stop strings
 inline constexpr size_t kStopBytesMax = 256;   // of one of them
 inline constexpr size_t kLogitBiasMax = 1024;  // biased tokens
 inline constexpr int kTopLogprobsMax = 20;
+inline constexpr int kPriorityMax = 3;        // and -3; 0 where none is given
+inline constexpr double kTimeoutMaxS = 3600;  // that a request may allow itself
+inline constexpr double kTimeoutMinS = 0.001;
 
 using PromptInput = std::variant<std::string, std::vector<int32_t>>;  // text, or token ids
 
@@ -45,6 +48,8 @@ struct CompletionRequest {
   int logprobs = -1;  // so many of the best candidates are told with each token; -1: no log-probabilities
   std::vector<std::pair<int32_t, float>> logit_bias;  // token, added to its logit; ids not yet checked
   std::string user;
+  int priority = 0;      // higher goes first
+  double timeout_s = 0;  // from arrival to the last token; 0: no limit
   bool ignore_end = false;
 };
 

@@ -180,6 +180,7 @@ class Refusals(OneServer):
                 "temperature": [-1, 3, "NaN", "1"], "top_p": [-1, 2], "top_k": [-2**31, 1.5], "seed": [2**64, "x"],
                 "max_tokens": [-1, 0, 2**40], "n": [0, -1, 10**6], "presence_penalty": [-3, "a"],
                 "frequency_penalty": [3], "stream": ["yes"], "logit_bias": [[1], {"a": 1}, {"999999": 1}, {"-1": 1}],
+                "priority": [4, -4, 0.5, "high"], "timeout": [0, -1, 3601, "1s"],
                 "tools": [[{"type": "function"}]], "user": [5], "model": [[]],
                 "response_format": [{"type": "json_object"}, {"type": "json_schema"}]}.items():
             for value in values:
@@ -194,6 +195,13 @@ class Refusals(OneServer):
         self.assert_refused(TEXT, text("hi", best_of=10**6), 400, "best_of")
         self.assert_refused(TEXT, text("hi", stop=["a"] * 10**5), 400, "stop")
         self.assert_refused(TEXT, text("hi", stop=""), 400, "stop")
+
+    def test_a_time_limit(self):
+        status, answer = self.server.post(TEXT, text("hi", max_tokens=400, timeout=0.05, ignore_eos=True))
+        self.assertEqual((status, answer["error"]["code"]), (504, "deadline_exceeded"), answer)
+        events = self.server.stream(TEXT, text("hi", max_tokens=400, timeout=3, ignore_eos=True, n=4))
+        self.assertEqual(json.loads(events[-2])["error"]["code"], "deadline_exceeded")
+        self.assertEqual(self.server.post(TEXT, text("hi", max_tokens=2, timeout=60, priority=3))[0], 200)
 
     def test_prompts_beyond_the_context(self):
         began = self.server.metric("shoal_prompt_tokens_total")
@@ -279,7 +287,7 @@ class Doors(ClusterTest):
     def key_file(self, mode=0o600):
         path = os.path.join(self.folder, "keys")
         with open(path, "w", encoding="ascii") as out:
-            out.write("# keys\nthe-key-of-this-test\n")
+            out.write("# keys\nthe-key-of-this-test\nthe-second-key-of-this-test\n")
         os.chmod(path, mode)
         return path
 
@@ -296,6 +304,20 @@ class Doors(ClusterTest):
                 self.assertEqual(server.request("GET", "/status.json")[0], 401)
                 self.assertEqual(server.request("GET", "/health")[0], 200)
             server.key = "the-key-of-this-test"
+
+    def test_a_key_shares_no_cache_with_another(self):
+        with Server([*ARGUMENTS, "--api-key-file", self.key_file()], key="the-key-of-this-test") as server:
+            def cached(key):
+                server.key = key
+                status, answer = server.post(TEXT, text("The river rose over the fields and the " * 8, max_tokens=2))
+                self.assertEqual(status, 200, answer)
+                return answer["usage"]["prompt_tokens_details"]["cached_tokens"]
+
+            first, second = server.key, "the-second-key-of-this-test"
+            self.assertEqual(cached(first), 0)
+            self.assertGreater(cached(first), 40)
+            self.assertEqual(cached(second), 0)
+            self.assertGreater(cached(second), 40)
 
     def refused(self, arguments, *patterns):
         self.assert_refused(run(["serve", *arguments]), 2, *patterns)

@@ -52,8 +52,8 @@ TEST_CASE("a request past its deadline ends, running or waiting; the others are 
   const size_t waiting = requests.submit(cluster.coordinator(), hasty);
   const size_t after = requests.submit(cluster.coordinator(), greedy({5, 8}, 3));
   REQUIRE(requests.wait_all());
-  CHECK(requests.reply(running).error.code == Errc::kTimeout);
-  CHECK(requests.reply(waiting).error.code == Errc::kTimeout);
+  CHECK(requests.reply(running).error.code == Errc::kDeadline);
+  CHECK(requests.reply(waiting).error.code == Errc::kDeadline);
   CHECK(requests.reply(waiting).tokens.empty());
   CHECK(requests.reply(after).tokens.size() == 3);
 }

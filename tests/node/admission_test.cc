@@ -51,6 +51,23 @@ TEST_CASE("priority goes before all, then users take turns") {
   CHECK(queue.next(0, kRowS) == 8);  // modest has one running still
 }
 
+TEST_CASE("a refusal says when there is room, and who has no time for the queue is refused at once") {
+  AdmissionQueue queue({.waiting_max = 3, .wait_max_s = 2});
+  CHECK(queue.retry_after_s(100000, kRowS) == 0);
+  REQUIRE(queue.offer(request(1, 1000), kRowS).has_value());  // 1.3 s
+  CHECK(queue.retry_after_s(100, kRowS) == 0);
+  REQUIRE(queue.offer(request(2, 500), kRowS).has_value());
+  CHECK(queue.offer(request(3, 500), kRowS).error().code == Errc::kQueueFull);
+  CHECK(queue.retry_after_s(500, kRowS) == doctest::Approx(1.3 * 2 - 2));
+  WaitingRequest hasty = request(4, 10, "", 0, 100);
+  hasty.deadline_s = 101.5;
+  CHECK(queue.offer(hasty, kRowS).error().code == Errc::kQueueFull);
+  hasty.deadline_s = 102.5;
+  REQUIRE(queue.offer(hasty, kRowS).has_value());
+  CHECK(queue.offer(request(5, 1), kRowS).error().code == Errc::kQueueFull);  // by count
+  CHECK(queue.retry_after_s(1, kRowS) == doctest::Approx(1.3 * 1.51 / 3));
+}
+
 TEST_CASE("refused when the queue is full by count or by time; one long prompt alone is not") {
   AdmissionQueue queue({.waiting_max = 3, .wait_max_s = 2});
   REQUIRE(queue.offer(request(1, 100000), kRowS).has_value());  // 100 s of its own

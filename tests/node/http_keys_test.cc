@@ -35,6 +35,12 @@ TEST_CASE("a key of the file opens, nothing else does") {
     CHECK(!keys.opens(wrong));
   }
   CHECK(!ApiKeys().opens("Bearer "));
+  const auto first = keys.user_of("Bearer first-key-of-the-file");
+  REQUIRE(first.has_value());
+  CHECK(*first == "d5a8520f4eaa1c72");  // the beginning of sha256("first-key-of-the-file")
+  CHECK(keys.user_of("bearer   first-key-of-the-file ") == first);
+  CHECK(keys.user_of("Bearer second-key-of-the-file") != first);
+  CHECK(!keys.user_of("Bearer third-key-of-the-file").has_value());
 }
 
 TEST_CASE("a key file that is absent, open to others, empty or weak is refused") {

@@ -38,7 +38,8 @@ TEST_CASE("a chat request is read field by field") {
     "model": "m", "user": "u", "n": 2, "max_completion_tokens": 7, "max_tokens": 9, "stream": true,
     "stream_options": {"include_usage": true}, "temperature": 0.5, "top_p": 0.25, "top_k": 3, "min_p": 0.125,
     "frequency_penalty": -2, "presence_penalty": 2, "repetition_penalty": 1.5, "seed": -1, "stop": ["a", "bc"],
-    "logprobs": true, "top_logprobs": 4, "logit_bias": {"5": -100, "6": 1.5}, "ignore_eos": true, "new_field": [1],
+    "logprobs": true, "top_logprobs": 4, "logit_bias": {"5": -100, "6": 1.5}, "ignore_eos": true,
+    "priority": -3, "timeout": 1.5, "new_field": [1],
     "tools": [], "response_format": {"type": "text"}, "logit_bias_unknown": null, "best_of": null,
     "messages": [{"role": "developer", "content": [{"type": "text", "text": "be "}, {"type": "text", "text": "short"}]},
                  {"role": "user", "content": "hi"}, {"role": "assistant", "content": "", "tool_calls": []}]})");
@@ -47,6 +48,8 @@ TEST_CASE("a chat request is read field by field") {
   CHECK(request->model == "m");
   CHECK(request->user == "u");
   CHECK(request->n == 2);
+  CHECK(request->priority == -3);
+  CHECK(request->timeout_s == 1.5);
   CHECK(request->max_tokens == 7);
   CHECK(request->stream);
   CHECK(request->include_usage);

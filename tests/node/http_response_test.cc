@@ -90,6 +90,10 @@ TEST_CASE("an error is an object that names the field") {
   CHECK(error.at("error").at("param") == "n");
   CHECK(error.at("error").at("code").is_null());
   CHECK(to_api_error({Errc::kQueueFull, "full"}).status == 429);
+  CHECK(to_api_error({Errc::kQueueFull, "full"}).retry_after_s == 1);
+  CHECK(to_api_error({Errc::kQueueFull, "full"}, 17).retry_after_s == 17);
+  CHECK(to_api_error({Errc::kDeadline, "late"}).status == 504);
+  CHECK(to_api_error({Errc::kTimeout, "no answer from node attic"}).status == 503);
   CHECK(to_api_error({Errc::kContextFull, "long"}).code == "context_length_exceeded");
   const ApiError lost = to_api_error({Errc::kPeerLost, "node attic at 10.0.0.7 is lost"});
   CHECK(lost.status == 503);
