@@ -39,6 +39,11 @@ void add_cluster_flags(CLI::App& app, CommonFlags& flags) {
   app.add_flag("-q,--quiet", flags.quiet, "only the answer: no plan, no table");
 }
 
+void add_trace_flag(CLI::App& app, CommonFlags& flags) {
+  app.add_option("--trace", flags.trace,
+                 "record each step's way through the pipeline (for chrome://tracing or ui.perfetto.dev)");
+}
+
 void add_plan_flags(CLI::App& app, PlanFlags& flags) {
   app.add_flag("--explain", flags.explain,
                "in words, with each device's share and reason, and what would change it");
@@ -137,6 +142,7 @@ int run_parsed(int argc, char** argv) {
   CLI::App* run_app = app.add_subcommand("run", "generate once, stream to stdout");
   add_cluster_flags(*run_app, common);
   add_run_flags(*run_app, run);
+  add_trace_flag(*run_app, common);
   run_app->add_option("-p,--prompt", run.prompt, "what to ask")->required();
   run_app->add_flag("--raw", run.raw, "send the prompt as it is, without the model's chat template");
   CLI::App* chat_app = app.add_subcommand("chat", "talk");
@@ -144,6 +150,7 @@ int run_parsed(int argc, char** argv) {
   add_run_flags(*chat_app, run);
   CLI::App* serve_app = app.add_subcommand("serve", "OpenAI-compatible HTTP server, with a live page");
   add_cluster_flags(*serve_app, common);
+  add_trace_flag(*serve_app, common);
   serve_app->add_option("--listen", serve.listen, "ADDRESS:PORT (default 127.0.0.1:8080)");
   serve_app->add_option("--api-key-file", serve.api_key_file, "file with one API key a line");
   serve_app->add_flag("--without-api-key", serve.without_keys,

@@ -69,6 +69,16 @@ ChatTemplate chat_template_of(const Cluster& cluster) {
                                  tokenizer.piece(tokenizer.eos(), /*show_special=*/true));
 }
 
+TraceSession::TraceSession(const std::string& path, Cluster& cluster) : cluster_(cluster) {
+  if (path.empty()) return;
+  trace_.emplace(path, cluster.layout);
+  cluster.coordinator->set_trace(&*trace_);
+}
+
+TraceSession::~TraceSession() {
+  if (trace_) cluster_.coordinator->set_trace(nullptr);
+}
+
 int with_cluster(const CommonFlags& common, const std::function<void()>& check,
                  const std::function<void(Cluster&)>& work, const std::function<void(Cluster&)>& on_worker) {
   const std::unique_ptr<Bootstrap> bootstrap = make_bootstrap();

@@ -2,6 +2,8 @@
 #pragma once
 
 #include <functional>
+#include <optional>
+#include <string>
 
 #include "model/chat_template.h"
 #include "node/commands.h"
@@ -26,5 +28,21 @@ int with_cluster(const CommonFlags& common, const std::function<void()>& check,
 
 // On the head. Throws SetupError where the model's template is not of a known family.
 ChatTemplate chat_template_of(const Cluster& cluster);
+
+// Records what the coordinator does for as long as it lives; nothing where `path` is empty.
+class TraceSession {
+ public:
+  TraceSession(const std::string& path, Cluster& cluster);  // throws SetupError
+  ~TraceSession();
+  TraceSession(const TraceSession&) = delete;
+  TraceSession& operator=(const TraceSession&) = delete;
+  void write() {  // now and then, from this thread
+    if (trace_) trace_->write();
+  }
+
+ private:
+  Cluster& cluster_;
+  std::optional<Trace> trace_;
+};
 
 }  // namespace shoal

@@ -25,6 +25,7 @@ struct CommonFlags {
   int sequences = 0;
   std::string kv_cache;  // empty: the cluster file's, or f16
   bool quiet = false;    // no plan, no table
+  std::string trace;     // a file to record the steps in; empty: none
 };
 
 struct RunFlags {

@@ -18,6 +18,7 @@ double now_s() {
 
 // Candidates that the last stage must return for a row of this request; 0: all.
 int candidates_wanted(const GenerationRequest& request) {
+  if (request.grammar.json) return 0;  // the tokens that it allows may be anywhere
   const int needed = candidates_for_bias(request.logit_bias, request.sampling.candidates_needed());
   return needed == 0 ? 0 : std::max(needed, request.logprobs);
 }
@@ -76,6 +77,31 @@ void Coordinator::cancel(uint64_t request) {
   });
 }
 
+void Coordinator::set_trace(Trace* trace) {
+  node_.io().call([this, trace] {
+    trace_ = trace;
+    return 0;
+  });
+}
+
+void Coordinator::mark(uint64_t id, TracedRequest::Mark mark, int tokens, TracedRequest::Mark reached) {
+  if (trace_ != nullptr) trace_->add(TracedRequest{id, mark, now_s(), reached, tokens});
+}
+
+void Coordinator::trace_step(uint64_t id, const StepInFlight& in_flight,
+                             const std::vector<StageTime>& times) {
+  if (trace_ == nullptr) return;
+  TracedStep step{id, in_flight.sent_s, now_s(), 0, 0, {}, times};
+  for (const StepPart& part : in_flight.step.parts) {
+    const auto sequence = running_.find(part.sequence);
+    const bool decodes = sequence != running_.end() &&
+                         part.first_position >= static_cast<int>(sequence->second->request.prompt.size());
+    (decodes ? step.decode_rows : step.prompt_rows) += part.rows;
+    step.requests.push_back(part.sequence);
+  }
+  trace_->add(std::move(step));
+}
+
 void Coordinator::start(uint64_t id, GenerationRequest request) {
   auto refuse = [&](Errc code, std::string text) {
     request.on_event({id, -1, true, FinishReason::kError, {code, std::move(text)}});
@@ -117,6 +143,7 @@ void Coordinator::start(uint64_t id, GenerationRequest request) {
     event.retry_after_s = queue_.retry_after_s(length, row_seconds());
     return request.on_event(event);
   }
+  mark(id, TracedRequest::Mark::kArrived, length);
   waiting_.emplace(id, Waiting{std::move(request), deadline_s});
   admit();
   watch_deadlines();
@@ -161,10 +188,12 @@ void Coordinator::run(uint64_t id, Waiting waiting, const Prefix& prefix) {
                                                       prefix.length,
                                                       waiting.deadline_s});
   sequence->sampler = Sampler(sequence->request.sampling);
+  if (sequence->request.grammar.json) sequence->grammar.emplace(sequence->request.grammar);
   sequence->tokens = sequence->request.prompt;
   for (const int32_t token : sequence->tokens) sequence->sampler.accept(token);
   scheduler_.add(id, prefix.length, static_cast<int>(sequence->tokens.size()), now_s(),
                  sequence->request.priority);
+  mark(id, TracedRequest::Mark::kStarted, sequence->reused);
   running_[id] = std::move(sequence);
 }
 
@@ -201,6 +230,7 @@ void Coordinator::watch_deadlines() {
   const Error late{Errc::kDeadline, "the request's deadline has passed"};
   for (const uint64_t id : queue_.expire(now)) {
     const auto found = waiting_.find(id);
+    mark(id, TracedRequest::Mark::kEnded, 0);
     found->second.request.on_event({id, -1, true, FinishReason::kError, late});
     waiting_.erase(found);
   }
@@ -296,6 +326,7 @@ void Coordinator::on_outcome(StepOutcome outcome) {
   const StepInFlight in_flight = std::move(found->second);
   steps_.erase(found);
   learn(in_flight, outcome.stage_times);
+  trace_step(outcome.step_id, in_flight, outcome.stage_times);
   if (outcome.rows.size() != in_flight.wanted.size()) {
     fail_all({Errc::kBadFrame, "an answer with another number of rows than was asked for"});
     return;
@@ -324,32 +355,50 @@ void Coordinator::learn(const StepInFlight& in_flight, const std::vector<StageTi
   scheduler_.step_done(in_flight.step, stage_seconds, std::max(0.0, rest_s));
 }
 
+// The next token of a sequence.
+Result<int32_t> Coordinator::choose(Sequence& sequence, const RowOutput& output) {
+  if (output.candidates.empty()) return Error{Errc::kBadFrame, "an answer without candidates"};
+  std::span<const Candidate> candidates = output.candidates;
+  std::vector<Candidate> changed;
+  if (!sequence.request.logit_bias.empty()) {
+    changed = biased(candidates, sequence.request.logit_bias);
+    candidates = changed;
+  }
+  if (sequence.grammar) {
+    changed = sequence.grammar->allowed(candidates, sequence.request.sampling.candidates_needed());
+    candidates = changed;
+    if (candidates.empty())
+      return Error{Errc::kInvalidInput,
+                   "no token of the vocabulary can go on in the form that was asked for"};
+  }
+  const int32_t token = sequence.sampler.sample(candidates);
+  if (token >= 0 && token < layout_.n_vocab) return token;
+  const char* what = token == -1 ? "no logit is a number" : "its token is not in the vocabulary";
+  return Error{Errc::kBadFrame, fmt::format("an answer from {} cannot be used: {}",
+                                            layout_.stage_text(layout_.last_stage()), what)};
+}
+
 void Coordinator::take_token(Sequence& sequence, const RowOutput& output) {
   const uint64_t id = sequence.id;
-  if (output.candidates.empty()) {
-    return finish(id, FinishReason::kError, {Errc::kBadFrame, "an answer without candidates"});
-  }
-  const LogitBias& bias = sequence.request.logit_bias;
-  const int32_t token =
-      sequence.sampler.sample(bias.empty() ? output.candidates : biased(output.candidates, bias));
-  if (token < 0 || token >= layout_.n_vocab) {  // -1: no logit is a number
-    const char* what = token == -1 ? "no logit is a number" : "its token is not in the vocabulary";
-    return finish(id, FinishReason::kError,
-                  {Errc::kBadFrame, fmt::format("an answer from {} cannot be used: {}",
-                                                layout_.stage_text(layout_.last_stage()), what)});
-  }
+  const Result<int32_t> chosen = choose(sequence, output);
+  if (chosen.has_error()) return finish(id, FinishReason::kError, chosen.error());
+  const int32_t token = *chosen;
   sequence.sampler.accept(token);
   const bool end = tokenizer_ != nullptr && tokenizer_->is_end_of_generation(token);
-  if (end && !sequence.request.ignore_end) return finish(id, FinishReason::kStop);
+  if (end && (sequence.grammar || !sequence.request.ignore_end)) return finish(id, FinishReason::kStop);
+  if (sequence.grammar) sequence.grammar->accept(token);
   sequence.tokens.push_back(token);
   ++sequence.answered;
   GenerationEvent event;
   event.request = id;
   event.token = token;
-  if (sequence.answered == 1)
+  if (sequence.answered == 1) {
     event.prompt_rows = static_cast<int>(sequence.request.prompt.size()) - sequence.reused;
+    mark(id, TracedRequest::Mark::kFirstToken, 0);
+  }
   if (sequence.request.logprobs >= 0) tell_logprobs(output, sequence.request.logprobs, event);
   sequence.request.on_event(event);
+  if (sequence.grammar && sequence.grammar->ended()) return finish(id, FinishReason::kStop);
   const bool full = static_cast<int>(sequence.tokens.size()) >= layout_.context;
   if (sequence.answered >= sequence.request.max_tokens) return finish(id, FinishReason::kLength);
   if (full) return finish(id, FinishReason::kContextFull);
@@ -359,6 +408,7 @@ void Coordinator::take_token(Sequence& sequence, const RowOutput& output) {
 void Coordinator::finish(uint64_t id, FinishReason reason, const Error& error) {
   if (const auto waiting = waiting_.find(id); waiting != waiting_.end()) {
     queue_.remove(id);
+    mark(id, TracedRequest::Mark::kEnded, 0);
     const Waiting over = std::move(waiting->second);
     waiting_.erase(waiting);
     return over.request.on_event({id, -1, true, reason, error});
@@ -367,6 +417,8 @@ void Coordinator::finish(uint64_t id, FinishReason reason, const Error& error) {
   if (found == running_.end()) return;
   const std::unique_ptr<Sequence> sequence = std::move(found->second);
   running_.erase(found);
+  mark(id, TracedRequest::Mark::kEnded, sequence->answered,
+       sequence->answered > 0 ? TracedRequest::Mark::kFirstToken : TracedRequest::Mark::kStarted);
   scheduler_.remove(id);
   queue_.ended(sequence->request.user);
   slots_[static_cast<size_t>(sequence->slot)].used = false;

@@ -10,14 +10,17 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <vector>
 
+#include "model/grammar_filter.h"
 #include "model/sampler.h"
 #include "model/tokenizer.h"
 #include "node/admission.h"
 #include "node/logit_bias.h"
 #include "node/node.h"
 #include "node/scheduler.h"
+#include "node/trace.h"
 
 namespace shoal {
 
@@ -46,6 +49,7 @@ struct GenerationRequest {
   int max_tokens = 128;         // at least 1
   SamplerOptions sampling;
   LogitBias logit_bias;
+  AnswerGrammar grammar;    // where it is set the answer is kept within it
   int logprobs = -1;        // tell so many of the likeliest tokens with each; -1: no log-probabilities
   bool ignore_end = false;  // go on after an end-of-generation token (benchmarks)
   std::string user;         // users take turns, and a cached prompt serves the user alone who sent it
@@ -66,6 +70,8 @@ class Coordinator {
 
   uint64_t submit(GenerationRequest request);
   void cancel(uint64_t request);
+  // Records what happens from now on; null ends it. When this returns nothing is recorded in the one before.
+  void set_trace(Trace* trace);
 
  private:
   struct Sequence {
@@ -77,6 +83,7 @@ class Coordinator {
     int reused;  // positions of the prompt that a cache held already
     double deadline_s;
     int answered = 0;
+    std::optional<GrammarFilter> grammar = {};
   };
   struct Waiting {
     GenerationRequest request;
@@ -111,7 +118,11 @@ class Coordinator {
   void learn(const StepInFlight& in_flight, const std::vector<StageTime>& times);
   void send(ScheduledStep step);
   void on_outcome(StepOutcome outcome);
+  Result<int32_t> choose(Sequence& sequence, const RowOutput& output);
   void take_token(Sequence& sequence, const RowOutput& output);
+  void mark(uint64_t id, TracedRequest::Mark mark, int tokens,
+            TracedRequest::Mark reached = TracedRequest::Mark::kArrived);
+  void trace_step(uint64_t id, const StepInFlight& in_flight, const std::vector<StageTime>& times);
   void finish(uint64_t id, FinishReason reason, const Error& error = {});
   void fail_all(const Error& error);
   void watch();
@@ -132,6 +143,7 @@ class Coordinator {
   std::vector<CacheOp> ops_;             // for the next step: forks of cached prefixes
   boost::asio::steady_timer deadlines_;  // of the request that has the least time left
   boost::asio::steady_timer pacing_;     // asks the scheduler again when it said so
+  Trace* trace_ = nullptr;               // null: nothing is recorded
   Error broken_;                         // set once the pipeline is lost
   bool is_broken_ = false;
   boost::asio::steady_timer

@@ -39,10 +39,12 @@ std::string answer_measured(Cluster& cluster, const CommonFlags& common, Generat
   const int prompt_tokens = static_cast<int>(request.prompt.size());
   std::vector<StatsMessage> before, generating;
   if (!common.quiet) before = generating = cluster.node->collect_stats();
+  TraceSession trace(common.trace, cluster);
   TextStream stream(*cluster.tokenizer);
   bool first = true;
   const Answer answer = generate(cluster, std::move(request), [&](int32_t token) {
     stream.push(token);
+    trace.write();
     if (first && !common.quiet) generating = cluster.node->collect_stats();
     first = false;
   });

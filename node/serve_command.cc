@@ -88,11 +88,12 @@ class StopSignals {
   std::optional<std::chrono::steady_clock::time_point> came_;
 };
 
-void serve(Cluster& cluster, const Door& door, const ServeFlags& flags) {
+void serve(Cluster& cluster, const Door& door, const ServeFlags& flags, const std::string& trace_path) {
   raise_file_limit();
   IoThread& io = cluster.node->io();
   const auto metrics = std::make_shared<ApiMetrics>();
   StatsCollector stats(*cluster.node);
+  TraceSession trace(trace_path, cluster);
   CompletionService service(cluster, metrics);
   ApiHandler handler(cluster, service, *metrics, stats, door.keys);
   HttpServer server(io, handler, HttpLimits());
@@ -111,7 +112,7 @@ void serve(Cluster& cluster, const Door& door, const ServeFlags& flags) {
                          endpoint.port(), getpid())
                  .c_str(),
              stderr);
-  stats.run();
+  stats.run([&] { trace.write(); });
   spdlog::info("stopping: answers under way have {:g} s", flags.grace_s);
   server.stop(std::chrono::milliseconds(static_cast<int64_t>(flags.grace_s * 1e3)),
               [&] { service.cancel_all(); });
@@ -131,7 +132,7 @@ int serve_command(const CommonFlags& given, const ServeFlags& flags) {
   };
   return with_cluster(
       common, [&] { door = door_of(config_of(common), flags); },
-      [&](Cluster& cluster) { serve(cluster, door, flags); }, on_worker);
+      [&](Cluster& cluster) { serve(cluster, door, flags, common.trace); }, on_worker);
 }
 
 }  // namespace shoal

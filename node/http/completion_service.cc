@@ -64,6 +64,7 @@ CompletionService::CompletionService(Cluster& cluster, std::shared_ptr<ApiMetric
   const Tokenizer& tokenizer = *cluster.tokenizer;
   for (int32_t token = 0; token < tokenizer.vocab_size(); ++token)
     piece_bytes_max_ = std::max(piece_bytes_max_, tokenizer.piece(token, /*show_special=*/true).size());
+  token_bytes_ = std::make_shared<const TokenBytes>(tokenizer);
 }
 
 CompletionService::~CompletionService() {
@@ -165,8 +166,8 @@ awaitable<int> CompletionService::complete(HttpExchange& exchange, bool chat, st
 
   const CompletionRequest& request = prepared->request;
   const auto generation =
-      std::make_shared<Generation>(cluster_.node->io(), *cluster_.coordinator, *cluster_.tokenizer, metrics_,
-                                   request, prepared->prompts, std::move(user));
+      std::make_shared<Generation>(cluster_.node->io(), *cluster_.coordinator, *cluster_.tokenizer,
+                                   token_bytes_, metrics_, request, prepared->prompts, std::move(user));
   exchange.on_gone([weak = std::weak_ptr<Generation>(generation)] {
     if (const auto held = weak.lock()) held->cancel();
   });
@@ -285,9 +286,9 @@ void CompletionService::probe() {
   request.ignore_end = true;
   request.priority = kPriorityMax;
   const int32_t bos = cluster_.tokenizer->bos();
-  probe_ =
-      std::make_shared<Generation>(cluster_.node->io(), *cluster_.coordinator, *cluster_.tokenizer, metrics_,
-                                   request, std::vector<std::vector<int32_t>>{{std::max(bos, 0)}}, kOwnUser);
+  probe_ = std::make_shared<Generation>(cluster_.node->io(), *cluster_.coordinator, *cluster_.tokenizer,
+                                        token_bytes_, metrics_, request,
+                                        std::vector<std::vector<int32_t>>{{std::max(bos, 0)}}, kOwnUser);
   probe_->start();
 }
 

@@ -7,10 +7,12 @@
 namespace shoal {
 
 Generation::Generation(IoThread& io, Coordinator& coordinator, const Tokenizer& tokenizer,
-                       std::shared_ptr<ApiMetrics> metrics, const CompletionRequest& request,
-                       const std::vector<std::vector<int32_t>>& prompts, std::string user)
+                       std::shared_ptr<const TokenBytes> token_bytes, std::shared_ptr<ApiMetrics> metrics,
+                       const CompletionRequest& request, const std::vector<std::vector<int32_t>>& prompts,
+                       std::string user)
     : coordinator_(coordinator),
       tokenizer_(tokenizer),
+      token_bytes_(std::move(token_bytes)),
       metrics_(std::move(metrics)),
       request_(request),
       user_(std::move(user)),
@@ -40,6 +42,7 @@ void Generation::start() {
     request.logit_bias = request_.logit_bias;
     request.logprobs = request_.logprobs;
     request.ignore_end = request_.ignore_end;
+    if (request_.grammar) request.grammar = {request_.grammar, token_bytes_};
     request.user = user_;
     request.priority = request_.priority;
     request.deadline_s = request_.timeout_s;

@@ -25,8 +25,9 @@ class Generation : public std::enable_shared_from_this<Generation> {
   using Clock = std::chrono::steady_clock;
   // Each prompt gets request.n answers; `prompts` hold at least one token each. `user`: whose turn it is.
   Generation(IoThread& io, Coordinator& coordinator, const Tokenizer& tokenizer,
-             std::shared_ptr<ApiMetrics> metrics, const CompletionRequest& request,
-             const std::vector<std::vector<int32_t>>& prompts, std::string user);
+             std::shared_ptr<const TokenBytes> token_bytes, std::shared_ptr<ApiMetrics> metrics,
+             const CompletionRequest& request, const std::vector<std::vector<int32_t>>& prompts,
+             std::string user);
   ~Generation();
 
   void start();
@@ -69,6 +70,7 @@ class Generation : public std::enable_shared_from_this<Generation> {
 
   Coordinator& coordinator_;
   const Tokenizer& tokenizer_;
+  const std::shared_ptr<const TokenBytes> token_bytes_;
   const std::shared_ptr<ApiMetrics> metrics_;  // shared: a request may end after the server has
   const CompletionRequest request_;
   const std::string user_;

@@ -7,6 +7,8 @@
 #include <cmath>
 #include <limits>
 
+#include "node/http/json_schema.h"
+
 namespace shoal {
 
 namespace json = boost::json;
@@ -271,16 +273,40 @@ void read_sampling(const Fields& fields, CompletionRequest& request) {
   s.seed = seed->is_int64() ? static_cast<uint64_t>(seed->get_int64()) : seed->get_uint64();
 }
 
-// Constrained answers plug in here.
-void read_response_format(const Fields& fields) {
+std::shared_ptr<const JsonGrammar> grammar_of(const Fields& fields) {
+  const json::value* schema = fields.find("schema");
+  if (schema == nullptr) return nullptr;
+  ApiResult<std::shared_ptr<const JsonGrammar>> grammar = compile_json_schema(*schema, fields.path("schema"));
+  if (grammar.has_error()) throw FieldError{grammar.error()};
+  return *grammar;
+}
+
+// What form answers are to have: any text, any JSON object, or JSON by a schema.
+void read_response_format(const Fields& fields, CompletionRequest& request) {
   const json::value* format = fields.find("response_format");
   if (format == nullptr) return;
-  const json::object* object = format->if_object();
-  if (object == nullptr)
-    refuse("response_format", fmt::format("must be an object, not {}", kind_name(*format)));
-  const std::string type = Fields(*object, "response_format").text("type");
-  if (type != "text")
-    refuse("response_format", fmt::format("only {{\"type\": \"text\"}} is offered, not \"{}\"", type));
+  const auto object_of = [](const json::value& value, const std::string& path) -> const json::object& {
+    if (!value.is_object()) refuse(path, fmt::format("must be an object, not {}", kind_name(value)));
+    return value.get_object();
+  };
+  const Fields inner(object_of(*format, "response_format"), "response_format");
+  const std::string type = inner.text("type");
+  if (type == "text") return;
+  if (type == "json_object") {
+    request.grammar = grammar_of(inner);  // a schema may stand here too, as other servers have it
+    if (request.grammar == nullptr) request.grammar = any_json_object();
+    return;
+  }
+  if (type != "json_schema")
+    refuse("response_format",
+           fmt::format("its type must be text, json_object or json_schema, not \"{}\"", type));
+  const json::value* given = inner.find("json_schema");
+  if (given == nullptr) refuse("response_format.json_schema", "is missing");
+  const Fields schema(object_of(*given, "response_format.json_schema"), "response_format.json_schema");
+  (void)schema.text("name");
+  (void)schema.boolean("strict", true);  // it always is
+  request.grammar = grammar_of(schema);
+  if (request.grammar == nullptr) refuse("response_format.json_schema.schema", "is missing");
 }
 
 void read_common(const Fields& fields, CompletionRequest& request) {
@@ -301,7 +327,7 @@ void read_common(const Fields& fields, CompletionRequest& request) {
   read_sampling(fields, request);
   read_stop(fields, request);
   read_logit_bias(fields, request);
-  read_response_format(fields);
+  read_response_format(fields, request);
   fields.not_offered("tools", {json::array{}}, "tools are not offered");
   fields.not_offered("functions", {json::array{}}, "functions are not offered");
   fields.not_offered("tool_choice", {"none", "auto"}, "tools are not offered");

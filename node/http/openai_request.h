@@ -7,6 +7,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -15,6 +16,7 @@
 #include <vector>
 
 #include "model/chat_template.h"
+#include "model/json_grammar.h"
 #include "model/sampler.h"
 #include "node/http/api_error.h"
 
@@ -51,6 +53,7 @@ struct CompletionRequest {
   int priority = 0;      // higher goes first
   double timeout_s = 0;  // from arrival to the last token; 0: no limit
   bool ignore_end = false;
+  std::shared_ptr<const JsonGrammar> grammar;  // that answers are kept within; null: none
 };
 
 ApiResult<CompletionRequest> parse_chat_request(std::string_view body);

@@ -5,12 +5,18 @@ namespace shoal {
 using std::chrono::steady_clock;
 using namespace std::chrono_literals;
 
-void StatsCollector::run() {
+namespace {
+constexpr auto kTick = 200ms;
+}  // namespace
+
+void StatsCollector::run(const std::function<void()>& on_tick) {
   while (true) {
+    on_tick();
     {
       std::unique_lock lock(mutex_);
-      asked_changed_.wait(lock, [&] { return asked_ || stopping_; });
+      const bool woken = asked_changed_.wait_for(lock, kTick, [&] { return asked_ || stopping_; });
       if (stopping_) return;
+      if (!woken) continue;
       asked_ = false;
     }
     auto sample = std::make_shared<StatsSample>();

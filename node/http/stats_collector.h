@@ -4,6 +4,7 @@
 
 #include <chrono>
 #include <condition_variable>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <vector>
@@ -22,8 +23,8 @@ class StatsCollector {
  public:
   explicit StatsCollector(Node& node) : node_(node) {}
 
-  // The main thread: fetches whenever somebody asks, until stop().
-  void run();
+  // The main thread: fetches whenever somebody asks, until stop(); calls `on_tick` several times a second.
+  void run(const std::function<void()>& on_tick);
   void stop();  // from any thread
 
   // On the io thread: asks for a sample unless the newest is younger than `age_max`, and waits for it, a

@@ -182,7 +182,7 @@ class Refusals(OneServer):
                 "frequency_penalty": [3], "stream": ["yes"], "logit_bias": [[1], {"a": 1}, {"999999": 1}, {"-1": 1}],
                 "priority": [4, -4, 0.5, "high"], "timeout": [0, -1, 3601, "1s"],
                 "tools": [[{"type": "function"}]], "user": [5], "model": [[]],
-                "response_format": [{"type": "json_object"}, {"type": "json_schema"}]}.items():
+                "response_format": [{"type": "xml"}, "json_object"]}.items():
             for value in values:
                 with self.subTest(field=field, value=value):
                     self.assert_refused(CHAT, chat("hi", **{field: value}), 400, field)
@@ -202,6 +202,29 @@ class Refusals(OneServer):
         events = self.server.stream(TEXT, text("hi", max_tokens=400, timeout=3, ignore_eos=True, n=4))
         self.assertEqual(json.loads(events[-2])["error"]["code"], "deadline_exceeded")
         self.assertEqual(self.server.post(TEXT, text("hi", max_tokens=2, timeout=60, priority=3))[0], 200)
+
+    def test_answers_in_a_given_form(self):
+        schema = {"type": "object", "additionalProperties": False, "required": ["name", "wings", "seen"], "properties": {
+            "name": {"type": "string", "maxLength": 12}, "wings": {"type": "integer"},
+            "seen": {"type": "array", "minItems": 1, "maxItems": 2, "items": {"enum": ["land", "sea"]}}}}
+        for path, body in ((CHAT, chat("Describe a bird.")), (TEXT, text("A bird as JSON: "))):
+            for temperature in (0, 1.5):
+                status, answer = self.server.post(path, {
+                    **body, "max_tokens": 120, "temperature": temperature, "seed": 5, "n": 2, "response_format":
+                    {"type": "json_schema", "json_schema": {"name": "bird", "schema": schema, "strict": True}}})
+                self.assertEqual(status, 200, answer)
+                for choice in answer["choices"]:
+                    self.assertEqual(choice["finish_reason"], "stop")
+                    bird = json.loads(choice["message"]["content"] if path == CHAT else choice["text"])
+                    self.assertEqual(sorted(bird), ["name", "seen", "wings"])
+                    self.assertLessEqual(len(bird["name"]), 12)
+                    self.assertIsInstance(bird["wings"], int)
+                    self.assertIn(len(bird["seen"]), (1, 2))
+                    self.assertLessEqual(set(bird["seen"]), {"land", "sea"})
+        answer = self.server.post(CHAT, chat("Say something.", max_tokens=8, response_format={"type": "json_object"}))[1]
+        self.assertEqual(answer["choices"][0]["message"]["content"].lstrip()[0], "{")
+        self.assert_refused(CHAT, chat("hi", response_format={"type": "json_schema", "json_schema": {
+            "name": "n", "schema": {"type": "string", "pattern": "a"}}}), 400, "response_format.json_schema.schema")
 
     def test_prompts_beyond_the_context(self):
         began = self.server.metric("shoal_prompt_tokens_total")
@@ -318,6 +341,16 @@ class Doors(ClusterTest):
             self.assertGreater(cached(first), 40)
             self.assertEqual(cached(second), 0)
             self.assertGreater(cached(second), 40)
+
+    def test_a_trace(self):
+        path = os.path.join(self.folder, "trace.json")
+        with Server([*ARGUMENTS, "--trace", path]) as server:
+            self.assertEqual(server.post(TEXT, text("a", max_tokens=4))[0], 200)
+        with open(path, encoding="utf-8") as file:
+            events = json.load(file)
+        self.assertEqual(sum(event["ph"] == "X" for event in events), 4)
+        self.assertEqual({event["name"] for event in events if event["ph"] == "b" and event["cat"] == "request"},
+                         {"request 1", "waiting", "prompt", "generating"})
 
     def refused(self, arguments, *patterns):
         self.assert_refused(run(["serve", *arguments]), 2, *patterns)

@@ -156,9 +156,17 @@ TEST_CASE("what is not offered is refused, not ignored") {
   CHECK(chat_refusal("\"functions\":[{}]") == "functions");
   CHECK(chat_refusal("\"tool_choice\":\"required\"") == "tool_choice");
   CHECK(chat_refusal("\"modalities\":[\"text\",\"audio\"]") == "modalities");
-  CHECK(chat_refusal("\"response_format\":{\"type\":\"json_object\"}") == "response_format");
-  CHECK(chat_refusal("\"response_format\":{\"type\":\"json_schema\",\"json_schema\":{}}") ==
-        "response_format");
+  CHECK(chat_refusal(R"("response_format":{"type":"xml"})") == "response_format");
+  CHECK(chat_refusal(R"("response_format":{"type":"json_object"})") == "accepted");
+  CHECK(chat_refusal(R"("response_format":{"type":"json_schema"})") == "response_format.json_schema");
+  CHECK(chat_refusal(R"("response_format":{"type":"json_schema","json_schema":{}})") ==
+        "response_format.json_schema.schema");
+  CHECK(chat_refusal(
+            R"("response_format":{"type":"json_schema","json_schema":{"name":"n","schema":{"items":3}}})") ==
+        "response_format.json_schema.schema.items");
+  CHECK(chat_refusal(
+            R"("response_format":{"type":"json_schema","json_schema":{"name":"n","schema":{"items":{}}}})") ==
+        "accepted");
   CHECK(text_refusal("\"best_of\":1000000") == "best_of");
   CHECK(text_refusal("\"n\":2,\"best_of\":2") == "accepted");
   CHECK(text_refusal("\"echo\":true") == "echo");

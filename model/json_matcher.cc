@@ -1,0 +1,474 @@
+#include "model/json_matcher.h"
+
+#include <algorithm>
+
+#include "base/check.h"
+
+namespace shoal {
+namespace {
+
+constexpr uint32_t kFreeName = UINT32_MAX - 1;  // the position of a name that the schema does not name
+constexpr uint32_t kDigitsMax = 15;             // before the point, and behind it: doubles hold that many
+constexpr uint32_t kExponentDigitsMax = 2;      // no infinities
+
+bool is_blank(uint8_t b) {
+  return b == ' ' || b == '\n' || b == '\t' || b == '\r';
+}
+bool is_digit(uint8_t b) {
+  return b >= '0' && b <= '9';
+}
+int hex_value(uint8_t b) {
+  if (is_digit(b)) return b - '0';
+  const uint8_t lower = b | 0x20;
+  return lower >= 'a' && lower <= 'f' ? lower - 'a' + 10 : -1;
+}
+
+// ---- The text of strings: where one stands within a code point or an escape ----
+
+enum TextState : uint8_t {
+  kPlain,
+  kMore1,
+  kMore2,
+  kMore3,  // continuation bytes to come
+  kAfterE0,
+  kAfterEd,
+  kAfterF0,
+  kAfterF4,  // whose next continuation byte has a narrower range
+  kEscape,   // after a backslash
+  kHex4,
+  kHexSurrogate,
+  kHex3,
+  kHex2,
+  kHex1,  // digits to come; kHexSurrogate: three, after \ud
+  kHigh2,
+  kHigh1,  // of a high surrogate
+  kLowEscape,
+  kLowU,
+  kLowD,
+  kLowC,  // a low one must follow
+  kBroken,
+};
+
+TextState lead_byte(uint8_t b) {
+  if (b < 0x20 || b == '"') return kBroken;  // the quote is dealt with before
+  if (b == '\\') return kEscape;
+  if (b < 0x80) return kPlain;
+  if (b >= 0xC2 && b <= 0xDF) return kMore1;
+  if (b == 0xE0) return kAfterE0;
+  if (b == 0xED) return kAfterEd;
+  if (b >= 0xE1 && b <= 0xEF) return kMore2;
+  if (b == 0xF0) return kAfterF0;
+  if (b >= 0xF1 && b <= 0xF3) return kMore3;
+  return b == 0xF4 ? kAfterF4 : kBroken;
+}
+
+TextState escaped(uint8_t b) {
+  if (b == 'u') return kHex4;
+  return std::string_view("\"\\/bfnrt").find(static_cast<char>(b)) != std::string_view::npos ? kPlain
+                                                                                             : kBroken;
+}
+
+TextState text_step(uint8_t state, uint8_t b) {
+  const auto within = [b](uint8_t low, uint8_t high, TextState next) {
+    return b >= low && b <= high ? next : kBroken;
+  };
+  const int hex = hex_value(b);
+  const auto digit = [hex](TextState next) { return hex >= 0 ? next : kBroken; };
+  switch (state) {
+    case kPlain:
+      return lead_byte(b);
+    case kMore1:
+      return within(0x80, 0xBF, kPlain);
+    case kMore2:
+      return within(0x80, 0xBF, kMore1);
+    case kMore3:
+      return within(0x80, 0xBF, kMore2);
+    case kAfterE0:
+      return within(0xA0, 0xBF, kMore1);
+    case kAfterEd:
+      return within(0x80, 0x9F, kMore1);
+    case kAfterF0:
+      return within(0x90, 0xBF, kMore2);
+    case kAfterF4:
+      return within(0x80, 0x8F, kMore2);
+    case kEscape:
+      return escaped(b);
+    case kHex4:
+      return hex == 13 ? kHexSurrogate : digit(kHex3);
+    case kHexSurrogate:
+      return hex < 0 || hex >= 12 ? kBroken : hex >= 8 ? kHigh2 : kHex2;
+    case kHex3:
+      return digit(kHex2);
+    case kHex2:
+      return digit(kHex1);
+    case kHex1:
+      return digit(kPlain);
+    case kHigh2:
+      return digit(kHigh1);
+    case kHigh1:
+      return digit(kLowEscape);
+    case kLowEscape:
+      return b == '\\' ? kLowU : kBroken;
+    case kLowU:
+      return b == 'u' ? kLowD : kBroken;
+    case kLowD:
+      return hex == 13 ? kLowC : kBroken;
+    case kLowC:
+      return hex >= 12 ? kHex2 : kBroken;
+    default:
+      return kBroken;
+  }
+}
+
+// ---- Numbers ----
+
+enum NumberState : uint8_t { kMinus, kZero, kDigits, kPoint, kFraction, kE, kSign, kExponent, kNoNumber };
+
+bool may_end(uint8_t state) {
+  return state == kZero || state == kDigits || state == kFraction || state == kExponent;
+}
+
+NumberState number_step(uint8_t state, uint8_t b, uint32_t digits, bool integer) {
+  const bool e = !integer && (b == 'e' || b == 'E');
+  const bool room = digits < (state == kExponent ? kExponentDigitsMax : kDigitsMax);
+  switch (state) {
+    case kMinus:
+      return !is_digit(b) ? kNoNumber : b == '0' ? kZero : kDigits;
+    case kDigits:
+      if (is_digit(b)) return room ? kDigits : kNoNumber;
+      [[fallthrough]];
+    case kZero:
+      return e ? kE : b == '.' && !integer ? kPoint : kNoNumber;
+    case kPoint:
+      return is_digit(b) ? kFraction : kNoNumber;
+    case kFraction:
+      return e ? kE : is_digit(b) && room ? kFraction : kNoNumber;
+    case kE:
+      if (b == '+' || b == '-') return kSign;
+      [[fallthrough]];
+    case kSign:
+      return is_digit(b) ? kExponent : kNoNumber;
+    case kExponent:
+      return is_digit(b) && room ? kExponent : kNoNumber;
+    default:
+      return kNoNumber;
+  }
+}
+
+}  // namespace
+
+JsonMatcher::JsonMatcher(const JsonGrammar& grammar) : grammar_(grammar) {
+  Frame value;
+  value.kind = Kind::kValue;
+  value.what = grammar.root();
+  value.below = push(Frame{});
+  stacks_.push_back(push(value));
+}
+
+uint32_t JsonMatcher::push(const Frame& frame) {
+  frames_.push_back(frame);
+  return static_cast<uint32_t>(frames_.size()) - 1;
+}
+
+void JsonMatcher::add_stack(uint32_t top) {
+  if (next_.size() >= kStacksMax) return;
+  // Alternatives may have come to the same: one of them is enough.
+  const auto same = [&](uint32_t other) { return other == top || frames_[other] == frames_[top]; };
+  if (std::none_of(next_.begin(), next_.end(), same)) next_.push_back(top);
+}
+
+// White space where the frame's value lets it stand.
+bool JsonMatcher::blank(Frame frame, uint8_t byte) {
+  if (!is_blank(byte)) return false;
+  if (++frame.blanks <= kBlanksMax) go_on(frame);
+  return true;
+}
+
+void JsonMatcher::step(uint8_t byte) {
+  next_.clear();
+  for (const uint32_t top : stacks_) move(top, byte);
+  stacks_.swap(next_);
+}
+
+void JsonMatcher::move(uint32_t top, uint8_t byte) {
+  const Frame frame = frames_[top];  // a copy: frames_ grows
+  switch (frame.kind) {
+    case Kind::kEnd:
+      return;
+    case Kind::kValue:
+      return move_value(frame, byte);
+    case Kind::kString:
+      return move_string(frame, byte);
+    case Kind::kNumber:
+      return move_number(frame, byte);
+    case Kind::kLiteral: {
+      const ByteTrie& literals = grammar_.shape(frame.what).bytes;
+      Frame next = frame;
+      if (const uint32_t* child = literals.child(frame.position, byte)) {
+        next.position = *child;
+        return go_on(next);
+      }
+      if (literals.nodes[frame.position].terminal >= 0) move(frame.below, byte);
+      return;
+    }
+    case Kind::kObject:
+      return move_object(frame, byte);
+    case Kind::kArray:
+      return move_array(frame, byte);
+  }
+}
+
+void JsonMatcher::move_value(const Frame& frame, uint8_t byte) {
+  if (blank(frame, byte)) return;
+  for (const int shape : grammar_.shapes_of(frame.what)) {
+    if (frame.depth + grammar_.height_of_shape(shape) <= kNestingMax) begin(shape, frame, byte);
+  }
+}
+
+// The first byte of a value of this shape.
+void JsonMatcher::begin(int shape, const Frame& from, uint8_t byte) {
+  const JsonShape& what = grammar_.shape(shape);
+  Frame frame;
+  frame.what = shape;
+  frame.depth = from.depth;
+  frame.below = from.below;
+  switch (what.kind) {
+    case JsonShape::Kind::kObject:
+    case JsonShape::Kind::kArray: {
+      const bool object = what.kind == JsonShape::Kind::kObject;
+      if (byte != (object ? '{' : '[')) return;
+      frame.kind = object ? Kind::kObject : Kind::kArray;
+      ++frame.depth;
+      return go_on(frame);
+    }
+    case JsonShape::Kind::kString:
+      if (byte != '"') return;
+      frame.kind = Kind::kString;
+      return go_on(frame);
+    case JsonShape::Kind::kLiteral:
+      if (const uint32_t* child = what.bytes.child(0, byte)) {
+        frame.kind = Kind::kLiteral;
+        frame.position = *child;
+        go_on(frame);
+      }
+      return;
+    default:
+      if (byte != '-' && !is_digit(byte)) return;
+      frame.kind = Kind::kNumber;
+      frame.text = byte == '-' ? kMinus : byte == '0' ? kZero : kDigits;
+      frame.position = byte == '-' ? 0 : 1;
+      return go_on(frame);
+  }
+}
+
+void JsonMatcher::move_string(Frame frame, uint8_t byte) {
+  const JsonShape& shape = grammar_.shape(frame.what);
+  if (frame.text == kPlain) {
+    if (byte == '"') {
+      if (frame.position >= static_cast<uint32_t>(shape.least)) add_stack(frame.below);
+      return;
+    }
+    if (frame.position >= static_cast<uint32_t>(shape.most)) return;
+    ++frame.position;
+  }
+  frame.text = text_step(frame.text, byte);
+  if (frame.text != kBroken) go_on(frame);
+}
+
+void JsonMatcher::move_number(Frame frame, uint8_t byte) {
+  const bool integer = grammar_.shape(frame.what).kind == JsonShape::Kind::kInteger;
+  const NumberState next = number_step(frame.text, byte, frame.position, integer);
+  if (next == kNoNumber) {
+    if (may_end(frame.text)) move(frame.below, byte);
+    return;
+  }
+  frame.position = next == frame.text ? frame.position + 1 : is_digit(byte) ? 1 : 0;
+  frame.text = next;
+  go_on(frame);
+}
+
+// ---- Objects ----
+
+// Named members that the object may still get.
+PropertySet JsonMatcher::open_members(const Frame& frame) const {
+  const JsonShape& shape = grammar_.shape(frame.what);
+  PropertySet open;
+  for (size_t i = 0; i < shape.property_types.size(); ++i) {
+    if (!frame.seen[i] && frame.depth + grammar_.height_of_type(shape.property_types[i]) <= kNestingMax)
+      open.set(i);
+  }
+  return open;
+}
+
+bool JsonMatcher::takes_additional(const Frame& frame) const {
+  const int type = grammar_.shape(frame.what).additional;
+  return type >= 0 && frame.depth + grammar_.height_of_type(type) <= kNestingMax;
+}
+
+void JsonMatcher::move_object(Frame frame, uint8_t byte) {
+  if (frame.phase == Phase::kName) return move_name(frame, byte);
+  if (blank(frame, byte)) return;
+  frame.blanks = 0;
+  if (frame.phase == Phase::kColon) {
+    if (byte != ':') return;
+    const JsonShape& shape = grammar_.shape(frame.what);
+    Frame value;
+    value.kind = Kind::kValue;
+    value.depth = frame.depth;
+    value.what = frame.position == kFreeName ? shape.additional : shape.property_types[frame.position];
+    frame.phase = Phase::kAfter;
+    frame.position = 0;
+    value.below = push(frame);
+    return go_on(value);
+  }
+  const bool another = open_members(frame).any() || takes_additional(frame);
+  if (byte == '"' && frame.phase != Phase::kAfter && another) {
+    frame.phase = Phase::kName;
+    frame.position = 0;
+    frame.text = kPlain;
+    return go_on(frame);
+  }
+  if (frame.phase == Phase::kNext) return;
+  if (byte == ',' && frame.phase == Phase::kAfter && another) {
+    frame.phase = Phase::kNext;
+    return go_on(frame);
+  }
+  const PropertySet& required = grammar_.shape(frame.what).required;
+  if (byte == '}' && (frame.seen & required) == required) add_stack(frame.below);
+}
+
+// A name is followed in the trie of those that the schema names, as JSON writes them; where it leaves them it
+// is a free one. Free names have no escapes: those could spell a name of the schema in another way.
+void JsonMatcher::move_name(Frame frame, uint8_t byte) {
+  if (byte == '"' && frame.text == kPlain) return end_name(frame);
+  const uint8_t text = text_step(frame.text, byte);
+  if (text == kBroken) return;
+  const bool escaping = byte == '\\' || frame.text >= kEscape;
+  const bool additional = takes_additional(frame);
+  frame.text = text;
+  if (frame.position != kFreeName) {
+    const ByteTrie& names = grammar_.shape(frame.what).bytes;
+    const uint32_t* child = names.child(frame.position, byte);
+    // An escape leads to names of the schema alone; other bytes to free ones too.
+    if (child != nullptr &&
+        ((additional && text < kEscape) || (names.nodes[*child].below & open_members(frame)).any())) {
+      frame.position = *child;
+      return go_on(frame);
+    }
+    frame.position = kFreeName;
+    if (child != nullptr) return;
+  }
+  if (additional && !escaping) go_on(frame);
+}
+
+void JsonMatcher::end_name(Frame frame) {
+  if (frame.position != kFreeName) {
+    const int name = grammar_.shape(frame.what).bytes.nodes[frame.position].terminal;
+    if (name >= 0) {
+      if (!open_members(frame)[static_cast<size_t>(name)]) return;
+      frame.seen.set(static_cast<size_t>(name));
+    } else if (!takes_additional(frame)) {
+      return;
+    }
+    frame.position = name >= 0 ? static_cast<uint32_t>(name) : kFreeName;
+  }
+  frame.phase = Phase::kColon;
+  go_on(frame);
+}
+
+// ---- Arrays ----
+
+void JsonMatcher::move_array(Frame frame, uint8_t byte) {
+  if (blank(frame, byte)) return;
+  frame.blanks = 0;
+  const JsonShape& shape = grammar_.shape(frame.what);
+  const bool empty = frame.phase == Phase::kOpen;
+  if (byte == ']') {
+    if (frame.items >= static_cast<uint32_t>(shape.least)) add_stack(frame.below);
+    return;
+  }
+  const bool another = frame.items < static_cast<uint32_t>(shape.most) &&
+                       frame.depth + grammar_.height_of_type(shape.items) <= kNestingMax;
+  if (!another || (!empty && byte != ',')) return;
+  ++frame.items;
+  frame.phase = Phase::kAfter;
+  Frame value;
+  value.kind = Kind::kValue;
+  value.depth = frame.depth;
+  value.what = shape.items;
+  value.below = push(frame);
+  if (!empty) return go_on(value);
+  move_value(value, byte);
+}
+
+// ---- From outside ----
+
+bool JsonMatcher::allows(std::string_view bytes) {
+  const size_t frames = frames_.size();
+  saved_ = stacks_;
+  for (const char byte : bytes) {
+    step(static_cast<uint8_t>(byte));
+    if (stacks_.empty()) break;
+  }
+  const bool allowed = !stacks_.empty();
+  stacks_ = saved_;
+  frames_.resize(frames);
+  return allowed;
+}
+
+void JsonMatcher::accept(std::string_view bytes) {
+  for (const char byte : bytes) step(static_cast<uint8_t>(byte));
+  SHOAL_CHECK(!stacks_.empty());
+  if (frames_.size() > kFramesCompact) compact();
+}
+
+std::bitset<256> JsonMatcher::next_bytes() {
+  std::bitset<256> next;
+  for (int byte = 0; byte < 256; ++byte) {
+    const char text = static_cast<char>(byte);
+    if (allows({&text, 1})) next.set(static_cast<size_t>(byte));
+  }
+  return next;
+}
+
+bool JsonMatcher::complete(uint32_t top) const {
+  const Frame& frame = frames_[top];
+  if (frame.kind == Kind::kEnd) return true;
+  const bool value_may_end =
+      (frame.kind == Kind::kNumber && may_end(frame.text)) ||
+      (frame.kind == Kind::kLiteral && grammar_.shape(frame.what).bytes.nodes[frame.position].terminal >= 0);
+  return value_may_end && frames_[frame.below].kind == Kind::kEnd;
+}
+
+bool JsonMatcher::complete() const {
+  return std::any_of(stacks_.begin(), stacks_.end(), [&](uint32_t top) { return complete(top); });
+}
+
+bool JsonMatcher::ended() const {
+  return std::all_of(stacks_.begin(), stacks_.end(), [&](uint32_t top) {
+    const Frame& frame = frames_[top];
+    return complete(top) && (frame.kind == Kind::kEnd ||
+                             (frame.kind == Kind::kLiteral &&
+                              grammar_.shape(frame.what).bytes.nodes[frame.position].children.empty()));
+  });
+}
+
+// Keeps the frames that the stacks hold.
+void JsonMatcher::compact() {
+  std::vector<Frame> kept;
+  std::vector<uint32_t> moved(frames_.size(), kNone);
+  for (uint32_t& top : stacks_) top = copy_stack(top, kept, moved);
+  frames_ = std::move(kept);
+}
+
+uint32_t JsonMatcher::copy_stack(uint32_t top, std::vector<Frame>& frames,
+                                 std::vector<uint32_t>& moved) const {
+  if (top == kNone) return kNone;
+  if (moved[top] != kNone) return moved[top];
+  Frame frame = frames_[top];
+  frame.below = copy_stack(frame.below, frames, moved);  // at most two frames for each container
+  frames.push_back(frame);
+  return moved[top] = static_cast<uint32_t>(frames.size()) - 1;
+}
+
+}  // namespace shoal

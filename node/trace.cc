@@ -1,0 +1,167 @@
+#include "node/trace.h"
+
+#include <fmt/format.h>
+#include <spdlog/spdlog.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <utility>
+
+#include "base/error.h"
+
+namespace shoal {
+namespace {
+
+constexpr int kProcess = 1;  // all tracks belong to one
+
+std::string quoted(const std::string& text) {
+  std::string result = "\"";
+  for (const char c : text) {
+    if (c == '"' || c == '\\') result += '\\';
+    result += static_cast<unsigned char>(c) < 0x20 ? ' ' : c;
+  }
+  return result + '"';
+}
+
+}  // namespace
+
+Trace::Trace(const std::string& path, const PipelineLayout& layout)
+    : path_(path), layout_(layout), out_(path), stage_free_s_(layout.node_of_stage.size()) {
+  if (!out_) throw SetupError(fmt::format("{}: cannot be written (--trace)", path), kExitFailed);
+  begin_s_ = std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+  out_ << "[";
+  put_tracks();
+}
+
+Trace::~Trace() {
+  write();
+  if (dropped_ > 0) {
+    put(fmt::format(R"({{"name":"{} records were dropped","ph":"i","s":"g","ts":0,"pid":{},"tid":0}})",
+                    dropped_, kProcess));
+    spdlog::warn("{}: {} records came faster than they could be written and are missing", path_, dropped_);
+  }
+  out_ << "\n]\n";
+  out_.close();
+  if (!out_) spdlog::warn("{}: the trace could not be written whole (disk full?)", path_);
+}
+
+void Trace::add(TracedStep step) {
+  const std::lock_guard lock(mutex_);
+  if (steps_.size() + requests_.size() >= kRecordsMax) {
+    ++dropped_;
+  } else {
+    steps_.push_back(std::move(step));
+  }
+}
+
+void Trace::add(const TracedRequest& request) {
+  const std::lock_guard lock(mutex_);
+  if (steps_.size() + requests_.size() >= kRecordsMax) {
+    ++dropped_;
+  } else {
+    requests_.push_back(request);
+  }
+}
+
+void Trace::write() {
+  std::vector<TracedStep> steps;
+  std::vector<TracedRequest> requests;
+  {
+    const std::lock_guard lock(mutex_);
+    steps.swap(steps_);
+    requests.swap(requests_);
+  }
+  for (const TracedStep& step : steps) put_step(step);
+  for (const TracedRequest& request : requests) put_request(request);
+  out_.flush();
+}
+
+int64_t Trace::microseconds(double time_s) {
+  return std::llround((time_s - begin_s_) * 1e6);
+}
+
+void Trace::put(const std::string& event) {
+  out_ << (first_event_ ? "\n" : ",\n") << event;
+  first_event_ = false;
+}
+
+void Trace::put_tracks() {
+  put(fmt::format(R"({{"name":"process_name","ph":"M","pid":{},"tid":0,"args":{{"name":"pipeline"}}}})",
+                  kProcess));
+  for (int stage = 0; stage <= layout_.last_stage(); ++stage) {
+    put(fmt::format(R"({{"name":"thread_name","ph":"M","pid":{},"tid":{},"args":{{"name":{}}}}})", kProcess,
+                    stage + 1, quoted(fmt::format("stage {}: {}", stage, layout_.stage_text(stage)))));
+  }
+}
+
+void Trace::put_step(const TracedStep& step) {
+  if (step.times.size() != layout_.node_of_stage.size()) return;  // a message came from outside
+  double rest_s = step.answered_s - step.sent_s;
+  for (const StageTime& time : step.times) rest_s -= (time.waited_us + time.busy_us) * 1e-6;
+  std::vector<std::string> way{layout_.head};  // the nodes that the step was on
+  way.insert(way.end(), layout_.node_of_stage.begin(), layout_.node_of_stage.end());
+  way.push_back(layout_.head);
+  int links = 0;
+  for (size_t i = 1; i < way.size(); ++i) links += way[i] != way[i - 1] ? 1 : 0;
+  const double hop_s = links == 0 ? 0 : std::max(0.0, rest_s) / links;
+
+  // Steps overlap on a link and in a queue: asynchronous events, which may.
+  const auto put_span = [&](const std::string& category, const std::string& name, double begin_s,
+                            double end_s) {
+    for (const auto& [kind, time_s] : {std::pair("b", begin_s), std::pair("e", end_s)}) {
+      put(fmt::format(R"({{"name":{},"cat":"{}","ph":"{}","id":"{}","ts":{},"pid":{},"tid":0}})",
+                      quoted(name), category, kind, step.id, microseconds(time_s), kProcess));
+    }
+  };
+  double now_s = step.sent_s;
+  for (size_t i = 0; i <= step.times.size(); ++i) {
+    if (way[i + 1] != way[i]) {
+      put_span("link", fmt::format("{} to {}", way[i], way[i + 1]), now_s, now_s + hop_s);
+      now_s += hop_s;
+    }
+    if (i == step.times.size()) break;
+    const StageTime& time = step.times[i];
+    // A stage computes one step after the other; where the estimate of the links says otherwise it is wrong.
+    const double begin_s = std::max(now_s + time.waited_us * 1e-6, stage_free_s_[i]);
+    if (begin_s > now_s) put_span("queue", fmt::format("waits for stage {}", i), now_s, begin_s);
+    put(fmt::format(R"({{"name":"step {}","cat":"stage","ph":"X","ts":{},"dur":{},"pid":{},"tid":{},"args":)"
+                    R"({{"decode rows":{},"prompt rows":{},"waited us":{},"requests":[{}]}}}})",
+                    step.id, microseconds(begin_s), time.busy_us, kProcess, i + 1, step.decode_rows,
+                    step.prompt_rows, time.waited_us, fmt::join(step.requests, ",")));
+    now_s = stage_free_s_[i] = begin_s + time.busy_us * 1e-6;
+  }
+}
+
+// A request's span holds those of its parts: waiting, its prompt, generating.
+void Trace::put_request(const TracedRequest& request) {
+  using Mark = TracedRequest::Mark;
+  const auto put_mark = [&](const char* name, char kind, const std::string& more = "") {
+    put(fmt::format(R"({{"name":"{}","cat":"request","ph":"{}","id":"{}","ts":{},"pid":{},"tid":0{}}})", name,
+                    kind, request.id, microseconds(request.time_s), kProcess, more));
+  };
+  const auto part = [](Mark since) {
+    return since == Mark::kArrived ? "waiting" : since == Mark::kStarted ? "prompt" : "generating";
+  };
+  const std::string whole = fmt::format("request {}", request.id);
+  switch (request.mark) {
+    case Mark::kArrived:
+      put_mark(whole.c_str(), 'b', fmt::format(R"(,"args":{{"prompt tokens":{}}})", request.tokens));
+      put_mark(part(Mark::kArrived), 'b');
+      break;
+    case Mark::kStarted:
+      put_mark(part(Mark::kArrived), 'e');
+      put_mark(part(Mark::kStarted), 'b', fmt::format(R"(,"args":{{"cached tokens":{}}})", request.tokens));
+      break;
+    case Mark::kFirstToken:
+      put_mark(part(Mark::kStarted), 'e');
+      put_mark(part(Mark::kFirstToken), 'b');
+      break;
+    case Mark::kEnded:
+      put_mark(part(request.reached), 'e');
+      put_mark(whole.c_str(), 'e', fmt::format(R"(,"args":{{"answer tokens":{}}})", request.tokens));
+      break;
+  }
+}
+
+}  // namespace shoal
