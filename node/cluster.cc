@@ -13,6 +13,7 @@
 #include "base/version.h"
 #include "node/cluster_measure.h"
 #include "node/memory_check.h"
+#include "node/plan_inputs.h"
 #include "node/process_memory.h"
 #include "node/progress.h"
 #include "planner/cost_model.h"
@@ -20,15 +21,7 @@
 namespace shoal {
 namespace {
 
-// A process before it holds any of the model: program, libraries, heap.
-constexpr uint64_t kProcessBytes = 40u << 20;
-constexpr int kRowsOfStep = 128;
 constexpr int kContextMin = 16, kContextUnsaid = 4096;
-
-// For each stage one step that is computed and one on its way; the scheduler uses fewer where that is enough.
-int steps_in_flight_most(size_t stages) {
-  return 2 * static_cast<int>(stages);
-}
 
 std::string sha256_hex(const std::string& text) {
   unsigned char digest[EVP_MAX_MD_SIZE];
@@ -177,20 +170,6 @@ std::map<std::string, Endpoint> share_endpoints(Cluster& cluster, Bootstrap& boo
   return endpoints;
 }
 
-void fill_constraints(const ClusterConfig& config, int n_layer, PlanInput& input) {
-  input.objective = parse_objective(config.plan.objective);
-  input.workload.concurrency = config.sequences;
-  input.constraints.head = config.head_index();
-  input.constraints.keep_on_head = parse_keep_on_head(config.plan.keep_on_head);
-  for (const auto& [node, range] : config.plan.layers) {
-    if (range.last >= n_layer) {
-      throw SetupError(fmt::format("{}: plan.layers.{}: {}-{} goes beyond the model's last layer, {}",
-                                   config.path, node, range.first, range.last, n_layer - 1));
-    }
-    input.constraints.manual.push_back({config.node_index(node), range.first, range.last + 1});
-  }
-}
-
 // The plan for the objective, or where the cluster file has targets the best one that meets them.
 Plan plan_for_targets(const PlanConfig& config, const PlanInput& input) {
   const Targets targets = targets_of(config);
@@ -288,7 +267,7 @@ std::map<std::string, Endpoint> plan_and_listen(Cluster& cluster, Bootstrap& boo
   });
   (void)together(bootstrap, cluster.name,
                  [&] {  // what is wrong with the request is said before anything is measured
-                   complete_plan_input(cluster);
+                   complete_plan_input(cluster.config, *cluster.file, cluster.model, cluster.plan_input);
                    return std::string();
                  });
   const std::map<std::string, Endpoint> endpoints = share_endpoints(cluster, bootstrap);
@@ -349,52 +328,6 @@ ClusterConfig single_node_config(const std::string& model, int context, int sequ
   config.nodes.push_back(node);
   config.head = node.name;
   return config;
-}
-
-Targets targets_of(const PlanConfig& config) {
-  return {config.ttft_ms / 1e3, config.ms_per_token / 1e3, config.power_cap};
-}
-
-ModelProfile make_model_profile(const GgufFile& file, const ModelConfig& config, const ClusterConfig& cluster,
-                                int threads) {
-  const UnitBytes units = unit_bytes(file, config);
-  ModelProfile profile;
-  profile.name = config.name;
-  profile.n_layer = config.n_layer;
-  profile.n_embd = config.n_embd;
-  profile.context = cluster.context;
-  profile.sequences = cluster.sequences;
-  profile.embedding_bytes = units.embedding;
-  profile.layer_bytes = units.layers;
-  for (int i = 0; i < config.n_layer; ++i) {
-    profile.layer_kv_bytes.push_back(
-        KvCache::bytes(config, i, i + 1, cluster.context, cluster.sequences, cluster.kv_cache));
-  }
-  profile.tied_output = config.tied_output;
-  profile.output_bytes =
-      config.tied_output ? static_cast<uint64_t>(config.n_embd) * sizeof(float) : units.output;
-  profile.shared_bytes = units.shared;
-  const StageOptions options{cluster.context, cluster.sequences, kRowsOfStep, cluster.kv_cache};
-  const uint64_t buffers = static_cast<uint64_t>(kRowsOfStep) * static_cast<uint64_t>(config.n_embd) *
-                           sizeof(float) *
-                           static_cast<uint64_t>(steps_in_flight_most(cluster.nodes.size()) + 1);
-  profile.scratch_bytes =
-      Stage::scratch_bytes(config, {false, {0, config.n_layer}, false}, options, threads) + buffers;
-  const uint64_t with_output =
-      Stage::scratch_bytes(config, {false, {0, config.n_layer}, true}, options, threads);
-  profile.scratch_output_bytes = with_output + buffers - profile.scratch_bytes;
-  profile.base_bytes = kProcessBytes;
-  profile.hidden_bytes_per_row = static_cast<uint64_t>(config.n_embd) * sizeof(float);
-  return profile;
-}
-
-void complete_plan_input(Cluster& cluster) {
-  int threads = 1;  // scratch grows with threads: count the most that any node uses
-  for (const NodeConfig& node : cluster.config.nodes) {
-    threads = std::max(threads, node.threads > 0 ? node.threads : device_processors());
-  }
-  cluster.plan_input.model = make_model_profile(*cluster.file, cluster.model, cluster.config, threads);
-  fill_constraints(cluster.config, cluster.model.n_layer, cluster.plan_input);
 }
 
 void plan_cluster(Cluster& cluster, Bootstrap& bootstrap, const ClusterOptions& options) {

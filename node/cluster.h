@@ -17,7 +17,6 @@
 #include "node/cluster_config.h"
 #include "node/coordinator.h"
 #include "node/node.h"
-#include "planner/pareto.h"
 #include "planner/planner.h"
 
 namespace shoal {
@@ -56,14 +55,5 @@ void plan_cluster(Cluster& cluster, Bootstrap& bootstrap, const ClusterOptions& 
 
 // The whole way: when it returns, the head can submit requests and the workers serve.
 void start_cluster(Cluster& cluster, Bootstrap& bootstrap, const ClusterOptions& options);
-
-// Fills plan_input.model, the workload and the constraints from the model and the cluster file; devices and
-// links are set.
-void complete_plan_input(Cluster& cluster);
-
-Targets targets_of(const PlanConfig& config);
-
-ModelProfile make_model_profile(const GgufFile& file, const ModelConfig& config, const ClusterConfig& cluster,
-                                int threads);
 
 }  // namespace shoal

@@ -4,6 +4,7 @@
 #include <spdlog/spdlog.h>
 
 #include "node/command_support.h"
+#include "node/plan_inputs.h"
 #include "node/plan_report.h"
 #include "node/probe.h"
 #include "node/process_memory.h"
@@ -52,7 +53,7 @@ void measure_alone(Cluster& cluster, const CommonFlags& common) {
                             link.bytes_per_second.value_or(kAssumedLink.bytes_per_s)};
     input.links.set_both(cluster.config.node_index(link.a), cluster.config.node_index(link.b), given);
   }
-  complete_plan_input(cluster);
+  complete_plan_input(cluster.config, *cluster.file, cluster.model, input);
 }
 
 PlanInput input_from_profile(const std::string& path, const CommonFlags& common) {

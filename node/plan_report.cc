@@ -10,6 +10,7 @@
 #include <optional>
 #include <sstream>
 
+#include "node/plan_inputs.h"
 #include "planner/device_kinds.h"
 #include "planner/link_formats.h"
 #include "planner/pareto.h"

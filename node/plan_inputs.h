@@ -1,0 +1,32 @@
+// What the planner is told of a cluster: the model's bytes as this program lays them out in memory, the
+// cluster file's wishes, and the two limits that both the plan and the pipeline rest on. Pure functions; they
+// throw SetupError where the cluster file asks for what the model does not have.
+#pragma once
+
+#include "model/gguf_file.h"
+#include "model/model_config.h"
+#include "node/cluster_config.h"
+#include "planner/pareto.h"
+#include "planner/planner.h"
+
+namespace shoal {
+
+constexpr int kRowsOfStep = 128;  // the most rows of one step: what every stage's buffers are made for
+
+// For each stage one step that is computed and one on its way; the scheduler uses fewer where that is enough.
+constexpr int steps_in_flight_most(size_t stages) {
+  return 2 * static_cast<int>(stages);
+}
+
+// Fills the model, the workload and the constraints; devices and links stay as they are.
+void complete_plan_input(const ClusterConfig& cluster, const GgufFile& file, const ModelConfig& model,
+                         PlanInput& input);
+
+// Bytes of weights, KV cache and scratch for the cluster's context and sequences on a node of `threads`
+// threads.
+ModelProfile make_model_profile(const GgufFile& file, const ModelConfig& config, const ClusterConfig& cluster,
+                                int threads);
+
+Targets targets_of(const PlanConfig& config);
+
+}  // namespace shoal
