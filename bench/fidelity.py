@@ -1,139 +1,133 @@
 #!/usr/bin/env python3
-"""The planner against the clock: predicted and measured ms a token on testbed devices, and the equal split.
+"""The planner against the clock: predicted and measured, on testbed devices of unequal quotas, links and memory.
 
-  sudo bench/fidelity.py --model MODEL.gguf --device-memory 120MiB,112MiB,112MiB CONFIGURATION...
+  sudo bench/fidelity.py --model MODEL.gguf [--only 0,3] [--out FILE]     measure configurations, append to FILE
+  bench/fidelity.py --report FILE                                          the table and the summary, for docs/benchmarks.md
 
-A CONFIGURATION is CPU:MBPS:LATENCY, each one value or one for each device, such as 0.4,0.2,0.2:100,50,20:0.5. For each
-one bench/testbed runs the program --repeats times with the planner's choice and with the layers in equal parts, in turns;
-the figures are medians. The error of a stage is what its device computed a token against the plan's; what the token took
-beyond computing is compared with the plan's hops. Prints a table for docs/benchmarks.md; --out FILE keeps all as JSON.
+Each configuration (a built-in list of 4 to 8 devices, see CONFIGURATIONS) is one `shoal bench` on bench/testbed: the time
+to the first token of several prompts, the time a token of one answer, tokens/s of several at once, and of decoding each
+stage and hop. The prediction is the plan's, made from what the devices measured of themselves at start-up. An error
+is predicted / measured - 1. FILE has one line of JSON for each measured configuration, so that a run can be resumed.
 """
 import argparse
 import datetime
-import json
 import pathlib
-import re
 import shlex
 import statistics
-import subprocess
 import sys
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
-UNITS_MS = {"s": 1e3, "ms": 1.0, "us": 1e-3, "µs": 1e-3, "ns": 1e-6}
-PROMPT = "Tell me about fish."
+from planner_runs import ROOT, RunError, append, measure, plan_of, read_records
+
+# The shares' sum is at most one core: the devices share one memory bus.
+CONFIGURATIONS = [
+    {"cpu": [0.3, 0.3, 0.2, 0.1], "mbps": [100] * 4, "latency_ms": [0.2] * 4, "memory_mib": [120] * 4, "objective": "latency"},
+    {"cpu": [0.4, 0.2, 0.2, 0.1], "mbps": [100, 50, 20, 50], "latency_ms": [0.5] * 4, "memory_mib": [140, 120, 120, 120],
+     "objective": "latency"},
+    {"cpu": [0.25, 0.25, 0.25, 0.2], "mbps": [50] * 4, "latency_ms": [1.0] * 4, "memory_mib": [130] * 4,
+     "objective": "throughput"},
+    {"cpu": [0.3, 0.2, 0.2, 0.15, 0.1], "mbps": [100, 100, 50, 20, 50], "latency_ms": [0.3, 0.3, 0.5, 1.0, 0.5],
+     "memory_mib": [130, 120, 120, 120, 120], "objective": "throughput"},
+    {"cpu": [0.25, 0.2, 0.15, 0.15, 0.1, 0.1], "mbps": [100, 50, 100, 20, 100, 50], "latency_ms": [0.3] * 6,
+     "memory_mib": [110] * 6, "objective": "throughput"},
+    {"cpu": [0.35, 0.15, 0.15, 0.1, 0.1, 0.1], "mbps": [50, 100, 20, 100, 50, 100], "latency_ms": [0.5] * 6,
+     "memory_mib": [120] * 6, "objective": "latency"},
+    {"cpu": [0.2, 0.15, 0.15, 0.1, 0.1, 0.1, 0.1], "mbps": [100, 20, 50, 100, 20, 50, 100], "latency_ms": [0.2] * 7,
+     "memory_mib": [115] * 7, "objective": "latency"},
+    {"cpu": [0.2, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1], "mbps": [100] * 8, "latency_ms": [0.3] * 8,
+     "memory_mib": [110] * 8, "objective": "throughput"},
+]
+TESTS = ["-p", "32,96,160", "-n", "24", "--concurrency", "1,2,4", "-r", "1"]
 
 
-class BenchError(Exception):
-    pass
+def figures(rows):
+    """(what, predicted, measured) of each figure that the plan predicts; seconds, or tokens/s of several at once."""
+    found = []
+    for row in rows:
+        if not row["predicted_ts"]:
+            continue
+        predicted, measured = row["predicted_ts"], row["avg_ts"]
+        if row["n_gen"] == 0:
+            found.append((f"first token of {row['n_prompt']}", row["n_prompt"] / predicted, row["n_prompt"] / measured))
+        elif row["concurrency"] == 1:
+            found.append(("token", 1 / predicted, 1 / measured))
+        else:
+            found.append((f"{row['concurrency']} at once", predicted, measured))
+    return found
 
 
-def testbed(options, configuration, layers):
-    cpu, mbps, latency = configuration.split(":")
-    words = [str(ROOT / "bench/testbed"), "run", "--quiet", "--devices", str(options.devices), "--cpu", cpu,
-             "--link-mbps", mbps, "--latency-ms", latency, "--memory", options.device_memory, "--sequences", "1",
-             "--context", str(options.context), "--timeout-s", "120", "--model", str(options.model)]
-    if layers:
-        words += ["--layers", layers]
-    words += ["--", str(options.program), "run", "-c", "{cluster}", "-p", PROMPT, "-n", str(options.tokens), "--ignore-eos"]
-    result = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, text=True)
-    if result.returncode:
-        raise BenchError(f"`{shlex.join(words)}` ended with {result.returncode}:\n{result.stderr.strip()[-2000:]}")
-    return result.stderr
+def places(rows):
+    """(kind, predicted, measured) of each stage and each hop between devices, one answer at a time."""
+    for row in rows:
+        if row["n_gen"] and row["concurrency"] == 1:
+            return [(place["kind"], place["predicted_seconds"], place["measured_seconds"]) for place in row["places"]
+                    if place["kind"] in ("stage", "link")]
+    return []
 
 
-def parse(text):
-    """One run: the plan's figures and the clock's, ms a token; stages in the pipeline's order, by device."""
-    number, unit = r"([0-9.]+)", r"(s|ms|us|µs|ns)\b"
-    plan = {}
-    for line in text.splitlines():
-        row = re.match(rf"\s+(d\d+)\s+(\S+)\s.*%\s+{number} {unit}\s+{number} {unit}\s*$", line)
-        if row:
-            plan[row[1]] = {"layers": row[2], "predicted": float(row[3]) * UNITS_MS[row[4]],
-                            "hop_out": float(row[5]) * UNITS_MS[row[6]]}
-    for name, computing in re.findall(r"^(d\d+)\s.*?([0-9.]+) ms/tk\s+[0-9.]+ ms/tk", text, re.MULTILINE):
-        if name in plan:
-            plan[name]["measured"] = float(computing)
-    total = re.search(rf"{number} ms a token, the plan said {number}", text)
-    if not total or not plan or any("measured" not in stage for stage in plan.values()):
-        raise BenchError(f"no figures in what the program printed:\n{text[-2000:]}")
-    measured, predicted = float(total[1]), float(total[2])
-    return {"measured": measured, "predicted": predicted, "stages": plan,
-            "hops_measured": measured - sum(stage["measured"] for stage in plan.values()),
-            "hops_predicted": predicted - sum(stage["predicted"] for stage in plan.values())}
+def error(predicted, measured):
+    return predicted / measured - 1 if measured > 0 else 0.0
 
 
-def layers_of(runs):
-    return " ".join(f"{name}={stage['layers']}" for name, stage in runs["stages"].items())
+def short(what, predicted, measured):
+    values = (f"{predicted:.1f} / {measured:.1f}" if what.endswith("at once") else
+              f"{1e3 * predicted:.1f} / {1e3 * measured:.1f}")
+    return f"{values} ({100 * error(predicted, measured):+.0f} %)"
 
 
-def measure(options, configuration):
-    chosen, equal = [], []
-    for repeat in range(options.repeats):
-        print(f"fidelity: {configuration}, run {repeat + 1} of {options.repeats}", file=sys.stderr)
-        chosen.append(parse(testbed(options, configuration, None)))
-        equal.append(parse(testbed(options, configuration, equal_split(options))))
-    middle = sorted(chosen, key=lambda run: run["measured"])[len(chosen) // 2]
-    return {"configuration": configuration, "chosen": chosen, "equal": equal, "middle": middle,
-            "equal_measured": statistics.median(run["measured"] for run in equal),
-            "equal_predicted": statistics.median(run["predicted"] for run in equal)}
+def summary(name, errors):
+    sizes = sorted(abs(e) for e in errors)
+    if not sizes:
+        return f"{name}: none"
+    return f"{name}: {len(sizes)} figures, median error {100 * statistics.median(sizes):.1f} %, worst {100 * sizes[-1]:.1f} %"
 
 
-def equal_split(options):
-    bounds = [options.layers * i // options.devices for i in range(options.devices + 1)]
-    return ",".join(f"d{i}={bounds[i]}-{bounds[i + 1] - 1}" for i in range(options.devices))
-
-
-def percent(predicted, measured):
-    return f"{100 * (predicted / measured - 1):+.0f} %" if measured > 0 else "-"
-
-
-def print_row(row):
-    run = row["middle"]
-    stages = ", ".join(f"{name} {stage['layers']}: {percent(stage['predicted'], stage['measured'])}"
-                       for name, stage in run["stages"].items())
-    print(f"| {row['configuration'].replace(':', ' · ')} | {run['predicted']:.1f} | {run['measured']:.1f} | "
-          f"{percent(run['predicted'], run['measured'])} | {stages} | "
-          f"{run['hops_predicted']:.1f} / {run['hops_measured']:.1f} | "
-          f"{row['equal_measured']:.1f} ({percent(row['equal_predicted'], row['equal_measured'])}) | "
-          f"{row['equal_measured'] / run['measured']:.2f} |", flush=True)
+def report(records):
+    latest = {record["index"]: record for record in records}
+    everything, of_places = [], {"stage": [], "link": []}
+    columns = None
+    for index, record in sorted(latest.items()):
+        found = figures(record["rows"])
+        if columns is None:
+            columns = [what for what, _, _ in found]
+            print("| # | devices | objective | plan | " + " | ".join(columns) + " |\n" + "|---" * (4 + len(columns)) + "|")
+        print(f"| {index} | {len(record['devices']['cpu'])} | {record['devices']['objective']} | {plan_of(record['rows'])} | "
+              + " | ".join(short(*figure) for figure in found) + " |")
+        everything += [error(predicted, measured) for _, predicted, measured in found]
+        for kind, predicted, measured in places(record["rows"]):
+            of_places[kind].append(error(predicted, measured))
+    print("\n" + summary("time to the first token, a token, tokens/s", everything))
+    print(summary("stages", of_places["stage"]) + "\n" + summary("hops", of_places["link"]))
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=pathlib.Path, required=True)
-    parser.add_argument("--layers", type=int, default=30, help="of the model, for the equal split")
-    parser.add_argument("--devices", type=int, default=3)
-    parser.add_argument("--device-memory", required=True, help="of each device, e.g. 120MiB,112MiB,112MiB")
-    parser.add_argument("--context", type=int, default=1024)
-    parser.add_argument("-n", "--tokens", type=int, default=48)
-    parser.add_argument("--repeats", type=int, default=1)
+    parser.add_argument("--model", type=pathlib.Path)
+    parser.add_argument("--only", help="numbers of configurations, from 0 (default: all)")
     parser.add_argument("--program", type=pathlib.Path, default=ROOT / "build/release/shoal")
-    parser.add_argument("--out", type=pathlib.Path, help="a JSON file of all runs")
-    parser.add_argument("configurations", nargs="+", metavar="CPU:MBPS:LATENCY")
+    parser.add_argument("--out", type=pathlib.Path, default=ROOT / "bench/out/fidelity.jsonl")
+    parser.add_argument("--report", type=pathlib.Path, metavar="FILE")
     options = parser.parse_args()
-    for configuration in options.configurations:
-        if configuration.count(":") != 2:
-            parser.error(f"'{configuration}' is not CPU:MBPS:LATENCY")
-    options.model, options.program = options.model.resolve(), options.program.resolve()
-    print("| cores · Mbit/s · ms | predicted | measured | error | error by stage | hops, predicted / measured | "
-          "equal split (error) | equal / chosen |\n" + "|---" * 8 + "|", flush=True)
-    rows = []
-    for configuration in options.configurations:
-        rows.append(measure(options, configuration))
-        print_row(rows[-1])
-    if options.out:
-        record = {"when": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
-                  "command": shlex.join(sys.argv), "rows": rows}
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text(json.dumps(record, indent=1) + "\n")
+    if options.report:
+        return report(read_records(options.report))
+    if not options.model:
+        parser.error("--model is needed")
+    numbers = [int(word) for word in options.only.split(",")] if options.only else range(len(CONFIGURATIONS))
+    for index in numbers:
+        devices = {"sequences": 4, "context": 512, **CONFIGURATIONS[index]}
+        print(f"fidelity: configuration {index}, {len(devices['cpu'])} devices", file=sys.stderr, flush=True)
+        rows = measure(options.program.resolve(), options.model.resolve(), devices, TESTS)
+        record = {"index": index, "when": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
+                  "command": shlex.join(sys.argv), "devices": devices, "rows": rows}
+        append(options.out, record)
+        report([record])
     return 0
 
 
 if __name__ == "__main__":
     try:
         sys.exit(main())
-    except (BenchError, OSError) as error:
-        print(f"fidelity: {error}", file=sys.stderr)
+    except (RunError, OSError, ValueError) as failure:
+        print(f"fidelity: {failure}", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)

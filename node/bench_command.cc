@@ -11,6 +11,7 @@
 #include "base/units.h"
 #include "node/command_support.h"
 #include "node/session.h"
+#include "planner/service.h"
 
 namespace shoal {
 namespace {
@@ -21,7 +22,38 @@ struct BenchRow {
   int concurrency = 1;
   std::vector<double> tokens_per_s;
   double mean = 0, deviation = 0;
+  double predicted = 0;                // tokens/s by the plan; 0: it says nothing of this test
+  std::vector<FidelityFigure> places;  // of a decoding step, where it does
+  std::string places_text;
 };
+
+// Tokens/s that the plan promises for a test, or 0.
+double predicted_tokens_per_s(const Cluster& cluster, const BenchRow& row) {
+  if (cluster.plan_input.devices.empty()) return 0;
+  if (row.generate > 0)
+    return predict_service(cluster.plan_input, cluster.plan.stages, row.concurrency).tokens_per_second;
+  if (row.concurrency > 1) return 0;  // prompts one after the other, and the first of them alone is planned
+  PlanInput input = cluster.plan_input;
+  input.workload.prompt_tokens = row.prompt;
+  std::vector<StageAssignment> stages = cluster.plan.stages;
+  return row.prompt / evaluate(input, stages).first_token_seconds;
+}
+
+// Forgets what was compared so far; the next figures are the coming test's alone.
+void begin_comparing(Cluster& cluster) {
+  if (!cluster.fidelity) return;
+  cluster.node->io().call([&] { return cluster.fidelity->reset(), 0; });
+}
+
+void end_comparing(Cluster& cluster, BenchRow& row) {
+  if (!cluster.fidelity || row.generate == 0) return;
+  cluster.node->io().call([&] {
+    row.places = cluster.fidelity->figures();
+    row.places.push_back(cluster.fidelity->lap());
+    row.places_text = render_fidelity(*cluster.fidelity);
+    return 0;
+  });
+}
 
 // Tokens that look like text to the caches: a fixed pseudo-random walk over the vocabulary (llama-bench draws
 // random ones).
@@ -83,12 +115,31 @@ BenchRow measure(Cluster& cluster, const BenchFlags& flags, int prompt, int gene
         run_once(cluster, read, generate > 0 ? generate + 1 : 1, concurrency, static_cast<uint64_t>(i) + 1);
     const double tokens = static_cast<double>(generate > 0 ? generate : prompt) * concurrency;
     if (i > 0) row.tokens_per_s.push_back(tokens / seconds);  // the first run warms up
+    if (i == 0) begin_comparing(cluster);
   }
+  end_comparing(cluster, row);
+  row.predicted = predicted_tokens_per_s(cluster, row);
   for (const double t : row.tokens_per_s) row.mean += t / static_cast<double>(row.tokens_per_s.size());
   for (const double t : row.tokens_per_s) row.deviation += (t - row.mean) * (t - row.mean);
   const size_t n = row.tokens_per_s.size();
   row.deviation = n > 1 ? std::sqrt(row.deviation / static_cast<double>(n - 1)) : 0;
   return row;
+}
+
+boost::json::array places_json(const BenchRow& row) {
+  boost::json::array places;
+  for (const FidelityFigure& place : row.places) {
+    if (place.samples == 0) continue;
+    places.push_back({{"name", place.name},
+                      {"kind", place.link            ? "link"
+                               : place.hop           ? "hand-over"
+                               : place.name == "lap" ? "lap"
+                                                     : "stage"},
+                      {"predicted_seconds", place.predicted_s},
+                      {"measured_seconds", place.measured_s},
+                      {"samples", place.samples}});
+  }
+  return places;
 }
 
 // The weights that products read for each token, all stages together: every matrix, the embedding only where
@@ -134,7 +185,9 @@ std::string render(const Cluster& cluster, const BenchFlags& flags, const std::v
                       {"concurrency", row.concurrency},
                       {"avg_ts", row.mean},
                       {"stddev_ts", row.deviation},
-                      {"samples_ts", boost::json::value_from(row.tokens_per_s)}});
+                      {"samples_ts", boost::json::value_from(row.tokens_per_s)},
+                      {"predicted_ts", row.predicted},
+                      {"places", places_json(row)}});
     }
     return boost::json::serialize(list) + "\n";
   }
@@ -198,6 +251,12 @@ int bench_command(const CommonFlags& common, const BenchFlags& flags) {
       }
     }
     std::fputs(render(cluster, flags, rows).c_str(), stdout);
+    if (common.quiet) return;
+    for (const BenchRow& row : rows) {
+      if (!row.places_text.empty())
+        std::fputs(fmt::format("{}, {} at once\n{}", row.test, row.concurrency, row.places_text).c_str(),
+                   stderr);
+    }
   });
 }
 

@@ -361,6 +361,11 @@ void start_cluster(Cluster& cluster, Bootstrap& bootstrap, const ClusterOptions&
     cluster.coordinator =
         std::make_unique<Coordinator>(*cluster.node, cluster.layout, scheduler_limits(cluster.layout),
                                       pipeline_model(cluster), cluster.tokenizer.get());
+    if (!cluster.plan_input.devices.empty()) {
+      cluster.fidelity = std::make_unique<Fidelity>(cluster.plan_input, cluster.plan,
+                                                    std::min(kRowsOfStep, cluster.config.sequences));
+      cluster.coordinator->set_fidelity(cluster.fidelity.get());
+    }
     return std::string();
   });
 }

@@ -41,6 +41,7 @@ struct Cluster {
   const Kernels* kernels = nullptr;
   std::unique_ptr<ThreadPool> pool;
   std::unique_ptr<Node> node;
+  std::unique_ptr<Fidelity> fidelity;  // head only, where the plan predicts anything; the io thread's
   std::unique_ptr<Coordinator> coordinator;
   bool is_head() const { return coordinator != nullptr; }
   const NodeConfig& this_node() const { return config.nodes[static_cast<size_t>(config.node_index(name))]; }

@@ -62,6 +62,12 @@ void load_config_together(Cluster& cluster, Bootstrap& bootstrap, const CommonFl
   (void)agree(bootstrap, report);
 }
 
+void print_fidelity(Cluster& cluster) {
+  if (!cluster.fidelity) return;
+  const std::string text = cluster.node->io().call([&] { return render_fidelity(*cluster.fidelity); });
+  std::fputs(text.c_str(), stderr);
+}
+
 ChatTemplate chat_template_of(const Cluster& cluster) {
   const Tokenizer& tokenizer = *cluster.tokenizer;
   return ChatTemplate::recognise(cluster.file->get_string("tokenizer.chat_template", ""),

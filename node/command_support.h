@@ -26,6 +26,9 @@ int with_cluster(const CommonFlags& common, const std::function<void()>& check,
                  const std::function<void(Cluster&)>& work,
                  const std::function<void(Cluster&)>& on_worker = {});
 
+// On the head: what decoding took beside what the plan said, on stderr; nothing where there is no prediction.
+void print_fidelity(Cluster& cluster);
+
 // On the head. Throws SetupError where the model's template is not of a known family.
 ChatTemplate chat_template_of(const Cluster& cluster);
 

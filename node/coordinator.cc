@@ -1,6 +1,7 @@
 #include "node/coordinator.h"
 
 #include <fmt/format.h>
+#include <spdlog/spdlog.h>
 
 #include <algorithm>
 #include <cmath>
@@ -80,6 +81,14 @@ void Coordinator::cancel(uint64_t request) {
 void Coordinator::set_trace(Trace* trace) {
   node_.io().call([this, trace] {
     trace_ = trace;
+    return 0;
+  });
+}
+
+void Coordinator::set_fidelity(Fidelity* fidelity) {
+  node_.io().call([this, fidelity] {
+    fidelity_ = fidelity;
+    if (fidelity_ != nullptr) node_.ask_clocks();
     return 0;
   });
 }
@@ -346,13 +355,30 @@ void Coordinator::on_outcome(StepOutcome outcome) {
 
 // What the stages say of the step, and the rest of its lap: the links, with what they add to each message.
 void Coordinator::learn(const StepInFlight& in_flight, const std::vector<StageTime>& times) {
-  double rest_s = now_s() - in_flight.sent_s;
+  const double answered_s = now_s();
+  compare(in_flight, answered_s, times);
+  double rest_s = answered_s - in_flight.sent_s;
   std::vector<double> stage_seconds;
   for (const StageTime& time : times) {
     stage_seconds.push_back(time.busy_us * 1e-6);
     rest_s -= (time.waited_us + time.busy_us) * 1e-6;
   }
   scheduler_.step_done(in_flight.step, stage_seconds, std::max(0.0, rest_s));
+}
+
+// With the plan's prediction, where the step only decoded.
+void Coordinator::compare(const StepInFlight& in_flight, double answered_s,
+                          const std::vector<StageTime>& times) {
+  if (fidelity_ == nullptr) return;
+  const std::vector<StepPart>& parts = in_flight.step.parts;
+  const bool one_each = std::all_of(parts.begin(), parts.end(), [](const auto& p) { return p.rows == 1; });
+  if (!in_flight.step.decodes || !one_each) return;
+  std::vector<std::optional<double>> ahead_s;
+  for (const std::string& node : layout_.node_of_stage) ahead_s.push_back(node_.clock_ahead_s(node));
+  const auto drift =
+      fidelity_->observe(static_cast<int>(parts.size()), in_flight.sent_s, answered_s, times, ahead_s);
+  if (drift) spdlog::warn("{}", drift->text);
+  node_.ask_clocks();
 }
 
 // The next token of a sequence.

@@ -17,6 +17,7 @@
 #include "model/sampler.h"
 #include "model/tokenizer.h"
 #include "node/admission.h"
+#include "node/fidelity.h"
 #include "node/logit_bias.h"
 #include "node/node.h"
 #include "node/scheduler.h"
@@ -72,6 +73,8 @@ class Coordinator {
   void cancel(uint64_t request);
   // Records what happens from now on; null ends it. When this returns nothing is recorded in the one before.
   void set_trace(Trace* trace);
+  // Compares what happens from now on with what was predicted, and warns of drift; null ends it likewise.
+  void set_fidelity(Fidelity* fidelity);
 
  private:
   struct Sequence {
@@ -116,6 +119,7 @@ class Coordinator {
   void pump();
   void pump_at(double time_s);
   void learn(const StepInFlight& in_flight, const std::vector<StageTime>& times);
+  void compare(const StepInFlight& in_flight, double answered_s, const std::vector<StageTime>& times);
   void send(ScheduledStep step);
   void on_outcome(StepOutcome outcome);
   Result<int32_t> choose(Sequence& sequence, const RowOutput& output);
@@ -144,6 +148,7 @@ class Coordinator {
   boost::asio::steady_timer deadlines_;  // of the request that has the least time left
   boost::asio::steady_timer pacing_;     // asks the scheduler again when it said so
   Trace* trace_ = nullptr;               // null: nothing is recorded
+  Fidelity* fidelity_ = nullptr;         // null: nothing is compared
   Error broken_;                         // set once the pipeline is lost
   bool is_broken_ = false;
   boost::asio::steady_timer

@@ -101,7 +101,9 @@ void Engine::compute(StepJob& job) {
         job.buffer ? job.buffer->as<float>() : nullptr;  // a step of cache operations alone has none
     const Result<void> result = hosted->stage->run(job.ops, job.rows, job.candidates, hidden, job.outputs);
     const auto busy = std::chrono::steady_clock::now() - begin;
-    job.times.push_back({microseconds(begin - job.queued), microseconds(busy)});
+    StageTime time{microseconds(begin - job.queued), microseconds(busy), 0};
+    if (job.step_id % kArrivalsEvery == 0) time.arrived_us = clock_microseconds(job.queued);
+    job.times.push_back(time);
     hosted->steps += 1;
     hosted->rows += job.rows.size();
     hosted->busy_ns += static_cast<uint64_t>(std::chrono::nanoseconds(busy).count());

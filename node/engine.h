@@ -42,6 +42,12 @@ struct StepJob {
   bool failed = false;
 };
 
+// What a node's steady clock showed at `time`, as the wire tells it.
+inline uint64_t clock_microseconds(std::chrono::steady_clock::time_point time) {
+  return static_cast<uint64_t>(
+      std::chrono::duration_cast<std::chrono::microseconds>(time.time_since_epoch()).count());
+}
+
 // What a stage has done since the process started.
 struct StageStats {
   uint64_t steps = 0, rows = 0;

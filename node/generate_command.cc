@@ -142,13 +142,19 @@ int run_command(const CommonFlags& common, const RunFlags& flags) {
         flags.sampling.validate();
         if (flags.prompt.empty() && !flags.raw) throw SetupError("-p (--prompt) is empty: say what to ask");
       },
-      [&](Cluster& cluster) { answer_once(cluster, common, flags); });
+      [&](Cluster& cluster) {
+        answer_once(cluster, common, flags);
+        if (!common.quiet) print_fidelity(cluster);
+      });
 }
 
 int chat_command(const CommonFlags& common, const RunFlags& flags) {
   return with_cluster(
       common, [&] { flags.sampling.validate(); },
-      [&](Cluster& cluster) { converse(cluster, common, flags); });
+      [&](Cluster& cluster) {
+        converse(cluster, common, flags);
+        if (!common.quiet) print_fidelity(cluster);
+      });
 }
 
 }  // namespace shoal

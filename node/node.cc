@@ -32,8 +32,13 @@ std::string PipelineLayout::stage_text(int stage) const {
 namespace {
 
 constexpr auto kStatsDeadline = 3s;
+constexpr auto kClocksEvery = 200ms;
 constexpr auto kSignOfLifeDeadline = 2s;
 constexpr auto kGoodbyeDeadline = 2s;
+
+double seconds_of(Clock::time_point time) {
+  return std::chrono::duration<double>(time.time_since_epoch()).count();
+}
 
 }  // namespace
 
@@ -158,6 +163,9 @@ awaitable<void> Node::read_control_of(std::string peer, ChannelPtr channel) {
     last_heard_[peer] = Clock::now();
     if (auto* result = std::get_if<ResultMessage>(&incoming->message)) {
       if (may_report(peer, *result) && on_outcome_) on_outcome_(from_message(*result));
+    } else if (const auto* ack = std::get_if<LinkProbeAck>(&incoming->message)) {
+      clocks_.answered(peer, ack->sequence, static_cast<double>(ack->clock_us) * 1e-6,
+                       seconds_of(Clock::now()));
     } else if (auto* stats = std::get_if<StatsMessage>(&incoming->message)) {
       const auto waiter = stats_waiters_.find(peer);
       if (waiter != stats_waiters_.end()) waiter->second(std::move(*stats));
@@ -180,6 +188,22 @@ bool Node::may_report(const std::string& peer, const ResultMessage& result) {
                  count);
   }
   return false;
+}
+
+void Node::ask_clocks() {
+  const Clock::time_point now = Clock::now();
+  if (now - clocks_asked_ < kClocksEvery) return;
+  clocks_asked_ = now;
+  ++clock_question_;
+  for (const auto& [name, channel] : controls_) {
+    clocks_.asked(name, clock_question_, seconds_of(now));
+    (void)channel->post({LinkProbe{clock_question_}});
+  }
+}
+
+std::optional<double> Node::clock_ahead_s(const std::string& node) const {
+  if (node == identity_.name) return 0.0;
+  return clocks_.ahead_s(node);
 }
 
 void Node::find_silent(std::function<void(const std::vector<std::string>&)> done) {

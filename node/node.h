@@ -21,6 +21,7 @@
 
 #include "node/engine.h"
 #include "node/io_thread.h"
+#include "node/peer_clocks.h"
 #include "node/step_buffers.h"
 #include "planner/types.h"
 #include "transport/channel.h"
@@ -101,6 +102,10 @@ class Node {
   // The head: tells the workers that the work is done; waits 2 s at most for those who do not take it.
   // Elsewhere there is nobody to tell.
   void shutdown_workers();
+  // The head, on the io thread: asks every node what its clock shows, at most several times a second.
+  void ask_clocks();
+  // On the io thread: how far a node's steady clock is ahead of this one's, where it has answered.
+  std::optional<double> clock_ahead_s(const std::string& node) const;
   // On the io thread: asks every node for a sign of life and names, 2 s later, those that gave none.
   void find_silent(std::function<void(const std::vector<std::string>&)> done);
   // Results that the head did not take: from a node that has none to give, or of another epoch.
@@ -148,6 +153,9 @@ class Node {
   std::optional<Error> lost_;  // the first node lost
   std::map<std::string, std::function<void(StatsMessage)>> stats_waiters_;
   std::map<std::string, Clock::time_point> last_heard_;  // the head: of every other node
+  PeerClocks clocks_;                                    // the same
+  uint64_t clock_question_ = 0;
+  Clock::time_point clocks_asked_;
   std::atomic<uint64_t> refused_results_{0};
   std::promise<std::string> service_end_;  // empty: the head said so
   bool service_ended_ = false;

@@ -6,6 +6,9 @@
 
 #include <algorithm>
 #include <boost/asio/detached.hpp>
+#include <boost/asio/redirect_error.hpp>
+#include <boost/asio/steady_timer.hpp>
+#include <boost/asio/use_awaitable.hpp>
 
 namespace shoal {
 
@@ -19,6 +22,7 @@ namespace {
 constexpr auto kConnectDeadline = 20s;  // the peers load their shards meanwhile
 constexpr size_t kSmallBytes = 64;
 constexpr size_t kRoundTrips = 25;
+constexpr auto kIdle = 2ms;  // before each of them
 
 }  // namespace
 
@@ -75,19 +79,25 @@ Result<LinkProfile> Node::measure_link(const std::string& peer, const Endpoint& 
 }
 
 // Latency: half the median of several small round trips, since a step meets the usual wait at a busy or
-// time-shared peer and not the luckiest. Bandwidth: payloads grow until one takes long enough to time, less
-// the round trip.
+// time-shared peer and not the luckiest; each after a pause, since a step finds the peer asleep. Bandwidth:
+// payloads grow until one takes long enough to time, less the round trip.
 awaitable<Result<LinkProfile>> Node::probe_link(std::string peer, Endpoint endpoint) {
   Result<ChannelPtr> opened = co_await open(peer, endpoint, LinkRole::kControl, 0);
   if (opened.has_error()) co_return opened.error();
   const ChannelPtr channel = *opened;
   HeapBufferSource none(0);
   const AlignedBuffer payload(kProbeBytesMax);
+  boost::asio::steady_timer pause(io_.executor());
   uint64_t sequence = 0;
   double round_trip = 0;
   std::vector<double> round_trips;
   LinkProfile link;
   for (size_t bytes = kSmallBytes; bytes <= kProbeBytesMax;) {
+    if (bytes == kSmallBytes) {
+      boost::system::error_code ignored;
+      pause.expires_after(kIdle);
+      co_await pause.async_wait(boost::asio::redirect_error(boost::asio::use_awaitable, ignored));
+    }
     const auto begin = Clock::now();
     OutgoingMessage probe{LinkProbe{++sequence}, {payload.data(), bytes}, {}};
     const Result<void> sent = co_await channel->send(std::move(probe));

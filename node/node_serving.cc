@@ -118,7 +118,7 @@ awaitable<void> Node::serve_control(ChannelPtr channel) {
       co_return;
     }
     if (const auto* probe = std::get_if<LinkProbe>(&incoming->message)) {
-      (void)channel->post({LinkProbeAck{probe->sequence}});
+      (void)channel->post({LinkProbeAck{probe->sequence, clock_microseconds(Clock::now())}});
     } else if (std::holds_alternative<StatsRequest>(incoming->message)) {
       (void)channel->post({own_stats()});
     } else if (of_head && std::holds_alternative<Shutdown>(incoming->message)) {

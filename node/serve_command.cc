@@ -132,7 +132,11 @@ int serve_command(const CommonFlags& given, const ServeFlags& flags) {
   };
   return with_cluster(
       common, [&] { door = door_of(config_of(common), flags); },
-      [&](Cluster& cluster) { serve(cluster, door, flags, common.trace); }, on_worker);
+      [&](Cluster& cluster) {
+        serve(cluster, door, flags, common.trace);
+        if (!common.quiet) print_fidelity(cluster);
+      },
+      on_worker);
 }
 
 }  // namespace shoal

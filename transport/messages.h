@@ -29,6 +29,7 @@ inline constexpr size_t kTextBytesMax = size_t{1} << 20;        // any text: a n
 inline constexpr size_t kNameBytesMax = 255;                    // a node's or cluster's name, a hash
 inline constexpr size_t kStatsEntriesMax = 256;                 // stages or links in one stats message
 inline constexpr size_t kStageTimesMax = 256;                   // stages that tell of one step
+inline constexpr uint64_t kArrivalsEvery = 4;                   // steps, of which one tells when it arrived
 inline constexpr size_t kMetadataBytesMax = size_t{64} << 20;   // a frame without its payload
 inline constexpr size_t kPayloadBytesMax = size_t{64} << 20;    // activations or probe bytes of a frame
 inline constexpr size_t kHandshakeBytesMax = size_t{16} << 10;  // a whole frame before the hello is accepted
@@ -110,8 +111,9 @@ enum class PayloadType : uint8_t { kF32, kF16, kQ8 };
 
 // What a step cost one stage.
 struct StageTime {
-  uint32_t waited_us = 0;  // in the stage's queue
-  uint32_t busy_us = 0;    // computing
+  uint32_t waited_us = 0;   // in the stage's queue
+  uint32_t busy_us = 0;     // computing
+  uint64_t arrived_us = 0;  // when the step reached that, by the node's own steady clock; 0: not told
   bool operator==(const StageTime&) const = default;
 };
 
@@ -205,6 +207,7 @@ struct LinkProbe {
 
 struct LinkProbeAck {
   uint64_t sequence = 0;
+  uint64_t clock_us = 0;  // the answering node's steady clock when the probe came
   bool operator==(const LinkProbeAck&) const = default;
 };
 

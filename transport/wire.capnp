@@ -215,6 +215,10 @@ struct Step {
   stageTimes @11 :List(StageTime);
   # One entry for each stage that has computed the step, in pipeline order. Each adds its own; the head schedules by
   # them.
+  arrivedUs @12 :List(UInt64);
+  # Of the same stages, only in steps whose id is a multiple of 4: when the step reached the stage's queue, in
+  # microseconds of the node's own steady clock. LinkProbeAck tells what that clock shows, so that the head can say how
+  # long each hop took.
 }
 
 struct StageTime {
@@ -242,7 +246,8 @@ struct StepResult {
     # A stage could not compute the step: the head fails or retries its sequences.
   }
   stageTimes @4 :List(StageTime);
-  # Of all stages, where rows is set.
+  arrivedUs @5 :List(UInt64);
+  # Of all stages, where rows is set; as in Step.
 
   struct Failure {
     code @0 :Code;
@@ -317,6 +322,8 @@ struct LinkProbe {
 
 struct LinkProbeAck {
   sequence @0 :UInt64;
+  clockUs @1 :UInt64;
+  # The answering node's steady clock when the probe came, in microseconds.
 }
 
 struct LoadPlan {

@@ -55,7 +55,7 @@ class Reader {
         return Message(LinkProbe{r.getSequence()});
       }
       case wire::Message::LINK_PROBE_ACK:
-        return Message(LinkProbeAck{m.getLinkProbeAck().getSequence()});
+        return Message(LinkProbeAck{m.getLinkProbeAck().getSequence(), m.getLinkProbeAck().getClockUs()});
       case wire::Message::LOAD_PLAN: {
         const auto r = m.getLoadPlan();
         return Message(LoadPlan{r.getEpoch(), text(r.getPlanJson(), kTextBytesMax)});
@@ -127,16 +127,23 @@ class Reader {
       fail("a step has " + std::to_string(m.token_ids.size()) + " token ids for " +
            std::to_string(slots.size()) + " rows");
     }
-    m.stage_times = stage_times(r.getStageTimes());
+    m.stage_times = stage_times(r.getStageTimes(), r.getArrivedUs());
     expect_payload(r.getHidden());
     return m;
   }
 
-  std::vector<StageTime> stage_times(capnp::List<wire::StageTime>::Reader r) {
+  std::vector<StageTime> stage_times(capnp::List<wire::StageTime>::Reader r,
+                                     capnp::List<uint64_t>::Reader arrived) {
     std::vector<StageTime> times;
     if (!at_most(r.size(), kStageTimesMax, "stage times")) return times;
+    if (arrived.size() > 0 && arrived.size() != r.size()) {
+      fail("a step has " + std::to_string(r.size()) + " stage times and " + std::to_string(arrived.size()) +
+           " arrivals");
+      return times;
+    }
     times.reserve(r.size());
-    for (const auto time : r) times.push_back({time.getWaitedUs(), time.getBusyUs()});
+    for (const auto time : r) times.push_back({time.getWaitedUs(), time.getBusyUs(), 0});
+    for (unsigned i = 0; i < arrived.size(); ++i) times[i].arrived_us = arrived[i];
     return times;
   }
 
@@ -153,7 +160,7 @@ class Reader {
         return m;
       }
       case wire::StepResult::ROWS: {
-        m.stage_times = stage_times(r.getStageTimes());
+        m.stage_times = stage_times(r.getStageTimes(), r.getArrivedUs());
         const auto rows = r.getRows();
         if (!at_most(rows.size(), kStepRowsMax, "result rows")) return m;
         m.rows.reserve(rows.size());

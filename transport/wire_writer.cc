@@ -2,6 +2,7 @@
 #include <capnp/message.h>
 #include <capnp/orphan.h>
 
+#include <algorithm>
 #include <initializer_list>
 #include <string>
 #include <variant>
@@ -103,6 +104,14 @@ size_t list_words(size_t count, size_t bytes_each) {
   return (count * bytes_each + 7) / 8 + 1;
 }
 
+bool tell_arrivals(const std::vector<StageTime>& times) {
+  return std::any_of(times.begin(), times.end(), [](const auto& time) { return time.arrived_us != 0; });
+}
+
+size_t times_words(const std::vector<StageTime>& times) {
+  return (tell_arrivals(times) ? 2 : 1) * list_words(times.size(), 8);
+}
+
 struct WordsBound {
   size_t operator()(const Hello& m) const {
     return text_words(m.cluster_name) + text_words(m.node_name) + text_words(m.peer_node_name) +
@@ -115,11 +124,11 @@ struct WordsBound {
   size_t operator()(const StepMessage& m) const {
     return list_words(m.cache_ops.size(), 16) + 2 * list_words(m.rows.size(), 4) +
            list_words(m.rows.size() / 8 + 1, 1) + list_words(m.token_ids.size(), 4) +
-           list_words(m.stage_times.size(), 8) + 1;
+           times_words(m.stage_times) + 1;
   }
   size_t operator()(const ResultMessage& m) const {
     size_t words =
-        text_words(m.failure_text) + list_words(m.rows.size(), 24) + list_words(m.stage_times.size(), 8) + 1;
+        text_words(m.failure_text) + list_words(m.rows.size(), 24) + times_words(m.stage_times) + 1;
     for (const RowResult& row : m.rows)
       words += list_words(row.tokens.size(), 4) + list_words(row.logits.size(), 4);
     return words;
@@ -222,6 +231,9 @@ struct Writer {
       times[i].setWaitedUs(from[i].waited_us);
       times[i].setBusyUs(from[i].busy_us);
     }
+    if (!tell_arrivals(from)) return;
+    auto arrived = to.initArrivedUs(times.size());
+    for (unsigned i = 0; i < times.size(); ++i) arrived.set(i, from[i].arrived_us);
   }
   void operator()(const ResultMessage& m) {
     auto b = root.initResult();
@@ -282,7 +294,11 @@ struct Writer {
     b.setSequence(m.sequence);
     if (!payload.empty()) b.adoptPayload(payload_data());
   }
-  void operator()(const LinkProbeAck& m) { root.initLinkProbeAck().setSequence(m.sequence); }
+  void operator()(const LinkProbeAck& m) {
+    auto b = root.initLinkProbeAck();
+    b.setSequence(m.sequence);
+    b.setClockUs(m.clock_us);
+  }
   void operator()(const LoadPlan& m) {
     auto b = root.initLoadPlan();
     b.setEpoch(m.epoch);

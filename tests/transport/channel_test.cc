@@ -265,7 +265,7 @@ TEST_CASE("the in-process channel joins two threads") {
     for (uint64_t i = 0; i < kCount; ++i) {
       Result<IncomingMessage> incoming = co_await ends.second->receive(heap);
       if (!incoming) co_return;
-      OutgoingMessage outgoing{LinkProbeAck{std::get<LinkProbe>(incoming->message).sequence}, {}, {}};
+      OutgoingMessage outgoing{LinkProbeAck{std::get<LinkProbe>(incoming->message).sequence, 0}, {}, {}};
       (void)co_await ends.second->send(std::move(outgoing));
     }
   };

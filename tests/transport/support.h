@@ -81,7 +81,7 @@ inline StepMessage sample_step(size_t rows, bool with_tokens) {
   step.epoch = 3;
   step.step_id = 0x123456789abcull;
   step.stage = 1;
-  step.stage_times = {{17, 0xffffffffu}};
+  step.stage_times = {{17, 0xffffffffu, 0xfedcba9876543210ull}};
   step.candidates = 40;
   step.cache_ops = {{WireCacheOp::Kind::kFree, 5, 0, 0},
                     {WireCacheOp::Kind::kFork, 6, 2, 17},
@@ -118,7 +118,7 @@ inline std::vector<Message> sample_messages() {
   messages.push_back(Shutdown{"the head ended\nthe session"});
   messages.push_back(CancelAdvice{3, 11});
   messages.push_back(LinkProbe{5});
-  messages.push_back(LinkProbeAck{6});
+  messages.push_back(LinkProbeAck{6, 0x123456789abcdefull});
   messages.push_back(LoadPlan{2, std::string(100000, '{')});
   messages.push_back(Ready{2, "plan:bb", "no memory", "{}"});
   return messages;

@@ -1,0 +1,55 @@
+"""What bench/fidelity.py and bench/splits.py share: one `shoal bench` on testbed devices, and what it says."""
+import json
+import pathlib
+import shlex
+import subprocess
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+
+class RunError(Exception):
+    pass
+
+
+def measure(program, model, devices, tests, layers=None, timeout_s=120):
+    """Runs the tests (flags of `shoal bench`) on `devices`: a mapping with lists cpu, mbps, latency_ms, memory_mib, and
+    sequences, context, objective. `layers`: of each device's name (first, last), or None: the planner's choice.
+    Returns the rows of `shoal bench -o json`. Raises RunError."""
+    def joined(values):
+        return ",".join(f"{value:g}" for value in values)
+
+    words = [str(ROOT / "bench/testbed"), "run", "--quiet", "--devices", str(len(devices["cpu"])),
+             "--cpu", joined(devices["cpu"]), "--link-mbps", joined(devices["mbps"]),
+             "--latency-ms", joined(devices["latency_ms"]),
+             "--memory", ",".join(f"{mib:.0f}MiB" for mib in devices["memory_mib"]),
+             "--sequences", str(devices["sequences"]), "--context", str(devices["context"]),
+             "--objective", devices["objective"], "--timeout-s", str(timeout_s), "--model", str(model)]
+    if layers:
+        words += ["--layers", ",".join(f"{name}={first}-{last}" for name, (first, last) in layers.items())]
+    words += ["--", str(program), "bench", "-q", "-c", "{cluster}", "-o", "json", *tests]
+    result = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    if result.returncode:
+        raise RunError(f"`{shlex.join(words)}` ended with {result.returncode}:\n{result.stderr.strip()[-2000:]}")
+    return json.loads(result.stdout)
+
+
+def plan_of(rows):
+    """The stages of a run, as text."""
+    for row in rows:
+        stages = [place["name"] for place in row["places"] if place["kind"] == "stage"]
+        if stages:
+            return " → ".join(stage.replace("(layers ", "").replace("(layer ", "").replace(")", "") for stage in stages)
+    return ""
+
+
+def append(path, record):
+    """One line of JSON more."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "a") as file:
+        file.write(json.dumps(record) + "\n")
+
+
+def read_records(path):
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
