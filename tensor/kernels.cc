@@ -28,7 +28,12 @@ std::vector<const Kernels*> find_kernels() {
 #endif
 #ifdef SHOAL_PRODUCT_AVXVNNI
   static const Kernels kAvxVnni = {"avxvnni", &kFloatOpsAvx2, &kProductOpsAvxVnni};
-  if (avx2 && __builtin_cpu_supports("avxvnni")) found.push_back(&kAvxVnni);
+#ifdef SHOAL_EMULATE_AVXVNNI  // tests/emulated: the table is compiled over SIMDe
+  const bool avxvnni = true;
+#else
+  const bool avxvnni = __builtin_cpu_supports("avxvnni");  // CPUID leaf 7, subleaf 1, EAX bit 4
+#endif
+  if (avx2 && avxvnni) found.push_back(&kAvxVnni);
 #endif
 #ifdef SHOAL_PRODUCT_AVX512
   static const Kernels kAvx512 = {"avx512", &kFloatOpsAvx512, &kProductOpsAvx512};
