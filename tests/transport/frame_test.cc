@@ -91,12 +91,16 @@ TEST_CASE("a decode step costs at most 256 bytes beyond its payload") {
   const Activations hidden(2048 * 4);
   StepMessage step = sample_step(1, false);
   step.cache_ops.clear();
-  step.stage_times.resize(7);  // on its way to the eighth stage
+  step.stage_times.assign(7, {17, 4711, 0});  // on its way to the eighth stage
   const Result<EncodedFrame> frame = encode_frame({step, hidden.bytes(), {}});
   REQUIRE(frame);
   const size_t overhead = frame->size_bytes() - hidden.bytes().size();
   MESSAGE("one decode row: " << overhead << " bytes beyond the payload");
   CHECK(overhead <= 256);
+  for (StageTime& time : step.stage_times) time.arrived_us = 1;  // one step in kArrivalsEvery
+  const Result<EncodedFrame> telling = encode_frame({step, hidden.bytes(), {}});
+  REQUIRE(telling);
+  CHECK(telling->size_bytes() - frame->size_bytes() <= 8 * step.stage_times.size());
   CHECK(frame->header.size() == 32);
 }
 
