@@ -91,7 +91,7 @@ TEST_CASE("a decode step costs at most 256 bytes beyond its payload") {
   const Activations hidden(2048 * 4);
   StepMessage step = sample_step(1, false);
   step.cache_ops.clear();
-  step.stage_times.resize(7);  // on its way to the eighth stage
+  step.stage_times.assign(7, {17, 4000, 0});  // on its way to the eighth stage
   const Result<EncodedFrame> frame = encode_frame({step, hidden.bytes(), {}});
   REQUIRE(frame);
   const size_t overhead = frame->size_bytes() - hidden.bytes().size();
