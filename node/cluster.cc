@@ -207,12 +207,14 @@ PipelineLayout layout_of(const Cluster& cluster, const std::map<std::string, End
   layout.head = cluster.config.head;
   layout.endpoints = endpoints;
   layout.plan_hash =
-      sha256_hex(canonical_plan_text(cluster.plan) + "kv-cache " + kv_cache_name(cluster.config.kv_cache));
+      sha256_hex(canonical_plan_text(cluster.plan) + "kv-cache " + kv_cache_name(cluster.config.kv_cache) +
+                 fmt::format(" cells {}", cluster.config.kv_cells));
   layout.rows_max = kRowsOfStep;
   layout.n_embd = cluster.model.n_embd;
   layout.n_vocab = cluster.model.n_vocab;
   layout.context = cluster.config.context;
   layout.slots = cluster.config.sequences;
+  layout.kv_cells = cluster.config.kv_cells;
   if (layout.node_of_stage.size() > 1) {
     layout.step_deadline_s = cluster.config.stall_timeout_s > 0
                                  ? cluster.config.stall_timeout_s
@@ -269,7 +271,8 @@ std::vector<std::pair<int, std::unique_ptr<Stage>>> make_stages(Cluster& cluster
         *cluster.file, cluster.model, spec, *cluster.pool,
         [&](uint64_t done, uint64_t total) { progress.update(done, total); }, embedding);
     if (weights.token_embd) embedding = weights.token_embd;
-    const StageOptions options{layout.context, layout.slots, layout.rows_max, cluster.config.kv_cache};
+    const StageOptions options{layout.context, layout.slots, layout.rows_max, cluster.config.kv_cache,
+                               layout.kv_cells};
     stages.emplace_back(i, std::make_unique<Stage>(cluster.model, std::move(weights), options,
                                                    *cluster.kernels, *cluster.pool));
   }
@@ -319,12 +322,12 @@ std::map<std::string, Endpoint> plan_for_one(Cluster& cluster, Bootstrap& bootst
   const uint64_t rest = model.scratch_bytes + model.scratch_output_bytes + model.base_bytes;
   const uint64_t budget = cluster.this_node().memory_bytes;
   if (weights + kv + rest > budget) {
-    throw SetupError(
-        fmt::format("{} needs {} (weights {}, KV cache {}, the rest {}) and this device has {}: lower "
-                    "--context, take --kv-cache q8_0, take a smaller model, or share it with other devices "
-                    "(-c CLUSTER.yaml)",
-                    cluster.config.model, format_bytes(weights + kv + rest), format_bytes(weights),
-                    format_bytes(kv), format_bytes(rest), format_bytes(budget)));
+    throw SetupError(fmt::format(
+        "{} needs {} (weights {}, KV cache {}, the rest {}) and this device has {}: lower "
+        "--context or --kv-cells, take --kv-cache q8_0, take a smaller model, or share it with other devices "
+        "(-c CLUSTER.yaml)",
+        cluster.config.model, format_bytes(weights + kv + rest), format_bytes(weights), format_bytes(kv),
+        format_bytes(rest), format_bytes(budget)));
   }
   StageAssignment all;
   all.embedding = all.output = true;
@@ -367,14 +370,15 @@ ModelProfile make_model_profile(const GgufFile& file, const ModelConfig& config,
   profile.embedding_bytes = units.embedding;
   profile.layer_bytes = units.layers;
   for (int i = 0; i < config.n_layer; ++i) {
-    profile.layer_kv_bytes.push_back(
-        KvCache::bytes(config, i, i + 1, cluster.context, cluster.sequences, cluster.kv_cache));
+    profile.layer_kv_bytes.push_back(KvCache::bytes(config, i, i + 1, cluster.context, cluster.sequences,
+                                                    cluster.kv_cache, cluster.kv_cells));
   }
   profile.tied_output = config.tied_output;
   profile.output_bytes =
       config.tied_output ? static_cast<uint64_t>(config.n_embd) * sizeof(float) : units.output;
   profile.shared_bytes = units.shared;
-  const StageOptions options{cluster.context, cluster.sequences, kRowsOfStep, cluster.kv_cache};
+  const StageOptions options{cluster.context, cluster.sequences, kRowsOfStep, cluster.kv_cache,
+                             cluster.kv_cells};
   const uint64_t buffers = static_cast<uint64_t>(kRowsOfStep) * static_cast<uint64_t>(config.n_embd) *
                            sizeof(float) *
                            static_cast<uint64_t>(steps_in_flight_most(cluster.nodes.size()) + 1);
