@@ -1,5 +1,6 @@
 // load_speed MODEL.gguf [threads [rounds]]: how fast a model is read and packed, against reading its file
 // with the same threads, in turns, and the most memory that took beside the packed weights.
+// load_speed --packers: packing alone, on one thread and in the cache, by format.
 //
 // Reading is measured into small buffers that stay in the caches, and into new memory, which is what a loader
 // does that packs nothing: the system must find and zero every page. Both with the file in the page cache and
@@ -21,6 +22,7 @@
 #include "model/gguf_file.h"
 #include "sharding/shard.h"
 #include "tensor/aligned_buffer.h"
+#include "tensor/format.h"
 
 namespace shoal {
 namespace {
@@ -157,13 +159,37 @@ void run(const std::string& path, int threads, int rounds) {
       rate(warm_r), rate(warm_n), rate(warm_l), warm_r / warm_l, warm_n / warm_l);
 }
 
+// 16 rows that fit the second-level cache with their packed form, again and again; the best of many.
+void measure_packers() {
+  constexpr int64_t kCols = 4096;
+  for (const std::string& name : known_formats()) {
+    for (uint32_t id = 0; id < 64; ++id) {
+      const Format* format = find_format(id);
+      if (format == nullptr || name != format->name) continue;
+      const std::vector<std::byte> rows(format->row_bytes(kCols) * kRowGroup, std::byte{0x2a});
+      WeightMatrix packed(format->type, kRowGroup, kCols);
+      double best = 1e9;
+      for (int i = 0; i < 300; ++i) {
+        const auto begin = Clock::now();
+        packed.pack_rows(0, kRowGroup, rows);
+        best = std::min(best, seconds_since(begin));
+      }
+      fmt::print("{} {:.1f} GB/s\n", name, static_cast<double>(rows.size()) / best / 1e9);
+    }
+  }
+}
+
 }  // namespace
 }  // namespace shoal
 
 int main(int argc, char** argv) {
   if (argc < 2) {
-    std::fputs("load_speed MODEL.gguf [threads [rounds]]\n", stderr);
+    std::fputs("load_speed MODEL.gguf [threads [rounds]] | --packers\n", stderr);
     return 2;
+  }
+  if (std::string(argv[1]) == "--packers") {
+    shoal::measure_packers();
+    return 0;
   }
   try {
     const auto number = [&](int i, int fallback) {

@@ -24,7 +24,8 @@ void add_cluster_flags(CLI::App& app, CommonFlags& flags) {
   app.add_option("model,-m,--model", flags.model, "GGUF model file (overrides the cluster file's)");
   app.add_option("-c,--config", flags.config, "cluster file (YAML)");
   app.add_option("--node", flags.node, "which node of the cluster file this process is (default: by rank)");
-  app.add_option("--kernels", flags.kernels, "kernel table: generic, avx2, ... (default: the fastest)");
+  app.add_option("--kernels", flags.kernels,
+                 "kernel table: generic, avx2, ... (default: the fastest), or blas");
   app.add_option("-t,--threads", flags.threads, "threads that compute (default: the cluster file's, or all)")
       ->check(whole_number(1, 1024, "-t"));
   app.add_option("--context", flags.context, "tokens per sequence, answer included")

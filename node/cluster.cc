@@ -17,6 +17,7 @@
 #include "node/process_memory.h"
 #include "node/progress.h"
 #include "planner/cost_model.h"
+#include "tensor/blas.h"
 
 namespace shoal {
 namespace {
@@ -150,7 +151,8 @@ int threads_of(const Cluster& cluster, const ClusterOptions& options) {
 std::map<std::string, Endpoint> share_endpoints(Cluster& cluster, Bootstrap& bootstrap) {
   const std::vector<std::string> all = together(bootstrap, cluster.name, [&] {
     const NodeConfig& node = cluster.this_node();
-    const NodeIdentity identity{cluster.config.cluster, cluster.name, cluster.file->fingerprint()};
+    const NodeIdentity identity{cluster.config.cluster, cluster.name, cluster.file->fingerprint(),
+                                cluster.kernels->numeric_class};
     try {
       cluster.node = std::make_unique<Node>(identity, node.address, node.port);
     } catch (const SetupError& error) {
@@ -258,16 +260,42 @@ std::vector<std::pair<int, std::unique_ptr<Stage>>> make_stages(Cluster& cluster
   return stages;
 }
 
+// Says once what a class that leaves the contract gives up.
+void tell_numeric_class(const Cluster& cluster) {
+  if (cluster.kernels->numeric_class == std::string_view("exact")) return;
+  spdlog::warn(
+      "numeric class '{}' ({}): products of float weights are summed as the library likes, so an answer may "
+      "depend on the plan, the batches and the processor; quantised weights are computed as in 'exact'",
+      cluster.kernels->numeric_class, blas_description());
+}
+
+// Every node chooses a table of its own, all of one numeric class.
+void choose_kernels(Cluster& cluster, Bootstrap& bootstrap, const ClusterOptions& options) {
+  const std::vector<std::string> classes = together(bootstrap, cluster.name, [&] {
+    const NodeConfig& node = cluster.this_node();
+    cluster.kernels = &select_kernels(options.kernels.empty() ? node.kernels : options.kernels);
+    return fmt::format("{} {}", cluster.name, cluster.kernels->numeric_class);
+  });
+  const auto class_of = [](const std::string& text) { return text.substr(text.rfind(' ') + 1); };
+  for (const std::string& text : classes) {
+    if (class_of(text) == class_of(classes[0])) continue;
+    (void)agree(bootstrap,
+                {"",
+                 fmt::format("node {} computes in numeric class '{}', the head {} in '{}': give all nodes "
+                             "kernels of one class (kernels: blas for all nodes, or for none)",
+                             text.substr(0, text.rfind(' ')), class_of(text), cluster.config.head,
+                             class_of(classes[0])),
+                 kExitUsage});
+  }
+  if (bootstrap.rank() == 0) tell_numeric_class(cluster);
+}
+
 std::map<std::string, Endpoint> plan_and_listen(Cluster& cluster, Bootstrap& bootstrap,
                                                 const ClusterOptions& options) {
   name_this_node(cluster, bootstrap, options);
   agree_on_inputs(cluster, bootstrap);
   warn_of_memory(cluster, bootstrap);
-  (void)together(bootstrap, cluster.name, [&] {
-    const NodeConfig& node = cluster.this_node();
-    cluster.kernels = &select_kernels(options.kernels.empty() ? node.kernels : options.kernels);
-    return std::string();
-  });
+  choose_kernels(cluster, bootstrap, options);
   (void)together(bootstrap, cluster.name,
                  [&] {  // what is wrong with the request is said before anything is measured
                    complete_plan_input(cluster.config, *cluster.file, cluster.model, cluster.plan_input);
@@ -293,6 +321,7 @@ std::map<std::string, Endpoint> plan_for_one(Cluster& cluster, Bootstrap& bootst
   cluster.name = cluster.config.head;
   agree_on_inputs(cluster, bootstrap);
   cluster.kernels = &select_kernels(options.kernels);
+  tell_numeric_class(cluster);
   const ModelProfile model =
       make_model_profile(*cluster.file, cluster.model, cluster.config, threads_of(cluster, options));
   const uint64_t weights =

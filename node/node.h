@@ -42,6 +42,7 @@ struct NodeIdentity {
   std::string cluster;
   std::string name;
   std::string model_fingerprint;
+  std::string numeric_class = "exact";  // tensor/kernels.h
 };
 
 // What every node knows of the running pipeline.

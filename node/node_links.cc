@@ -34,7 +34,7 @@ Hello Node::hello_to(const std::string& peer, LinkRole role, int stage) const {
   hello.peer_node_name = peer;
   hello.model_fingerprint = identity_.model_fingerprint;
   hello.plan_hash = layout_.plan_hash;
-  hello.numeric_class = "exact";
+  hello.numeric_class = identity_.numeric_class;
   hello.epoch = layout_.plan_hash.empty() ? 0 : kEpoch;
   hello.stage = static_cast<uint32_t>(stage);
   return hello;

@@ -48,7 +48,7 @@ awaitable<void> Node::serve_peer(ChannelPtr channel) {
   expected.node_name = identity_.name;
   expected.model_fingerprint = identity_.model_fingerprint;
   expected.plan_hash = layout_.plan_hash;
-  expected.numeric_class = "exact";
+  expected.numeric_class = identity_.numeric_class;
   expected.epoch = layout_.plan_hash.empty() ? 0 : kEpoch;
   if (strangers_.size() >=
       kStrangersMax) {  // the oldest goes: those who stay silent must not keep others out

@@ -42,11 +42,11 @@ SHOAL_VEC const std::byte* values_of_page(const Visible& visible, int t) {
          static_cast<size_t>(visible.head_kv) * value_head_bytes(args.kv.type, args.head_dim_v);
 }
 
-// The same pointer, which the compiler must take for another. Without it the compiler keeps a broadcast value
-// for the next vector in a register that a sum needs, and the spilled sum's chain through memory doubles the
-// time.
+// The same pointer, which the compiler must take for another (volatile: at every call). Without it the
+// compiler keeps a broadcast value for the next vector in a register that a sum needs, and the spilled sum's
+// chain through memory doubles the time.
 SHOAL_VEC const float* opaque(const float* p) {
-  asm("" : "+r"(p));
+  asm volatile("" : "+r"(p));
   return p;
 }
 

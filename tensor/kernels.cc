@@ -3,6 +3,7 @@
 #include <string>
 
 #include "base/error.h"
+#include "tensor/blas.h"
 #include "tensor/float_ops_tables.h"
 #include "tensor/product_ops.h"
 
@@ -69,12 +70,14 @@ const std::vector<const Kernels*>& available_kernels() {
 const Kernels& select_kernels(std::string_view name) {
   const auto& available = available_kernels();
   if (name.empty()) return *available.back();
+  if (name == "blas") return blas_kernels();
   std::string names;
   for (const Kernels* kernels : available) {
     if (name == kernels->name) return *kernels;
     names += (names.empty() ? "" : ", ") + std::string(kernels->name);
   }
-  throw SetupError("no kernels '" + std::string(name) + "' on this processor; available: " + names);
+  throw SetupError("no kernels '" + std::string(name) + "' on this processor; available: " + names +
+                   ", blas");
 }
 
 }  // namespace shoal

@@ -14,15 +14,18 @@ struct FloatOps;  // tensor/float_ops.h: norms, rope, attention, activation func
 struct ProductOps;  // tensor/product_ops.h: weight matrix times activation rows, per format
 
 struct Kernels {
-  const char* name;  // "generic", "avx2", "avxvnni", "avx512", "neon", "neondot"
+  const char* name;  // "generic", "avx2", "avxvnni", "avx512", "neon", "neondot"; "blas"
   const FloatOps* floats;
   const ProductOps* products;
+  const char* numeric_class = "exact";  // nodes of different classes do not compute together
 };
 
-// The tables compiled in that this processor can run, slowest first; never empty (generic is always there).
+// The tables of the class `exact` compiled in that this processor can run, slowest first; never empty
+// (generic is always there).
 const std::vector<const Kernels*>& available_kernels();
 
-// The fastest available table, or the one called `name`. Throws SetupError naming what is available.
+// The fastest available table, or the one called `name`; "blas" is tensor/blas.h's. Throws SetupError naming
+// what is available.
 const Kernels& select_kernels(std::string_view name = {});
 
 }  // namespace shoal

@@ -75,11 +75,14 @@ void multiply_groups(const Kernels& kernels, const ActivationRows& x, const Prod
   args.ld_x = x.ld_floats();
   args.ld_y = product.ld_y;
   args.outputs = std::min(w.rows(), end * kRowGroup) - begin * kRowGroup;
-  // Rows in portions whose tiles stay in the cache while all groups pass by.
+  // Rows in portions whose tiles stay in the cache while all groups pass by. Where sums depend on the shape
+  // of a product, whoever computes them blocks for the cache as well.
   const int tile_rows = kernels.products->tile_rows;
   const int64_t row_bytes = std::max<int64_t>(w.cols() / 32 * kActivationBlockBytes, 1);
+  const bool whole = kernels.products->groups_together > 1 && format_of(w.type()).is_float;
   const int portion =
-      static_cast<int>(std::max<int64_t>(kTileBytesInCache / row_bytes, 64) / tile_rows) * tile_rows;
+      whole ? x.rows()
+            : static_cast<int>(std::max<int64_t>(kTileBytesInCache / row_bytes, 64) / tile_rows) * tile_rows;
   for (int row = 0; row < x.rows(); row += portion) {
     args.rows = std::min(portion, x.rows() - row);
     args.tiles = x.blocks() + row * (w.cols() / 32) * kActivationBlockBytes;
@@ -129,8 +132,10 @@ void matmul(const Kernels& kernels, ThreadPool& pool, const ActivationRows& x,
     int64_t base = 0;
     for (const Product& p : products) {
       const auto bytes = static_cast<int64_t>(p.w->bytes()), group = static_cast<int64_t>(p.w->group_bytes());
+      const int64_t unit = group * kernels.products->groups_together;
       const auto first_from = [&](int64_t position) {
-        return (std::clamp<int64_t>(position - base, 0, bytes) + group - 1) / group;
+        const int64_t units = (std::clamp<int64_t>(position - base, 0, bytes) + unit - 1) / unit;
+        return std::min(units * kernels.products->groups_together, bytes / group);
       };
       const int64_t begin = first_from(share_begin), end = first_from(share_end);
       if (begin < end) multiply_groups(kernels, x, p, begin, end);

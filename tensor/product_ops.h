@@ -48,6 +48,8 @@ struct ProductArgs {
 struct ProductOps {
   int tile_rows;  // <= kTileRowsMax
   void (*multiply)(const Format& format, const ProductArgs& args);
+  // Calls begin at multiples of so many groups of a matrix; more than 1 where the sums depend on the shape.
+  int groups_together = 1;
 };
 
 extern const ProductOps kProductOpsGeneric;

@@ -54,7 +54,8 @@ HttpResponse to_response(const ApiError& error) {
 CompletionService::CompletionService(Cluster& cluster, std::shared_ptr<ApiMetrics> metrics)
     : cluster_(cluster), metrics_(std::move(metrics)), created_(unix_seconds()) {
   model_id_ = std::filesystem::path(cluster.config.model).stem().string();
-  fingerprint_ = "exact-" + cluster.node->identity().model_fingerprint.substr(0, 16);
+  const NodeIdentity& identity = cluster.node->identity();
+  fingerprint_ = identity.numeric_class + "-" + identity.model_fingerprint.substr(0, 16);
   try {
     chat_template_ = chat_template_of(cluster);
   } catch (const SetupError& error) {

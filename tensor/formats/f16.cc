@@ -9,9 +9,7 @@ void decode(const std::byte* row, int64_t n, float* out) {
 }
 
 void pack(const std::byte* rows, size_t row_bytes, int64_t cols, std::byte* group) {
-  for (int64_t k = 0; k < cols; ++k) {
-    for (int r = 0; r < 16; ++r) std::memcpy(group + (16 * k + r) * 2, rows + r * row_bytes + 2 * k, 2);
-  }
+  interleave_elements16(rows, row_bytes, cols, group);
 }
 
 }  // namespace

@@ -9,9 +9,10 @@ void decode(const std::byte* row, int64_t n, float* out) {
 }
 
 void pack(const std::byte* rows, size_t row_bytes, int64_t cols, std::byte* group) {
-  for (int64_t k = 0; k < cols; ++k) {
-    for (int r = 0; r < 16; ++r) std::memcpy(group + (16 * k + r) * 4, rows + r * row_bytes + 4 * k, 4);
-  }
+  auto* out = reinterpret_cast<uint8_t*>(group);
+  int64_t k = 0;
+  for (; k + 16 <= cols; k += 16) interleave_words<16>(rows + 4 * k, row_bytes, out + 64 * k);
+  for (; k < cols; ++k) interleave_word(rows + 4 * k, row_bytes, out + 64 * k);
 }
 
 }  // namespace

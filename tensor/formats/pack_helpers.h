@@ -63,17 +63,104 @@ inline void interleave_words(const std::byte* rows, size_t row_bytes, uint8_t* o
   }
 }
 
-// 32 one-bit fields, bit k of `bits`, to four bytes: bit j of byte i is bit 4j + i.
-inline uint32_t transpose_bits(uint32_t bits) {
-  uint32_t out = 0;
-  for (int i = 0; i < 4; ++i) {
-    uint32_t x = (bits >> i) & 0x11111111u;  // one bit in each nibble, gathered in three steps
-    x = (x | x >> 3) & 0x03030303u;
-    x = (x | x >> 6) & 0x000f000fu;
-    x = (x | x >> 12) & 0xffu;
-    out |= x << (8 * i);
+// The same with one word of each row, to [16 rows][4 bytes].
+inline void interleave_word(const std::byte* rows, size_t row_bytes, uint8_t* out) {
+  for (int r = 0; r < 16; ++r) std::memcpy(out + 4 * r, rows + r * row_bytes, 4);
+}
+
+// Takes kLanes vectors of kLanes elements as the rows of a matrix and transposes it: each round deals the
+// elements of vectors i and i + kLanes / 2 out in turn.
+template <int kLanes, class Vector>
+inline void transpose(Vector (&v)[kLanes]) {
+  for (int round = 1; round < kLanes; round *= 2) {
+    Vector dealt[kLanes];
+#pragma GCC unroll 8
+    for (int i = 0; i < kLanes / 2; ++i) {
+      const Vector a = v[i], b = v[i + kLanes / 2];
+      if constexpr (kLanes == 8) {
+        dealt[2 * i] = __builtin_shufflevector(a, b, 0, 8, 1, 9, 2, 10, 3, 11);
+        dealt[2 * i + 1] = __builtin_shufflevector(a, b, 4, 12, 5, 13, 6, 14, 7, 15);
+      } else {
+        static_assert(kLanes == 16);
+        dealt[2 * i] = __builtin_shufflevector(a, b, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+        dealt[2 * i + 1] =
+            __builtin_shufflevector(a, b, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
+      }
+    }
+    for (int i = 0; i < kLanes; ++i) v[i] = dealt[i];
   }
-  return out;
+}
+
+// 16 bytes of each of 16 rows to [16 bytes][16 rows].
+inline void interleave_bytes(const std::byte* rows, size_t row_bytes, uint8_t* out) {
+  uint8_t v __attribute__((vector_size(16)));
+  decltype(v) lines[16];
+  for (int r = 0; r < 16; ++r) std::memcpy(&lines[r], rows + r * row_bytes, 16);
+  transpose<16>(lines);
+  std::memcpy(out, lines, sizeof(lines));
+}
+
+// `cols` 16-bit elements of each of 16 rows to [cols][16 rows].
+inline void interleave_elements16(const std::byte* rows, size_t row_bytes, int64_t cols, std::byte* out) {
+  uint16_t v __attribute__((vector_size(16)));
+  int64_t k = 0;
+  // Eight rows at a time along a cache line: 16 rows that are a power of two apart would share too few places
+  // of the cache.
+  for (; k + 32 <= cols; k += 32) {
+    for (int half = 0; half < 2; ++half) {
+      for (int64_t j = k; j < k + 32; j += 8) {
+        decltype(v) lines[8];
+        for (int r = 0; r < 8; ++r) std::memcpy(&lines[r], rows + (8 * half + r) * row_bytes + 2 * j, 16);
+        transpose<8>(lines);
+        for (int i = 0; i < 8; ++i) std::memcpy(out + 32 * (j + i) + 16 * half, &lines[i], 16);
+      }
+    }
+  }
+  for (; k < cols; ++k) {
+    for (int r = 0; r < 16; ++r) std::memcpy(out + (16 * k + r) * 2, rows + r * row_bytes + 2 * k, 2);
+  }
+}
+
+// Transposes bit fields: `planes` has kPlanes (8: one-bit fields, 4: two-bit fields) of 64 bytes, and
+// afterwards field p of byte n of plane j is what field j of byte n of plane p was.
+template <int kPlanes>
+inline void transpose_fields(uint8_t (*planes)[64]) {
+  const auto exchange = [&](int j, int distance, int shift, uint32_t mask) {
+    for (int n = 0; n < 64; n += 16) {
+      const Words a = load_words(planes[j] + n), b = load_words(planes[j + distance] + n);
+      const Words first = (a & mask) | ((b & mask) << shift), second = ((a >> shift) & mask) | (b & ~mask);
+      std::memcpy(planes[j] + n, &first, 16);
+      std::memcpy(planes[j + distance] + n, &second, 16);
+    }
+  };
+  for (int j = 0; j < kPlanes / 2; ++j) exchange(j, kPlanes / 2, 4, 0x0f0f0f0fu);
+  for (int j = 0; j < kPlanes; ++j) {
+    if ((j & (kPlanes / 4)) == 0) exchange(j, kPlanes / 4, 2, 0x33333333u);
+  }
+  if constexpr (kPlanes == 8) {
+    for (int j = 0; j < kPlanes; j += 2) exchange(j, 1, 1, 0x55555555u);
+  }
+}
+
+// One word of 32 one-bit fields of each of 16 rows to four bytes a row: bit j of byte i is the row's bit
+// 4j + i.
+inline void interleave_bits(const std::byte* rows, size_t row_bytes, uint8_t* out) {
+  for (int r = 0; r < 16; r += 4) {
+    const std::byte* p = rows + r * row_bytes;
+    Words bits = {load_u32(p), load_u32(p + row_bytes), load_u32(p + 2 * row_bytes),
+                  load_u32(p + 3 * row_bytes)};
+    // A bit's number has five bits, j2 j1 j0 i1 i0, that shall be i1 i0 j2 j1 j0: each step swaps two of
+    // them.
+    const auto swap = [](Words x, int distance, uint32_t mask) {
+      const Words moved = (x ^ (x >> distance)) & mask;
+      return x ^ moved ^ (moved << distance);
+    };
+    bits = swap(bits, 14, 0x0000ccccu);  // i1 j1 j0 j2 i0
+    bits = swap(bits, 7, 0x00aa00aau);   // i1 i0 j0 j2 j1
+    bits = swap(bits, 2, 0x0c0c0c0cu);   // i1 i0 j2 j0 j1
+    bits = swap(bits, 1, 0x22222222u);
+    std::memcpy(out + 4 * r, &bits, 16);
+  }
 }
 
 // Panels: 16 halves to floats, the nibble plane, and bits added above it.
@@ -138,18 +225,18 @@ inline void unpack_six_bit_scales(const uint8_t* meta, int sub, Panel* out) {
   }
 }
 
-// Two sub-blocks of Q4_K or Q5_K that share 32 bytes of a row (low nibbles: the first sub-block, high
-// nibbles: the second), as one nibble plane each, `plane_stride` bytes apart.
-inline void interleave_nibble_pair(const std::byte* rows, size_t row_bytes, uint8_t* planes,
-                                   int plane_stride) {
-  for (int r = 0; r < 16; ++r) {
-    for (int j = 0; j < 4; ++j) {
-      const uint32_t head = load_u32(rows + r * row_bytes + 4 * j);  // values 4j.. of both sub-blocks
-      const uint32_t tail = load_u32(rows + r * row_bytes + 16 + 4 * j);
-      uint8_t* out = planes + 64 * j + 4 * r;
-      store_u32(out, (head & 0x0f0f0f0fu) | ((tail & 0x0f0f0f0fu) << 4));
-      store_u32(out + plane_stride, ((head >> 4) & 0x0f0f0f0fu) | (tail & 0xf0f0f0f0u));
-    }
+// Two sub-blocks of Q4_K, Q5_K or Q6_K that share 32 bytes of a row (low nibbles: the first sub-block, high
+// nibbles: the second), as one nibble plane each, the second `stride` bytes behind the first.
+inline void interleave_nibble_pair(const std::byte* rows, size_t row_bytes, uint8_t* planes, int stride) {
+  alignas(16) uint8_t head[256], tail[256];  // values 0-15 and 16-31 of both sub-blocks
+  interleave_words<4>(rows, row_bytes, head);
+  interleave_words<4>(rows + 16, row_bytes, tail);
+  for (int n = 0; n < 256; n += 16) {
+    const Words a = load_words(head + n), b = load_words(tail + n);
+    const Words first = (a & 0x0f0f0f0fu) | ((b & 0x0f0f0f0fu) << 4),
+                second = ((a >> 4) & 0x0f0f0f0fu) | (b & 0xf0f0f0f0u);
+    std::memcpy(planes + n, &first, 16);
+    std::memcpy(planes + stride + n, &second, 16);
   }
 }
 

@@ -35,9 +35,7 @@ void pack(const std::byte* rows, size_t row_bytes, int64_t cols, std::byte* grou
     uint8_t* data = Packed::data(group, cols, b);
     interleave_halves(block + offsetof(Block, d), row_bytes, Packed::meta(group, b));
     interleave_halves(block + offsetof(Block, dmin), row_bytes, Packed::meta(group, b) + 32);
-    for (int r = 0; r < 16; ++r) {
-      for (int u = 0; u < 16; ++u) std::memcpy(data + 16 * u + r, block + r * row_bytes + u, 1);
-    }
+    interleave_bytes(block + offsetof(Block, scales), row_bytes, data);
     interleave_words<16>(block + offsetof(Block, q), row_bytes, data + 256);
   }
 }

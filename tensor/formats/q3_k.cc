@@ -45,10 +45,8 @@ void pack(const std::byte* rows, size_t row_bytes, int64_t cols, std::byte* grou
     const std::byte* block = rows + b * sizeof(Block);
     uint8_t* data = Packed::data(group, cols, b);
     interleave_halves(block + offsetof(Block, d), row_bytes, Packed::meta(group, b));
-    for (int r = 0; r < 16; ++r) {
-      for (int j = 0; j < 3; ++j) {
-        std::memcpy(data + 64 * j + 4 * r, block + r * row_bytes + offsetof(Block, scales) + 4 * j, 4);
-      }
+    for (int j = 0; j < 3; ++j) {
+      interleave_word(block + offsetof(Block, scales) + 4 * j, row_bytes, data + 64 * j);
     }
     interleave_words<16>(block + offsetof(Block, low), row_bytes, data + 192);
     interleave_words<8>(block + offsetof(Block, high), row_bytes, data + 192 + 1024);

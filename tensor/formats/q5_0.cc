@@ -33,9 +33,7 @@ void pack(const std::byte* rows, size_t row_bytes, int64_t cols, std::byte* grou
     uint8_t* data = PackedQ5_0::data(group, cols, b);
     interleave_halves(block, row_bytes, PackedQ5_0::meta(group, b));
     interleave_words<4>(block + offsetof(Block, nibbles), row_bytes, data);
-    for (int r = 0; r < 16; ++r) {
-      store_u32(data + 256 + 4 * r, transpose_bits(load_u32(block + r * row_bytes + offsetof(Block, fifth))));
-    }
+    interleave_bits(block + offsetof(Block, fifth), row_bytes, data + 256);
   }
 }
 

@@ -35,9 +35,7 @@ void pack(const std::byte* rows, size_t row_bytes, int64_t cols, std::byte* grou
     interleave_halves(block + offsetof(Block, d), row_bytes, meta);
     interleave_halves(block + offsetof(Block, m), row_bytes, meta + 32);
     interleave_words<4>(block + offsetof(Block, nibbles), row_bytes, data);
-    for (int r = 0; r < 16; ++r) {
-      store_u32(data + 256 + 4 * r, transpose_bits(load_u32(block + r * row_bytes + offsetof(Block, fifth))));
-    }
+    interleave_bits(block + offsetof(Block, fifth), row_bytes, data + 256);
   }
 }
 

@@ -32,13 +32,6 @@ void decode(const std::byte* row, int64_t n, float* out) {
   }
 }
 
-// Bit j of byte i of the result is bit `sub` of fifth[4 j + i].
-uint32_t gather_fifth_bits(const std::byte* fifth, int sub) {
-  uint32_t bits = 0;
-  for (int j = 0; j < 8; ++j) bits |= ((load_u32(fifth + 4 * j) >> sub) & 0x01010101u) << j;
-  return bits;
-}
-
 void pack(const std::byte* rows, size_t row_bytes, int64_t cols, std::byte* group) {
   for (int64_t b = 0; b < cols / 256; ++b) {
     const std::byte* block = rows + b * sizeof(Block);
@@ -49,10 +42,13 @@ void pack(const std::byte* rows, size_t row_bytes, int64_t cols, std::byte* grou
     for (int r = 0; r < 16; ++r) {
       const std::byte* row = block + r * row_bytes;
       pack_six_bit_scales(read_six_bit_scales(row + offsetof(Block, scales)), meta + 64, r);
-      for (int sub = 0; sub < 8; ++sub) {
-        store_u32(data + sub * kSubBytes + 256 + 4 * r, gather_fifth_bits(row + offsetof(Block, fifth), sub));
-      }
     }
+    // Words of the file are planes [k / 4] of bytes with a bit for each sub-block; the packed planes are the
+    // sub-blocks', with a bit for each word.
+    alignas(64) uint8_t fifth[8][64];
+    interleave_words<8>(block + offsetof(Block, fifth), row_bytes, fifth[0]);
+    transpose_fields<8>(fifth);
+    for (int sub = 0; sub < 8; ++sub) std::memcpy(data + sub * kSubBytes + 256, fifth[sub], 64);
     for (int pair = 0; pair < 4; ++pair) {
       interleave_nibble_pair(block + offsetof(Block, nibbles) + 32 * pair, row_bytes,
                              data + 2 * kSubBytes * pair, kSubBytes);

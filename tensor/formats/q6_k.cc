@@ -36,22 +36,19 @@ void decode(const std::byte* row, int64_t n, float* out) {
   }
 }
 
-// One row's 32-wide block s, four values at a time: `words` of values 0..15 and 16..31 give nibble words and
-// the two planes of 2-bit fields.
-void pack_row_block(const std::byte* row, int s, uint8_t* out) {
-  const int half = s / 4, part = s % 4;
-  const std::byte* low = row + offsetof(Block, low) + 64 * half + 32 * (part % 2);
-  const std::byte* high = row + offsetof(Block, high) + 32 * half;
-  uint32_t plane[2] = {0, 0};
-  for (int j = 0; j < 4; ++j) {
-    const uint32_t first = (load_u32(low + 4 * j) >> (4 * (part / 2))) & 0x0f0f0f0fu;
-    const uint32_t second = (load_u32(low + 16 + 4 * j) >> (4 * (part / 2))) & 0x0f0f0f0fu;
-    store_u32(out + 64 * j, first | (second << 4));
-    plane[0] |= ((load_u32(high + 4 * j) >> (2 * part)) & 0x03030303u) << (2 * j);
-    plane[1] |= ((load_u32(high + 16 + 4 * j) >> (2 * part)) & 0x03030303u) << (2 * j);
+// 128 values of 16 rows, four 32-wide blocks: blocks s and s + 2 share 32 bytes of nibbles, all four share 32
+// bytes of 2-bit fields, whose words are planes with a field for each block and become the blocks' planes
+// with a field for each word.
+void pack_half(const std::byte* low, const std::byte* high, size_t row_bytes, uint8_t* out) {
+  for (int s = 0; s < 2; ++s) {
+    interleave_nibble_pair(low + 32 * s, row_bytes, out + s * kSubBytes, 2 * kSubBytes);
   }
-  store_u32(out + 256, plane[0]);
-  store_u32(out + 320, plane[1]);
+  for (int h = 0; h < 2; ++h) {
+    alignas(64) uint8_t fields[4][64];
+    interleave_words<4>(high + 16 * h, row_bytes, fields[0]);
+    transpose_fields<4>(fields);
+    for (int s = 0; s < 4; ++s) std::memcpy(out + s * kSubBytes + 256 + 64 * h, fields[s], 64);
+  }
 }
 
 void pack(const std::byte* rows, size_t row_bytes, int64_t cols, std::byte* group) {
@@ -59,10 +56,10 @@ void pack(const std::byte* rows, size_t row_bytes, int64_t cols, std::byte* grou
     const std::byte* block = rows + b * sizeof(Block);
     uint8_t* data = PackedQ6_K::data(group, cols, b);
     interleave_halves(block + offsetof(Block, d), row_bytes, PackedQ6_K::meta(group, b));
-    for (int r = 0; r < 16; ++r) {
-      const std::byte* row = block + r * row_bytes;
-      for (int u = 0; u < 16; ++u) std::memcpy(data + 16 * u + r, row + offsetof(Block, scales) + u, 1);
-      for (int s = 0; s < 8; ++s) pack_row_block(row, s, data + 256 + s * kSubBytes + 4 * r);
+    interleave_bytes(block + offsetof(Block, scales), row_bytes, data);
+    for (int half = 0; half < 2; ++half) {
+      pack_half(block + offsetof(Block, low) + 64 * half, block + offsetof(Block, high) + 32 * half,
+                row_bytes, data + 256 + 4 * half * kSubBytes);
     }
   }
 }

@@ -85,9 +85,10 @@ SHOAL_VEC void store_f16(uint16_t* p, Vec a) {
 }
 
 SHOAL_VEC Vec load_i8(const int8_t* p) {
-  const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
-  return {_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes)),
-          _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_srli_si128(bytes, 8)))};
+  const auto eight = [](const int8_t* q) {
+    return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(q))));
+  };
+  return {eight(p), eight(p + 8)};
 }
 
 SHOAL_VEC __m256i low_bits(__m256 shifted) {  // n of n + 1.5 * 2^23
