@@ -17,7 +17,18 @@
   X(Q4_K)                \
   X(Q5_K)                \
   X(Q6_K)                \
-  X(IQ4_NL)
+  X(IQ4_NL)              \
+  X(IQ4_XS)              \
+  X(IQ3_S)               \
+  X(IQ3_XXS)             \
+  X(IQ2_S)               \
+  X(IQ2_XS)              \
+  X(IQ2_XXS)             \
+  X(IQ1_M)               \
+  X(IQ1_S)               \
+  X(MXFP4)               \
+  X(TQ1_0)               \
+  X(TQ2_0)
 
 namespace shoal {
 

@@ -15,6 +15,8 @@ from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, quants
 FORMATS = {
     "F16": [0], "BF16": [], "Q4_0": [0], "Q4_1": [0, 2], "Q5_0": [0], "Q5_1": [0, 2], "Q8_0": [0],
     "Q2_K": [80, 82], "Q3_K": [108], "Q4_K": [0, 2], "Q5_K": [0, 2], "Q6_K": [208], "IQ4_NL": [0],
+    "IQ4_XS": [0], "IQ3_S": [0], "IQ3_XXS": [0], "IQ2_S": [0], "IQ2_XS": [0], "IQ2_XXS": [0], "IQ1_S": [0], "IQ1_M": [],
+    "MXFP4": [], "TQ1_0": [52], "TQ2_0": [64],
 }
 OUT = pathlib.Path(__file__).resolve().parent.parent / "tests/tensor/fixtures/format_fixtures.h"
 
@@ -37,6 +39,10 @@ def main():
             raw[:, at:at + 2] = value.view(np.uint8).reshape(blocks, 2)
         if name == "BF16":
             raw[:, 1] = rng.integers(0x3c, 0x42, blocks)  # ordinary exponents
+        if name == "IQ1_M":
+            raw[:, 55] = rng.integers(0x20, 0x50, blocks)  # the top of its scattered half
+        if name == "MXFP4":
+            raw[:, 0] = [1, 126]  # a subnormal scale and an ordinary one
         data = raw.reshape(1, -1)
         if name == "F16":
             data = data.view(np.float16)

@@ -1,4 +1,5 @@
 // IQ4_NL: w = d table[q], q a nibble, the table fixed and not linear. Packed like Q4_0.
+#include "tensor/formats/iq4_values.h"
 #include "tensor/formats/pack_helpers.h"
 #include "tensor/formats/packed_layout.h"
 
@@ -11,16 +12,14 @@ struct Block {
 };
 static_assert(sizeof(Block) == 18);
 
-constexpr int8_t kTable[16] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
-
 void decode(const std::byte* row, int64_t n, float* out) {
   for (int64_t b = 0; b < n / 32; ++b, out += 32) {
     Block block;
     std::memcpy(&block, row + b * sizeof(Block), sizeof(Block));
     const float d = half_to_float(block.d);
     for (int k = 0; k < 16; ++k) {
-      out[k] = d * static_cast<float>(kTable[block.nibbles[k] & 15]);
-      out[k + 16] = d * static_cast<float>(kTable[block.nibbles[k] >> 4]);
+      out[k] = d * static_cast<float>(kIq4Values[block.nibbles[k] & 15]);
+      out[k + 16] = d * static_cast<float>(kIq4Values[block.nibbles[k] >> 4]);
     }
   }
 }
@@ -34,13 +33,8 @@ void pack(const std::byte* rows, size_t row_bytes, int64_t cols, std::byte* grou
 }
 
 void unpack(const std::byte* group, int64_t cols, int64_t b, Panel* out) {
-  const uint8_t* nibbles = PackedQ4_0::data(group, cols, b);
   unpack_halves(PackedQ4_0::meta(group, b), out->scale);
-  uint8_t* q = &out->q[0][0][0];
-  for (int n = 0; n < 256; ++n) {
-    q[n] = static_cast<uint8_t>(kTable[nibbles[n] & 15] + 128);
-    q[256 + n] = static_cast<uint8_t>(kTable[nibbles[n] >> 4] + 128);
-  }
+  unpack_iq4_values(PackedQ4_0::data(group, cols, b), out);
 }
 
 }  // namespace

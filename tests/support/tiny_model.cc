@@ -39,10 +39,12 @@ uint16_t to_bfloat(float value) {
 // A block of random bytes is a block of random integers; only its f16 scales must be chosen. Where they lie,
 // the standard deviation of the integers they multiply, and for formats with a minimum, which multiple of the
 // scale centres the values.
+constexpr int kExponent = -1;   // MXFP4: a power of two in byte 0
+constexpr int kScattered = -2;  // IQ1_M: a nibble in the top of each of the last four 16-bit fields
 struct BlockShape {
   TensorType type;
   int elements, bytes;
-  int scale_at;
+  int scale_at;  // where the half is, or kExponent, kScattered
   float spread;
   int min_at;        // -1: none
   float min_factor;  // the minimum's scale over the scale
@@ -52,12 +54,28 @@ struct BlockShape {
 // whose square's mean enters; the figures are rounded, the purpose is only that hidden states neither vanish
 // nor explode.
 constexpr BlockShape kBlocks[] = {
-    {TensorType::kQ4_0, 32, 18, 0, 4.6f, -1, 0},       {TensorType::kQ4_1, 32, 20, 0, 4.6f, 2, -7.5f},
-    {TensorType::kQ5_0, 32, 22, 0, 9.2f, -1, 0},       {TensorType::kQ5_1, 32, 24, 0, 9.2f, 2, -15.5f},
-    {TensorType::kQ8_0, 32, 34, 0, 74.f, -1, 0},       {TensorType::kIQ4_NL, 32, 18, 0, 70.f, -1, 0},
-    {TensorType::kQ2_K, 256, 84, 80, 13.f, 82, 1.5f},  {TensorType::kQ3_K, 256, 110, 108, 43.f, -1, 0},
-    {TensorType::kQ4_K, 256, 144, 0, 280.f, 2, 7.5f},  {TensorType::kQ5_K, 256, 176, 0, 560.f, 2, 15.5f},
+    {TensorType::kQ4_0, 32, 18, 0, 4.6f, -1, 0},
+    {TensorType::kQ4_1, 32, 20, 0, 4.6f, 2, -7.5f},
+    {TensorType::kQ5_0, 32, 22, 0, 9.2f, -1, 0},
+    {TensorType::kQ5_1, 32, 24, 0, 9.2f, 2, -15.5f},
+    {TensorType::kQ8_0, 32, 34, 0, 74.f, -1, 0},
+    {TensorType::kIQ4_NL, 32, 18, 0, 70.f, -1, 0},
+    {TensorType::kQ2_K, 256, 84, 80, 13.f, 82, 1.5f},
+    {TensorType::kQ3_K, 256, 110, 108, 43.f, -1, 0},
+    {TensorType::kQ4_K, 256, 144, 0, 280.f, 2, 7.5f},
+    {TensorType::kQ5_K, 256, 176, 0, 560.f, 2, 15.5f},
     {TensorType::kQ6_K, 256, 210, 208, 1370.f, -1, 0},
+    {TensorType::kIQ4_XS, 256, 136, 0, 1300.f, -1, 0},
+    {TensorType::kIQ3_S, 256, 110, 0, 170.f, -1, 0},
+    {TensorType::kIQ3_XXS, 256, 98, 0, 166.f, -1, 0},
+    {TensorType::kIQ2_S, 256, 82, 0, 51.f, -1, 0},
+    {TensorType::kIQ2_XS, 256, 74, 0, 51.f, -1, 0},
+    {TensorType::kIQ2_XXS, 256, 66, 0, 51.f, -1, 0},
+    {TensorType::kIQ1_S, 256, 50, 0, 7.5f, -1, 0},
+    {TensorType::kIQ1_M, 256, 56, kScattered, 7.5f, -1, 0},
+    {TensorType::kMXFP4, 32, 17, kExponent, 5.9f, -1, 0},
+    {TensorType::kTQ1_0, 256, 54, 52, 0.8f, -1, 0},
+    {TensorType::kTQ2_0, 256, 66, 64, 1.2f, -1, 0},
 };
 
 std::string random_blocks(const BlockShape& shape, uint64_t n, float deviation, uint64_t& state) {
@@ -67,7 +85,16 @@ std::string random_blocks(const BlockShape& shape, uint64_t n, float deviation, 
   for (size_t i = 0; i < out.size(); ++i) out[i] = static_cast<char>(next_random(state) >> 56);
   for (size_t block = 0; block < out.size(); block += shape.bytes) {
     const float scale = deviation / shape.spread * (1 + 0.25f * next_unit(state));
-    out.replace(block + shape.scale_at, 2, GgufWriter::pod(to_half(scale)));
+    if (shape.scale_at == kExponent) {
+      out[block] = static_cast<char>(std::lround(128 + std::log2(scale)));
+    } else if (shape.scale_at == kScattered) {
+      for (int i = 0; i < 4; ++i) {
+        char& top = out[block + shape.bytes - 7 + 2 * i];
+        top = static_cast<char>((top & 15) | ((to_half(scale) >> (4 * i) & 15) << 4));
+      }
+    } else {
+      out.replace(block + shape.scale_at, 2, GgufWriter::pod(to_half(scale)));
+    }
     if (shape.min_at >= 0)
       out.replace(block + shape.min_at, 2, GgufWriter::pod(to_half(scale * shape.min_factor)));
   }
@@ -205,11 +232,15 @@ void add_layer(Weights& w, const TinyModelOptions& o, int head_dim, int layer) {
 
 const std::vector<std::pair<TensorType, const char*>>& tiny_model_types() {
   static const std::vector<std::pair<TensorType, const char*>> types = {
-      {TensorType::kF32, "F32"},   {TensorType::kF16, "F16"},       {TensorType::kBF16, "BF16"},
-      {TensorType::kQ4_0, "Q4_0"}, {TensorType::kQ4_1, "Q4_1"},     {TensorType::kQ5_0, "Q5_0"},
-      {TensorType::kQ5_1, "Q5_1"}, {TensorType::kQ8_0, "Q8_0"},     {TensorType::kQ2_K, "Q2_K"},
-      {TensorType::kQ3_K, "Q3_K"}, {TensorType::kQ4_K, "Q4_K"},     {TensorType::kQ5_K, "Q5_K"},
-      {TensorType::kQ6_K, "Q6_K"}, {TensorType::kIQ4_NL, "IQ4_NL"},
+      {TensorType::kF32, "F32"},       {TensorType::kF16, "F16"},         {TensorType::kBF16, "BF16"},
+      {TensorType::kQ4_0, "Q4_0"},     {TensorType::kQ4_1, "Q4_1"},       {TensorType::kQ5_0, "Q5_0"},
+      {TensorType::kQ5_1, "Q5_1"},     {TensorType::kQ8_0, "Q8_0"},       {TensorType::kQ2_K, "Q2_K"},
+      {TensorType::kQ3_K, "Q3_K"},     {TensorType::kQ4_K, "Q4_K"},       {TensorType::kQ5_K, "Q5_K"},
+      {TensorType::kQ6_K, "Q6_K"},     {TensorType::kIQ4_NL, "IQ4_NL"},   {TensorType::kIQ4_XS, "IQ4_XS"},
+      {TensorType::kIQ3_S, "IQ3_S"},   {TensorType::kIQ3_XXS, "IQ3_XXS"}, {TensorType::kIQ2_S, "IQ2_S"},
+      {TensorType::kIQ2_XS, "IQ2_XS"}, {TensorType::kIQ2_XXS, "IQ2_XXS"}, {TensorType::kIQ1_M, "IQ1_M"},
+      {TensorType::kIQ1_S, "IQ1_S"},   {TensorType::kMXFP4, "MXFP4"},     {TensorType::kTQ1_0, "TQ1_0"},
+      {TensorType::kTQ2_0, "TQ2_0"},
   };
   return types;
 }

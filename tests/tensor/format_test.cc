@@ -114,7 +114,7 @@ TEST_CASE("unknown ids have no format and impossible shapes are refused by name"
   CHECK(find_format(0) != nullptr);
   CHECK(find_format(4) == nullptr);
   CHECK(find_format(0xffffffffu) == nullptr);
-  CHECK(known_formats().size() == 14);
+  CHECK(known_formats().size() == 25);
   CHECK_THROWS_WITH_AS(WeightMatrix(TensorType::kQ4_K, 16, 288), doctest::Contains("blocks of 256"),
                        SetupError);
   CHECK_THROWS_AS(WeightMatrix(TensorType::kQ8_0, 0, 32), SetupError);

@@ -14,10 +14,12 @@
 namespace shoal {
 namespace {
 
-constexpr TensorType kTypes[] = {TensorType::kF32,  TensorType::kF16,   TensorType::kBF16, TensorType::kQ4_0,
-                                 TensorType::kQ4_1, TensorType::kQ5_0,  TensorType::kQ5_1, TensorType::kQ8_0,
-                                 TensorType::kQ2_K, TensorType::kQ3_K,  TensorType::kQ4_K, TensorType::kQ5_K,
-                                 TensorType::kQ6_K, TensorType::kIQ4_NL};
+constexpr TensorType kTypes[] = {
+    TensorType::kF32,   TensorType::kF16,     TensorType::kBF16,  TensorType::kQ4_0,   TensorType::kQ4_1,
+    TensorType::kQ5_0,  TensorType::kQ5_1,    TensorType::kQ8_0,  TensorType::kQ2_K,   TensorType::kQ3_K,
+    TensorType::kQ4_K,  TensorType::kQ5_K,    TensorType::kQ6_K,  TensorType::kIQ4_NL, TensorType::kIQ4_XS,
+    TensorType::kIQ3_S, TensorType::kIQ3_XXS, TensorType::kIQ2_S, TensorType::kIQ2_XS, TensorType::kIQ2_XXS,
+    TensorType::kIQ1_M, TensorType::kIQ1_S,   TensorType::kMXFP4, TensorType::kTQ1_0,  TensorType::kTQ2_0};
 
 WeightMatrix random_matrix(TensorType type, int outputs, int cols, std::mt19937& random) {
   std::vector<std::byte> raw(format_of(type).row_bytes(cols) * outputs);

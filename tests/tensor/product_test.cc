@@ -19,10 +19,12 @@
 namespace shoal {
 namespace {
 
-constexpr TensorType kTypes[] = {TensorType::kF32,  TensorType::kF16,   TensorType::kBF16, TensorType::kQ4_0,
-                                 TensorType::kQ4_1, TensorType::kQ5_0,  TensorType::kQ5_1, TensorType::kQ8_0,
-                                 TensorType::kQ2_K, TensorType::kQ3_K,  TensorType::kQ4_K, TensorType::kQ5_K,
-                                 TensorType::kQ6_K, TensorType::kIQ4_NL};
+constexpr TensorType kTypes[] = {
+    TensorType::kF32,   TensorType::kF16,     TensorType::kBF16,  TensorType::kQ4_0,   TensorType::kQ4_1,
+    TensorType::kQ5_0,  TensorType::kQ5_1,    TensorType::kQ8_0,  TensorType::kQ2_K,   TensorType::kQ3_K,
+    TensorType::kQ4_K,  TensorType::kQ5_K,    TensorType::kQ6_K,  TensorType::kIQ4_NL, TensorType::kIQ4_XS,
+    TensorType::kIQ3_S, TensorType::kIQ3_XXS, TensorType::kIQ2_S, TensorType::kIQ2_XS, TensorType::kIQ2_XXS,
+    TensorType::kIQ1_M, TensorType::kIQ1_S,   TensorType::kMXFP4, TensorType::kTQ1_0,  TensorType::kTQ2_0};
 
 float half(const uint8_t* p) {
   const int h = p[0] | (p[1] << 8), exponent = (h >> 10) & 31;
@@ -107,6 +109,71 @@ void read_large(TensorType type, const uint8_t* p, int s, Block32& out) {
   }
 }
 
+// The scales of formats whose integers come from tables: d and the sub-scales of 32 columns number s.
+void read_table_scales(TensorType type, const uint8_t* p, int s, Block32& out) {
+  const auto odd = [&](int at, int shift, int mask) { return 2 * ((p[at] >> shift) & mask) + 1; };
+  out.d = half(p + (type == TensorType::kTQ1_0 ? 52 : type == TensorType::kTQ2_0 ? 64 : 0));
+  int both = 1;
+  switch (type) {
+    case TensorType::kIQ4_XS:
+      both = ((p[4 + s / 2] >> (s % 2 * 4)) & 15) + ((p[2 + s / 4] >> (s % 4 * 2)) & 3) * 16 - 32;
+      break;
+    case TensorType::kIQ3_S:
+      both = odd(106 + s / 2, s % 2 * 4, 15);
+      break;
+    case TensorType::kIQ3_XXS:
+      both = odd(66 + 4 * s + 3, 4, 15);
+      out.d /= 4;
+      break;
+    case TensorType::kIQ2_XXS:
+      both = odd(2 + 8 * s + 7, 4, 15);
+      out.d /= 8;
+      break;
+    case TensorType::kIQ1_S:
+      both = odd(34 + 2 * s + 1, 4, 7);
+      out.d /= 8;
+      break;
+    case TensorType::kIQ2_XS:
+    case TensorType::kIQ2_S:
+      for (int u = 0; u < 2; ++u) out.sub[u] = odd((type == TensorType::kIQ2_S ? 74 : 66) + s, 4 * u, 15);
+      out.d /= 8;
+      break;
+    case TensorType::kIQ1_M: {
+      const uint8_t* c = p + 48;
+      const uint8_t d[2] = {static_cast<uint8_t>((c[1] >> 4) | (c[3] & 0xf0)),
+                            static_cast<uint8_t>((c[5] >> 4) | (c[7] & 0xf0))};
+      const int scales = c[s / 2 * 2] | (c[s / 2 * 2 + 1] << 8);
+      for (int u = 0; u < 2; ++u) out.sub[u] = 2 * ((scales >> (s % 2 * 6 + 3 * u)) & 7) + 1;
+      out.d = half(d) / 8;
+      break;
+    }
+    default:
+      break;
+  }
+  out.d *= static_cast<float>(both);
+}
+
+// Formats whose integers come from tables: the scales from the block, the integers from the values that
+// decode() gives (compared with the gguf package in format_test.cc), which are exact products.
+void read_table(const Format& format, const uint8_t* p, int s, Block32& out) {
+  float w[256];
+  format.decode(reinterpret_cast<const std::byte*>(p), format.block, w);
+  if (format.type == TensorType::kMXFP4) {
+    out.d = std::ldexp(1.0f, p[0] - 128);
+  } else {
+    read_table_scales(format.type, p, s, out);
+  }
+  for (int k = 0; k < 32; ++k) {
+    const double unit = double{out.d} * out.sub[k / 16], q = unit == 0 ? 0 : w[32 * s + k] / unit;
+    REQUIRE(q == std::rint(q));
+    out.q[k] = static_cast<int>(q);
+  }
+}
+
+bool has_table(TensorType type) {
+  return type >= TensorType::kIQ2_XXS && type != TensorType::kIQ4_NL;
+}
+
 // One activation row as the reference sees it.
 struct Activations {
   std::vector<float> x;
@@ -127,7 +194,10 @@ float reference(const Format& format, const uint8_t* row, int cols, const Activa
   }
   for (int b = 0; b < cols / 32; ++b) {
     Block32 w;
-    if (format.block == 256) {
+    if (has_table(format.type)) {
+      const int per_block = format.block / 32;
+      read_table(format, row + b / per_block * format.block_bytes, b % per_block, w);
+    } else if (format.block == 256) {
       read_large(format.type, row + b / 8 * format.block_bytes, b % 8, w);
     } else {
       read_small(format.type, row + b * format.block_bytes, w);
@@ -159,7 +229,21 @@ std::vector<int> halves_of(TensorType type) {
     case TensorType::kQ5_0:
     case TensorType::kQ8_0:
     case TensorType::kIQ4_NL:
+    case TensorType::kIQ4_XS:
+    case TensorType::kIQ3_S:
+    case TensorType::kIQ3_XXS:
+    case TensorType::kIQ2_S:
+    case TensorType::kIQ2_XS:
+    case TensorType::kIQ2_XXS:
+    case TensorType::kIQ1_S:
       return {0};
+    case TensorType::kTQ1_0:
+      return {52};
+    case TensorType::kTQ2_0:
+      return {64};
+    case TensorType::kIQ1_M:
+    case TensorType::kMXFP4:
+      return {};
     case TensorType::kQ2_K:
       return {80, 82};
     case TensorType::kQ3_K:
@@ -197,6 +281,13 @@ std::vector<std::byte> make_weights(const Format& format, int rows, int cols, Da
       const uint16_t exponent = data == Data::kTinyScales ? 0 : static_cast<uint16_t>(9 + random() % 8);
       const auto h = static_cast<uint16_t>((random() & 0x83ff) | (exponent << 10));
       std::memcpy(&raw[at + offset], &h, 2);
+    }
+    if (format.type == TensorType::kMXFP4) {
+      raw[at] = static_cast<std::byte>(data == Data::kTinyScales ? random() % 2 : 122 + random() % 8);
+    }
+    if (format.type == TensorType::kIQ1_M) {  // the sign, and the exponent but its lowest bit, of a half
+      const uint32_t top = data == Data::kTinyScales ? random() % 2 * 8 : 2 + random() % 3 + random() % 2 * 8;
+      raw[at + 55] = (raw[at + 55] & std::byte{15}) | static_cast<std::byte>(top << 4);
     }
   }
   return raw;
