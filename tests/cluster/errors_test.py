@@ -135,6 +135,11 @@ class Launch(ClusterTest):
                 self.assert_refused(result, 2, r"3 nodes", r"mpirun -n 3")
                 self.assertEqual(result.stderr.count(b"lists 3 nodes"), 1, result.stderr)
 
+    def test_mixed_numeric_classes(self):
+        path = cluster_file(self.folder, 2, node_1="kernels: blas, ")
+        result = run(["run", "-c", path, "-m", MODEL, "-p", "x"], 2)
+        self.assert_refused(result, 2, r"node-1 computes in numeric class 'blas', the head node-0 in 'exact'")
+
     def test_port_taken(self):
         with socket.socket() as taken:
             taken.bind(("127.0.0.1", 0))

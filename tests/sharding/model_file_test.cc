@@ -67,6 +67,15 @@ Oracle read_oracle() {
   return oracle;
 }
 
+// MiB of a line of /proc/self/status, 0 where there is none.
+double status_mib(const std::string& field) {
+  std::ifstream status("/proc/self/status");
+  for (std::string line; std::getline(status, line);) {
+    if (line.starts_with(field + ":")) return std::strtod(line.c_str() + field.size() + 1, nullptr) / 1024;
+  }
+  return 0;
+}
+
 using LogProbabilities = std::vector<float>;  // [n_vocab]
 
 WeightMatrix as_f32(const WeightMatrix& w) {
@@ -248,6 +257,25 @@ TEST_SUITE("model-file") {
     CHECK(cost != 0);
     CHECK(cost < 0.001);
   }
+
+#ifdef __linux__
+  TEST_CASE("loading takes hardly more memory than the shard") {
+    const GgufFile file = GgufFile::open(model_path());
+    const ModelConfig config = ModelConfig::from(file);
+    ThreadPool pool(2);
+    std::ofstream clear("/proc/self/clear_refs");
+    clear << "5" << std::flush;  // VmHWM starts anew at VmRSS
+    REQUIRE(clear.good());
+    const double before = status_mib("VmHWM");
+    const ShardWeights weights = load_shard(file, config, {true, {0, config.n_layer}, true}, pool);
+    const double shard = static_cast<double>(weights.bytes()) / (1 << 20);
+    const double most = status_mib("VmHWM") - before;
+    MESSAGE("the shard has " << shard << " MiB, loading it took " << most << " at most");
+    CHECK(shard > 80);
+    CHECK(most > shard / 2);   // or the peak was not seen
+    CHECK(most < shard + 32);  // 128 are allowed, more than a second copy of this model
+  }
+#endif
 }
 
 }  // namespace
