@@ -129,8 +129,12 @@ void matmul(const Kernels& kernels, ThreadPool& pool, const ActivationRows& x,
     int64_t base = 0;
     for (const Product& p : products) {
       const auto bytes = static_cast<int64_t>(p.w->bytes()), group = static_cast<int64_t>(p.w->group_bytes());
+      // One row is multiplied by large groups four at a time, whose streams memory serves best together: not
+      // torn.
+      const int64_t together = x.rows() == 1 && group >= kShareBytes ? 4 : 1;
       const auto first_from = [&](int64_t position) {
-        return (std::clamp<int64_t>(position - base, 0, bytes) + group - 1) / group;
+        const int64_t offset = std::clamp<int64_t>(position - base, 0, bytes), unit = together * group;
+        return std::min((offset + unit - 1) / unit * together, bytes / group);
       };
       const int64_t begin = first_from(share_begin), end = first_from(share_end);
       if (begin < end) multiply_groups(kernels, x, p, begin, end);
