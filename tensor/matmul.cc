@@ -132,10 +132,13 @@ void matmul(const Kernels& kernels, ThreadPool& pool, const ActivationRows& x,
     int64_t base = 0;
     for (const Product& p : products) {
       const auto bytes = static_cast<int64_t>(p.w->bytes()), group = static_cast<int64_t>(p.w->group_bytes());
-      const int64_t unit = group * kernels.products->groups_together;
+      // One row is multiplied by large groups four at a time, whose streams memory serves best together: not
+      // torn. Nor are the groups that a table multiplies at once.
+      const int64_t together =
+          std::max<int64_t>(kernels.products->groups_together, x.rows() == 1 && group >= kShareBytes ? 4 : 1);
       const auto first_from = [&](int64_t position) {
-        const int64_t units = (std::clamp<int64_t>(position - base, 0, bytes) + unit - 1) / unit;
-        return std::min(units * kernels.products->groups_together, bytes / group);
+        const int64_t offset = std::clamp<int64_t>(position - base, 0, bytes), unit = together * group;
+        return std::min((offset + unit - 1) / unit * together, bytes / group);
       };
       const int64_t begin = first_from(share_begin), end = first_from(share_end);
       if (begin < end) multiply_groups(kernels, x, p, begin, end);

@@ -66,10 +66,14 @@ void run(const Source (&sources)[kGroups], int blocks, bool prefetch, const Acti
     }
   };
   for_each_sum([](__m256& register_, const float* memory) { register_ = _mm256_loadu_ps(memory); });
-  for (int b = 0; b < blocks; ++b) {
-    SHOAL_UNROLL for (int g = 0; g < kGroups; ++g) {
-      if (prefetch) sources[g].prefetch(b);
-      add_block<Dot>(sources[g], sources[g].at(b), a[b], sum[g]);
+  for (int first = 0; first < blocks; first += Source::kSuper) {
+    typename Source::Super super[kGroups];
+    SHOAL_UNROLL for (int g = 0; g < kGroups; ++g) super[g] = sources[g].super(first);
+    for (int b = first; b < first + Source::kSuper; ++b) {
+      SHOAL_UNROLL for (int g = 0; g < kGroups; ++g) {
+        if (prefetch) sources[g].prefetch(b);
+        add_block<Dot>(sources[g], sources[g].at(super[g], b), a[b], sum[g]);
+      }
     }
   }
   for_each_sum([](__m256& register_, float* memory) { _mm256_storeu_ps(memory, register_); });
@@ -94,27 +98,12 @@ struct Products256 {
   template <PanelKind kKind, int kMaxQ, int C>
   static void panel_tile(const Panel* panels, int blocks, int offset, const ActivationBlock<C>* a,
                          float (*sums)[16]) {
-    const PanelSource<kKind, kMaxQ> sources[] = {{panels, offset}};
+    const PanelSource<kKind, kMaxQ> sources[] = {{{}, panels, offset}};
     run<Dot, C>(sources, blocks, false, a, sums);
   }
 
-  // Many rows pay for a panel where taking the operands apart costs more than a mask and a shift.
-  static bool direct_from_packed(TensorType type, int rows) {
-    switch (type) {
-      case TensorType::kQ4_0:
-      case TensorType::kQ4_1:
-      case TensorType::kQ8_0:
-      case TensorType::kQ4_K:
-      case TensorType::kIQ4_NL:
-        return true;
-      case TensorType::kQ5_0:
-      case TensorType::kQ5_1:
-      case TensorType::kQ5_K:
-      case TensorType::kQ6_K:
-        return rows <= 64;
-      default:
-        return false;
-    }
+  static constexpr int direct_rows_max(TensorType type) {
+    return type == TensorType::kQ2_K || type == TensorType::kQ3_K ? 64 : usual_direct_rows_max(type);
   }
 
   template <TensorType kType, int C>
@@ -125,11 +114,14 @@ struct Products256 {
   }
 
   // One row waits for memory, which gives more to four streams than to one (Zen 3: 26 and 22 GB/s), and best
-  // when the processor's own prefetching is left alone with them. A super-block's many scales fill the window
-  // of a second stream: those formats keep to one, with prefetching.
+  // when the processor's own prefetching is left alone with them. Super-blocks leave less room for loads that
+  // run ahead: those formats are slower so (18 of 25 GB/s) and keep to one stream, with prefetching.
   template <TensorType kType>
-  static constexpr int kGroupsAbreast =
-      kType == TensorType::kQ4_K || kType == TensorType::kQ5_K || kType == TensorType::kQ6_K ? 1 : 4;
+  static constexpr bool kSuperBlocks =
+      kType == TensorType::kQ2_K || kType == TensorType::kQ3_K || kType == TensorType::kQ4_K ||
+      kType == TensorType::kQ5_K || kType == TensorType::kQ6_K;
+  template <TensorType kType>
+  static constexpr int kGroupsAbreast = kSuperBlocks<kType> ? 1 : 4;
 
   template <TensorType kType>
   static void direct_groups(const std::byte* group, size_t group_bytes, int64_t cols,

@@ -164,26 +164,9 @@ struct Avx512 {
     run(source, blocks, false, a, sums);
   }
 
-  // Many rows pay for a panel where taking the operands apart costs more than a mask and a shift.
+  static constexpr int direct_rows_max(TensorType type) { return usual_direct_rows_max(type); }
   template <TensorType>
   static constexpr int kGroupsAbreast = 1;
-  static bool direct_from_packed(TensorType type, int rows) {
-    switch (type) {
-      case TensorType::kQ4_0:
-      case TensorType::kQ4_1:
-      case TensorType::kQ8_0:
-      case TensorType::kQ4_K:
-      case TensorType::kIQ4_NL:
-        return true;
-      case TensorType::kQ5_0:
-      case TensorType::kQ5_1:
-      case TensorType::kQ5_K:
-      case TensorType::kQ6_K:
-        return rows <= 64;
-      default:
-        return false;
-    }
-  }
 
   template <TensorType kType, int C>
   static void direct_tile(const std::byte* group, int64_t cols, bool prefetch, const ActivationBlock<C>* a,
@@ -264,49 +247,17 @@ void pairs_of_floats(const ProductArgs& a) {
 }
 
 void multiply_pairs(const Format& format, const ProductArgs& a) {
-  if (Avx512::direct_from_packed(format.type, a.rows)) {
-    switch (format.type) {
-      case TensorType::kQ4_0:
-        return pairs_direct<TensorType::kQ4_0>(a);
-      case TensorType::kQ4_1:
-        return pairs_direct<TensorType::kQ4_1>(a);
-      case TensorType::kQ5_0:
-        return pairs_direct<TensorType::kQ5_0>(a);
-      case TensorType::kQ5_1:
-        return pairs_direct<TensorType::kQ5_1>(a);
-      case TensorType::kQ8_0:
-        return pairs_direct<TensorType::kQ8_0>(a);
-      case TensorType::kQ4_K:
-        return pairs_direct<TensorType::kQ4_K>(a);
-      case TensorType::kQ5_K:
-        return pairs_direct<TensorType::kQ5_K>(a);
-      case TensorType::kQ6_K:
-        return pairs_direct<TensorType::kQ6_K>(a);
-      case TensorType::kIQ4_NL:
-        return pairs_direct<TensorType::kIQ4_NL>(a);
-      default:
-        break;
-    }
-  }
-  switch (format.type) {
-    case TensorType::kF32:
-      return pairs_of_floats<TensorType::kF32>(a);
-    case TensorType::kF16:
-      return pairs_of_floats<TensorType::kF16>(a);
-    case TensorType::kBF16:
-      return pairs_of_floats<TensorType::kBF16>(a);
-    default:
-      break;
-  }
-  switch (format.kind) {
-    case PanelKind::kScale:
-      return pairs_of_panels<PanelKind::kScale>(format, a);
-    case PanelKind::kScaleMin:
-      return pairs_of_panels<PanelKind::kScaleMin>(format, a);
-    case PanelKind::kSubScale:
-      return pairs_of_panels<PanelKind::kSubScale>(format, a);
-    case PanelKind::kSubScaleMin:
-      return pairs_of_panels<PanelKind::kSubScaleMin>(format, a);
+  const auto direct = [&]<TensorType kType>() {
+    if constexpr (Avx512::direct_rows_max(kType) > 0) pairs_direct<kType>(a);
+  };
+  const auto floats = [&]<TensorType kType>() { pairs_of_floats<kType>(a); };
+  const auto panels = [&]<PanelKind kKind>() { pairs_of_panels<kKind>(format, a); };
+  if (a.rows <= Avx512::direct_rows_max(format.type)) {
+    with_packed_type(format.type, direct);
+  } else if (format.is_float) {
+    with_float_type(format.type, floats);
+  } else {
+    with_panel_kind(format.kind, panels);
   }
 }
 

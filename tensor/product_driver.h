@@ -9,8 +9,9 @@
 //   static void panel_tile(const Panel*, int blocks, int offset, const ActivationBlock<C>*, float
 //   (*sums)[16])
 //                                sums[c][r] += rows c times row r of the panels; kMaxQ is 15, 63 or 255
-//   static bool direct_from_packed(TensorType, int rows)
-//                                whether direct_tile exists for the type and is faster for so many rows
+//   static constexpr int direct_rows_max(TensorType)
+//                                rows up to which direct_tile is faster than panels; 0: it does not exist for
+//                                the type, and neither need the three members that follow
 //   template <TensorType, int C>
 //   static void direct_tile(const std::byte* group, int64_t cols, bool prefetch, const ActivationBlock<C>*,
 //                           float (*sums)[16])       the same from the packed group, all columns
@@ -26,11 +27,96 @@
 //   (*sums)[16])
 #pragma once
 
+#include <climits>
+
 #include "tensor/product_ops.h"
 
 namespace shoal {
 
 inline constexpr int kPanelChunk = 32;  // blocks unpacked at a time: 1024 columns, 24 KiB
+
+namespace {  // internal linkage, see above
+
+// Calls body.template operator()<kType>() for a quantised type; the same for float types and kinds of panels.
+template <class Body>
+void with_packed_type(TensorType type, Body&& body) {
+  switch (type) {
+    case TensorType::kQ4_0:
+      return body.template operator()<TensorType::kQ4_0>();
+    case TensorType::kQ4_1:
+      return body.template operator()<TensorType::kQ4_1>();
+    case TensorType::kQ5_0:
+      return body.template operator()<TensorType::kQ5_0>();
+    case TensorType::kQ5_1:
+      return body.template operator()<TensorType::kQ5_1>();
+    case TensorType::kQ8_0:
+      return body.template operator()<TensorType::kQ8_0>();
+    case TensorType::kQ2_K:
+      return body.template operator()<TensorType::kQ2_K>();
+    case TensorType::kQ3_K:
+      return body.template operator()<TensorType::kQ3_K>();
+    case TensorType::kQ4_K:
+      return body.template operator()<TensorType::kQ4_K>();
+    case TensorType::kQ5_K:
+      return body.template operator()<TensorType::kQ5_K>();
+    case TensorType::kQ6_K:
+      return body.template operator()<TensorType::kQ6_K>();
+    case TensorType::kIQ4_NL:
+      return body.template operator()<TensorType::kIQ4_NL>();
+    default:
+      break;
+  }
+}
+
+template <class Body>
+void with_float_type(TensorType type, Body&& body) {
+  switch (type) {
+    case TensorType::kF32:
+      return body.template operator()<TensorType::kF32>();
+    case TensorType::kF16:
+      return body.template operator()<TensorType::kF16>();
+    case TensorType::kBF16:
+      return body.template operator()<TensorType::kBF16>();
+    default:
+      break;
+  }
+}
+
+template <class Body>
+void with_panel_kind(PanelKind kind, Body&& body) {
+  switch (kind) {
+    case PanelKind::kScale:
+      return body.template operator()<PanelKind::kScale>();
+    case PanelKind::kScaleMin:
+      return body.template operator()<PanelKind::kScaleMin>();
+    case PanelKind::kSubScale:
+      return body.template operator()<PanelKind::kSubScale>();
+    case PanelKind::kSubScaleMin:
+      return body.template operator()<PanelKind::kSubScaleMin>();
+  }
+}
+
+// Traits::direct_rows_max of most tables. Many rows pay for a panel where taking the operands apart costs
+// more than a mask and a shift; Q2_K and Q3_K have panels only.
+constexpr int usual_direct_rows_max(TensorType type) {
+  switch (type) {
+    case TensorType::kQ4_0:
+    case TensorType::kQ4_1:
+    case TensorType::kQ8_0:
+    case TensorType::kQ4_K:
+    case TensorType::kIQ4_NL:
+      return INT_MAX;
+    case TensorType::kQ5_0:
+    case TensorType::kQ5_1:
+    case TensorType::kQ5_K:
+    case TensorType::kQ6_K:
+      return 64;
+    default:
+      return 0;
+  }
+}
+
+}  // namespace
 
 template <class Traits>
 struct ProductDriver {
@@ -150,49 +236,17 @@ struct ProductDriver {
   }
 
   static void multiply(const Format& format, const ProductArgs& a) {
-    if (Traits::direct_from_packed(format.type, a.rows)) {
-      switch (format.type) {
-        case TensorType::kQ4_0:
-          return multiply_direct<TensorType::kQ4_0>(a);
-        case TensorType::kQ4_1:
-          return multiply_direct<TensorType::kQ4_1>(a);
-        case TensorType::kQ5_0:
-          return multiply_direct<TensorType::kQ5_0>(a);
-        case TensorType::kQ5_1:
-          return multiply_direct<TensorType::kQ5_1>(a);
-        case TensorType::kQ8_0:
-          return multiply_direct<TensorType::kQ8_0>(a);
-        case TensorType::kQ4_K:
-          return multiply_direct<TensorType::kQ4_K>(a);
-        case TensorType::kQ5_K:
-          return multiply_direct<TensorType::kQ5_K>(a);
-        case TensorType::kQ6_K:
-          return multiply_direct<TensorType::kQ6_K>(a);
-        case TensorType::kIQ4_NL:
-          return multiply_direct<TensorType::kIQ4_NL>(a);
-        default:
-          break;
-      }
-    }
-    switch (format.type) {
-      case TensorType::kF32:
-        return multiply_floats<TensorType::kF32>(a);
-      case TensorType::kF16:
-        return multiply_floats<TensorType::kF16>(a);
-      case TensorType::kBF16:
-        return multiply_floats<TensorType::kBF16>(a);
-      default:
-        break;
-    }
-    switch (format.kind) {
-      case PanelKind::kScale:
-        return multiply_panels<PanelKind::kScale>(format, a);
-      case PanelKind::kScaleMin:
-        return multiply_panels<PanelKind::kScaleMin>(format, a);
-      case PanelKind::kSubScale:
-        return multiply_panels<PanelKind::kSubScale>(format, a);
-      case PanelKind::kSubScaleMin:
-        return multiply_panels<PanelKind::kSubScaleMin>(format, a);
+    const auto direct = [&]<TensorType kType>() {
+      if constexpr (Traits::direct_rows_max(kType) > 0) multiply_direct<kType>(a);
+    };
+    const auto floats = [&]<TensorType kType>() { multiply_floats<kType>(a); };
+    const auto panels = [&]<PanelKind kKind>() { multiply_panels<kKind>(format, a); };
+    if (a.rows <= Traits::direct_rows_max(format.type)) {
+      with_packed_type(format.type, direct);
+    } else if (format.is_float) {
+      with_float_type(format.type, floats);
+    } else {
+      with_panel_kind(format.kind, panels);
     }
   }
 };

@@ -12,11 +12,7 @@ namespace {
 struct Generic {
   static constexpr int kTileRows = 4;
 
-  template <TensorType>
-  static constexpr int kGroupsAbreast = 1;
-  static bool direct_from_packed(TensorType, int) { return false; }
-  template <TensorType, int C>
-  static void direct_tile(const std::byte*, int64_t, bool, const ActivationBlock<C>*, float (*)[16]) {}
+  static constexpr int direct_rows_max(TensorType) { return 0; }
 
   // Sum of q' a over half h (16 columns) of a block.
   static int half_dot(const Panel& w, int r, int h, int offset, const int8_t* a) {

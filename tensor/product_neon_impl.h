@@ -378,26 +378,9 @@ struct Neon {
     run(PanelSource<kKind, kMaxQ>(panels, offset), blocks, a, sums);
   }
 
-  // Many rows pay for a panel where taking the operands apart costs more than a mask and a shift.
+  static constexpr int direct_rows_max(TensorType type) { return usual_direct_rows_max(type); }
   template <TensorType>
   static constexpr int kGroupsAbreast = 1;
-  static bool direct_from_packed(TensorType type, int rows) {
-    switch (type) {
-      case TensorType::kQ4_0:
-      case TensorType::kQ4_1:
-      case TensorType::kQ8_0:
-      case TensorType::kQ4_K:
-      case TensorType::kIQ4_NL:
-        return true;
-      case TensorType::kQ5_0:
-      case TensorType::kQ5_1:
-      case TensorType::kQ5_K:
-      case TensorType::kQ6_K:
-        return rows <= 64;
-      default:
-        return false;
-    }
-  }
 
   template <TensorType kType, int C>
   static void direct_tile(const std::byte* group, int64_t cols, bool, const ActivationBlock<C>* a,

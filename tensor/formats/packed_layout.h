@@ -6,6 +6,11 @@
 //   nibbles, 256 bytes   [4 j][16 rows][4 i]: low nibble k = 4j + i, high nibble k = 16 + 4j + i
 //   fifth bits, 64 bytes [16 rows][4 i]: bit j is of k = 4j + i
 //   bytes, 512 bytes     [8 j][16 rows][4 i], k = 4j + i, with the sign bit flipped: 0..255
+// Q2_K meta: d, dmin; data: scale bytes [16 sub-blocks][16 rows], then the value bytes in file order
+//   [16 words][16 rows][4]
+// Q3_K data: the twelve scale bytes [3 words][16 rows][4], the two low bits of the values [16 words][16
+// rows][4] and
+//   their high bits [8 words][16 rows][4], all words as in the file
 // Q4_K, Q5_K meta: d, dmin, then the twelve bytes of 6-bit scales in three planes of [16 rows][4]:
 //   plane 0: scale 0..3 in bits 0-5, min 0..3 bits 4-5 in bits 6-7; plane 1: the same of 4..7;
 //   plane 2: min 0..3 bits 0-3 in the low nibble, min 4..7 in the high nibble
@@ -42,6 +47,8 @@ using PackedQ4_1 = PackedLayout<32, 64, 256>;
 using PackedQ5_0 = PackedLayout<32, 32, 256 + 64>;
 using PackedQ5_1 = PackedLayout<32, 64, 256 + 64>;
 using PackedQ8_0 = PackedLayout<32, 32, 512>;
+using PackedQ2_K = PackedLayout<256, 64, 256 + 1024>;
+using PackedQ3_K = PackedLayout<256, 32, 192 + 1024 + 512>;
 using PackedQ4_K = PackedLayout<256, 256, 8 * 256>;
 using PackedQ5_K = PackedLayout<256, 256, 8 * (256 + 64)>;
 using PackedQ6_K = PackedLayout<256, 32, 256 + 8 * (256 + 128)>;

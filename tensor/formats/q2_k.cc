@@ -1,6 +1,4 @@
 // Q2_K: 256 values in 16 sub-blocks of 16; w = d scale q - dmin min, q of two bits, scale and min of four.
-// Packed, per 256 columns and 16 rows: meta d and dmin; data [16 sub-blocks][16 rows] scale bytes, then the
-// value bytes in file order [16 words][16 rows][4].
 #include "tensor/formats/pack_helpers.h"
 #include "tensor/formats/packed_layout.h"
 
@@ -13,8 +11,6 @@ struct Block {
   uint16_t d, dmin;
 };
 static_assert(sizeof(Block) == 84);
-
-using Packed = PackedLayout<256, 64, 256 + 1024>;
 
 void decode(const std::byte* row, int64_t n, float* out) {
   for (int64_t b = 0; b < n / 256; ++b, out += 256) {
@@ -32,9 +28,9 @@ void decode(const std::byte* row, int64_t n, float* out) {
 void pack(const std::byte* rows, size_t row_bytes, int64_t cols, std::byte* group) {
   for (int64_t b = 0; b < cols / 256; ++b) {
     const std::byte* block = rows + b * sizeof(Block);
-    uint8_t* data = Packed::data(group, cols, b);
-    interleave_halves(block + offsetof(Block, d), row_bytes, Packed::meta(group, b));
-    interleave_halves(block + offsetof(Block, dmin), row_bytes, Packed::meta(group, b) + 32);
+    uint8_t* data = PackedQ2_K::data(group, cols, b);
+    interleave_halves(block + offsetof(Block, d), row_bytes, PackedQ2_K::meta(group, b));
+    interleave_halves(block + offsetof(Block, dmin), row_bytes, PackedQ2_K::meta(group, b) + 32);
     interleave_bytes(block + offsetof(Block, scales), row_bytes, data);
     interleave_words<16>(block + offsetof(Block, q), row_bytes, data + 256);
   }
@@ -42,8 +38,8 @@ void pack(const std::byte* rows, size_t row_bytes, int64_t cols, std::byte* grou
 
 void unpack(const std::byte* group, int64_t cols, int64_t b, Panel* out) {
   const int s = static_cast<int>(b % 8);
-  const uint8_t* meta = Packed::meta(group, b / 8);
-  const uint8_t* data = Packed::data(group, cols, b / 8);
+  const uint8_t* meta = PackedQ2_K::meta(group, b / 8);
+  const uint8_t* data = PackedQ2_K::data(group, cols, b / 8);
   unpack_halves(meta, out->scale);
   unpack_halves(meta + 32, out->min);
   for (int r = 0; r < 16; ++r) {

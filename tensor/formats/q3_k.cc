@@ -1,7 +1,4 @@
 // Q3_K: 256 values in 16 sub-blocks of 16; w = d (scale - 32) (q - 4), q of three bits, scale of six.
-// Packed, per 256 columns and 16 rows: meta d; data the twelve scale bytes [3 words][16 rows][4], the two low
-// bits of the values [16 words][16 rows][4] and their high bits [8 words][16 rows][4], all words as in the
-// file.
 #include "tensor/formats/pack_helpers.h"
 #include "tensor/formats/packed_layout.h"
 
@@ -15,8 +12,6 @@ struct Block {
   uint16_t d;
 };
 static_assert(sizeof(Block) == 110);
-
-using Packed = PackedLayout<256, 32, 192 + 1024 + 512>;
 
 // Scale u (0..15), given byte n of the twelve by byte(n).
 template <class Byte>
@@ -43,8 +38,8 @@ void decode(const std::byte* row, int64_t n, float* out) {
 void pack(const std::byte* rows, size_t row_bytes, int64_t cols, std::byte* group) {
   for (int64_t b = 0; b < cols / 256; ++b) {
     const std::byte* block = rows + b * sizeof(Block);
-    uint8_t* data = Packed::data(group, cols, b);
-    interleave_halves(block + offsetof(Block, d), row_bytes, Packed::meta(group, b));
+    uint8_t* data = PackedQ3_K::data(group, cols, b);
+    interleave_halves(block + offsetof(Block, d), row_bytes, PackedQ3_K::meta(group, b));
     for (int j = 0; j < 3; ++j) {
       interleave_word(block + offsetof(Block, scales) + 4 * j, row_bytes, data + 64 * j);
     }
@@ -55,8 +50,8 @@ void pack(const std::byte* rows, size_t row_bytes, int64_t cols, std::byte* grou
 
 void unpack(const std::byte* group, int64_t cols, int64_t b, Panel* out) {
   const int s = static_cast<int>(b % 8);
-  const uint8_t* data = Packed::data(group, cols, b / 8);
-  unpack_halves(Packed::meta(group, b / 8), out->scale);
+  const uint8_t* data = PackedQ3_K::data(group, cols, b / 8);
+  unpack_halves(PackedQ3_K::meta(group, b / 8), out->scale);
   for (int r = 0; r < 16; ++r) {
     const auto byte = [&](int i) { return data[64 * (i / 4) + 4 * r + i % 4]; };
     for (int u = 0; u < 2; ++u) out->sub_scale[r][u] = static_cast<int16_t>(scale_of(2 * s + u, byte));
