@@ -78,6 +78,7 @@ double run_once(Cluster& cluster, int prompt, int generate, int concurrency, uin
   for (int i = 0; i < concurrency; ++i) {
     GenerationRequest request;
     request.prompt = bench_tokens(prompt, cluster.model.n_vocab, seed * 131 + static_cast<uint64_t>(i));
+    request.user = fmt::format("bench {} {}", prompt, seed);  // no other test's cache holds its beginning
     request.max_tokens = generate;
     request.sampling.temperature = 0;
     request.ignore_end = true;

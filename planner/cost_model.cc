@@ -67,10 +67,14 @@ double CostModel::compute_seconds(int device, const UnitRange& range, int rows) 
 
 double CostModel::prefill_seconds(int device, const UnitRange& range, int rows) const {
   const DeviceProfile& profile = input_.devices[static_cast<size_t>(device)];
-  double per_row =
-      scaled_layers(device, range.layer_begin, range.layer_end) * profile.prefill_layer_row_seconds;
-  if (range.embedding) per_row += profile.embedding_row_seconds;
-  return per_row * rows + (range.output ? seconds_at_rows(profile.output_head, 1) : 0);
+  const double whole_chunk = profile.prefill_layer_row_seconds * kPrefillChunkRows;
+  double layer = profile.prefill_layer_row_seconds * rows;
+  // A small chunk reads the weights as often as a large one: like a step of so many decoding rows.
+  if (rows < kPrefillChunkRows)
+    layer = std::max(layer, std::min(whole_chunk, seconds_at_rows(profile.decode_layer, rows)));
+  return scaled_layers(device, range.layer_begin, range.layer_end) * layer +
+         (range.embedding ? profile.embedding_row_seconds * rows : 0) +
+         (range.output ? seconds_at_rows(profile.output_head, 1) : 0);
 }
 
 double CostModel::message_seconds(int from, int to, uint64_t bytes) const {
@@ -145,12 +149,10 @@ Bottleneck find_bottleneck(const PlanInput& input, const std::vector<StageAssign
   return worst;
 }
 
-// Chunks follow each other down the pipeline: one lap of a chunk, and the others behind it at the slowest
-// place's pace.
-double first_token_seconds(const PlanInput& input, const CostModel& cost,
-                           const std::vector<StageAssignment>& stages) {
-  const int prompt = std::max(1, input.workload.prompt_tokens);
-  const int chunk = std::min(prompt, kPrefillChunkRows);
+// The seconds until a prompt has been read in chunks, one behind the other down the pipeline: one lap of a
+// chunk, and the others behind it at the slowest place's pace.
+double read_seconds(const PlanInput& input, const CostModel& cost, const std::vector<StageAssignment>& stages,
+                    int prompt, int chunk) {
   const int chunks = (prompt + chunk - 1) / chunk;
   const ModelProfile& model = input.model;
   const auto bytes = [&](uint64_t per_row) { return per_row * static_cast<uint64_t>(chunk); };
@@ -190,6 +192,18 @@ double one_stream_joules(const PlanInput& input, const std::vector<StageAssignme
 
 }  // namespace
 
+PromptReading read_prompt(const PlanInput& input, const CostModel& cost,
+                          const std::vector<StageAssignment>& stages, int prompt_tokens) {
+  const int prompt = std::max(1, prompt_tokens);
+  PromptReading best{1, kUnusable};
+  for (int rows : {4, 8, 16, 32, 64, 128}) {
+    const int chunk = std::min(rows, prompt);
+    const double seconds = read_seconds(input, cost, stages, prompt, chunk);
+    if (seconds < best.seconds) best = {chunk, seconds};
+  }
+  return best;
+}
+
 Prediction evaluate(const PlanInput& input, std::vector<StageAssignment>& stages) {
   const int devices = static_cast<int>(input.devices.size());
   SHOAL_CHECK(!stages.empty() && stages.front().embedding && stages.back().output);
@@ -224,7 +238,7 @@ Prediction evaluate(const PlanInput& input, std::vector<StageAssignment>& stages
   fill_memory(input, cost, stages);
   predicted.bottleneck = find_bottleneck(input, stages);
   predicted.tokens_per_second = predicted.bottleneck.seconds > 0 ? rows / predicted.bottleneck.seconds : 0;
-  predicted.first_token_seconds = first_token_seconds(input, cost, stages);
+  predicted.first_token_seconds = read_prompt(input, cost, stages, input.workload.prompt_tokens).seconds;
   predicted.joules_per_token = one_stream_joules(input, stages, predicted.seconds_per_token);
   return predicted;
 }

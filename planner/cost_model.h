@@ -49,6 +49,15 @@ class CostModel {
   std::vector<uint64_t> kv_prefix_;                // [n_layer + 1]
 };
 
+// How a prompt that is alone in the pipeline is read: in the chunks with which its first token comes
+// earliest, as the scheduler does. Small chunks fill the stages sooner, large ones cost each stage less.
+struct PromptReading {
+  int chunk_rows = 1;
+  double seconds = 0;  // to the first token; kUnusable: over a link that cannot be used
+};
+PromptReading read_prompt(const PlanInput& input, const CostModel& cost,
+                          const std::vector<StageAssignment>& stages, int prompt_tokens);
+
 inline UnitRange unit_range(const StageAssignment& stage) {
   return {stage.embedding, stage.layer_begin, stage.layer_end, stage.output};
 }

@@ -66,12 +66,7 @@ class Simulation {
  public:
   Simulation(const PlanInput& input, const std::vector<StageAssignment>& stages,
              const std::vector<SimulatedRequest>& requests, int sequences)
-      : input_(input), stages_(stages), requests_(requests), places_left_(sequences), cost_(input) {
-    Step chunk;
-    chunk.prompt_rows = kPrefillChunkRows;
-    const auto [busiest, lap] = alone(chunk);
-    chunks_in_flight_ = busiest > 0 ? static_cast<int>(std::ceil(lap / busiest)) + 1 : 1;
-  }
+      : input_(input), stages_(stages), requests_(requests), places_left_(sequences), cost_(input) {}
 
   SimulationReport run() {
     sequences_.resize(requests_.size());
@@ -187,6 +182,22 @@ class Simulation {
     return std::min(kSmallestChunkRows, remaining);
   }
 
+  struct Chunk {
+    int rows, in_flight;
+  };
+  // How a request's prompt is read where nothing else is about.
+  Chunk chunk_alone(int request) {
+    const int prompt = requests_[static_cast<size_t>(request)].prompt_tokens;
+    const auto [entry, fresh] = chunks_.try_emplace(prompt, Chunk{1, 1});
+    if (fresh) {
+      Step step;
+      step.prompt_rows = entry->second.rows = read_prompt(input_, cost_, stages_, prompt).chunk_rows;
+      const auto [busiest, lap] = alone(step);
+      if (busiest > 0) entry->second.in_flight = static_cast<int>(std::ceil(lap / busiest)) + 1;
+    }
+    return entry->second;
+  }
+
   void admit() {
     while (places_left_ > 0 && !waiting_.empty()) {
       reading_.push_back(waiting_.front());
@@ -239,9 +250,9 @@ class Simulation {
         add_prompt(step, chunk_rows(step, left, 2 * alone(step).first));
       start(now, std::move(step));
     }
-    while (prompt_left() > 0 && in_flight_ < std::max(groups, chunks_in_flight_)) {
+    while (prompt_left() > 0 && in_flight_ < std::max(groups, chunk_alone(reading_.front()).in_flight)) {
       Step step;
-      int rows = std::min(kPrefillChunkRows, prompt_left());
+      int rows = std::min(chunk_alone(reading_.front()).rows, prompt_left());
       if (decoding_ > 0) {
         Step own;
         own.decode.assign(static_cast<size_t>(group_rows), 0);
@@ -292,8 +303,9 @@ class Simulation {
   std::deque<int> waiting_, reading_, ready_;
   std::map<int, Place> devices_;
   std::map<std::pair<int, int>, Place> links_;
-  std::map<int, int> groups_;
-  int chunks_in_flight_ = 1, in_flight_ = 0, decode_in_flight_ = 0, decoding_ = 0;
+  std::map<int, int> groups_;    // by sequences
+  std::map<int, Chunk> chunks_;  // by prompt tokens
+  int in_flight_ = 0, decode_in_flight_ = 0, decoding_ = 0;
 };
 
 Percentiles percentiles(std::vector<double> values) {

@@ -16,7 +16,7 @@ namespace shoal {
 inline constexpr int kPlanDevicesMax = 1024;  // devices named in one plan
 inline constexpr int kPlanLayersMax = 4096;   // layers of one model
 inline constexpr int kPlanRowsMax = 1 << 20;  // rows of a step, tokens of a prompt
-inline constexpr int kPrefillChunkRows = 32;  // rows of one prompt chunk that the prediction assumes
+inline constexpr int kPrefillChunkRows = 32;  // rows of the prompt chunk that a device is measured with
 
 enum class Objective {
   kLatency,     // least time per token of one stream
@@ -177,7 +177,7 @@ struct Bottleneck {
 struct Prediction {
   double seconds_per_token = 0;    // one stream: all computing and all hops of one lap, with the return hop
   double tokens_per_second = 0;    // pipeline full of steps of `concurrency` rows: concurrency / bottleneck
-  double first_token_seconds = 0;  // a prompt of the workload's length, in chunks of kPrefillChunkRows, alone
+  double first_token_seconds = 0;  // a prompt of the workload's length, in chunks, alone
   double joules_per_token = 0;     // one stream, all devices with a stage; 0: some device's watts are unknown
   Bottleneck bottleneck;           // of the full pipeline
   bool operator==(const Prediction&) const = default;
