@@ -36,7 +36,7 @@ CONFIGURATIONS = [
     {"cpu": [0.2, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1], "mbps": [100] * 8, "latency_ms": [0.3] * 8,
      "memory_mib": [110] * 8, "objective": "throughput"},
 ]
-TESTS = ["-p", "32,96,160", "-n", "24", "--concurrency", "1,2,4", "-r", "1"]
+TESTS = ["-p", "32,128", "-n", "24", "--concurrency", "1,4", "-r", "1"]
 
 
 def figures(rows):

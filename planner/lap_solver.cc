@@ -17,9 +17,10 @@
 namespace shoal {
 namespace {
 
-constexpr int kFirstSteps = 120, kLaterSteps = 5;  // of tuning
-constexpr size_t kWider = 4;                       // each search than the one before
-constexpr double kRelativeSlack = 1e-12;           // two laps nearer than this are the same
+constexpr int kFirstSteps = 120, kLaterSteps = 7;  // of tuning
+// Each search is wider than the one before: less so while the bound can be made better, which is cheaper.
+constexpr size_t kWider = 4, kWiderCounted = 2;
+constexpr double kRelativeSlack = 1e-12;  // two laps nearer than this are the same
 constexpr uint32_t kNone = LabelIndex::kNone;
 
 template <size_t kWords>
@@ -58,7 +59,8 @@ class LapSearch {
   bool prove() {
     const auto seen = [this](const std::vector<Segment>& path) { return offer_repaired(path); };
     if (!bound_.tune(bound_.affordable(kFirstSteps), best_seconds_, seen)) return true;
-    for (size_t width = limits_.first_width;; width *= kWider) {
+    bool counted = false;
+    for (size_t width = limits_.first_width;; width *= counted ? kWiderCounted : kWider) {
       open_bound_ = std::max(open_bound_, bound_.root());
       if (hopeless(open_bound_)) return true;
       const double dropped = search(width);
@@ -70,7 +72,8 @@ class LapSearch {
         offer(std::move(*any));
       }
       if (made_ >= limits_.labels) return false;
-      if (bound_.count_more()) bound_.tune(bound_.affordable(kLaterSteps), best_seconds_, seen);
+      counted = bound_.count_more();
+      if (counted && !bound_.tune(bound_.affordable(kLaterSteps), best_seconds_, seen)) return true;
     }
   }
 
