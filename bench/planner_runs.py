@@ -1,6 +1,7 @@
 """What bench/fidelity.py and bench/splits.py share: one `shoal bench` on testbed devices, and what it says."""
 import json
 import pathlib
+import re
 import shlex
 import subprocess
 
@@ -38,7 +39,7 @@ def plan_of(rows):
     for row in rows:
         stages = [place["name"] for place in row["places"] if place["kind"] == "stage"]
         if stages:
-            return " → ".join(stage.replace("(layers ", "").replace("(layer ", "").replace(")", "") for stage in stages)
+            return " → ".join(re.sub(r" \((?:layers? )?(.*)\)", r" \1", stage) for stage in stages)
     return ""
 
 

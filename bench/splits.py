@@ -21,6 +21,7 @@ import sys
 from planner_runs import ROOT, RunError, append, measure, plan_of, read_records
 
 SPLITS = ("chosen", "equal", "memory", "speed")
+TIMEOUT_S = 90  # of one run: start-up, measuring the devices, the test
 BASE_MIB = 46  # of a process and its scratch: memory beyond it holds layers
 MODEL_MIB = {30: 92.0, 22: 612.0}  # by layers: what the models of docs/benchmarks.md need, to draw memory by
 
@@ -74,12 +75,14 @@ def run_cluster(options, index):
     for name, ranges in splits_of(devices, options.layers).items():
         tests = tests_of(devices, options.tokens, options.repetitions)
         try:
-            rows = measure(options.program.resolve(), options.model.resolve(), devices, tests, ranges)
+            rows = measure(options.program.resolve(), options.model.resolve(), devices, tests, ranges, TIMEOUT_S)
             results[name] = {"tokens_per_s": rows[-1]["avg_ts"], "predicted": rows[-1]["predicted_ts"], "plan": plan_of(rows)}
         except RunError as failure:
-            if "MiB" not in str(failure).split("ended with", 1)[-1] or name == "chosen":
+            said = str(failure).split("ended with", 1)[-1]
+            late = "still running after" in said
+            if name == "chosen" or not (late or "MiB" in said):
                 raise
-            results[name] = {"does_not_fit": str(failure).splitlines()[-1]}
+            results[name] = {"late" if late else "does_not_fit": said.splitlines()[-1]}
     return {"index": index, "when": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
             "command": shlex.join(sys.argv), "model": options.model.name, "devices": devices, "results": results}
 
@@ -94,7 +97,7 @@ def wins(record):
 def cell(record, name):
     result = record["results"][name]
     if "tokens_per_s" not in result:
-        return "does not fit"
+        return f"not within {TIMEOUT_S} s" if "late" in result else "does not fit"
     rate = result["tokens_per_s"]
     return f"{1e3 / rate:.1f} ms" if record["devices"]["objective"] == "latency" else f"{rate:.1f}/s"
 
