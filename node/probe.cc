@@ -98,7 +98,9 @@ struct Bench {
 void probe_layers(const GgufFile& file, const ModelConfig& config, const Kernels& kernels,
                   const ProbeOptions& options, ThreadPool& pool, DeviceProfile& profile) {
   const int n = layers_to_probe(file, config, options.memory_bytes);
+  const auto begin = SteadyClock::now();
   Bench bench(file, config, {false, {0, n}, false}, kernels, pool);
+  profile.load_bytes_per_s = static_cast<double>(bench.stage.weight_bytes()) / seconds_since(begin);
   const std::vector<BatchRow> chunk = prompt_rows(0, kPrefillChunkRows);
   profile.prefill_layer_row_seconds = bench.seconds(chunk) / n / kPrefillChunkRows;
   // One sequence reads half a context, so that attention has something to walk over; the others share its

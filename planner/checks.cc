@@ -42,6 +42,8 @@ void check_device(const PlanInput& input, const DeviceProfile& device) {
   check_points(device, device.output_head, "the output head");
   require(sound_seconds(device.embedding_row_seconds) && sound_seconds(device.prefill_layer_row_seconds),
           "node " + device.name + ": its time for the embedding or a prompt row is not a time");
+  require(device.load_bytes_per_s >= 0 && device.load_bytes_per_s <= 1e15,
+          "node " + device.name + ": load_bytes_per_s is not a rate");
   require(device.memory_bytes <= kBytesMax, "node " + device.name + ": its memory budget is beyond reason");
   require(device.idle_watts >= 0 && device.busy_watts <= 1e6 &&
               (device.busy_watts == 0 ? device.idle_watts <= 1e6 : device.idle_watts <= device.busy_watts),

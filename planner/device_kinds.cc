@@ -9,7 +9,7 @@ bool alike(const PlanInput& input, int a, int b) {
   if (a == input.constraints.head || b == input.constraints.head) return false;
   DeviceProfile left = input.devices[static_cast<size_t>(a)];
   const DeviceProfile& right = input.devices[static_cast<size_t>(b)];
-  left.name = right.name, left.type = right.type;
+  left.name = right.name, left.type = right.type, left.load_bytes_per_s = right.load_bytes_per_s;
   if (!(left == right) || !(input.links.at(a, b) == input.links.at(b, a))) return false;
   for (int other = 0; other < input.links.devices(); ++other) {
     if (other == a || other == b) continue;

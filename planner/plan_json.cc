@@ -166,6 +166,7 @@ DeviceProfile read_device(const json::object& object) {
   device.prefill_layer_row_seconds = get_number(object, "prefill_layer_row_seconds");
   for (const json::value& scale : get_array(object, "layer_scale", kPlanLayersMax))
     device.layer_scale.push_back(number_of(scale, "layer_scale"));
+  device.load_bytes_per_s = get_number(object, "load_bytes_per_s");
   device.idle_watts = get_number(object, "idle_watts");
   device.busy_watts = get_number(object, "busy_watts");
   device.trusted = get_bool(object, "trusted");
@@ -209,6 +210,7 @@ std::string device_profile_to_json(const DeviceProfile& device) {
       {"embedding_row_seconds", device.embedding_row_seconds},
       {"prefill_layer_row_seconds", device.prefill_layer_row_seconds},
       {"layer_scale", json::array(device.layer_scale.begin(), device.layer_scale.end())},
+      {"load_bytes_per_s", device.load_bytes_per_s},
       {"idle_watts", device.idle_watts},
       {"busy_watts", device.busy_watts},
       {"trusted", device.trusted},

@@ -105,8 +105,8 @@ json::object model_json(const ModelProfile& model) {
 void read_devices(const json::object& object, std::vector<DeviceProfile>& devices) {
   check_keys(object, "devices",
              {"note", "count", "name", "type", "memory_bytes", "decode_layer", "output_head",
-              "embedding_row_seconds", "prefill_layer_row_seconds", "layer_scale", "idle_watts", "busy_watts",
-              "trusted", "layers_max", "allowed"});
+              "embedding_row_seconds", "prefill_layer_row_seconds", "layer_scale", "load_bytes_per_s",
+              "idle_watts", "busy_watts", "trusted", "layers_max", "allowed"});
   DeviceProfile device;
   device.name = get_text(object, "name", kNameBytesMax);
   device.type = text_or(object, "type", device.name);
@@ -120,6 +120,7 @@ void read_devices(const json::object& object, std::vector<DeviceProfile>& device
     for (const json::value& scale : get_array(object, "layer_scale", kPlanLayersMax))
       device.layer_scale.push_back(number_of(scale, "layer_scale"));
   }
+  device.load_bytes_per_s = number_or(object, "load_bytes_per_s", 0);
   device.idle_watts = number_or(object, "idle_watts", 0);
   device.busy_watts = number_or(object, "busy_watts", 0);
   device.trusted = bool_or(object, "trusted", true);

@@ -90,8 +90,8 @@ void add_moves(const PlanInput& live, const Plan& running, const StageAssignment
   moves.insert(moves.end(), mine.begin(), mine.end());
 }
 
-// Seconds over the link from the holder; the head serves what nobody else holds, and its own disk costs
-// nothing.
+// Seconds over the link from the holder (the head serves what nobody else holds), and from the disk into the
+// stage where that rate is known: one after the other, since a shard is read once it is whole.
 void price_moves(const PlanInput& live, std::vector<LayerMove>& moves) {
   const CostModel cost(live);
   for (LayerMove& move : moves) {
@@ -100,6 +100,8 @@ void price_moves(const PlanInput& live, std::vector<LayerMove>& moves) {
     if (from < 0 || cost.message_seconds(from, to, move.bytes) == kUnusable) from = live.constraints.head;
     const double seconds = cost.message_seconds(from, to, move.bytes);
     move.seconds = seconds == kUnusable ? 0 : seconds;
+    const double rate = live.devices[static_cast<size_t>(to)].load_bytes_per_s;
+    if (rate > 0) move.seconds += static_cast<double>(move.bytes) / rate;
   }
 }
 

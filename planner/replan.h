@@ -21,7 +21,7 @@ struct LayerMove {
   int layer_begin = 0, layer_end = 0;
   bool embedding = false, output = false;
   uint64_t bytes = 0;
-  double seconds = 0;  // over the link from `from`, else from the head
+  double seconds = 0;  // over the link from `from`, else from the head; and from the disk
 };
 
 struct ReplanAdvice {

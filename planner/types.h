@@ -72,9 +72,10 @@ struct DeviceProfile {
   double embedding_row_seconds = 0;
   double prefill_layer_row_seconds = 0;  // one average layer, one row of a prompt chunk
   std::vector<double>
-      layer_scale;        // [n_layer] or empty: layer i costs scale[i] average layers; empty: by bytes
-  double idle_watts = 0;  // drawn while it waits
-  double busy_watts = 0;  // drawn while it computes; 0: unknown
+      layer_scale;              // [n_layer] or empty: layer i costs scale[i] average layers; empty: by bytes
+  double load_bytes_per_s = 0;  // weights from its disk into a stage; 0: not known, and nothing in a move
+  double idle_watts = 0;        // drawn while it waits
+  double busy_watts = 0;        // drawn while it computes; 0: unknown
   bool trusted = true;
   int layers_max = 0;   // 0: as many as fit
   bool allowed = true;  // false: this device takes no stage

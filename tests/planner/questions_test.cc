@@ -286,6 +286,13 @@ TEST_CASE("replanning: only a gain that pays for the moves") {
     CHECK(moves == (holder(advice.plan) == holder(running) ? 0 : 1));
   }
   CHECK(has(render_advice(live, advice, options), "loads"));
+  // Reading from a disk is part of the move.
+  for (DeviceProfile& device : live.devices) device.load_bytes_per_s = 1e6;
+  const ReplanAdvice read = advise_replan(live, running, options);
+  REQUIRE(read.moves.size() == advice.moves.size());
+  for (size_t i = 0; i < read.moves.size(); ++i)
+    CHECK(read.moves[i].seconds ==
+          doctest::Approx(advice.moves[i].seconds + static_cast<double>(advice.moves[i].bytes) / 1e6));
   options.horizon_s = 1e5;
   const ReplanAdvice hurried = advise_replan(live, running, options);
   CHECK_FALSE(hurried.move);
