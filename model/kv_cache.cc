@@ -9,18 +9,19 @@ namespace shoal {
 
 namespace {
 
-int pages_for(int positions) {
-  return (positions + kKvPageTokens - 1) / kKvPageTokens;
+int64_t pages_in_all(int context, int slots, int64_t cells) {
+  const int64_t of_slot = KvCache::pages_for(context), all = of_slot * slots;
+  return cells == 0 ? all : std::clamp((cells + kKvPageTokens - 1) / kKvPageTokens, of_slot, all);
 }
 
 }  // namespace
 
 KvCache::KvCache(const ModelConfig& config, int layer_begin, int layer_end, int context, int slots,
-                 KvType type)
+                 KvType type, int64_t cells)
     : type_(type), layer_begin_(layer_begin), context_(context) {
   SHOAL_CHECK(0 <= layer_begin && layer_begin <= layer_end && layer_end <= config.n_layer);
   SHOAL_CHECK(context > 0 && slots > 0);
-  const int64_t n_pages = int64_t{slots} * pages_for(context);
+  const int64_t n_pages = pages_in_all(context, slots, cells);
   SHOAL_CHECK(n_pages <= INT32_MAX);
   for (int layer = layer_begin; layer < layer_end; ++layer) {
     k_page_bytes_.push_back(kv_k_page_bytes(type, config.n_head_kv[layer], config.head_dim_k));
@@ -36,8 +37,8 @@ KvCache::KvCache(const ModelConfig& config, int layer_begin, int layer_end, int 
 }
 
 uint64_t KvCache::bytes(const ModelConfig& config, int layer_begin, int layer_end, int context, int slots,
-                        KvType type) {
-  const uint64_t pages = uint64_t{static_cast<uint32_t>(slots)} * pages_for(context);
+                        KvType type, int64_t cells) {
+  const auto pages = static_cast<uint64_t>(pages_in_all(context, slots, cells));
   uint64_t total = 0;
   for (int layer = layer_begin; layer < layer_end; ++layer)
     total += pages * (kv_k_page_bytes(type, config.n_head_kv[layer], config.head_dim_k) +
@@ -59,6 +60,22 @@ int KvCache::length(int slot) const {
   return slot_at(slot).length;
 }
 
+int KvCache::pages_to_extend(int slot, int n) const {
+  const Slot& s = slot_at(slot);
+  const bool copies = n > 0 && s.length % kKvPageTokens != 0 && page_users_[s.pages.back()] > 1;
+  return copies + pages_for(s.length + n) - static_cast<int>(s.pages.size());
+}
+
+int KvCache::pages_held(const std::vector<bool>& marked_slots) const {
+  SHOAL_CHECK(marked_slots.size() == slots_.size());
+  std::vector<bool> held(page_users_.size());
+  for (size_t i = 0; i < slots_.size(); ++i) {
+    if (!marked_slots[i]) continue;
+    for (const int32_t page : slots_[i].pages) held[page] = true;
+  }
+  return static_cast<int>(std::count(held.begin(), held.end(), true));
+}
+
 Result<void> KvCache::extend(int slot, int n) {
   Slot& s = slot_at(slot);
   SHOAL_CHECK(n >= 0);
@@ -66,6 +83,12 @@ Result<void> KvCache::extend(int slot, int n) {
     return Error{Errc::kContextFull, "slot " + std::to_string(slot) + " holds " + std::to_string(s.length) +
                                          " positions; " + std::to_string(n) + " more exceed the context of " +
                                          std::to_string(context_)};
+  }
+  if (pages_to_extend(slot, n) > free_pages()) {
+    return Error{Errc::kContextFull, "slot " + std::to_string(slot) + " needs " +
+                                         std::to_string(pages_to_extend(slot, n)) +
+                                         " pages more and the cache has " + std::to_string(free_pages()) +
+                                         " of " + std::to_string(pages()) + " left"};
   }
   if (n > 0 && s.length % kKvPageTokens != 0) own_page(s.pages.back());
   s.length += n;
@@ -117,8 +140,6 @@ std::byte* KvCache::v_page(int layer, int slot, int position) {
 }
 
 int32_t KvCache::take_page() {
-  // Slots own at most pages_for(context) pages each, and a page that is about to be copied has two users, so
-  // one is free.
   SHOAL_CHECK(!free_pages_.empty());
   const int32_t page = free_pages_.back();
   free_pages_.pop_back();

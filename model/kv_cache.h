@@ -3,8 +3,8 @@
 // page ids, each with an arena of its own. Kept as f16 or q8_0. Single-threaded: it belongs to the engine
 // thread. All memory is taken at construction (the system backs a page when it is first written).
 //
-// There are as many pages as the slots could own without sharing, so pages never run out: the context is the
-// only limit.
+// Without another limit there are as many pages as the slots could own without sharing: the context is the
+// only limit then. With `cells` there are fewer, and who uses the cache counts them.
 #pragma once
 
 #include <cstdint>
@@ -21,21 +21,29 @@ class KvCache {
  public:
   // Room for `slots` sequences of `context` positions each, for layers [layer_begin, layer_end). An empty
   // range keeps the books (lengths, limits) of a stage without layers. Throws SetupError if the memory cannot
-  // be had.
+  // be had. `cells`: positions that all slots may hold together, rounded up to pages, at least those of one
+  // slot; 0: slots x context.
   KvCache(const ModelConfig& config, int layer_begin, int layer_end, int context, int slots,
-          KvType type = KvType::kF16);
-  // Bytes such a cache takes when every slot is full.
+          KvType type = KvType::kF16, int64_t cells = 0);
+  // Bytes such a cache takes when all its pages are used.
   static uint64_t bytes(const ModelConfig& config, int layer_begin, int layer_end, int context, int slots,
-                        KvType type = KvType::kF16);
+                        KvType type = KvType::kF16, int64_t cells = 0);
 
   KvType type() const { return type_; }
   int slots() const { return static_cast<int>(slots_.size()); }
   int length(int slot) const;  // positions stored
   int context() const { return context_; }
+  static int pages_for(int positions) { return (positions + kKvPageTokens - 1) / kKvPageTokens; }
+  int pages() const { return static_cast<int>(page_users_.size()); }
   int free_pages() const { return static_cast<int>(free_pages_.size()); }
+  int pages_of(int slot) const { return static_cast<int>(slot_at(slot).pages.size()); }
+  // Pages that extend(slot, n) would take.
+  int pages_to_extend(int slot, int n) const;
+  // Pages that slots with a mark hold, each counted once.
+  int pages_held(const std::vector<bool>& marked_slots) const;
 
   // Makes positions [length, length + n) of the slot writable; pages shared with another slot are copied
-  // first. An error when the context would be exceeded; the slot is then unchanged.
+  // first. An error when the context or the free pages would be exceeded; the slot is then unchanged.
   Result<void> extend(int slot, int n);
   void trim(int slot, int length);  // forget positions >= length; no-op if already shorter
   void free(int slot);              // trim to 0

@@ -1,6 +1,7 @@
 // shoal bench: llama-bench's table (ppN reads a prompt of N tokens, tgN generates N tokens, "tgN @ dD" after
 // D tokens of context), mean and standard deviation over repetitions; with --concurrency several sequences
-// generate at once and their tokens are added up.
+// generate at once and their tokens are added up. The JSON also tells, of the same runs: time to the first
+// token and between tokens, how busy each stage was, and bytes a token on each link.
 #include <fmt/format.h>
 #include <boost/json.hpp>
 
@@ -25,7 +26,23 @@ struct BenchRow {
   double predicted = 0;                // tokens/s by the plan; 0: it says nothing of this test
   std::vector<FidelityFigure> places;  // of a decoding step, where it does
   std::string places_text;
+  std::vector<double> first_token_s, gaps_s;  // of all repetitions
+  std::vector<double> busy_share;             // by stage, of the last repetition
+  std::vector<NodeReport> nodes;              // what they sent in the last repetition
+  int tokens = 0;                             // positions computed in it
 };
+
+struct BenchRun {
+  double tokens_per_s = 0, total_s = 0;
+  std::vector<double> first_token_s, gaps_s;  // gaps: after every sequence has its first token
+};
+
+double percentile(std::vector<double> values, double share) {
+  if (values.empty()) return 0;
+  std::sort(values.begin(), values.end());
+  const auto at = static_cast<size_t>(share * static_cast<double>(values.size()));
+  return values[std::min(values.size() - 1, at)];
+}
 
 // Tokens/s that the plan promises for a test, or 0.
 double predicted_tokens_per_s(const Cluster& cluster, const BenchRow& row) {
@@ -67,9 +84,9 @@ std::vector<int32_t> bench_tokens(int n, int n_vocab, uint64_t seed) {
   return tokens;
 }
 
-// Seconds until `concurrency` equal requests are all done, from when all of them have read their prompts if
-// `generation`.
-double run_once(Cluster& cluster, int prompt, int generate, int concurrency, uint64_t seed) {
+// Tokens per second of `concurrency` equal requests: of their prompts, until the last of them has its first
+// token; or where more than one is generated, of the answers from then to their end.
+BenchRun run_once(Cluster& cluster, int prompt, int generate, int concurrency, uint64_t seed) {
   const auto queue = std::make_shared<EventQueue>();
   const auto begin = std::chrono::steady_clock::now();
   auto elapsed = [&] {
@@ -84,20 +101,38 @@ double run_once(Cluster& cluster, int prompt, int generate, int concurrency, uin
     request.on_event = [queue](const GenerationEvent& event) { queue->push(event); };
     cluster.coordinator->submit(std::move(request));
   }
-  int first_tokens = 0, finished = 0;
+  int first_tokens = 0, finished = 0, generated = 0;
   double prompts_read = 0;
-  std::map<uint64_t, bool> started;
+  BenchRun run;
+  std::map<uint64_t, double> last_token;
   while (finished < concurrency) {
     const GenerationEvent event = queue->pop();
-    if (event.token >= 0 && !started[event.request]) {
-      started[event.request] = true;
-      if (++first_tokens == concurrency) prompts_read = elapsed();
+    if (event.token >= 0 && first_tokens == concurrency) ++generated;
+    if (event.token >= 0) {
+      const double now = elapsed();
+      const auto [last, first] = last_token.emplace(event.request, now);
+      if (first) run.first_token_s.push_back(now);
+      if (!first && first_tokens == concurrency) run.gaps_s.push_back(now - last->second);
+      last->second = now;
+      if (first && ++first_tokens == concurrency) prompts_read = now;
     }
     if (!event.finished) continue;
     if (event.reason == FinishReason::kError) throw SetupError(event.error.message, kExitFailed);
     ++finished;
   }
-  return generate > 1 ? elapsed() - prompts_read : prompts_read;
+  run.total_s = elapsed();
+  run.tokens_per_s =
+      generate <= 1 ? prompt * concurrency / prompts_read : generated / (run.total_s - prompts_read);
+  return run;
+}
+
+std::map<uint32_t, double> busy_seconds(const std::vector<StatsMessage>& stats) {
+  std::map<uint32_t, double> busy;
+  for (const StatsMessage& node : stats) {
+    for (const StageReport& stage : node.stages)
+      busy[stage.stage] = static_cast<double>(stage.busy_ns) * 1e-9;
+  }
+  return busy;
 }
 
 BenchRow measure(Cluster& cluster, const BenchFlags& flags, int prompt, int generate, int concurrency) {
@@ -111,11 +146,20 @@ BenchRow measure(Cluster& cluster, const BenchFlags& flags, int prompt, int gene
   row.concurrency = concurrency;
   for (int i = 0; i <= flags.repetitions; ++i) {
     // One token more is generated: the first belongs to the prompt.
-    const double seconds =
+    const std::vector<StatsMessage> before = cluster.node->collect_stats();
+    const BenchRun run =
         run_once(cluster, read, generate > 0 ? generate + 1 : 1, concurrency, static_cast<uint64_t>(i) + 1);
-    const double tokens = static_cast<double>(generate > 0 ? generate : prompt) * concurrency;
-    if (i > 0) row.tokens_per_s.push_back(tokens / seconds);  // the first run warms up
     if (i == 0) begin_comparing(cluster);
+    if (i == 0) continue;  // the first run warms up
+    row.tokens_per_s.push_back(run.tokens_per_s);
+    row.first_token_s.insert(row.first_token_s.end(), run.first_token_s.begin(), run.first_token_s.end());
+    row.gaps_s.insert(row.gaps_s.end(), run.gaps_s.begin(), run.gaps_s.end());
+    const std::vector<StatsMessage> after = cluster.node->collect_stats();
+    row.nodes = report_nodes(before, before, after, cluster.layout);
+    row.tokens = (read + std::max(0, generate)) * concurrency;
+    row.busy_share.clear();
+    for (const auto& [stage, seconds] : busy_seconds(after))
+      row.busy_share.push_back((seconds - busy_seconds(before)[stage]) / run.total_s);
   }
   end_comparing(cluster, row);
   row.predicted = predicted_tokens_per_s(cluster, row);
@@ -160,6 +204,18 @@ WeightsPerToken weights_per_token(const Cluster& cluster) {
   return weights;
 }
 
+boost::json::object times_json(const std::vector<double>& seconds) {
+  return {{"p50", 1e3 * percentile(seconds, 0.5)}, {"p99", 1e3 * percentile(seconds, 0.99)}};
+}
+
+// By the node that sends, over all its links.
+boost::json::object bytes_json(const BenchRow& row) {
+  boost::json::object bytes;
+  for (const NodeReport& node : row.nodes)
+    bytes[node.name] = static_cast<double>(node.bytes_sent) / std::max(1, row.tokens);
+  return bytes;
+}
+
 std::string render(const Cluster& cluster, const BenchFlags& flags, const std::vector<BenchRow>& rows) {
   uint64_t bytes = 0;
   for (const TensorInfo& tensor : cluster.file->tensors()) bytes += tensor.bytes;
@@ -183,6 +239,10 @@ std::string render(const Cluster& cluster, const BenchFlags& flags, const std::v
                       {"n_gen", row.generate},
                       {"n_depth", row.depth},
                       {"concurrency", row.concurrency},
+                      {"first_token_ms", times_json(row.first_token_s)},
+                      {"between_tokens_ms", times_json(row.gaps_s)},
+                      {"stage_busy", boost::json::value_from(row.busy_share)},
+                      {"bytes_per_token", bytes_json(row)},
                       {"avg_ts", row.mean},
                       {"stddev_ts", row.deviation},
                       {"samples_ts", boost::json::value_from(row.tokens_per_s)},
@@ -241,6 +301,7 @@ int bench_command(const CommonFlags& common, const BenchFlags& flags) {
                       "and {} (--context and --sequences override it)",
                       cluster.config.path, longest, most, cluster.config.context, cluster.config.sequences));
     }
+    const TraceSession trace(common.trace, cluster);
     std::vector<BenchRow> rows;
     for (const int concurrency : flags.concurrency) {
       for (const int n : flags.prompt) {

@@ -34,6 +34,9 @@ void add_cluster_flags(CLI::App& app, CommonFlags& flags) {
                  "give up when no step is answered for so long, e.g. 30s (default: chosen from the plan)");
   app.add_option("--kv-cache", flags.kv_cache,
                  "what K and V are kept as: f16, or q8_0 in nearly half the memory");
+  app.add_option("--kv-cells", flags.kv_cells,
+                 "positions that the caches hold for all sequences together (default: sequences x context)")
+      ->check(whole_number(16, kKvCellsMax));
   app.add_option("--objective", flags.objective, "latency | throughput | energy (plan: what to make best)");
   app.add_option("--keep-on-head", flags.keep_on_head, "none | first-layer | ends");
   app.add_flag("-q,--quiet", flags.quiet, "only the answer: no plan, no table");
@@ -172,6 +175,7 @@ int run_parsed(int argc, char** argv) {
   probe_app->add_flag("--json", probe_json, "for machines");
   CLI::App* bench_app = app.add_subcommand("bench", "prompt and generation speed, as a table");
   add_cluster_flags(*bench_app, common);
+  add_trace_flag(*bench_app, common);
   bench_app->add_option("-p,--n-prompt", bench.prompt, "prompt lengths; 0: none")
       ->delimiter(',')
       ->check(whole_number(0, 1 << 20, "-p"));

@@ -186,12 +186,14 @@ PipelineLayout layout_of(const Cluster& cluster, const std::map<std::string, End
   layout.head = cluster.config.head;
   layout.endpoints = endpoints;
   layout.plan_hash =
-      sha256_hex(canonical_plan_text(cluster.plan) + "kv-cache " + kv_cache_name(cluster.config.kv_cache));
+      sha256_hex(canonical_plan_text(cluster.plan) + "kv-cache " + kv_cache_name(cluster.config.kv_cache) +
+                 fmt::format(" cells {}", cluster.config.kv_cells));
   layout.rows_max = kRowsOfStep;
   layout.n_embd = cluster.model.n_embd;
   layout.n_vocab = cluster.model.n_vocab;
   layout.context = cluster.config.context;
   layout.slots = cluster.config.sequences;
+  layout.kv_cells = cluster.config.kv_cells;
   if (layout.node_of_stage.size() > 1) {
     layout.step_deadline_s = cluster.config.stall_timeout_s > 0
                                  ? cluster.config.stall_timeout_s
@@ -248,7 +250,8 @@ std::vector<std::pair<int, std::unique_ptr<Stage>>> make_stages(Cluster& cluster
         *cluster.file, cluster.model, spec, *cluster.pool,
         [&](uint64_t done, uint64_t total) { progress.update(done, total); }, embedding);
     if (weights.token_embd) embedding = weights.token_embd;
-    const StageOptions options{layout.context, layout.slots, layout.rows_max, cluster.config.kv_cache};
+    const StageOptions options{layout.context, layout.slots, layout.rows_max, cluster.config.kv_cache,
+                               layout.kv_cells};
     stages.emplace_back(i, std::make_unique<Stage>(cluster.model, std::move(weights), options,
                                                    *cluster.kernels, *cluster.pool));
   }
@@ -298,12 +301,12 @@ std::map<std::string, Endpoint> plan_for_one(Cluster& cluster, Bootstrap& bootst
   const uint64_t rest = model.scratch_bytes + model.scratch_output_bytes + model.base_bytes;
   const uint64_t budget = cluster.this_node().memory_bytes;
   if (weights + kv + rest > budget) {
-    throw SetupError(
-        fmt::format("{} needs {} (weights {}, KV cache {}, the rest {}) and this device has {}: lower "
-                    "--context, take --kv-cache q8_0, take a smaller model, or share it with other devices "
-                    "(-c CLUSTER.yaml)",
-                    cluster.config.model, format_bytes(weights + kv + rest), format_bytes(weights),
-                    format_bytes(kv), format_bytes(rest), format_bytes(budget)));
+    throw SetupError(fmt::format(
+        "{} needs {} (weights {}, KV cache {}, the rest {}) and this device has {}: lower "
+        "--context or --kv-cells, take --kv-cache q8_0, take a smaller model, or share it with other devices "
+        "(-c CLUSTER.yaml)",
+        cluster.config.model, format_bytes(weights + kv + rest), format_bytes(weights), format_bytes(kv),
+        format_bytes(rest), format_bytes(budget)));
   }
   StageAssignment all;
   all.embedding = all.output = true;

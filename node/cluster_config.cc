@@ -248,8 +248,8 @@ int ClusterConfig::node_index(const std::string& name) const {
 }
 
 std::string ClusterConfig::canonical() const {
-  std::string text = fmt::format("{}|{}|{}|{}|{}|{}|{}|{}|{}|{}|{}\n", cluster, context, sequences,
-                                 kv_cache_name(kv_cache), head, plan.objective, plan.keep_on_head,
+  std::string text = fmt::format("{}|{}|{}|{}|{}|{}|{}|{}|{}|{}|{}|{}\n", cluster, context, sequences,
+                                 kv_cache_name(kv_cache), kv_cells, head, plan.objective, plan.keep_on_head,
                                  stall_timeout_s, plan.ttft_ms, plan.ms_per_token, plan.power_cap);
   for (const NodeConfig& n : nodes) {
     text += fmt::format("{}|{}|{}|{}|{}|{}|{}|{}|{}\n", n.name, n.address, n.port, n.memory_bytes, n.threads,
@@ -284,8 +284,8 @@ ClusterConfig parse_cluster_config(const std::string& yaml, const std::string& p
       throw SetupError(fmt::format("{}: {} documents in one file (lines of ---): a cluster file is one", path,
                                    documents.size()));
     const MapReader top(documents.front(), path, "",
-                        {"cluster", "model", "context", "sequences", "kv-cache", "head", "nodes", "links",
-                         "plan", "stall-timeout", "serve"});
+                        {"cluster", "model", "context", "sequences", "kv-cache", "kv-cells", "head", "nodes",
+                         "links", "plan", "stall-timeout", "serve"});
     config.cluster = top.text("cluster", config.cluster);
     config.model = top.text("model", "");
     config.context = static_cast<int>(top.integer("context", config.context, 16, kContextMax));
@@ -293,6 +293,7 @@ ClusterConfig parse_cluster_config(const std::string& yaml, const std::string& p
     if (top.has("kv-cache")) {
       config.kv_cache = parse_kv_cache(top.text("kv-cache", ""), top.place("kv-cache"));
     }
+    config.kv_cells = top.integer("kv-cells", 0, 16, kKvCellsMax);
     read_nodes(config, top);
     read_links(config, top);
     read_plan(config, top);

@@ -54,6 +54,7 @@ struct ClusterConfig {
   int context = 4096;
   int sequences = 8;
   KvType kv_cache = KvType::kF16;
+  int64_t kv_cells = 0;  // positions that the caches hold for all sequences together; 0: sequences x context
   std::string head;
   std::vector<NodeConfig> nodes;  // in file order: rank i is nodes[i] unless --node names it
   std::vector<LinkConfig> links;
@@ -71,6 +72,7 @@ struct ClusterConfig {
 // "f16" or "q8_0"; throws SetupError that begins with `place`.
 KvType parse_kv_cache(const std::string& text, const std::string& place);
 const char* kv_cache_name(KvType type);
+inline constexpr int64_t kKvCellsMax = int64_t{1} << 32;
 
 // Throws SetupError naming the file, line and key. `model_override`: --model.
 ClusterConfig load_cluster_config(const std::string& path, const std::string& model_override = {});

@@ -21,12 +21,14 @@ ClusterConfig config_of(const CommonFlags& common) {
     ClusterConfig config =
         single_node_config(resolve_model_path(common.model, ""), common.context, sequences, common.threads);
     if (!common.kv_cache.empty()) config.kv_cache = parse_kv_cache(common.kv_cache, "--kv-cache");
+    config.kv_cells = common.kv_cells;
     return config;
   }
   ClusterConfig config = load_cluster_config(common.config, common.model);
   if (common.context > 0) config.context = common.context;
   if (common.sequences > 0) config.sequences = common.sequences;
   if (!common.kv_cache.empty()) config.kv_cache = parse_kv_cache(common.kv_cache, "--kv-cache");
+  if (common.kv_cells > 0) config.kv_cells = common.kv_cells;
   if (!common.objective.empty()) config.plan.objective = common.objective;
   if (!common.keep_on_head.empty()) config.plan.keep_on_head = common.keep_on_head;
   if (!common.stall_timeout.empty())

@@ -24,6 +24,7 @@ struct CommonFlags {
   int threads = 0;
   int sequences = 0;
   std::string kv_cache;  // empty: the cluster file's, or f16
+  int64_t kv_cells = 0;  // 0: the cluster file's
   bool quiet = false;    // no plan, no table
   std::string trace;     // a file to record the steps in; empty: none
 };

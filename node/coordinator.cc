@@ -11,8 +11,6 @@
 namespace shoal {
 namespace {
 
-constexpr int kForkGain = 32;  // positions that another slot's cache must have beyond a free one's own
-
 double now_s() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
@@ -45,7 +43,7 @@ Coordinator::Coordinator(Node& node, const PipelineLayout& layout, const Schedul
       tokenizer_(tokenizer),
       scheduler_(limits, std::move(model)),
       queue_({}),
-      slots_(static_cast<size_t>(layout.slots)),
+      cache_(layout.slots, layout.context, layout.kv_cells),
       deadlines_(node.io().executor()),
       pacing_(node.io().executor()),
       watchdog_(node.io().executor()) {
@@ -104,7 +102,8 @@ void Coordinator::trace_step(uint64_t id, const StepInFlight& in_flight,
   for (const StepPart& part : in_flight.step.parts) {
     const auto sequence = running_.find(part.sequence);
     const bool decodes = sequence != running_.end() &&
-                         part.first_position >= static_cast<int>(sequence->second->request.prompt.size());
+                         part.first_position >= static_cast<int>(sequence->second->request.prompt.size()) &&
+                         part.rows == 1;
     (decodes ? step.decode_rows : step.prompt_rows) += part.rows;
     step.requests.push_back(part.sequence);
   }
@@ -165,13 +164,16 @@ double Coordinator::row_seconds() const {
   return scheduler_.model().bottleneck_seconds({kRows, 0}) / kRows;
 }
 
-// Gives waiting requests the free slots.
+// Gives waiting requests the free slots, as far as the cache has room: first those who were taken off.
 void Coordinator::admit() {
-  while (const std::optional<uint64_t> id = queue_.next(now_s(), row_seconds())) {
+  while (readmit()) {
+    const std::optional<uint64_t> id = queue_.next(now_s(), row_seconds());
+    if (!id) return;
     const auto waiting = waiting_.find(*id);
     SHOAL_CHECK(waiting != waiting_.end());
-    const Prefix prefix = best_prefix(waiting->second.request);
-    if (prefix.slot < 0) return;
+    const GenerationRequest& request = waiting->second.request;
+    const CacheSlots::Prefix prefix = cache_.best_prefix(request.prompt, request.user);
+    if (prefix.slot < 0 || !cache_.has_room(prefix, static_cast<int>(request.prompt.size()))) return;
     queue_.take(*id);
     Waiting taken = std::move(waiting->second);
     waiting_.erase(waiting);
@@ -179,58 +181,58 @@ void Coordinator::admit() {
   }
 }
 
-void Coordinator::run(uint64_t id, Waiting waiting, const Prefix& prefix) {
-  Slot& slot = slots_[static_cast<size_t>(prefix.slot)];
-  if (prefix.from != prefix.slot && prefix.length > 0) {
-    ops_.push_back({CacheOpKind::kFork, prefix.slot, prefix.from, prefix.length});
-    slot.tokens = slots_[static_cast<size_t>(prefix.from)].tokens;
+// Lets those who were taken off go on, the first in rank first; whether none is left.
+bool Coordinator::readmit() {
+  while (true) {
+    Sequence* first = nullptr;
+    for (const auto& [id, sequence] : running_) {  // by arrival
+      if (sequence->slot >= 0) continue;
+      if (first == nullptr || sequence->request.priority > first->request.priority) first = sequence.get();
+    }
+    if (first == nullptr) return true;
+    const CacheSlots::Prefix prefix = cache_.best_prefix(first->tokens, first->request.user);
+    if (prefix.slot < 0 || !cache_.has_room(prefix, static_cast<int>(first->tokens.size()))) return false;
+    begin(*first, prefix);
   }
-  slot.tokens.resize(static_cast<size_t>(prefix.length));
-  slot.user = waiting.request.user;
-  slot.used = true;
-  slot.last_used = ++slot_uses_;
-  auto sequence = std::make_unique<Sequence>(Sequence{id,
-                                                      std::move(waiting.request),
-                                                      Sampler(SamplerOptions{}),
-                                                      {},
-                                                      prefix.slot,
-                                                      prefix.length,
-                                                      waiting.deadline_s});
+}
+
+void Coordinator::run(uint64_t id, Waiting waiting, const CacheSlots::Prefix& prefix) {
+  auto sequence = std::make_unique<Sequence>(
+      Sequence{id, std::move(waiting.request), Sampler(SamplerOptions{}), {}, -1, 0, waiting.deadline_s});
   sequence->sampler = Sampler(sequence->request.sampling);
   if (sequence->request.grammar.json) sequence->grammar.emplace(sequence->request.grammar);
   sequence->tokens = sequence->request.prompt;
   for (const int32_t token : sequence->tokens) sequence->sampler.accept(token);
-  scheduler_.add(id, prefix.length, static_cast<int>(sequence->tokens.size()), now_s(),
-                 sequence->request.priority);
-  mark(id, TracedRequest::Mark::kStarted, sequence->reused);
+  begin(*sequence, prefix);
   running_[id] = std::move(sequence);
 }
 
-// The free slot to run in and the cache that begins most like the prompt: those positions need not be
-// computed again. The prompt's last token always is, for its logits. Where another slot has the better
-// beginning it is forked, and the free slot that was used longest ago pays for it.
-Coordinator::Prefix Coordinator::best_prefix(const GenerationRequest& request) const {
-  Prefix own, other;
-  int oldest = -1;
-  for (size_t i = 0; i < slots_.size(); ++i) {
-    const Slot& slot = slots_[i];
-    const int index = static_cast<int>(i);
-    int same = 0;
-    if (slot.user == request.user) {
-      const size_t limit = std::min(slot.tokens.size(), request.prompt.size() - 1);
-      const auto end = slot.tokens.begin() + static_cast<long>(limit);
-      same = static_cast<int>(std::mismatch(slot.tokens.begin(), end, request.prompt.begin()).first -
-                              slot.tokens.begin());
-    }
-    if (!slot.used && (own.slot < 0 || same > own.length)) own = {index, index, same};
-    if (slot.used && same > other.length) other = {-1, index, same};
-    if (!slot.used && (oldest < 0 || slot.last_used < slots_[static_cast<size_t>(oldest)].last_used))
-      oldest = index;
+// From here on the sequence's tokens are computed, but for those of the prefix.
+void Coordinator::begin(Sequence& sequence, const CacheSlots::Prefix& prefix) {
+  const int length = static_cast<int>(sequence.tokens.size());
+  cache_.take(prefix, sequence.request.user, length);
+  sequence.slot = prefix.slot;
+  sequence.reused = prefix.length;
+  scheduler_.add(sequence.id, prefix.length, length, now_s(), sequence.request.priority);
+  if (sequence.answered == 0) mark(sequence.id, TracedRequest::Mark::kStarted, sequence.reused);
+}
+
+// The cache is full: a sequence gives its pages to another, and its tokens are computed again when there is
+// room. What it has said so far stands: computed again they are the same. Whether one could be taken off now.
+bool Coordinator::take_one_off(uint64_t needy) {
+  std::vector<Resident> residents;
+  for (const auto& [id, sequence] : running_) {
+    if (sequence->slot < 0) continue;
+    residents.push_back({id, sequence->request.priority, scheduler_.in_flight(id)});
   }
-  if (own.slot < 0) return {};
-  if (other.length >= own.length + kForkGain) return {oldest, other.from, other.length};
-  if (own.length == 0) return {oldest, oldest, 0};  // nothing to gain: spare what others may ask for again
-  return own;
+  const std::optional<uint64_t> chosen = victim(residents, needy);
+  if (!chosen) return false;
+  Sequence& sequence = *running_.at(*chosen);
+  scheduler_.remove(*chosen);
+  cache_.give_back(sequence.slot);
+  sequence.slot = -1;
+  ++preempted_;
+  return true;
 }
 
 // Ends requests whose deadline has passed, and waits for the next one's.
@@ -263,10 +265,16 @@ void Coordinator::watch_deadlines() {
 }
 
 void Coordinator::pump() {
+  const Scheduler::Reserve reserve = [this](uint64_t id, int first, int rows) {
+    return cache_.reserve(running_.at(id)->slot, first, rows);
+  };
   while (!is_broken_) {
-    std::optional<ScheduledStep> step = scheduler_.next_step(now_s());
-    if (!step) return pump_at(scheduler_.wake_s());
-    send(std::move(*step));
+    std::optional<ScheduledStep> step = scheduler_.next_step(now_s(), reserve);
+    if (step) {
+      send(std::move(*step));
+    } else if (!scheduler_.needy() || !take_one_off(*scheduler_.needy())) {
+      return pump_at(scheduler_.wake_s());
+    }
   }
 }
 
@@ -283,19 +291,17 @@ void Coordinator::send(ScheduledStep step) {
   job->epoch = 1;
   job->step_id = next_step_++;
   job->candidates = 1;
-  job->ops = std::exchange(ops_, {});
+  job->ops = cache_.take_ops();
   StepInFlight in_flight;
   for (const StepPart& part : step.parts) {
     const Sequence& sequence = *running_.at(part.sequence);
-    std::vector<int32_t>& held = slots_[static_cast<size_t>(sequence.slot)].tokens;
-    held.resize(static_cast<size_t>(part.first_position));
     for (int i = 0; i < part.rows; ++i) {
       const int position = part.first_position + i;
       const bool wants = part.wants_logits && i + 1 == part.rows;
       const int32_t token = sequence.tokens[static_cast<size_t>(position)];
       if (wants) in_flight.wanted.emplace_back(static_cast<int32_t>(job->rows.size()), sequence.id);
       job->rows.push_back({token, position, sequence.slot, wants});
-      held.push_back(token);
+      cache_.hold(sequence.slot, position, token);
     }
     if (part.wants_logits) {
       const int need = candidates_wanted(sequence.request);
@@ -428,6 +434,7 @@ void Coordinator::take_token(Sequence& sequence, const RowOutput& output) {
   const bool full = static_cast<int>(sequence.tokens.size()) >= layout_.context;
   if (sequence.answered >= sequence.request.max_tokens) return finish(id, FinishReason::kLength);
   if (full) return finish(id, FinishReason::kContextFull);
+  cache_.grow(sequence.slot, static_cast<int>(sequence.tokens.size()));
   scheduler_.extend(id);
 }
 
@@ -447,7 +454,7 @@ void Coordinator::finish(uint64_t id, FinishReason reason, const Error& error) {
        sequence->answered > 0 ? TracedRequest::Mark::kFirstToken : TracedRequest::Mark::kStarted);
   scheduler_.remove(id);
   queue_.ended(sequence->request.user);
-  slots_[static_cast<size_t>(sequence->slot)].used = false;
+  if (sequence->slot >= 0) cache_.give_back(sequence->slot);
   sequence->request.on_event({id, -1, true, reason, error});
 }
 

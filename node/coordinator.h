@@ -17,6 +17,7 @@
 #include "model/sampler.h"
 #include "model/tokenizer.h"
 #include "node/admission.h"
+#include "node/cache_slots.h"
 #include "node/fidelity.h"
 #include "node/logit_bias.h"
 #include "node/node.h"
@@ -75,6 +76,8 @@ class Coordinator {
   void set_trace(Trace* trace);
   // Compares what happens from now on with what was predicted, and warns of drift; null ends it likewise.
   void set_fidelity(Fidelity* fidelity);
+  // Sequences taken off so far because the cache was full, to be computed again.
+  uint64_t preempted() const { return preempted_; }
 
  private:
   struct Sequence {
@@ -82,8 +85,8 @@ class Coordinator {
     GenerationRequest request;
     Sampler sampler;
     std::vector<int32_t> tokens;  // prompt and answer
-    int slot;
-    int reused;  // positions of the prompt that a cache held already
+    int slot;                     // -1: taken off to make room, waits to be computed again
+    int reused;                   // positions of the prompt that a cache held already
     double deadline_s;
     int answered = 0;
     std::optional<GrammarFilter> grammar = {};
@@ -91,18 +94,6 @@ class Coordinator {
   struct Waiting {
     GenerationRequest request;
     double deadline_s;
-  };
-  // What a slot's cache holds, and for whom: a later prompt of the same user may begin alike.
-  struct Slot {
-    std::vector<int32_t> tokens;
-    std::string user;
-    bool used = false;
-    uint64_t last_used = 0;
-  };
-  struct Prefix {
-    int slot = -1;  // to run in; -1: none is free
-    int from = -1;  // whose cache begins like the prompt: `slot` itself or one to fork
-    int length = 0;
   };
   struct StepInFlight {
     ScheduledStep step;
@@ -112,8 +103,10 @@ class Coordinator {
 
   void start(uint64_t id, GenerationRequest request);
   void admit();
-  Prefix best_prefix(const GenerationRequest& request) const;
-  void run(uint64_t id, Waiting waiting, const Prefix& prefix);
+  bool readmit();
+  void run(uint64_t id, Waiting waiting, const CacheSlots::Prefix& prefix);
+  void begin(Sequence& sequence, const CacheSlots::Prefix& prefix);
+  bool take_one_off(uint64_t needy);
   void watch_deadlines();
   double row_seconds() const;
   void pump();
@@ -142,15 +135,14 @@ class Coordinator {
   std::map<uint64_t, Waiting> waiting_;  // the requests in queue_
   std::map<uint64_t, std::unique_ptr<Sequence>> running_;
   std::map<uint64_t, StepInFlight> steps_;
-  std::vector<Slot> slots_;
-  uint64_t slot_uses_ = 0;
-  std::vector<CacheOp> ops_;             // for the next step: forks of cached prefixes
+  CacheSlots cache_;
   boost::asio::steady_timer deadlines_;  // of the request that has the least time left
   boost::asio::steady_timer pacing_;     // asks the scheduler again when it said so
   Trace* trace_ = nullptr;               // null: nothing is recorded
   Fidelity* fidelity_ = nullptr;         // null: nothing is compared
   Error broken_;                         // set once the pipeline is lost
   bool is_broken_ = false;
+  std::atomic<uint64_t> preempted_{0};
   boost::asio::steady_timer
       watchdog_;  // ends a run whose steps are not answered: a node that hangs closes nothing
   bool watching_ = false;

@@ -48,14 +48,15 @@ ModelProfile make_model_profile(const GgufFile& file, const ModelConfig& config,
   profile.embedding_bytes = units.embedding;
   profile.layer_bytes = units.layers;
   for (int i = 0; i < config.n_layer; ++i) {
-    profile.layer_kv_bytes.push_back(
-        KvCache::bytes(config, i, i + 1, cluster.context, cluster.sequences, cluster.kv_cache));
+    profile.layer_kv_bytes.push_back(KvCache::bytes(config, i, i + 1, cluster.context, cluster.sequences,
+                                                    cluster.kv_cache, cluster.kv_cells));
   }
   profile.tied_output = config.tied_output;
   profile.output_bytes =
       config.tied_output ? static_cast<uint64_t>(config.n_embd) * sizeof(float) : units.output;
   profile.shared_bytes = units.shared;
-  const StageOptions options{cluster.context, cluster.sequences, kRowsOfStep, cluster.kv_cache};
+  const StageOptions options{cluster.context, cluster.sequences, kRowsOfStep, cluster.kv_cache,
+                             cluster.kv_cells};
   const uint64_t buffers = static_cast<uint64_t>(kRowsOfStep) * static_cast<uint64_t>(config.n_embd) *
                            sizeof(float) *
                            static_cast<uint64_t>(steps_in_flight_most(cluster.nodes.size()) + 1);

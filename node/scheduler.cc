@@ -43,29 +43,44 @@ void Scheduler::extend(uint64_t sequence) {
   }
 }
 
+bool Scheduler::in_flight(uint64_t sequence) const {
+  return std::any_of(sequences_.begin(), sequences_.end(),
+                     [&](const Entry& entry) { return entry.id == sequence && entry.in_flight > 0; });
+}
+
 void Scheduler::remove(uint64_t sequence) {
   sequences_.remove_if([&](const Entry& entry) { return entry.id == sequence; });
 }
 
-std::optional<ScheduledStep> Scheduler::next_step(double now_s) {
+std::optional<ScheduledStep> Scheduler::next_step(double now_s, const Reserve& reserve) {
   wake_s_ = kNever;
+  needy_.reset();
   if (sequences_.empty() || steps_in_flight_ >= limits_.steps_in_flight_max) return std::nullopt;
   const Grouping grouping = this->grouping();
   if (grouping.decoding > 0 && steps_in_flight_ >= grouping.steps) return std::nullopt;
   ScheduledStep step;
-  add_decode_rows(grouping, step);
-  add_prompt_rows(grouping, now_s, step);
+  add_decode_rows(grouping, reserve, step);
+  add_prompt_rows(grouping, now_s, reserve, step);
   if (step.parts.empty()) return std::nullopt;
   ++steps_in_flight_;
   decode_steps_in_flight_ += step.decodes;
-  bottleneck_free_s_ = std::max(now_s, bottleneck_free_s_) + model_.bottleneck_seconds(step.size());
+  step.predicted_s = model_.bottleneck_seconds(step.size());
+  bottleneck_free_s_ = now_s + backlog_seconds(now_s) + step.predicted_s;
+  in_flight_s_ += step.predicted_s;
   return step;
+}
+
+// What the slowest stage has still to do, as predicted. No more than what is in flight: where steps come back
+// sooner than predicted, what they had been expected to take must not pile up and keep prompts waiting.
+double Scheduler::backlog_seconds(double now_s) const {
+  return std::clamp(bottleneck_free_s_ - now_s, 0.0, std::max(0.0, in_flight_s_));
 }
 
 void Scheduler::step_done(const ScheduledStep& step, const std::vector<double>& stage_seconds,
                           double hops_seconds) {
   --steps_in_flight_;
   decode_steps_in_flight_ -= step.decodes;
+  in_flight_s_ = steps_in_flight_ == 0 ? 0 : in_flight_s_ - step.predicted_s;
   for (const StepPart& part : step.parts) {
     for (Entry& entry : sequences_) {
       if (entry.id == part.sequence) --entry.in_flight;
@@ -132,16 +147,17 @@ void Scheduler::choose_steps(Grouping& grouping, double gap_s, const StepSize& g
 
 // The rows of one group: the sequences that wait for their next token are shared among the groups that are
 // not under way, so that group sizes stay within one row.
-void Scheduler::add_decode_rows(const Grouping& grouping, ScheduledStep& step) {
+void Scheduler::add_decode_rows(const Grouping& grouping, const Reserve& reserve, ScheduledStep& step) {
   const int idle_groups = grouping.groups - decode_steps_in_flight_;
   if (idle_groups <= 0) return;
   auto waits = [](const Entry& e) { return e.decoding && e.in_flight == 0 && e.sent < e.length; };
   const int ready = static_cast<int>(std::count_if(sequences_.begin(), sequences_.end(), waits));
   int rows = std::min((ready + idle_groups - 1) / idle_groups, grouping.rows);
-  step.decodes = rows > 0;
   for (Entry& entry : sequences_) {
     if (rows == 0) break;
     if (!waits(entry)) continue;
+    if (reserve_rows(entry, 1, reserve) == 0) break;
+    step.decodes = true;
     step.parts.push_back({entry.id, entry.sent, 1, /*wants_logits=*/true});
     ++entry.sent;
     ++entry.in_flight;
@@ -164,12 +180,22 @@ std::vector<Scheduler::Entry*> Scheduler::prompts_by_urgency(double now_s) {
   return prompts;
 }
 
-void Scheduler::add_prompt_rows(const Grouping& grouping, double now_s, ScheduledStep& step) {
+int Scheduler::reserve_rows(const Entry& entry, int rows, const Reserve& reserve) {
+  if (!reserve) return rows;
+  const int granted = reserve(entry.id, entry.sent, rows);
+  if (granted == 0 && !needy_) needy_ = entry.id;
+  return granted;
+}
+
+void Scheduler::add_prompt_rows(const Grouping& grouping, double now_s, const Reserve& reserve,
+                                ScheduledStep& step) {
+  if (needy_) return;
+
   StepSize size = step.size();
   for (Entry* const entry : prompts_by_urgency(now_s)) {
     int rows = std::min(entry->length - entry->sent, limits_.rows_max - static_cast<int>(size.rows));
     if (grouping.decoding > 0) {
-      const double backlog_s = std::max(0.0, bottleneck_free_s_ - now_s);
+      const double backlog_s = backlog_seconds(now_s);
       const double room_s = std::min(grouping.bound_s, grouping.backlog_s - backlog_s);
       const int least = std::min(rows, kProgressRows);
       rows = rows_within(room_s, size, rows, entry->sent);
@@ -183,6 +209,8 @@ void Scheduler::add_prompt_rows(const Grouping& grouping, double now_s, Schedule
       rows = std::min(rows, chunk - static_cast<int>(size.rows));
     }
     if (rows <= 0) break;
+    rows = reserve_rows(*entry, rows, reserve);
+    if (rows == 0) break;
     const bool last = entry->sent + rows == entry->length;
     size = sum(size, part_size(rows, entry->sent));
     step.parts.push_back({entry->id, entry->sent, rows, last});

@@ -16,6 +16,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <limits>
 #include <list>
 #include <optional>
@@ -42,7 +43,8 @@ struct StepPart {
 
 struct ScheduledStep {
   std::vector<StepPart> parts;
-  bool decodes = false;  // carries decode rows, and so counts as a group under way
+  bool decodes = false;    // carries decode rows, and so counts as a group under way
+  double predicted_s = 0;  // what it was expected to take the slowest stage
   StepSize size() const;
 };
 
@@ -58,9 +60,16 @@ class Scheduler {
   void extend(uint64_t sequence);
   void remove(uint64_t sequence);
 
+  // Takes room in the cache for positions [first, first + rows) of a sequence; for how many there was some.
+  using Reserve = std::function<int(uint64_t sequence, int first, int rows)>;
+
   // The next step, or nothing if there is none to send now. The caller numbers it and reports step_done()
-  // later.
-  std::optional<ScheduledStep> next_step(double now_s);
+  // later. Without `reserve` there is always room.
+  std::optional<ScheduledStep> next_step(double now_s, const Reserve& reserve = {});
+  // A sequence that had rows to be sent in the last next_step() and found no room: somebody must give some
+  // up.
+  std::optional<uint64_t> needy() const { return needy_; }
+  bool in_flight(uint64_t sequence) const;
   // After next_step() gave nothing: when it may give something although nothing happens until then.
   double wake_s() const { return wake_s_; }
   // `stage_seconds` in pipeline order, empty where unknown.
@@ -91,9 +100,11 @@ class Scheduler {
     double backlog_s = 0;  // how far issued work may run ahead of the bottleneck
   };
   Grouping grouping();
+  double backlog_seconds(double now_s) const;
   void choose_steps(Grouping& grouping, double gap_s, const StepSize& group, int deepest_prompt) const;
-  void add_decode_rows(const Grouping& grouping, ScheduledStep& step);
-  void add_prompt_rows(const Grouping& grouping, double now_s, ScheduledStep& step);
+  int reserve_rows(const Entry& entry, int rows, const Reserve& reserve);
+  void add_decode_rows(const Grouping& grouping, const Reserve& reserve, ScheduledStep& step);
+  void add_prompt_rows(const Grouping& grouping, double now_s, const Reserve& reserve, ScheduledStep& step);
   std::vector<Entry*> prompts_by_urgency(double now_s);
   int chunk_alone(int rows, int position) const;
   int rows_within(double seconds, const StepSize& beside, int rows, int position) const;
@@ -106,7 +117,9 @@ class Scheduler {
   int decode_steps_in_flight_ = 0;
   int groups_ = 1;                // G as chosen last: kept until another is better by more than kTie
   double bottleneck_free_s_ = 0;  // when the slowest stage will have done all that was sent, as predicted
+  double in_flight_s_ = 0;  // of the slowest stage, by all steps in flight, as predicted at their sending
   double wake_s_ = kNever;
+  std::optional<uint64_t> needy_;
 };
 
 }  // namespace shoal

@@ -55,7 +55,7 @@ struct Stage::Impl {
         pool(thread_pool),
         act(config, activation_rows(weights.spec, options), options.context, pool.size(), options.kv_type),
         cache(config, weights.spec.layers.begin, weights.spec.layers.end, options.context, options.slots,
-              options.kv_type),
+              options.kv_type, options.kv_cells),
         lengths(options.slots),
         logits(weights.spec.output
                    ? sizeof(float) * logit_rows(options) * (size_t{0} + config.n_vocab + config.n_embd)
@@ -67,7 +67,7 @@ struct Stage::Impl {
   Result<void> check_ops(std::span<const CacheOp> ops);
   Result<void> check_rows(std::span<const BatchRow> rows, const float* hidden);
   void apply(std::span<const CacheOp> ops);
-  void make_room(std::span<const BatchRow> rows);
+  Result<void> make_room(std::span<const BatchRow> rows);
   void compute_outputs(std::span<const BatchRow> rows, int candidates, const float* hidden,
                        std::vector<RowOutput>& outputs);
 
@@ -157,15 +157,22 @@ void Stage::Impl::apply(std::span<const CacheOp> ops) {
   }
 }
 
-void Stage::Impl::make_room(std::span<const BatchRow> rows) {
+Result<void> Stage::Impl::make_room(std::span<const BatchRow> rows) {
   // A slot's first row: `lengths` is negative until it has been seen, and then tells its length.
+  for (const BatchRow& row : rows) {
+    if (lengths[row.slot] < 0) cache.trim(row.slot, row.position);
+  }
   for (const BatchRow& row : rows) {
     if (lengths[row.slot] >= 0) continue;
     const int length = -1 - lengths[row.slot];
-    cache.trim(row.slot, row.position);
-    SHOAL_CHECK(cache.extend(row.slot, length - row.position).has_value());
+    const Result<void> extended = cache.extend(row.slot, length - row.position);
+    if (extended.has_error()) {  // what the step's other slots were given holds nothing
+      for (const BatchRow& other : rows) cache.trim(other.slot, other.position);
+      return extended;
+    }
     lengths[row.slot] = length;
   }
+  return {};
 }
 
 void Stage::Impl::compute_outputs(std::span<const BatchRow> rows, int candidates, const float* hidden,
@@ -216,7 +223,7 @@ Result<void> Stage::run(std::span<const CacheOp> ops, std::span<const BatchRow> 
   if (Result<void> checked = s.check_ops(ops); !checked) return checked;
   if (Result<void> checked = s.check_rows(rows, hidden); !checked) return checked;
   s.apply(ops);
-  s.make_room(rows);
+  if (Result<void> room = s.make_room(rows); !room) return room;
   if (rows.empty()) {
     outputs.clear();
     return {};
@@ -241,7 +248,7 @@ uint64_t Stage::weight_bytes() const {
 uint64_t Stage::kv_bytes() const {
   const LayerRange& layers = spec().layers;
   return KvCache::bytes(impl_->config, layers.begin, layers.end, impl_->options.context, impl_->options.slots,
-                        impl_->options.kv_type);
+                        impl_->options.kv_type, impl_->options.kv_cells);
 }
 
 uint64_t Stage::scratch_bytes() const {

@@ -37,6 +37,7 @@ struct StageOptions {
   int slots = 8;
   int rows_max = kRowsMax;
   KvType kv_type = KvType::kF16;
+  int64_t kv_cells = 0;  // positions that all slots may hold together; 0: slots x context
 };
 
 class Stage {
@@ -51,7 +52,8 @@ class Stage {
   // Checks a step against this stage (slots, positions contiguous with the cache after `ops`, tokens inside
   // the vocabulary, hidden finite, rows <= rows_max), then applies ops and computes. The first position of a
   // slot's rows trims what the slot holds beyond it. A step may consist of ops alone. On error
-  // (kInvalidInput, kContextFull) nothing has changed, and the message names the slot, position or row.
+  // (kInvalidInput, kContextFull) nothing has changed, and the message names the slot, position or row; only
+  // where the cache has no pages left for the rows, `ops` have been applied.
   // hidden: [rows, n_embd], 64-byte aligned, in place; ignored as input if the shard embeds. `outputs` is
   // filled when the shard has the output head: `candidates` best for each row that wants logits (0: the whole
   // vocabulary). Reused entries of `outputs` keep their memory.

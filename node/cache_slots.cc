@@ -1,0 +1,142 @@
+#include "node/cache_slots.h"
+
+#include <algorithm>
+
+#include "base/check.h"
+
+namespace shoal {
+namespace {
+
+constexpr int kForkGain = 32;       // positions that another slot's cache must have beyond a free one's own
+constexpr double kKeptFree = 0.05;  // of the pages, when a sequence is admitted beside others
+
+bool ranks_below(const Resident& a, const Resident& b) {
+  return a.priority != b.priority ? a.priority < b.priority : a.id > b.id;
+}
+
+}  // namespace
+
+CacheSlots::CacheSlots(int slots, int context, int64_t cells)
+    : slots_(static_cast<size_t>(slots)), book_(ModelConfig{}, 0, 0, context, slots, KvType::kF16, cells) {}
+
+// Where another slot has the better beginning it is forked, and the free slot that was used longest ago pays
+// for it.
+CacheSlots::Prefix CacheSlots::best_prefix(std::span<const int32_t> tokens, const std::string& user) const {
+  Prefix own, other;
+  int oldest = -1;
+  for (size_t i = 0; i < slots_.size(); ++i) {
+    const Slot& slot = slots_[i];
+    const int here = static_cast<int>(i);
+    int same = 0;
+    if (slot.user == user) {
+      const size_t limit = std::min(slot.tokens.size(), tokens.size() - 1);
+      const auto end = slot.tokens.begin() + static_cast<long>(limit);
+      same = static_cast<int>(std::mismatch(slot.tokens.begin(), end, tokens.begin()).first -
+                              slot.tokens.begin());
+    }
+    if (!slot.used && (own.slot < 0 || same > own.length)) own = {here, here, same};
+    if (slot.used && same > other.length) other = {-1, here, same};
+    if (!slot.used && (oldest < 0 || slot.last_used < slots_[index(oldest)].last_used)) oldest = here;
+  }
+  if (own.slot < 0) return {};
+  if (other.length >= own.length + kForkGain) return {oldest, other.from, other.length};
+  if (own.length == 0) return {oldest, oldest, 0};  // nothing to gain: spare what others may ask for again
+  return own;
+}
+
+bool CacheSlots::has_room(const Prefix& prefix, int length) const {
+  std::vector<bool> used(slots_.size());
+  int wanted = KvCache::pages_for(length + 1);
+  for (size_t i = 0; i < slots_.size(); ++i) {
+    used[i] = slots_[i].used;
+    const int slot = static_cast<int>(i);
+    if (used[i]) wanted += std::max(0, KvCache::pages_for(slots_[i].length + 1) - book_.pages_of(slot));
+  }
+  if (std::none_of(used.begin(), used.end(), [](bool is) { return is; })) return true;
+  // Whole pages of a running sequence's beginning are there already.
+  if (used[index(prefix.from)]) wanted -= prefix.length / kKvPageTokens;
+  const int kept = static_cast<int>(kKeptFree * book_.pages());
+  return book_.pages_held(used) + wanted + kept <= book_.pages();
+}
+
+void CacheSlots::take(const Prefix& prefix, const std::string& user, int length) {
+  Slot& slot = slots_[index(prefix.slot)];
+  SHOAL_CHECK(!slot.used && prefix.length < length);
+  if (prefix.from != prefix.slot && prefix.length > 0) {
+    ops_.push_back({CacheOpKind::kFork, prefix.slot, prefix.from, prefix.length});
+    SHOAL_CHECK(book_.fork(prefix.from, prefix.slot, prefix.length).has_value());
+    const Slot& from = slots_[index(prefix.from)];
+    slot.tokens.assign(from.tokens.begin(), from.tokens.begin() + prefix.length);
+  } else {
+    trim(prefix.slot, prefix.length);
+  }
+  slot.user = user;
+  slot.used = true;
+  slot.length = length;
+  slot.last_used = ++uses_;
+}
+
+// Forgets what a slot holds from `length` on, here and in all stages.
+void CacheSlots::trim(int slot, int length) {
+  if (book_.length(slot) <= length) return;
+  ops_.push_back({CacheOpKind::kTrim, slot, 0, length});
+  book_.trim(slot, length);
+  slots_[index(slot)].tokens.resize(static_cast<size_t>(length));
+}
+
+// Drops what no sequence uses until so many pages are free, or nothing is left to drop.
+void CacheSlots::make_free(int pages) {
+  while (book_.free_pages() < pages) {
+    int oldest = -1;
+    for (size_t i = 0; i < slots_.size(); ++i) {
+      const int here = static_cast<int>(i);
+      if (slots_[i].used || book_.length(here) == 0) continue;
+      if (oldest < 0 || slots_[i].last_used < slots_[index(oldest)].last_used) oldest = here;
+    }
+    if (oldest < 0) return;
+    const int missing = pages - book_.free_pages();
+    trim(oldest, std::max(0, book_.pages_of(oldest) - missing) * kKvPageTokens);
+  }
+}
+
+int CacheSlots::reserve(int slot, int first, int rows) {
+  SHOAL_CHECK(slots_[index(slot)].used && first <= book_.length(slot));
+  trim(slot, first);
+  make_free(book_.pages_to_extend(slot, rows));
+  while (rows > 0 && book_.pages_to_extend(slot, rows) > book_.free_pages()) {
+    const int over = book_.pages_to_extend(slot, rows) - book_.free_pages();
+    const int of_last = (first + rows - 1) % kKvPageTokens + 1;  // rows in the last page
+    rows = std::max(0, rows - of_last - (over - 1) * kKvPageTokens);
+  }
+  SHOAL_CHECK(book_.extend(slot, rows).has_value());
+  return rows;
+}
+
+void CacheSlots::hold(int slot, int position, int32_t token) {
+  std::vector<int32_t>& tokens = slots_[index(slot)].tokens;
+  tokens.resize(static_cast<size_t>(position));
+  tokens.push_back(token);
+}
+
+void CacheSlots::give_back(int slot) {
+  slots_[index(slot)].used = false;
+}
+
+std::optional<uint64_t> victim(std::span<const Resident> running, uint64_t needy) {
+  const auto find = [&](uint64_t id) {
+    return std::find_if(running.begin(), running.end(), [&](const Resident& r) { return r.id == id; });
+  };
+  const auto own = find(needy);
+  SHOAL_CHECK(own != running.end());
+  const Resident* last = nullptr;
+  bool is_last = true;
+  for (const Resident& other : running) {
+    if (!ranks_below(other, *own)) continue;
+    is_last = false;
+    if (!other.in_flight && (last == nullptr || ranks_below(other, *last))) last = &other;
+  }
+  if (last != nullptr) return last->id;
+  return is_last && !own->in_flight ? std::optional(needy) : std::nullopt;
+}
+
+}  // namespace shoal
