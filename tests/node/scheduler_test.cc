@@ -168,6 +168,17 @@ TEST_CASE("decoders' gaps with and without a long prompt beside them; the prompt
   }
 }
 
+TEST_CASE(
+    "prompts get on beside many decoders, though one stage is much slower and its time was overestimated") {
+  SimulatedHardware hardware;
+  hardware.shares = {0.1, 0.1, 0.1, 0.5};
+  const SchedulerLimits limits{.steps_in_flight_max = 8, .rows_max = 128};
+  std::vector<SimulatedRequest> requests(48, {0, 64, 200, Scheduler::kNever, true});
+  for (int i = 0; i < 16; ++i) requests.push_back({0.5, 1, 200});
+  const SimulatedRun run = simulate(hardware, limits, hardware.model(3), requests);
+  for (size_t i = 48; i < requests.size(); ++i) CHECK(run.answers[i].token_s.at(0) < 2.0);
+}
+
 TEST_CASE("the model follows the truth: throughput is found again from wrong estimates") {
   for (const double error : {0.5, 2.0}) {
     SimulatedHardware hardware;
