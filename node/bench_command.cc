@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
+#include <map>
 
 #include "base/units.h"
 #include "node/command_support.h"
@@ -149,8 +150,10 @@ BenchRow measure(Cluster& cluster, const BenchFlags& flags, int prompt, int gene
     const std::vector<StatsMessage> before = cluster.node->collect_stats();
     const BenchRun run =
         run_once(cluster, read, generate > 0 ? generate + 1 : 1, concurrency, static_cast<uint64_t>(i) + 1);
-    if (i == 0) begin_comparing(cluster);
-    if (i == 0) continue;  // the first run warms up
+    if (i == 0) {  // the first run warms up
+      begin_comparing(cluster);
+      continue;
+    }
     row.tokens_per_s.push_back(run.tokens_per_s);
     row.first_token_s.insert(row.first_token_s.end(), run.first_token_s.begin(), run.first_token_s.end());
     row.gaps_s.insert(row.gaps_s.end(), run.gaps_s.begin(), run.gaps_s.end());
