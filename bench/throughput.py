@@ -12,6 +12,10 @@ medians. Inside `bench/testbed exec` the ranks run on the testbed's devices and 
 
 Writes OUT/throughput.json and OUT/throughput.svg (or .png with --png, which needs matplotlib). Options after `--` go to
 shoal bench as they are.
+
+The second table tells, of the same runs: time to the first token and between tokens, the share of the time that the
+busiest and the idlest stage computed, and the most bytes a token that a node sent. --http asks a server (`shoal serve`)
+instead, over one connection a sequence with streamed answers (--listen: where, from inside a testbed 10.77.0.1:0).
 """
 import argparse
 import datetime
@@ -26,6 +30,8 @@ import statistics
 import subprocess
 import sys
 import tempfile
+
+import http_bench
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 COLOURS = ("#1f77b4", "#ff7f0e", "#2ca02c", "#d62728", "#9467bd", "#8c564b", "#e377c2", "#7f7f7f")
@@ -96,24 +102,31 @@ def launch_count(words, count):
     return [*words, "-n", str(count)]
 
 
+def run_http(options, cluster, count):
+    words = [*launch_count(launch_words(), count), str(options.program), "serve", "-c", str(cluster), "--listen",
+             options.listen, "--without-api-key", *options.extra]
+    tests = [(options.prompt, 1)] * (options.prompt > 0) + [(max(1, options.depth), options.generate)] * (options.generate > 0)
+    return http_bench.rows(words, tests, options.concurrency)
+
+
 def run_bench(options, cluster, count):
     words = [*launch_count(launch_words(), count), str(options.program), "bench", "-c", str(cluster),
              "-p", str(options.prompt), "-n", str(options.generate), "-r", "1", "-o", "json",
-             "--concurrency", ",".join(map(str, options.concurrency)), *options.extra]
+             "-d", str(options.depth), "--concurrency", ",".join(map(str, options.concurrency)), *options.extra]
     environment = dict(os.environ, OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1")
     result = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, text=True, env=environment)
     if result.returncode:
         raise BenchError(f"`{shlex.join(words)}` ended with {result.returncode}:\n{result.stderr.strip()}")
     try:
-        return [(row["test"], row["concurrency"], row["avg_ts"], row["nodes"]) for row in json.loads(result.stdout)]
-    except (ValueError, KeyError, TypeError) as error:
+        return json.loads(result.stdout)
+    except ValueError as error:
         raise BenchError(f"`{shlex.join(words)}` printed no benchmark rows ({error}): {result.stdout[:300]}")
 
 
 def measure(options):
     """Rows: test, nodes given, nodes that the plan used, concurrency, samples and their median."""
     text = options.cluster.read_text()
-    samples, used = {}, {}
+    samples = {}
     with tempfile.TemporaryDirectory(prefix="shoal-throughput-") as folder:
         files = {}
         for count in options.nodes:
@@ -123,12 +136,23 @@ def measure(options):
         for repeat in range(options.repeats):
             for count in options.nodes:
                 print(f"throughput: repeat {repeat + 1} of {options.repeats}, {count} nodes", file=sys.stderr)
-                for test, concurrency, speed, stages in run_bench(options, files[count], count):
-                    samples.setdefault((test, count, concurrency), []).append(speed)
-                    used[(test, count, concurrency)] = stages
-    return [{"test": test, "nodes": count, "nodes_used": used[(test, count, concurrency)], "concurrency": concurrency,
-             "tokens_per_s": statistics.median(values), "samples": values}
-            for (test, count, concurrency), values in sorted(samples.items())]
+                for row in (run_http if options.http else run_bench)(options, files[count], count):
+                    samples.setdefault((row["test"], count, row["concurrency"]), []).append(row)
+    return [summary(*key, rows) for key, rows in sorted(samples.items())]
+
+
+def summary(test, count, concurrency, rows):
+    """The medians of one cell's runs."""
+
+    def median(value):
+        return statistics.median(value(row) for row in rows)
+
+    return {"test": test, "nodes": count, "nodes_used": rows[0]["nodes"], "concurrency": concurrency,
+            "tokens_per_s": median(lambda row: row["avg_ts"]), "samples": [row["avg_ts"] for row in rows],
+            "busiest_stage": median(lambda row: max(row["stage_busy"])), "idlest_stage": median(lambda row: min(row["stage_busy"])),
+            "bytes_per_token": median(lambda row: max(row["bytes_per_token"].values(), default=0)),
+            **{f"{what}_{share}_ms": median(lambda row, what=what, share=share: row[f"{what}_ms"][share])
+               for what in ("first_token", "between_tokens") for share in ("p50", "p99")}}
 
 
 def absolute_model(text, folder):
@@ -151,6 +175,15 @@ def print_table(rows, options):
             used = next(iter(cells.values()))["nodes_used"]
             print(f"| {count} ({used}) | " + " | ".join(
                 f"{cells[c]['tokens_per_s']:.2f}" if c in cells else "-" for c in options.concurrency) + " |")
+
+
+def print_details(rows):
+    print("\n| test | nodes | concurrency | first token p50, p99 ms | between tokens p50, p99 ms | busy stages | bytes a token |")
+    print("|---" * 7 + "|")
+    for row in rows:
+        print(f"| {row['test']} | {row['nodes']} | {row['concurrency']} | {row['first_token_p50_ms']:.1f}, "
+              f"{row['first_token_p99_ms']:.1f} | {row['between_tokens_p50_ms']:.1f}, {row['between_tokens_p99_ms']:.1f} | "
+              f"{row['idlest_stage']:.2f} to {row['busiest_stage']:.2f} | {row['bytes_per_token']:.0f} |")
 
 
 def lines_of(rows, test):
@@ -221,6 +254,9 @@ def main():
     parser.add_argument("--concurrency", type=numbers, default=[1, 2, 4], help="sequences at once, e.g. 1,2,4,8")
     parser.add_argument("-p", "--prompt", type=int, default=128, help="prompt tokens (0: no prompt test)")
     parser.add_argument("-n", "--generate", type=int, default=64, help="generated tokens (0: no generation test)")
+    parser.add_argument("-d", "--depth", type=int, default=0, help="tokens of context that generation starts after")
+    parser.add_argument("--http", action="store_true", help="through `shoal serve` and not in process")
+    parser.add_argument("--listen", default="127.0.0.1:0", help="where that listens")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--program", type=pathlib.Path, default=ROOT / "build/release/shoal")
     parser.add_argument("--out", type=pathlib.Path, default=ROOT / "bench/out")
@@ -239,6 +275,7 @@ def main():
     options.program = options.program.resolve()
     rows = measure(options)
     print_table(rows, options)
+    print_details(rows)
     options.out.mkdir(parents=True, exist_ok=True)
     record = {"when": datetime.datetime.now().astimezone().isoformat(timespec="seconds"), "machine": platform.processor()
               or platform.machine(), "command": shlex.join(sys.argv), "cluster": options.cluster.read_text(), "rows": rows}

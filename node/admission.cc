@@ -14,6 +14,10 @@ Result<void> AdmissionQueue::offer(const WaitingRequest& request, double row_s) 
   if (waiting_.size() >= limits_.waiting_max) {
     return Error{Errc::kQueueFull, fmt::format("{} requests wait already: try again later", waiting_.size())};
   }
+  if (!request.user.empty() && waiting_of(request.user) >= limits_.waiting_of_user_max) {
+    return Error{Errc::kQueueFull, fmt::format("{} of your requests wait already: try again later",
+                                               limits_.waiting_of_user_max)};
+  }
   const double own_s = kMargin * request.prompt_rows * row_s;
   const double wait_s = predicted_wait_s(row_s);
   if (!waiting_.empty() && wait_s + own_s > wait_allowed_s(own_s)) {
@@ -40,6 +44,11 @@ double AdmissionQueue::retry_after_s(int prompt_rows, double row_s) const {
   if (waiting_.size() >= limits_.waiting_max)  // until one of them has had its turn
     wait_s = std::max(wait_s, predicted_wait_s(row_s) / static_cast<double>(waiting_.size()));
   return std::min(wait_s, limits_.wait_max_s);
+}
+
+size_t AdmissionQueue::waiting_of(const std::string& user) const {
+  return static_cast<size_t>(std::count_if(waiting_.begin(), waiting_.end(),
+                                           [&](const WaitingRequest& r) { return r.user == user; }));
 }
 
 int AdmissionQueue::running_of(const std::string& user) const {

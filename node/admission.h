@@ -3,8 +3,9 @@
 //
 // Order: the higher priority first; of one priority the user with the fewest requests running (so that nobody
 // fills the pipeline by asking more often); of those the shortest prompt, less what it has waited. A request
-// is refused when the queue is full, or when what waits before it predicts that it would wait longer than the
-// queue may take: a caller who is told at once can go elsewhere, one who waits a minute in silence cannot.
+// is refused when the queue is full or holds a great many of the same user, or when what waits before it
+// predicts that it would wait longer than the queue may take: a caller who is told at once can go elsewhere,
+// one who waits a minute in silence cannot.
 #pragma once
 
 #include <algorithm>
@@ -22,6 +23,7 @@ namespace shoal {
 
 struct AdmissionLimits {
   size_t waiting_max = 1024;
+  size_t waiting_of_user_max = 256;  // of one user who is named: nobody fills the queue alone
   double wait_max_s = 60;  // predicted; a prompt that alone takes longer may wait for twice its own time
   double ageing = 0.1;     // seconds of prompt work forgiven for each second of waiting
 };
@@ -61,6 +63,7 @@ class AdmissionQueue {
   static constexpr double kMargin = 1.3;  // decoders beside the prompts slow them down
   std::list<WaitingRequest>::const_iterator find(uint64_t id) const;
   int running_of(const std::string& user) const;
+  size_t waiting_of(const std::string& user) const;
   void drop(std::list<WaitingRequest>::const_iterator it);
 
   AdmissionLimits limits_;

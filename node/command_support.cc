@@ -96,6 +96,9 @@ int with_cluster(const CommonFlags& common, const std::function<void()>& check,
   try {
     if (cluster.is_head()) {
       work(cluster);
+      // A server goes on refusing after a loss until it is told to end; that is no success.
+      if (const std::optional<Error> lost = cluster.node->lost())
+        throw SetupError(lost->message, kExitFailed);
     } else {
       if (on_worker) on_worker(cluster);
       cluster.node->serve_until_shutdown();

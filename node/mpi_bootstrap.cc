@@ -43,10 +43,11 @@ class MpiBootstrap : public Bootstrap {
     check_mpi(MPI_Comm_rank(MPI_COMM_WORLD, &rank_), "MPI_Comm_rank");
     check_mpi(MPI_Comm_size(MPI_COMM_WORLD, &size_), "MPI_Comm_size");
   }
-  // MPI_Finalize waits for all ranks. A rank that ends without it makes mpirun end the others, also one that
-  // hangs.
+  // MPI_Finalize waits for all ranks, for ever where one has died and mpirun let the others live
+  // (--enable-recovery). So all meet first, for a limited time. A rank that ends without MPI_Finalize makes
+  // mpirun end the others, also one that hangs.
   ~MpiBootstrap() override {
-    if (!abandoned_) MPI_Finalize();
+    if (!abandoned_ && all_are_here()) MPI_Finalize();
   }
 
   int rank() const override { return rank_; }
@@ -94,6 +95,20 @@ class MpiBootstrap : public Bootstrap {
   void abandon() override { abandoned_ = true; }
 
  private:
+  bool all_are_here() {
+    MPI_Request request;
+    if (MPI_Ibarrier(MPI_COMM_WORLD, &request) != MPI_SUCCESS) return false;
+    const auto deadline = std::chrono::steady_clock::now() + kEndDeadline;
+    int done = 0;
+    while (MPI_Test(&request, &done, MPI_STATUS_IGNORE) == MPI_SUCCESS) {
+      if (done != 0) return true;
+      if (std::chrono::steady_clock::now() > deadline) return false;
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    }
+    return false;
+  }
+
+  static constexpr std::chrono::seconds kEndDeadline{10};  // for the slowest rank to put its memory away
   int rank_ = 0, size_ = 1;
   bool abandoned_ = false;
 };

@@ -260,6 +260,10 @@ void Node::shutdown_workers() {
     spdlog::debug("not every worker took the shutdown");
 }
 
+std::optional<Error> Node::lost() {
+  return io_.call([this] { return lost_; });
+}
+
 StatsMessage Node::own_stats() const {
   StatsMessage stats;
   stats.node_name = identity_.name;

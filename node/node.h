@@ -101,6 +101,8 @@ class Node {
   StepBuffer take_buffer() { return buffers_->take(); }  // on the io thread
   // Statistics of all nodes, this one first.
   std::vector<StatsMessage> collect_stats();
+  // The head: the first node that was lost.
+  std::optional<Error> lost();
   // The head: tells the workers that the work is done; waits 2 s at most for those who do not take it.
   // Elsewhere there is nobody to tell.
   void shutdown_workers();

@@ -190,7 +190,9 @@ int Scheduler::reserve_rows(const Entry& entry, int rows, const Reserve& reserve
 void Scheduler::add_prompt_rows(const Grouping& grouping, double now_s, const Reserve& reserve,
                                 ScheduledStep& step) {
   if (needy_) return;
-
+  // Decoders pace their own steps. Where these queue before one slow stage there is always a backlog, so a
+  // few rows go with each whatever it is, or prompts would never get on.
+  int progress_left = step.decodes ? kProgressRows : 0;
   StepSize size = step.size();
   for (Entry* const entry : prompts_by_urgency(now_s)) {
     int rows = std::min(entry->length - entry->sent, limits_.rows_max - static_cast<int>(size.rows));
@@ -198,7 +200,9 @@ void Scheduler::add_prompt_rows(const Grouping& grouping, double now_s, const Re
       const double backlog_s = backlog_seconds(now_s);
       const double room_s = std::min(grouping.bound_s, grouping.backlog_s - backlog_s);
       const int least = std::min(rows, kProgressRows);
-      rows = rows_within(room_s, size, rows, entry->sent);
+      const int progress = std::min(rows, progress_left);
+      rows = std::max(progress, rows_within(room_s, size, rows, entry->sent));
+      progress_left = std::max(0, progress_left - rows);
       if (rows < least && size.rows == 0) {  // too far ahead: later
         wake_s_ = now_s + std::max(1e-4, backlog_s + grouping.bound_s - grouping.backlog_s);
         rows = 0;

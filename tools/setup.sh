@@ -2,7 +2,8 @@
 # Installs the Debian 12 packages that Shoal needs, only those that are missing.
 #
 #   tools/setup.sh           what building and running need
-#   tools/setup.sh --test    that, and what tools/test.sh and bench/testbed need
+#   tools/setup.sh --test    that, and what tools/test.sh and bench/testbed need; with it OpenAI's Python client, which
+#                            is no Debian package, by pip into ~/.cache/shoal/ (without a network its test is skipped)
 #   tools/setup.sh --list    print the package names (after --test: all of them) and do nothing
 #   tools/setup.sh --check   exit 0 if nothing is missing, else name what is and exit 1
 #
@@ -48,7 +49,18 @@ missing=()
 for package in "${packages[@]}"; do
   [[ $installed == *" $package "* ]] || missing+=("$package")
 done
-((${#missing[@]})) || exit 0
+# For the test of the official client; a folder of its own, so that nothing else on this machine changes.
+install_openai_client() {
+  [[ $action == install && " ${packages[*]} " == *" ${test_packages[0]} "* ]] || return 0
+  local folder
+  folder=${XDG_CACHE_HOME:-$HOME/.cache}/shoal/python-$(python3 -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+  [[ ! -d $folder/openai ]] || return 0
+  say "installing OpenAI's Python client into $folder"
+  python3 -m pip install --quiet --disable-pip-version-check --timeout 10 --retries 1 --target "$folder" openai >&2 ||
+    say "OpenAI's Python client could not be installed (no network?): the test cluster-openai_client will be SKIPPED"
+}
+
+((${#missing[@]})) || { install_openai_client; exit 0; }
 if [[ $action == check ]]; then die 1 "missing: ${missing[*]}"; fi
 
 if [[ " ${missing[*]} " == *" libboost1.81-dev "* && $installed == *" libboost1.74-dev "* ]]; then
@@ -72,3 +84,4 @@ apt_options=(-o DPkg::Lock::Timeout=120 -q)
 "${as_root[@]}" apt-get "${apt_options[@]}" update >&2 || die 1 "apt-get update failed; is this machine online?"
 "${as_root[@]}" apt-get "${apt_options[@]}" install --yes --no-remove --no-install-recommends "${missing[@]}" >&2 ||
   die 1 "apt-get could not install all of: ${missing[*]}"
+install_openai_client

@@ -159,7 +159,8 @@ awaitable<HttpResponse> ApiHandler::metrics() {
   const std::shared_ptr<const StatsSample> sample = co_await stats_.newest(kStatsAgeMax);
   co_return text_response(
       "text/plain; version=0.0.4; charset=utf-8",
-      metrics_.render(server_->counters(), sample ? sample->nodes : std::vector<StatsMessage>()));
+      metrics_.render(server_->counters(), sample ? sample->nodes : std::vector<StatsMessage>(),
+                      cluster_.coordinator->preempted()));
 }
 
 awaitable<HttpResponse> ApiHandler::status() {

@@ -50,7 +50,7 @@ class Reading {
   std::vector<MetricFamily> families_;
 };
 
-std::vector<MetricFamily> http_families(const HttpCounters& http) {
+std::vector<MetricFamily> head_families(const HttpCounters& http, uint64_t preempted) {
   Reading reading;
   auto one = [&](const char* name, const char* help, MetricType type, double value) {
     Reading::add(reading.family(name, help, type), value);
@@ -63,6 +63,8 @@ std::vector<MetricFamily> http_families(const HttpCounters& http) {
       static_cast<double>(http.refused));
   one("shoal_http_connections_dropped_total", "HTTP connections that were too slow", MetricType::Counter,
       static_cast<double>(http.dropped));
+  one("shoal_preempted_sequences_total", "Sequences taken off for want of cache, to be computed again",
+      MetricType::Counter, static_cast<double>(preempted));
   return reading.take();
 }
 
@@ -150,9 +152,11 @@ void ApiMetrics::count_prompt(int tokens, int cached) {
   cached_.Increment(cached);
 }
 
-std::string ApiMetrics::render(const HttpCounters& http, const std::vector<StatsMessage>& nodes) const {
+std::string ApiMetrics::render(const HttpCounters& http, const std::vector<StatsMessage>& nodes,
+                               uint64_t preempted) const {
   std::vector<MetricFamily> families = registry_.Collect();
-  for (std::vector<MetricFamily> more : {http_families(http), stage_families(nodes), link_families(nodes)})
+  for (std::vector<MetricFamily> more :
+       {head_families(http, preempted), stage_families(nodes), link_families(nodes)})
     families.insert(families.end(), std::make_move_iterator(more.begin()),
                     std::make_move_iterator(more.end()));
   return prometheus::TextSerializer().Serialize(families);

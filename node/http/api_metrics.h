@@ -47,7 +47,8 @@ class ApiMetrics {
   double uptime_s() const;
 
   // All of it as text, with the server's connections and what the nodes said last.
-  std::string render(const HttpCounters& http, const std::vector<StatsMessage>& nodes) const;
+  std::string render(const HttpCounters& http, const std::vector<StatsMessage>& nodes,
+                     uint64_t preempted) const;
 
  private:
   prometheus::Registry registry_;

@@ -64,6 +64,35 @@ class Interrupted(ClusterTest):
         self.assertNotEqual(process.returncode, 0)
         self.assertTrue(wait_until_gone(path, 5), "a process outlived the loss of a worker")
 
+    def test_a_server_that_lost_a_worker_ends_when_told(self):
+        # mpirun lets the survivors live, so that nobody ends them; each says with which code it ended.
+        path = cluster_file(self.folder, 3, even_layers(3))
+        said = 'echo "$OMPI_COMM_WORLD_RANK ended with $?" >&2'
+        process = subprocess.Popen(
+            ["mpirun", "--quiet", "--enable-recovery", "-n", "3", "sh", "-c", f'"$0" "$@"; {said}', PROGRAM, "serve", "-c",
+             path, "-m", MODEL, "--listen", "127.0.0.1:0"], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE, env=ENVIRONMENT, start_new_session=True)
+        head = None
+        while not head:
+            head = re.search(rb"on http://.* \(process (\d+)\)", process.stderr.readline())
+        workers = [pid for pid in processes_of(path) if self.runs(pid) and self.rank_of(pid) == "2"]
+        os.kill(workers[0], signal.SIGKILL)
+        time.sleep(0.5)
+        os.kill(int(head[1]), signal.SIGTERM)
+        _, said = process.communicate(timeout=40)
+        self.assertIn(b"node node-2 is lost", said)
+        self.assertIn(b"0 ended with 1", said)
+        self.assertTrue(wait_until_gone(path, 5), "a process outlived the end of the server")
+
+    @staticmethod
+    def runs(pid):
+        return os.readlink(f"/proc/{pid}/exe") == os.path.realpath(PROGRAM)
+
+    @staticmethod
+    def rank_of(pid):
+        with open(f"/proc/{pid}/environ", encoding="utf-8", errors="replace") as env:
+            return re.search(r"OMPI_COMM_WORLD_RANK=(\d+)", env.read())[1]
+
     def test_reader_closes_the_pipe(self):
         process = start(["run", MODEL, *PROMPT])
         process.stdout.read(10)

@@ -401,9 +401,21 @@ class Cluster(ClusterTest):
             self.assertEqual([(link["from"], link["to"]) for link in status["links"]],
                              [("node-0", "node-1"), ("node-1", "node-0")])
             self.assertGreater(server.metric("shoal_link_sent_bytes_total"), 24 * 576 * 4)
+            self.assertEqual(server.metric("shoal_preempted_sequences_total"), 0)
             # Bias and log-probabilities need candidates from the last stage on the other node.
             lifted = server.post(TEXT, text("a", max_tokens=3, logit_bias={"1000": 100}, logprobs=1))[1]["choices"][0]
             self.assertEqual(len(set(lifted["logprobs"]["tokens"])), 1)
+
+    def test_a_cache_too_small_for_all_changes_no_answer(self):
+        path = cluster_file(self.folder, 2, even_layers(2), sequences=8)
+        bodies = [text(prompt, max_tokens=90, ignore_eos=True) for prompt in PROMPTS]
+        with Server(["-c", path, "-m", MODEL], ranks=2) as server:
+            want = [server.post(TEXT, body)[1]["choices"][0]["text"] for body in bodies]
+        with Server(["-c", path, "-m", MODEL, "--kv-cells", "512"], ranks=2) as server:
+            with concurrent.futures.ThreadPoolExecutor(8) as pool:
+                answers = [pool.submit(server.post, TEXT, body) for body in bodies]
+                self.assertEqual([a.result()[1]["choices"][0]["text"] for a in answers], want)
+            self.assertGreater(server.metric("shoal_preempted_sequences_total"), 0)
 
 
 if __name__ == "__main__":

@@ -39,6 +39,29 @@ TEST_CASE("bytes counts K and V of the layers, in whole pages") {
   CHECK(KvCache::bytes(c, 2, 2, 40, 3, KvType::kQ8_0) == 0);
 }
 
+TEST_CASE(
+    "fewer cells than slots x context: extend stops when the pages are gone, and shared pages count once") {
+  const ModelConfig c = small_config();
+  CHECK(KvCache::bytes(c, 1, 3, 40, 3, KvType::kF16, 70) == 3 * 32 * (1 + 2) * (8 + 16) * 2);
+  CHECK(KvCache::bytes(c, 1, 3, 40, 3, KvType::kF16, 1) == KvCache::bytes(c, 1, 3, 40, 1));
+  CHECK(KvCache::bytes(c, 1, 3, 40, 3, KvType::kF16, 1000) == KvCache::bytes(c, 1, 3, 40, 3));
+  KvCache cache(c, 0, 4, 40, 3, KvType::kF16, 96);
+  CHECK(cache.pages() == 3);
+  REQUIRE(cache.extend(0, 40).has_value());
+  REQUIRE(cache.fork(0, 1, 40).has_value());
+  CHECK(cache.pages_held({true, true, false}) == 2);
+  CHECK(cache.pages_to_extend(2, 33) == 2);
+  const Result<void> over = cache.extend(2, 33);
+  REQUIRE(over.has_error());
+  CHECK(over.error().code == Errc::kContextFull);
+  CHECK(cache.length(2) == 0);
+  cache.trim(1, 35);
+  CHECK(cache.pages_to_extend(1, 1) == 1);  // a page that another slot holds too is copied
+  REQUIRE(cache.extend(1, 1).has_value());
+  CHECK(cache.free_pages() == 0);
+  CHECK(cache.pages_to_extend(0, 0) == 0);
+}
+
 TEST_CASE("extend stops at the context and then changes nothing") {
   KvCache cache(small_config(), 0, 4, 40, 2);
   CHECK(cache.free_pages() == 4);

@@ -92,4 +92,15 @@ TEST_CASE("a request whose deadline has passed leaves the queue") {
   CHECK(queue.next(5, kRowS) == 2);
 }
 
+TEST_CASE("one user does not fill the queue; where nobody is named all may") {
+  AdmissionQueue queue({.waiting_max = 8, .waiting_of_user_max = 3});
+  uint64_t id = 0;
+  auto offer = [&](const char* user) { return queue.offer({++id, user, 0, 1, 0}, 1e-6).has_value(); };
+  for (int i = 0; i < 3; ++i) CHECK(offer("anna"));
+  CHECK_FALSE(offer("anna"));
+  CHECK(offer("bert"));
+  for (int i = 0; i < 4; ++i) CHECK(offer(""));
+  CHECK_FALSE(offer("carl"));
+}
+
 }  // namespace shoal

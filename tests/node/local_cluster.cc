@@ -56,6 +56,7 @@ PipelineLayout layout_of(const ClusterShape& shape) {
   layout.n_vocab = model.n_vocab;
   layout.context = shape.context;
   layout.slots = shape.slots;
+  layout.kv_cells = shape.kv_cells;
   layout.steps_in_flight_max = stages + 1;
   return layout;
 }
@@ -65,7 +66,7 @@ std::vector<std::pair<int, std::unique_ptr<Stage>>> stages_of(const std::string&
                                                               const GgufFile& file, ThreadPool& pool) {
   std::vector<std::pair<int, std::unique_ptr<Stage>>> stages;
   const ModelConfig config = ModelConfig::from(file);
-  const StageOptions options{layout.context, layout.slots, layout.rows_max};
+  const StageOptions options{layout.context, layout.slots, layout.rows_max, KvType::kF16, layout.kv_cells};
   for (int i = 0; i <= layout.last_stage(); ++i) {
     const size_t at = static_cast<size_t>(i);
     if (layout.node_of_stage[at] != node) continue;

@@ -33,6 +33,7 @@ struct ClusterShape {
   int chunk_rows = 16;  // what the scheduler puts into a step at most
   std::string head = "a";
   TensorType type = TensorType::kF32;
+  int64_t kv_cells = 0;
 };
 
 // What a scheduler believes of so many equal stages at first.

@@ -199,4 +199,28 @@ TEST_CASE("a cancelled request ends at once, disturbs no other, and its slot ser
   }
 }
 
+TEST_CASE("a cache too small for all: who is taken off and computed again says what it would have said") {
+  std::vector<GenerationRequest> requests;
+  for (int i = 0; i < 12; ++i) {
+    requests.push_back(greedy(prompt_of(5 + 7 * i, 40 + static_cast<uint64_t>(i)), 40 - 2 * (i % 5)));
+    requests.back().priority = i % 4 == 3;
+    if (i % 3 == 2) requests.back().sampling = {.temperature = 0.9F, .seed = 5};
+  }
+  ClusterShape shape;
+  shape.node_of_stage = {"a", "b"};
+  shape.slots = 6;
+  LocalCluster roomy(shape);
+  const std::vector<Reply> expected = answers(roomy, requests);
+  CHECK(roomy.coordinator().preempted() == 0);
+  shape.kv_cells = 160;
+  LocalCluster tight(shape);
+  const std::vector<Reply> replies = answers(tight, requests);
+  CHECK(tight.coordinator().preempted() > 0);
+  for (size_t i = 0; i < requests.size(); ++i) {
+    CAPTURE(i);
+    CHECK(replies[i].tokens == expected[i].tokens);
+    CHECK(replies[i].reason == expected[i].reason);
+  }
+}
+
 }  // namespace shoal::test

@@ -10,10 +10,11 @@ namespace {
 class Simulation {
  public:
   Simulation(const SimulatedHardware& hardware, const SchedulerLimits& limits, PipelineModel model,
-             const std::vector<SimulatedRequest>& requests, int slots)
+             const std::vector<SimulatedRequest>& requests, const SimulatedCache& cache)
       : hardware_(hardware),
         requests_(requests),
-        slots_(slots),
+        cache_(cache.slots, cache.context, cache.cells),
+        stage_cache_(ModelConfig{}, 0, 0, cache.context, cache.slots, KvType::kF16, cache.cells),
         scheduler_(limits, std::move(model)),
         stage_free_(hardware.shares.size()),
         lives_(requests.size()) {
@@ -53,6 +54,7 @@ class Simulation {
   };
   struct Life {
     int sent = 0, known = 0, answered = 0;
+    int slot = -1;
     bool running = false, over = false;
   };
   struct Flight {
@@ -63,17 +65,64 @@ class Simulation {
 
   void at(double time, Event::Kind kind, size_t index) { events_.push({kind, time, order_++, index}); }
 
+  // No two requests have a token alike, but for their common beginnings.
+  int32_t token(size_t i, int position) const {
+    return position < requests_[i].common ? position : static_cast<int32_t>(i) * 4096 + position;
+  }
+
   void admit() {
-    while (running_ < slots_ && !waiting_.empty()) {
+    while (!waiting_.empty()) {
       const size_t i = waiting_.front();
-      waiting_.pop_front();
       Life& life = lives_[i];
+      if (life.known == 0) life.known = requests_[i].prompt;
+      std::vector<int32_t> tokens;
+      for (int position = 0; position < life.known; ++position) tokens.push_back(token(i, position));
+      const CacheSlots::Prefix prefix = cache_.best_prefix(tokens, "");
+      if (prefix.slot < 0 || !cache_.has_room(prefix, life.known)) return;
+      waiting_.pop_front();
+      cache_.take(prefix, "", life.known);
       life.running = true;
-      life.known = requests_[i].prompt;
-      life.sent = requests_[i].decoding ? requests_[i].prompt - 1 : 0;
-      ++running_;
-      scheduler_.add(i, life.sent, life.known, now_);
+      life.slot = prefix.slot;
+      life.sent = prefix.length;
+      run_.reused += static_cast<size_t>(prefix.length);
+      if (requests_[i].decoding && life.answered == 0) start_decoding(i);
+      scheduler_.add(i, life.sent, life.known, now_, requests_[i].priority);
     }
+  }
+
+  // As if its prompt had been computed long ago.
+  void start_decoding(size_t i) {
+    Life& life = lives_[i];
+    apply(cache_.take_ops());
+    const int rows = life.known - 1 - life.sent;
+    if (cache_.reserve(life.slot, life.sent, rows) != rows ||
+        stage_cache_.extend(life.slot, rows).has_error())
+      throw std::logic_error("a prompt that was there before does not fit the cache");
+    for (; life.sent < life.known - 1; ++life.sent) cache_.hold(life.slot, life.sent, token(i, life.sent));
+  }
+
+  bool take_one_off(size_t needy) {
+    std::vector<Resident> residents;
+    for (size_t i = 0; i < lives_.size(); ++i) {
+      if (lives_[i].running) residents.push_back({i, requests_[i].priority, scheduler_.in_flight(i)});
+    }
+    const std::optional<uint64_t> chosen = victim(residents, needy);
+    if (!chosen) return false;
+    leave(*chosen);
+    const auto ranks_before = [&](size_t other) {  // waiting_ begins with those taken off before, by rank
+      return lives_[other].known > 0 && (requests_[other].priority != requests_[*chosen].priority
+                                             ? requests_[other].priority > requests_[*chosen].priority
+                                             : other < *chosen);
+    };
+    waiting_.insert(std::find_if_not(waiting_.begin(), waiting_.end(), ranks_before), *chosen);
+    ++run_.taken_off;
+    return true;
+  }
+
+  void leave(size_t i) {
+    scheduler_.remove(i);
+    cache_.give_back(lives_[i].slot);
+    lives_[i].running = false;
   }
 
   void cancel(size_t i) {
@@ -84,13 +133,22 @@ class Simulation {
   }
 
   void end(size_t i) {
-    if (lives_[i].running) --running_, scheduler_.remove(i);
-    lives_[i].running = false;
+    if (lives_[i].running) leave(i);
     lives_[i].over = true;
   }
 
   void pump() {
-    while (const auto step = scheduler_.next_step(now_)) send(*step);
+    const Scheduler::Reserve reserve = [this](uint64_t id, int first, int rows) {
+      return cache_.reserve(lives_[id].slot, first, rows);
+    };
+    while (true) {
+      const auto step = scheduler_.next_step(now_, reserve);
+      if (step) {
+        send(*step);
+      } else if (!scheduler_.needy() || !take_one_off(*scheduler_.needy())) {
+        break;
+      }
+    }
     const double wake = scheduler_.wake_s();
     if (wake < wake_at_ || wake_at_ <= now_) {
       wake_at_ = wake;
@@ -98,8 +156,30 @@ class Simulation {
     }
   }
 
+  // What a stage does with its cache.
+  void apply(const std::vector<CacheOp>& ops) {
+    for (const CacheOp& op : ops) {
+      if (op.kind == CacheOpKind::kFork && stage_cache_.fork(op.from_slot, op.slot, op.length).has_error())
+        throw std::logic_error("a fork of what a stage does not hold");
+      if (op.kind == CacheOpKind::kTrim) stage_cache_.trim(op.slot, op.length);
+    }
+  }
+
+  void store(const StepPart& part) {
+    const int slot = lives_[part.sequence].slot;
+    if (stage_cache_.length(slot) < part.first_position)
+      throw std::logic_error("rows beyond what a stage's slot holds");
+    stage_cache_.trim(slot, part.first_position);
+    if (stage_cache_.extend(slot, part.rows).has_error())
+      throw std::logic_error("a stage has no page for the rows it was sent");
+    for (int i = 0; i < part.rows; ++i)
+      cache_.hold(slot, part.first_position + i, token(part.sequence, part.first_position + i));
+  }
+
   void send(const ScheduledStep& step) {
+    apply(cache_.take_ops());
     for (const StepPart& part : step.parts) {
+      store(part);
       Life& life = lives_[part.sequence];
       if (!life.running || part.first_position != life.sent || part.rows < 1)
         throw std::logic_error("a part that does not follow what was sent before");
@@ -140,7 +220,7 @@ class Simulation {
       if (++life.answered == requests_[part.sequence].output) {
         end(part.sequence);
       } else {
-        ++life.known;
+        cache_.grow(life.slot, ++life.known);
         scheduler_.extend(part.sequence);
       }
     }
@@ -148,7 +228,8 @@ class Simulation {
 
   const SimulatedHardware& hardware_;
   const std::vector<SimulatedRequest>& requests_;
-  const int slots_;
+  CacheSlots cache_;
+  KvCache stage_cache_;
   Scheduler scheduler_;
   std::vector<double> stage_free_;
   std::vector<Life> lives_;
@@ -157,7 +238,6 @@ class Simulation {
   std::priority_queue<Event> events_;
   SimulatedRun run_;
   uint64_t order_ = 0;
-  int running_ = 0;
   double now_ = 0, wake_at_ = 0;
 };
 
@@ -180,8 +260,8 @@ PipelineModel SimulatedHardware::model(double error) const {
 }
 
 SimulatedRun simulate(const SimulatedHardware& hardware, const SchedulerLimits& limits, PipelineModel model,
-                      const std::vector<SimulatedRequest>& requests, int slots) {
-  return Simulation(hardware, limits, std::move(model), requests, slots).run();
+                      const std::vector<SimulatedRequest>& requests, const SimulatedCache& cache) {
+  return Simulation(hardware, limits, std::move(model), requests, cache).run();
 }
 
 double percentile(std::vector<double> values, double share) {

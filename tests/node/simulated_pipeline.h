@@ -9,6 +9,7 @@
 #include <random>
 #include <vector>
 
+#include "node/cache_slots.h"
 #include "node/scheduler.h"
 
 namespace shoal {
@@ -30,6 +31,15 @@ struct SimulatedRequest {
   int output = 1;
   double cancel_s = Scheduler::kNever;
   bool decoding = false;  // starts with its prompt in the cache
+  int common = 0;         // positions at the beginning that all requests have alike
+  int priority = 0;
+};
+
+// The cache of every stage. Sequences are taken off when its pages run out.
+struct SimulatedCache {
+  int slots = 64;
+  int context = 1 << 20;
+  int64_t cells = 0;  // 0: slots x context
 };
 
 struct SimulatedAnswer {
@@ -42,12 +52,14 @@ struct SimulatedRun {
   double end_s = 0;
   std::vector<double> busy_s;  // by stage
   size_t steps = 0;
+  size_t taken_off = 0;  // sequences, to be computed again
+  size_t reused = 0;     // positions found in the cache
 };
 
 // Runs all requests to their ends. Throws std::logic_error when the scheduler loses, repeats or reorders
-// rows, or leaves work lying.
+// rows, or leaves work lying, or a stage's cache has no page for rows it is sent.
 SimulatedRun simulate(const SimulatedHardware& hardware, const SchedulerLimits& limits, PipelineModel model,
-                      const std::vector<SimulatedRequest>& requests, int slots);
+                      const std::vector<SimulatedRequest>& requests, const SimulatedCache& cache = {});
 
 double percentile(std::vector<double> values, double share);
 std::vector<double> token_gaps(const SimulatedAnswer& answer);
