@@ -379,11 +379,11 @@ TEST_CASE("hostile tensor records are refused by name") {
   check_says(with([&](Tensor& t) { t.type = 0, t.dims = {uint64_t{1} << 62}; }), {"'b'", "overflows"});
   check_says(with([&](Tensor& t) { t.dims = {32, (uint64_t{1} << 42) + 1}; }), {"'b'", "file ends at byte"});
   check_says(with([](Tensor& t) { t.dims = {33, 8}; }), {"'b'", "33 elements", "Q8_0"});
-  for (uint32_t type : {23u, 40u, 4u, 0x7FFFFFFFu, 0xFFFFFFFFu}) {
+  for (uint32_t type : {40u, 41u, 4u, 0x7FFFFFFFu, 0xFFFFFFFFu}) {
     check_says(with([&](Tensor& t) { t.type = type; }),
                {"'b'", std::to_string(type).c_str(), "F32, F16, BF16, Q4_0"});
   }
-  check_says(with([](Tensor& t) { t.type = 23; }), {"(IQ4_XS)"});
+  check_says(with([](Tensor& t) { t.type = 40; }), {"(NVFP4)"});
   check_says(with([](Tensor& t) { t.offset = 1; }), {"'b'", "alignment"});
   check_says(with([](Tensor& t) { t.offset = 64; }), {"'b'", "file ends at byte"});
   check_says(with([](Tensor& t) { t.offset = uint64_t{1} << 40; }), {"'b'", "file ends at byte"});
