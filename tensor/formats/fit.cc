@@ -149,20 +149,20 @@ ScaleMin fit_with_min(std::span<const float> x, const float* weight, int levels,
     std::fill_n(q, x.size(), uint8_t{0});
     return {0, -min};
   }
-  const float low = min, range = max - min;
-  const auto quantize = [&](float inverse, size_t i) {
-    return clamp_int(round_to_int(inverse * (x[i] - low)), 0, levels);
+  const auto quantize = [&](float inverse, float low, size_t i) {
+    return static_cast<uint8_t>(clamp_int(round_to_int(inverse * (x[i] - low)), 0, levels));
   };
   const auto top = static_cast<float>(levels);
-  for (size_t i = 0; i < x.size(); ++i) q[i] = static_cast<uint8_t>(quantize(top / range, i));
-  ScaleMin best = {1 / (top / range), min};
+  const float first = top / (max - min);
+  for (size_t i = 0; i < x.size(); ++i) q[i] = quantize(first, min, i);
+  ScaleMin best = {1 / first, min};
   float best_error = error_of(x, weight, q, best, trials.absolute);
-  for (int trial = 0; trial <= trials.steps; ++trial) {
-    const float inverse = (trials.first + trials.step * static_cast<float>(trial) + top) / range;
+  for (int trial = 0; trial <= trials.steps; ++trial) {  // each from the minimum of the best so far
+    const float inverse = (trials.first + trials.step * static_cast<float>(trial) + top) / (max - best.min);
     float sum_q = 0, sum_qq = 0, sum_xq = 0;
     uint8_t tried[kValuesMax];
     for (size_t i = 0; i < x.size(); ++i) {
-      tried[i] = static_cast<uint8_t>(quantize(inverse, i));
+      tried[i] = quantize(inverse, best.min, i);
       const float value = tried[i], weighted = weight[i] * value;
       sum_q += weighted;
       sum_qq += weighted * value;
