@@ -24,10 +24,9 @@ constexpr uint64_t kTensorBytesLeast = 8 + 4 + 8 + 4 + 8;  // length, n_dims, on
 
 // Types of the format that Shoal does not compute with: named, so that a person knows what the file holds.
 constexpr std::pair<uint32_t, const char*> kOtherTypes[] = {
-    {4, "Q4_2"},      {5, "Q4_3"},      {9, "Q8_1"},   {15, "Q8_K"},  {16, "IQ2_XXS"}, {17, "IQ2_XS"},
-    {18, "IQ3_XXS"},  {19, "IQ1_S"},    {21, "IQ3_S"}, {22, "IQ2_S"}, {23, "IQ4_XS"},  {24, "I8"},
-    {25, "I16"},      {26, "I32"},      {27, "I64"},   {28, "F64"},   {29, "IQ1_M"},   {31, "Q4_0_4_4"},
-    {32, "Q4_0_4_8"}, {33, "Q4_0_8_8"}, {34, "TQ1_0"}, {35, "TQ2_0"}, {39, "MXFP4"},
+    {4, "Q4_2"},      {5, "Q4_3"},      {9, "Q8_1"},   {15, "Q8_K"}, {24, "I8"},
+    {25, "I16"},      {26, "I32"},      {27, "I64"},   {28, "F64"},  {31, "Q4_0_4_4"},
+    {32, "Q4_0_4_8"}, {33, "Q4_0_8_8"}, {40, "NVFP4"}, {41, "Q1_0"},
 };
 
 // gguf_metadata_value_type of the format.
@@ -288,6 +287,26 @@ GgufHeader read_gguf_header(const RegularFile& file, int part) {
   const auto bytes = in.consumed();
   header.bytes.assign(bytes.begin(), bytes.end());
   return header;
+}
+
+std::vector<RawMetadata> read_raw_metadata(const RegularFile& file) {
+  HeaderReader in(file);
+  read_version(in, file);
+  in.set_context("the tensor count");
+  in.read_count(kTensorBytesLeast, kTensorsMax, "tensors");
+  in.set_context("the metadata count");
+  const uint64_t count = in.read_count(kKeyBytesLeast, kMetadataMax, "metadata keys");
+  std::vector<RawMetadata> entries;
+  for (uint64_t i = 0; i < count; ++i) {
+    const uint64_t begin = in.position();
+    in.set_context("metadata key number " + std::to_string(i));
+    RawMetadata& entry = entries.emplace_back();
+    entry.key = in.read_string(kKeyBytesMax);
+    read_value(in);
+    const auto bytes = in.consumed().subspan(begin);
+    entry.bytes.assign(bytes.begin(), bytes.end());
+  }
+  return entries;
 }
 
 struct HeaderDigest::State {

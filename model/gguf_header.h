@@ -1,4 +1,5 @@
-// The header of one GGUF part: metadata and tensor records, parsed and checked. Used by GgufFile::open alone.
+// The header of one GGUF part: metadata and tensor records, parsed and checked: for GgufFile::open, and
+// entries byte by byte for a file made from another.
 // Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 #pragma once
 
@@ -23,6 +24,15 @@ struct GgufHeader {
 
 // Throws SetupError. `part` is copied into the tensors.
 GgufHeader read_gguf_header(const RegularFile& file, int part);
+
+// A metadata entry as it lies in the file: length and text of the key, type and value.
+struct RawMetadata {
+  std::string key;
+  std::vector<std::byte> bytes;
+};
+
+// The entries in the file's order. Throws SetupError.
+std::vector<RawMetadata> read_raw_metadata(const RegularFile& file);
 
 // SHA-256 over, for each part: the header's length and bytes, and the part's size.
 class HeaderDigest {

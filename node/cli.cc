@@ -126,6 +126,19 @@ void add_run_flags(CLI::App& app, RunFlags& flags) {
   app.add_flag("--ignore-eos", flags.ignore_eos, "go on after the model ends its answer");
 }
 
+void add_quantize_flags(CLI::App& app, QuantizeFlags& flags) {
+  app.add_option("in", flags.in, "GGUF model file: F32, F16 or BF16, whole or split")->required();
+  app.add_option("out", flags.out, "file to write")->required();
+  app.add_option("type", flags.type, "what the matrices become, e.g. Q4_K_M")->required();
+  app.add_option("--imatrix", flags.imatrix, "importance matrix of llama.cpp (GGUF): where errors matter");
+  app.add_option("--report", flags.report,
+                 "text file: perplexity of source and result on it, and how far their predictions differ");
+  app.add_flag("--pure", flags.pure, "the output head too in this type");
+  app.add_flag("--allow-requantize", flags.allow_requantize, "the source may be quantised itself");
+  app.add_option("-t,--threads", flags.threads, "threads that compute (default: all)")
+      ->check(whole_number(1, 1024, "-t"));
+}
+
 int run_parsed(int argc, char** argv) {
   CLI::App app{"Shoal runs one language model on several small devices.", "shoal"};
   app.set_version_flag("--version", std::string("shoal ") + kVersion);
@@ -140,6 +153,7 @@ int run_parsed(int argc, char** argv) {
   BenchFlags bench;
   ServeFlags serve;
   TopFlags top;
+  QuantizeFlags quantize;
   bool probe_json = false;
   std::string inspected;
 
@@ -194,6 +208,8 @@ int run_parsed(int argc, char** argv) {
       ->check(CLI::IsMember({"md", "json", "csv"}));
   CLI::App* inspect_app = app.add_subcommand("inspect", "what is in a model file");
   inspect_app->add_option("model", inspected, "GGUF model file")->required();
+  CLI::App* quantize_app = app.add_subcommand("quantize", "write a model file in another format");
+  add_quantize_flags(*quantize_app, quantize);
 
   try {
     app.parse(argc, argv);
@@ -210,6 +226,7 @@ int run_parsed(int argc, char** argv) {
   if (*serve_app) return serve_command(common, serve);
   if (*top_app) return top_command(top);
   if (*bench_app) return bench_command(common, bench);
+  if (*quantize_app) return quantize_command(quantize);
   return inspect_command(inspected);
 }
 

@@ -75,6 +75,14 @@ struct ServeFlags {
   double grace_s = 10;        // for answers under way after a signal to end
 };
 
+struct QuantizeFlags {
+  std::string in, out, type;
+  std::string imatrix;  // importance matrix, GGUF; empty: none
+  std::string report;   // text to compare source and result on; empty: no report
+  bool pure = false, allow_requantize = false;
+  int threads = 0;  // 0: all
+};
+
 struct TopFlags {
   std::string url = "http://127.0.0.1:8080";
   std::string api_key_file;
@@ -89,5 +97,6 @@ int bench_command(const CommonFlags& common, const BenchFlags& flags);
 int serve_command(const CommonFlags& common, const ServeFlags& flags);
 int top_command(const TopFlags& flags);
 int inspect_command(const std::string& model);
+int quantize_command(const QuantizeFlags& flags);
 
 }  // namespace shoal

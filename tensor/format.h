@@ -57,6 +57,11 @@ struct Format {
   // Elements [32 block, 32 block + 32) of the 16 rows. Null for float formats.
   void (*unpack)(const std::byte* group, int64_t cols, int64_t block, Panel* out);
 
+  // A row of n finite values as the file's bytes, or null if Shoal does not write the format. `importance`,
+  // one weight a column, or null: how much an error there matters. The same bytes as ggml's reference method
+  // gives, for every format that has one (tests/tensor/encode_test.cc).
+  void (*encode)(const float* values, int64_t n, const float* importance, std::byte* row) = nullptr;
+
   size_t row_bytes(int64_t cols) const { return static_cast<size_t>(cols / block) * block_bytes; }
 };
 

@@ -15,10 +15,14 @@ void pack(const std::byte* rows, size_t row_bytes, int64_t cols, std::byte* grou
   for (; k < cols; ++k) interleave_word(rows + 4 * k, row_bytes, out + 64 * k);
 }
 
+void encode(const float* x, int64_t n, const float*, std::byte* row) {
+  std::memcpy(row, x, n * sizeof(float));
+}
+
 }  // namespace
 
 extern const Format kF32Format;
-const Format kF32Format = {TensorType::kF32, "F32", 1,      4, true, PanelKind::kScale, 0, 0,
-                           decode,           pack,  nullptr};
+const Format kF32Format = {TensorType::kF32, "F32", 1,       4,     true, PanelKind::kScale, 0, 0,
+                           decode,           pack,  nullptr, encode};
 
 }  // namespace shoal

@@ -1,4 +1,6 @@
 // IQ4_NL: w = d table[q], q a nibble, the table fixed and not linear. Packed like Q4_0.
+#include "tensor/formats/fit.h"
+#include "tensor/formats/fit_iq4.h"
 #include "tensor/formats/iq4_values.h"
 #include "tensor/formats/pack_helpers.h"
 #include "tensor/formats/packed_layout.h"
@@ -37,6 +39,19 @@ void unpack(const std::byte* group, int64_t cols, int64_t b, Panel* out) {
   unpack_iq4_values(PackedQ4_0::data(group, cols, b), out);
 }
 
+void encode(const float* x, int64_t n, const float* importance, std::byte* row) {
+  for (int64_t b = 0; b < n / 32; ++b, x += 32) {
+    Block block = {};
+    uint8_t q[32] = {};
+    const float spread = sum_of_squares({x, 32}) * (2.0f / 32);
+    const float scale = fit_iq4(x, importance ? importance + 32 * b : nullptr, spread);
+    store_half(&block.d, scale);
+    choose_iq4(x, scale, q);
+    store_nibbles(q, block.nibbles);
+    std::memcpy(row + b * sizeof(Block), &block, sizeof(Block));
+  }
+}
+
 }  // namespace
 
 extern const Format kIQ4_NLFormat;
@@ -50,6 +65,7 @@ const Format kIQ4_NLFormat = {TensorType::kIQ4_NL,
                               255,
                               decode,
                               pack,
-                              unpack};
+                              unpack,
+                              encode};
 
 }  // namespace shoal

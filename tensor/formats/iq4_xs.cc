@@ -1,6 +1,8 @@
 // IQ4_XS: 256 values in 8 sub-blocks; w = d (s - 32) table[q], q a nibble, the table of IQ4_NL, s of six
 // bits. Packed, per 256 columns and 16 rows: meta d, high scale bits [16 rows], low scale bits [16 rows][4];
 // data 8 nibble planes.
+#include "tensor/formats/fit.h"
+#include "tensor/formats/fit_iq4.h"
 #include "tensor/formats/iq4_values.h"
 #include "tensor/formats/pack_helpers.h"
 #include "tensor/formats/packed_layout.h"
@@ -65,6 +67,28 @@ void unpack(const std::byte* group, int64_t cols, int64_t b, Panel* out) {
   unpack_iq4_values(Packed::data(group, cols, b / 8) + 256 * s, out);
 }
 
+void encode(const float* x, int64_t n, const float* importance, std::byte* row) {
+  for (int64_t b = 0; b < n / 256; ++b, x += 256) {
+    Block block = {};
+    const float spread = sum_of_squares({x, 256}) * (2.0f / 256);
+    float scale[8];
+    for (int s = 0; s < 8; ++s) {
+      scale[s] = fit_iq4(x + 32 * s, importance ? importance + 256 * b + 32 * s : nullptr, spread);
+    }
+    const float d = -extreme_of(scale) / 32, inverse = d != 0 ? 1 / d : 0;
+    store_half(&block.d, d);
+    for (int s = 0; s < 8; ++s) {
+      const int level = clamp_int(round_to_int(inverse * scale[s]), -32, 31);
+      uint8_t q[32];
+      choose_iq4(x + 32 * s, d * static_cast<float>(level), q);
+      store_nibbles(q, block.nibbles + 16 * s);
+      block.scales_low[s / 2] |= static_cast<uint8_t>(((level + 32) & 15) << (4 * (s % 2)));
+      block.scales_high |= static_cast<uint16_t>(((level + 32) >> 4) << (2 * s));
+    }
+    std::memcpy(row + b * sizeof(Block), &block, sizeof(Block));
+  }
+}
+
 }  // namespace
 
 extern const Format kIQ4_XSFormat;
@@ -78,6 +102,7 @@ const Format kIQ4_XSFormat = {TensorType::kIQ4_XS,
                               255,
                               decode,
                               pack,
-                              unpack};
+                              unpack,
+                              encode};
 
 }  // namespace shoal

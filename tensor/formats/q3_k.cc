@@ -1,4 +1,5 @@
 // Q3_K: 256 values in 16 sub-blocks of 16; w = d (scale - 32) (q - 4), q of three bits, scale of six.
+#include "tensor/formats/fit.h"
 #include "tensor/formats/pack_helpers.h"
 #include "tensor/formats/packed_layout.h"
 
@@ -64,10 +65,64 @@ void unpack(const std::byte* group, int64_t cols, int64_t b, Panel* out) {
   }
 }
 
+// Scales of 16 sub-blocks as levels -32..31 plus 32, and the values for them.
+void choose_scales(const float* x, const float* importance, uint16_t* d, uint8_t* level, uint8_t* q) {
+  float scale[16], total[16];
+  const float spread = importance ? 2 * sum_of_squares({x, 256}) / 256 : 0;
+  for (int u = 0; u < 16; ++u) {
+    const std::span<const float> values(x + 16 * u, 16);
+    if (!importance) {
+      scale[u] = fit_signed_stepwise(values, 4, q + 16 * u);
+      continue;
+    }
+    float weight[16];
+    weigh(values, importance + 16 * u, spread, weight);
+    total[u] = 0;
+    for (float w : weight) total[u] += w;
+    scale[u] = fit_signed(values, weight, 4, q + 16 * u);
+  }
+  if (importance) return store_half(d, fit_signed(scale, total, 32, level));
+  const float extreme = extreme_of(scale), inverse = extreme != 0 ? -32.0f / extreme : 0;
+  for (int u = 0; u < 16; ++u) {
+    level[u] =
+        extreme != 0 ? static_cast<uint8_t>(clamp_int(round_to_int(inverse * scale[u]), -32, 31) + 32) : 0;
+  }
+  store_half(d, extreme != 0 ? 1 / inverse : 0);
+}
+
+void encode(const float* x, int64_t n, const float* importance, std::byte* row) {
+  for (int64_t b = 0; b < n / 256; ++b, x += 256) {
+    Block block = {};
+    uint8_t level[16], q[256];
+    choose_scales(x, importance ? importance + 256 * b : nullptr, &block.d, level, q);
+    for (int u = 0; u < 16; ++u) {
+      block.scales[u % 8] |= static_cast<uint8_t>((level[u] & 15) << (4 * (u / 8)));
+      block.scales[8 + u % 4] |= static_cast<uint8_t>((level[u] >> 4) << (2 * (u / 4)));
+    }
+    for (int k = 0; k < 256; ++k) {
+      const float d = half_to_float(block.d) * static_cast<float>(level[k / 16] - 32);
+      if (d != 0) q[k] = static_cast<uint8_t>(clamp_int(round_to_int(x[k] / d), -4, 3) + 4);
+      block.low[k / 128 * 32 + k % 32] |= static_cast<uint8_t>((q[k] & 3) << (2 * (k / 32 % 4)));
+      block.high[k % 32] |= static_cast<uint8_t>((q[k] >> 2) << (k / 32));
+    }
+    std::memcpy(row + b * sizeof(Block), &block, sizeof(Block));
+  }
+}
+
 }  // namespace
 
 extern const Format kQ3_KFormat;
-const Format kQ3_KFormat = {
-    TensorType::kQ3_K, "Q3_K", 256, sizeof(Block), false, PanelKind::kSubScale, 4, 7, decode, pack, unpack};
+const Format kQ3_KFormat = {TensorType::kQ3_K,
+                            "Q3_K",
+                            256,
+                            sizeof(Block),
+                            false,
+                            PanelKind::kSubScale,
+                            4,
+                            7,
+                            decode,
+                            pack,
+                            unpack,
+                            encode};
 
 }  // namespace shoal

@@ -1,4 +1,5 @@
 // Q4_K: 256 values in 8 sub-blocks; w = d scale q - dmin min, q a nibble, scale and min of six bits.
+#include "tensor/formats/encode_k.h"
 #include "tensor/formats/pack_helpers.h"
 #include "tensor/formats/packed_layout.h"
 
@@ -49,10 +50,33 @@ void unpack(const std::byte* group, int64_t cols, int64_t b, Panel* out) {
   unpack_nibbles(PackedQ4_K::data(group, cols, b / 8) + b % 8 * 256, out);
 }
 
+void encode(const float* x, int64_t n, const float* importance, std::byte* row) {
+  for (int64_t b = 0; b < n / 256; ++b, x += 256) {
+    Block block = {};
+    uint8_t q[256];
+    encode_scale_min(x, importance ? importance + 256 * b : nullptr, 15, {-1.0f, 0.1f, 20, false}, &block.d,
+                     &block.dmin, block.scales, q);
+    for (int k = 0; k < 256; ++k) {
+      block.nibbles[k / 64 * 32 + k % 32] |= static_cast<uint8_t>((q[k] & 15) << (k / 32 % 2 * 4));
+    }
+    std::memcpy(row + b * sizeof(Block), &block, sizeof(Block));
+  }
+}
+
 }  // namespace
 
 extern const Format kQ4_KFormat;
-const Format kQ4_KFormat = {
-    TensorType::kQ4_K, "Q4_K", 256, sizeof(Block), false, PanelKind::kScaleMin, 0, 15, decode, pack, unpack};
+const Format kQ4_KFormat = {TensorType::kQ4_K,
+                            "Q4_K",
+                            256,
+                            sizeof(Block),
+                            false,
+                            PanelKind::kScaleMin,
+                            0,
+                            15,
+                            decode,
+                            pack,
+                            unpack,
+                            encode};
 
 }  // namespace shoal

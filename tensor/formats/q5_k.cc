@@ -1,5 +1,6 @@
 // Q5_K: 256 values in 8 sub-blocks; w = d scale q - dmin min, q of five bits, scale and min of six bits.
 // Packed like Q4_K, each sub-block's nibbles followed by its fifth bits.
+#include "tensor/formats/encode_k.h"
 #include "tensor/formats/pack_helpers.h"
 #include "tensor/formats/packed_layout.h"
 
@@ -63,10 +64,34 @@ void unpack(const std::byte* group, int64_t cols, int64_t b, Panel* out) {
   unpack_fifth_bits(data + 256, out);
 }
 
+void encode(const float* x, int64_t n, const float* importance, std::byte* row) {
+  for (int64_t b = 0; b < n / 256; ++b, x += 256) {
+    Block block = {};
+    uint8_t q[256];
+    encode_scale_min(x, importance ? importance + 256 * b : nullptr, 31, {-0.5f, 0.1f, 15, false}, &block.d,
+                     &block.dmin, block.scales, q);
+    for (int k = 0; k < 256; ++k) {
+      block.nibbles[k / 64 * 32 + k % 32] |= static_cast<uint8_t>((q[k] & 15) << (k / 32 % 2 * 4));
+      block.fifth[k % 32] |= static_cast<uint8_t>((q[k] >> 4) << (k / 32));
+    }
+    std::memcpy(row + b * sizeof(Block), &block, sizeof(Block));
+  }
+}
+
 }  // namespace
 
 extern const Format kQ5_KFormat;
-const Format kQ5_KFormat = {
-    TensorType::kQ5_K, "Q5_K", 256, sizeof(Block), false, PanelKind::kScaleMin, 0, 31, decode, pack, unpack};
+const Format kQ5_KFormat = {TensorType::kQ5_K,
+                            "Q5_K",
+                            256,
+                            sizeof(Block),
+                            false,
+                            PanelKind::kScaleMin,
+                            0,
+                            31,
+                            decode,
+                            pack,
+                            unpack,
+                            encode};
 
 }  // namespace shoal

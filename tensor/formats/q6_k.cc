@@ -1,4 +1,8 @@
 // Q6_K: 256 values in 16 sub-blocks of 16; w = d scale (q - 32), q of six bits, scale a signed byte.
+#include <algorithm>
+#include <cmath>
+
+#include "tensor/formats/fit.h"
 #include "tensor/formats/pack_helpers.h"
 #include "tensor/formats/packed_layout.h"
 
@@ -81,10 +85,49 @@ void unpack(const std::byte* group, int64_t cols, int64_t b, Panel* out) {
   }
 }
 
+void encode(const float* x, int64_t n, const float* importance, std::byte* row) {
+  for (int64_t b = 0; b < n / 256; ++b, x += 256) {
+    Block block = {};
+    uint8_t q[256];
+    float scale[16];
+    for (int u = 0; u < 16; ++u) {
+      const float* weight = importance ? importance + 256 * b + 16 * u : nullptr;
+      scale[u] = fit_signed({x + 16 * u, 16}, weight, 32, q + 16 * u);
+    }
+    const float extreme = extreme_of(scale);
+    if (std::fabs(extreme) >= 1e-15f) {
+      const float inverse = -128.0f / extreme;
+      store_half(&block.d, 1 / inverse);
+      for (int u = 0; u < 16; ++u) {
+        block.scales[u] = static_cast<int8_t>(std::min(127, round_to_int(inverse * scale[u])));
+      }
+      for (int k = 0; k < 256; ++k) {
+        const float d = half_to_float(block.d) * static_cast<float>(block.scales[k / 16]);
+        if (d != 0) q[k] = static_cast<uint8_t>(clamp_int(round_to_int(x[k] / d), -32, 31) + 32);
+        const int half = k / 128, part = k / 32 % 4;
+        block.low[64 * half + 32 * (part % 2) + k % 32] |=
+            static_cast<uint8_t>((q[k] & 15) << (4 * (part / 2)));
+        block.high[32 * half + k % 32] |= static_cast<uint8_t>((q[k] >> 4) << (2 * part));
+      }
+    }
+    std::memcpy(row + b * sizeof(Block), &block, sizeof(Block));
+  }
+}
+
 }  // namespace
 
 extern const Format kQ6_KFormat;
-const Format kQ6_KFormat = {
-    TensorType::kQ6_K, "Q6_K", 256, sizeof(Block), false, PanelKind::kSubScale, 32, 63, decode, pack, unpack};
+const Format kQ6_KFormat = {TensorType::kQ6_K,
+                            "Q6_K",
+                            256,
+                            sizeof(Block),
+                            false,
+                            PanelKind::kSubScale,
+                            32,
+                            63,
+                            decode,
+                            pack,
+                            unpack,
+                            encode};
 
 }  // namespace shoal

@@ -2,6 +2,10 @@
 // 0 and 1. A byte is the digits' number scaled from 3^5 to 256 and rounded up, so that digit n is the whole
 // part of three times the fraction that 3^n bytes / 256 leaves.
 // Packed, per 256 columns and 16 rows: meta d; data the words of the file [13][16 rows][4].
+#include <cmath>
+#include <iterator>
+
+#include "tensor/formats/fit.h"
 #include "tensor/formats/pack_helpers.h"
 #include "tensor/formats/packed_layout.h"
 
@@ -70,10 +74,38 @@ void unpack(const std::byte* group, int64_t cols, int64_t b, Panel* out) {
   }
 }
 
+void encode(const float* x, int64_t n, const float*, std::byte* row) {
+  for (int64_t b = 0; b < n / 256; ++b, x += 256) {
+    const float d = std::fabs(extreme_of({x, 256})), inverse = d != 0 ? 1 / d : 0;
+    int number[sizeof(Block::five) + sizeof(Block::four)] = {};  // the first digit counts 81
+    for (int k = 0; k < 256; ++k) {
+      const Place place = place_of(k / 4);
+      const int digit = static_cast<int>(std::lround(x[k] * inverse)) + 1;
+      number[4 * place.word + k % 4] += digit * kPowers[4 - place.digit];
+    }
+    Block block;
+    store_half(&block.d, d);
+    std::memcpy(row + b * sizeof(Block), &block, sizeof(Block));
+    for (size_t i = 0; i < std::size(number); ++i) {
+      row[b * sizeof(Block) + i] = static_cast<std::byte>((number[i] * 256 + 242) / 243);
+    }
+  }
+}
+
 }  // namespace
 
 extern const Format kTQ1_0Format;
-const Format kTQ1_0Format = {
-    TensorType::kTQ1_0, "TQ1_0", 256, sizeof(Block), false, PanelKind::kScale, 1, 2, decode, pack, unpack};
+const Format kTQ1_0Format = {TensorType::kTQ1_0,
+                             "TQ1_0",
+                             256,
+                             sizeof(Block),
+                             false,
+                             PanelKind::kScale,
+                             1,
+                             2,
+                             decode,
+                             pack,
+                             unpack,
+                             encode};
 
 }  // namespace shoal

@@ -1,5 +1,8 @@
 // TQ2_0: 256 values; w = d (q - 1), q of two bits, for models trained with weights of -1, 0 and 1.
 // Packed, per 256 columns and 16 rows: meta d; data the words of the file [16][16 rows][4].
+#include <cmath>
+
+#include "tensor/formats/fit.h"
 #include "tensor/formats/pack_helpers.h"
 #include "tensor/formats/packed_layout.h"
 
@@ -42,10 +45,33 @@ void unpack(const std::byte* group, int64_t cols, int64_t b, Panel* out) {
   for (int n = 0; n < 512; ++n) q[n] = (words[n] >> (2 * (s % 4))) & 3;
 }
 
+void encode(const float* x, int64_t n, const float*, std::byte* row) {
+  for (int64_t b = 0; b < n / 256; ++b, x += 256) {
+    const float d = std::fabs(extreme_of({x, 256})), inverse = d != 0 ? 1 / d : 0;
+    Block block = {};
+    store_half(&block.d, d);
+    for (int k = 0; k < 256; ++k) {
+      const long q = std::lround(x[k] * inverse) + 1;
+      block.q[k / 128 * 32 + k % 32] |= static_cast<uint8_t>(q << (2 * (k / 32 % 4)));
+    }
+    std::memcpy(row + b * sizeof(Block), &block, sizeof(Block));
+  }
+}
+
 }  // namespace
 
 extern const Format kTQ2_0Format;
-const Format kTQ2_0Format = {
-    TensorType::kTQ2_0, "TQ2_0", 256, sizeof(Block), false, PanelKind::kScale, 1, 3, decode, pack, unpack};
+const Format kTQ2_0Format = {TensorType::kTQ2_0,
+                             "TQ2_0",
+                             256,
+                             sizeof(Block),
+                             false,
+                             PanelKind::kScale,
+                             1,
+                             3,
+                             decode,
+                             pack,
+                             unpack,
+                             encode};
 
 }  // namespace shoal

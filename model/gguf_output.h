@@ -1,0 +1,39 @@
+// A GGUF file being written: header, then tensors one after the other, then finish(), which gives the file
+// its name. Until then it is NAME.partial, removed if the object dies earlier. Throws SetupError with exit
+// code 1 where the disk refuses. Belongs to one thread.
+#pragma once
+
+#include <cstdint>
+#include <cstdio>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "model/gguf_file.h"
+
+namespace shoal {
+
+struct TensorChange;
+
+class GgufOutput {
+ public:
+  explicit GgufOutput(const std::string& path);
+  ~GgufOutput();
+  GgufOutput(const GgufOutput&) = delete;
+  GgufOutput& operator=(const GgufOutput&) = delete;
+
+  // The source's metadata as it lies there, with general.file_type set, and the tensors' records.
+  void write_header(const GgufFile& source, const std::vector<TensorChange>& tensors, uint32_t file_type);
+  void write(std::span<const std::byte> bytes);
+  void pad();  // to the alignment: after each tensor
+  void finish();
+
+ private:
+  [[noreturn]] void fail(const char* what);
+
+  std::string path_, partial_;
+  std::FILE* file_ = nullptr;
+  uint64_t written_ = 0, alignment_ = 32;
+};
+
+}  // namespace shoal

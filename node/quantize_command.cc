@@ -1,0 +1,75 @@
+// shoal quantize.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <fstream>
+#include <iterator>
+#include <map>
+#include <optional>
+#include <thread>
+
+#include "base/error.h"
+#include "base/units.h"
+#include "model/gguf_reader.h"
+#include "model/quantize.h"
+#include "node/commands.h"
+#include "node/progress.h"
+#include "node/quality_report.h"
+#include "tensor/format.h"
+
+namespace shoal {
+namespace {
+
+std::string read_text(const std::string& path) {
+  std::ifstream in(path, std::ios::binary);
+  std::string text((std::istreambuf_iterator<char>(in)), std::istreambuf_iterator<char>());
+  if (!in) throw SetupError("the text " + quoted(path, 4096) + " of --report cannot be read");
+  return text;
+}
+
+// "Q4_K 168, Q6_K 43, F32 61": tensors of each type.
+std::string types_of(const GgufFile& file) {
+  std::map<std::string, int> counts;
+  for (const TensorInfo& tensor : file.tensors()) ++counts[format_of(tensor.type).name];
+  std::string text;
+  for (const auto& [name, n] : counts) text += fmt::format("{}{} {}", text.empty() ? "" : ", ", name, n);
+  return text;
+}
+
+}  // namespace
+
+int quantize_command(const QuantizeFlags& flags) {
+  std::optional<std::string> text;
+  if (!flags.report.empty()) text = read_text(flags.report);  // before the long work
+  const GgufFile source = GgufFile::open(flags.in);
+  QuantizeOptions options;
+  options.type = flags.type;
+  options.pure = flags.pure;
+  options.allow_requantize = flags.allow_requantize;
+  if (!flags.imatrix.empty()) options.importance = read_importance(flags.imatrix);
+  const int threads =
+      flags.threads > 0 ? flags.threads : static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
+  ThreadPool pool(threads);
+  {
+    ProgressLine progress("quantizing");
+    quantize_model(source, flags.out, options, pool,
+                   [&](uint64_t done, uint64_t total) { progress.update(done, total); });
+  }
+  const GgufFile result = GgufFile::open(flags.out);
+  std::fputs(fmt::format("{}: {} -> {}: {} ({})\n", flags.type, format_bytes(source.total_bytes()),
+                         quoted(flags.out, 4096), format_bytes(result.total_bytes()), types_of(result))
+                 .c_str(),
+             stderr);
+  if (!text) return kExitDone;
+  QualityReport report;
+  {
+    ProgressLine progress("comparing");
+    report = compare_quality(source, result, *text, pool,
+                             [&](uint64_t done, uint64_t total) { progress.update(done, total); });
+  }
+  std::fputs(render(report).c_str(), stdout);
+  return kExitDone;
+}
+
+}  // namespace shoal

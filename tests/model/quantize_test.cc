@@ -1,0 +1,166 @@
+// Quantizing a model file: which tensors become what, what is kept, and what is refused.
+#include "model/quantize.h"
+
+#include <doctest/doctest.h>
+
+#include <filesystem>
+#include <set>
+#include <vector>
+
+#include "base/error.h"
+#include "tensor/format.h"
+#include "tests/support/temp_dir.h"
+#include "tests/support/tiny_model.h"
+
+namespace shoal {
+namespace {
+
+using test::TempDir;
+using test::TinyModelOptions;
+
+TinyModelOptions source_options(TensorType type = TensorType::kF32) {
+  TinyModelOptions options;
+  options.type = type;
+  options.n_layer = 8;
+  options.n_embd = 256;
+  options.n_ff = 288;  // ffn_down's rows are no multiple of 256
+  options.n_vocab = 320;
+  return options;
+}
+
+GgufFile quantize(const GgufFile& source, const std::string& out, const QuantizeOptions& options) {
+  ThreadPool pool(2);
+  quantize_model(source, out, options, pool, {});
+  return GgufFile::open(out);
+}
+
+std::vector<std::byte> bytes_of(const GgufFile& file, const TensorInfo& tensor) {
+  std::vector<std::byte> bytes(tensor.bytes);
+  file.read(tensor, 0, bytes);
+  return bytes;
+}
+
+TensorType type_in(const GgufFile& file, const std::string& name) {
+  return file.tensor(name).type;
+}
+
+}  // namespace
+
+TEST_CASE("quantize: matrices are encoded row by row, everything else is copied") {
+  TempDir dir;
+  test::write_tiny_model(dir.file("in.gguf"), source_options());
+  const GgufFile in = GgufFile::open(dir.file("in.gguf"));
+  const GgufFile out = quantize(in, dir.file("out.gguf"), {"Q4_K", false, false, {}});
+
+  CHECK(type_in(out, "blk.0.attn_q.weight") == TensorType::kQ4_K);
+  CHECK(type_in(out, "blk.0.ffn_down.weight") == TensorType::kQ5_0);  // rows of 288
+  CHECK(type_in(out, "token_embd.weight") == TensorType::kQ6_K);      // the tied output head
+  CHECK(type_in(out, "blk.0.attn_norm.weight") == TensorType::kF32);
+  REQUIRE(out.tensors().size() == in.tensors().size());
+  for (const TensorInfo& tensor : in.tensors()) {
+    CAPTURE(tensor.name);
+    const TensorInfo& made = out.tensor(tensor.name);
+    CHECK(made.dims == tensor.dims);
+    const std::vector<std::byte> before = bytes_of(in, tensor), after = bytes_of(out, made);
+    std::vector<std::byte> want(after.size());
+    const Format& format = format_of(made.type);
+    for (int64_t r = 0; r < tensor.rows(); ++r) {
+      format.encode(reinterpret_cast<const float*>(before.data()) + r * tensor.cols(), tensor.cols(), nullptr,
+                    &want[r * format.row_bytes(tensor.cols())]);
+    }
+    CHECK(after == want);
+  }
+  auto metadata = out.metadata();
+  CHECK(out.get_uint("general.file_type") == 14);
+  CHECK(out.get_uint("general.quantization_version") == 2);
+  metadata.erase("general.file_type");
+  metadata.erase("general.quantization_version");
+  CHECK(metadata == in.metadata());
+  CHECK_FALSE(std::filesystem::exists(dir.file("out.gguf.partial")));
+}
+
+TEST_CASE("quantize: mixtures give some layers more bits, --pure none") {
+  TempDir dir;
+  test::write_tiny_model(dir.file("in.gguf"), source_options());
+  const GgufFile in = GgufFile::open(dir.file("in.gguf"));
+  const auto layers_of = [&](const char* type, TensorType wanted) {
+    std::set<int> layers;
+    for (const TensorChange& c : plan_quantization(in, {type, false, false, {}})) {
+      if (c.tensor->name.ends_with("attn_v.weight") && c.to == wanted) layers.insert(c.tensor->name[4] - '0');
+    }
+    return layers;
+  };
+  CHECK(layers_of("Q4_K_M", TensorType::kQ6_K) == std::set<int>{0, 3, 6, 7});
+  CHECK(layers_of("Q5_K_M", TensorType::kQ6_K) == std::set<int>{0, 3, 6, 7});
+  CHECK(layers_of("Q4_K_S", TensorType::kQ5_K) == std::set<int>{0, 1, 2, 3});
+  for (const TensorChange& c : plan_quantization(in, {"Q8_0", true, false, {}})) {
+    CHECK((c.to == TensorType::kQ8_0) == (c.tensor->dims.size() == 2));
+  }
+}
+
+TEST_CASE("quantize: every type it offers can be written and opened") {
+  TempDir dir;
+  TinyModelOptions options = source_options(TensorType::kF16);
+  options.n_layer = 1;
+  options.n_ff = 256;
+  test::write_tiny_model(dir.file("in.gguf"), options);
+  const GgufFile in = GgufFile::open(dir.file("in.gguf"));
+  for (const std::string& type : quantize_types()) {
+    CAPTURE(type);
+    CHECK_NOTHROW(quantize(in, dir.file("out.gguf"), {type, true, false, {}}));
+  }
+}
+
+TEST_CASE("quantize: importance changes the bytes of its tensor alone, and must fit") {
+  TempDir dir;
+  test::write_tiny_model(dir.file("in.gguf"), source_options());
+  const GgufFile in = GgufFile::open(dir.file("in.gguf"));
+  test::GgufWriter matrix;
+  std::string sums;
+  for (int k = 0; k < 256; ++k) sums += test::GgufWriter::pod(static_cast<float>(k * k));
+  matrix.add_tensor("blk.1.attn_q.weight.in_sum2", TensorType::kF32, {256, 1}, sums);
+  matrix.add_tensor("blk.1.attn_q.weight.counts", TensorType::kF32, {1, 1}, test::GgufWriter::pod(4.0f));
+  matrix.write(dir.file("imatrix.gguf"));
+
+  const ImportanceMatrix importance = read_importance(dir.file("imatrix.gguf"));
+  REQUIRE(importance.size() == 1);
+  CHECK(importance.at("blk.1.attn_q.weight")[10] == 25.0f);
+  const GgufFile plain = quantize(in, dir.file("plain.gguf"), {"Q4_0", false, false, {}});
+  const GgufFile weighted = quantize(in, dir.file("weighted.gguf"), {"Q4_0", false, false, importance});
+  for (const TensorInfo& tensor : plain.tensors()) {
+    const bool same = bytes_of(plain, tensor) == bytes_of(weighted, weighted.tensor(tensor.name));
+    CHECK(same == (tensor.name != "blk.1.attn_q.weight"));
+  }
+  CHECK_THROWS_WITH_AS(
+      quantize(in, dir.file("x.gguf"), {"Q4_0", false, false, {{"blk.0.attn_q.weight", {1, 2, 3}}}}),
+      doctest::Contains("made for another model"), SetupError);
+  CHECK_THROWS_WITH_AS(read_importance(dir.file("in.gguf")), doctest::Contains("not an importance matrix"),
+                       SetupError);
+}
+
+TEST_CASE("quantize: what it refuses, and that nothing is left behind") {
+  TempDir dir;
+  test::write_tiny_model(dir.file("in.gguf"), source_options());
+  test::write_tiny_model(dir.file("q8.gguf"), source_options(TensorType::kQ8_0));
+  const GgufFile in = GgufFile::open(dir.file("in.gguf")), q8 = GgufFile::open(dir.file("q8.gguf"));
+  CHECK_THROWS_WITH_AS(quantize(in, dir.file("out.gguf"), {"Q4_M", false, false, {}}),
+                       doctest::Contains("known are F16, BF16"), SetupError);
+  CHECK_THROWS_WITH_AS(quantize(in, dir.file("in.gguf"), {"Q4_0", false, false, {}}),
+                       doctest::Contains("is the source itself"), SetupError);
+  CHECK_THROWS_WITH_AS(quantize(q8, dir.file("out.gguf"), {"Q4_0", false, false, {}}),
+                       doctest::Contains("--allow-requantize"), SetupError);
+  CHECK_NOTHROW(quantize(q8, dir.file("again.gguf"), {"Q4_0", false, true, {}}));
+  CHECK_THROWS_WITH_AS(quantize(in, dir.file("none/out.gguf"), {"Q4_0", false, false, {}}),
+                       doctest::Contains("could not be created"), SetupError);
+
+  test::GgufWriter damaged = test::tiny_model(source_options());
+  damaged.tensor("blk.2.attn_k.weight").data.replace(4, 4, test::GgufWriter::pod(0x7f800000u));
+  damaged.write(dir.file("damaged.gguf"));
+  const GgufFile bad = GgufFile::open(dir.file("damaged.gguf"));
+  CHECK_THROWS_WITH_AS(quantize(bad, dir.file("out.gguf"), {"Q4_0", false, false, {}}),
+                       doctest::Contains("blk.2.attn_k.weight"), SetupError);
+  CHECK_FALSE(std::filesystem::exists(dir.file("out.gguf")));
+  CHECK_FALSE(std::filesystem::exists(dir.file("out.gguf.partial")));
+}
+
+}  // namespace shoal
