@@ -1,242 +1,289 @@
 #include "model/chat_template.h"
 
-#include <algorithm>
-#include <array>
-#include <optional>
+#include <spdlog/spdlog.h>
 
-#include "base/error.h"
-#include "model/utf8.h"
+#include <algorithm>
+#include <chrono>
+
+#include "model/gguf_file.h"
+#include "model/template_interpreter.h"
+#include "model/template_parser.h"
+#include "model/tokenizer.h"
 
 namespace shoal {
+
+using jinja::MarkedText;
+using jinja::Value;
+
 namespace {
 
-bool contains(std::string_view text, std::string_view part) {
-  return text.find(part) != std::string_view::npos;
+// What one rendering may use, beside what goes with the length of the conversation.
+constexpr size_t kStepsMax = 1'000'000;
+constexpr size_t kBytesMax = size_t{16} << 20;
+constexpr size_t kBytesPerByte = 48, kBytesPerStep = 4;
+
+Value text(std::string_view bytes, bool trusted = false) {
+  return Value(std::string(bytes), trusted);
+}
+Value mapping(std::vector<std::pair<const char*, Value>> members) {
+  std::vector<std::pair<MarkedText, Value>> items;
+  for (auto& [key, value] : members) items.emplace_back(MarkedText(key, true), std::move(value));
+  return jinja::given_dict(std::move(items));
 }
 
-std::string unescape(std::string_view literal) {
-  std::string out;
-  for (size_t i = 0; i < literal.size(); ++i) {
-    if (literal[i] != '\\' || i + 1 == literal.size()) {
-      out += literal[i];
+const Value* member(const Value& value, std::string_view key) {
+  return value.is(Value::Kind::kDict) ? value.dict().find(key) : nullptr;
+}
+bool has_role(const Value& message, std::string_view role) {
+  const Value* found = member(message, "role");
+  return found != nullptr && found->is(Value::Kind::kString) && found->text().bytes == role;
+}
+
+Value with_member(const Value& mapping, std::string_view key, Value value) {
+  auto items = mapping.dict().items;
+  const auto at =
+      std::find_if(items.begin(), items.end(), [&](const auto& item) { return item.first.bytes == key; });
+  if (at != items.end()) {
+    at->second = std::move(value);
+  } else {
+    items.emplace_back(MarkedText(std::string(key), true), std::move(value));
+  }
+  return jinja::given_dict(std::move(items));
+}
+
+// The first message, of the system, goes in front of the first user message.
+Value fold_system(const Value& messages) {
+  const auto& items = messages.list().items;
+  if (items.empty() || !has_role(items[0], "system")) return messages;
+  const Value* system = member(items[0], "content");
+  if (system == nullptr || !system->is(Value::Kind::kString)) return messages;
+  std::vector<Value> rest(items.begin() + 1, items.end());
+  const auto user =
+      std::find_if(rest.begin(), rest.end(), [](const Value& m) { return has_role(m, "user"); });
+  if (user == rest.end()) {
+    rest.insert(rest.begin(), mapping({{"role", text("user", true)}, {"content", *system}}));
+    return jinja::given_list(std::move(rest));
+  }
+  const Value* content = member(*user, "content");
+  if (content == nullptr || !content->is(Value::Kind::kString)) return messages;
+  MarkedText joined = system->text();
+  if (joined.size() > 0) joined.append("\n\n", true);
+  joined.append(content->text());
+  *user = with_member(*user, "content", Value(std::move(joined)));
+  return jinja::given_list(std::move(rest));
+}
+
+// The arguments of earlier tool calls as JSON texts, for templates that write them as they are.
+Value arguments_as_text(const Value& messages) {
+  jinja::Budget budget(SIZE_MAX, SIZE_MAX);
+  std::vector<Value> out;
+  for (const Value& message : messages.list().items) {
+    const Value* calls = member(message, "tool_calls");
+    if (calls == nullptr || !calls->is(Value::Kind::kList)) {
+      out.push_back(message);
       continue;
     }
-    const char escaped = literal[++i];
-    out += escaped == 'n' ? '\n' : escaped == 't' ? '\t' : escaped == 'r' ? '\r' : escaped;
-  }
-  return out;
-}
-
-bool opens_block(std::string_view two) {
-  return two == "{{" || two == "{%" || two == "{#";
-}
-
-// The texts that a Jinja template may write as they stand: string literals inside {{ }} and {% %}, and what
-// is outside.
-std::vector<std::string> written_texts(std::string_view jinja) {
-  std::vector<std::string> texts;
-  size_t at = 0;
-  while (at < jinja.size()) {
-    size_t open = at;
-    while (open < jinja.size() && !opens_block(jinja.substr(open, 2))) ++open;
-    if (open > at) texts.emplace_back(jinja.substr(at, open - at));
-    if (open == jinja.size()) break;
-    const char kind = jinja[open + 1];
-    const std::string_view close = kind == '{' ? "}}" : kind == '%' ? "%}" : "#}";
-    at = open + 2;
-    while (at < jinja.size() && !jinja.substr(at).starts_with(close)) {
-      const char quote = jinja[at++];
-      if (kind == '#' || (quote != '\'' && quote != '"')) continue;
-      const size_t begin = at;
-      while (at < jinja.size() && jinja[at] != quote) at += jinja[at] == '\\' ? 2 : 1;
-      at = std::min(at, jinja.size());
-      texts.push_back(unescape(jinja.substr(begin, at - begin)));
-      at = std::min(at + 1, jinja.size());
+    std::vector<Value> changed;
+    for (const Value& call : calls->list().items) {
+      const Value* function = member(call, "function");
+      const Value* arguments = function != nullptr ? member(*function, "arguments") : nullptr;
+      changed.push_back(arguments == nullptr
+                            ? call
+                            : with_member(call, "function",
+                                          with_member(*function, "arguments",
+                                                      Value(jinja::to_json(*arguments, {}, budget)))));
     }
-    at = std::min(at + close.size(), jinja.size());
+    out.push_back(with_member(message, "tool_calls", jinja::given_list(std::move(changed))));
   }
-  return texts;
+  return jinja::given_list(std::move(out));
 }
 
-// The text between `open` and `end` in one of the written texts; `end` may be missing where the end marker is
-// not part of the literal.
-std::string find_default_system(const std::vector<std::string>& texts, std::string_view open,
-                                std::string_view end, bool end_may_be_missing) {
-  for (const std::string& text : texts) {
-    const size_t begin = text.find(open);
-    if (begin == std::string::npos) continue;
-    const std::string_view rest = std::string_view(text).substr(begin + open.size());
-    const size_t length = rest.find(end);
-    if (length == std::string_view::npos && !end_may_be_missing) continue;
-    if (const std::string_view found = rest.substr(0, length); !found.empty()) return std::string(found);
+std::vector<PromptPiece> pieces_of(const MarkedText& rendered) {
+  std::vector<PromptPiece> pieces;
+  for (size_t begin = 0; begin < rendered.size();) {
+    const char trust = rendered.trust[begin];
+    const size_t end = std::min(rendered.trust.find(trust == 1 ? '\0' : '\1', begin), rendered.size());
+    pieces.push_back({rendered.bytes.substr(begin, end - begin), trust == MarkedText::kTrusted});
+    begin = end;
   }
-  return {};
+  return pieces;
 }
 
-bool trims_content(std::string_view jinja) {
-  std::string dense;
-  std::copy_if(jinja.begin(), jinja.end(), std::back_inserter(dense), [](char c) { return c != ' '; });
-  for (const std::string_view form : {"content']|trim", "content\"]|trim", "content|trim"}) {
-    if (contains(dense, form)) return true;
-  }
-  return false;
+ToolCallForm form_in(std::string_view jinja) {
+  const auto writes = [&](std::string_view part) { return jinja.find(part) != std::string_view::npos; };
+  if (writes("<tool_call>")) return ToolCallForm::kHermes;
+  if (writes("[TOOL_CALLS]")) return ToolCallForm::kMistral;
+  if (writes("<|python_tag|>") || writes("Environment: ipython")) return ToolCallForm::kLlama;
+  return ToolCallForm::kNone;
 }
-
-// What ends a Zephyr turn, or nothing if the expression that writes the user's turn ends it otherwise.
-std::optional<std::string> zephyr_end(std::string_view jinja, std::string_view eos_text) {
-  const size_t user = jinja.find("<|user|>");
-  if (user == std::string_view::npos) return {};
-  const size_t close = jinja.find("{%", user);
-  const std::string_view turn = jinja.substr(user, close == std::string_view::npos ? close : close - user);
-  if (contains(turn, "eos_token")) return std::string(eos_text);
-  for (const std::string_view marker : {"</s>", "<|endoftext|>"}) {
-    if (contains(turn, marker)) return std::string(marker);
-  }
-  return {};
-}
-
-// Markers that name families this program does not render, for the error message.
-std::string markers_seen(std::string_view jinja) {
-  std::string seen;
-  size_t count = 0;
-  const auto add = [&](std::string_view marker) {
-    if (count >= 8 || contains(seen, marker)) return;
-    seen += (seen.empty() ? "" : " ") + std::string(marker);
-    ++count;
-  };
-  for (const std::string_view known :
-       {"[INST]", "<start_of_turn>", "[gMASK]", "<s>", "### Instruction", "<｜User｜>", "<|im_sep|>"}) {
-    if (contains(jinja, known)) add(known);
-  }
-  for (size_t at = jinja.find("<|"); at != std::string_view::npos; at = jinja.find("<|", at + 2)) {
-    const std::string_view near = jinja.substr(at, 42);
-    if (const size_t end = near.find("|>"); end != std::string_view::npos) add(near.substr(0, end + 2));
-  }
-  return seen;
-}
-
-// As Python's str.strip(), which Jinja's trim filter calls.
-bool is_python_space(char32_t c) {
-  return (c >= 0x9 && c <= 0xD) || (c >= 0x1C && c <= 0x20) || c == 0x85 || c == 0xA0 || c == 0x1680 ||
-         (c >= 0x2000 && c <= 0x200A) || c == 0x2028 || c == 0x2029 || c == 0x202F || c == 0x205F ||
-         c == 0x3000;
-}
-
-std::string_view trim(std::string_view text) {
-  size_t begin = text.size(), end = 0;
-  for (size_t at = 0, length = 0; at < text.size(); at += length) {
-    if (is_python_space(decode_lenient(text.substr(at), length))) continue;
-    begin = std::min(begin, at);
-    end = at + length;
-  }
-  return begin < end ? text.substr(begin, end - begin) : std::string_view();
-}
-
-class PieceWriter {
- public:
-  void write(std::string_view text, bool trusted) {
-    if (text.empty()) return;
-    if (!pieces_.empty() && pieces_.back().trusted == trusted) {
-      pieces_.back().text += text;
-    } else {
-      pieces_.push_back({std::string(text), trusted});
-    }
-  }
-  std::vector<PromptPiece> take() { return std::move(pieces_); }
-
- private:
-  std::vector<PromptPiece> pieces_;
-};
 
 }  // namespace
 
-ChatTemplate ChatTemplate::recognise(std::string_view jinja, std::string_view model_name,
-                                     std::string_view eos_text) {
-  const std::string way_out =
-      "; known families: ChatML, Llama 3, Zephyr. Use --raw to send the prompt as it is, without a chat "
-      "template";
-  const std::string model =
-      model_name.empty() ? std::string("the model") : "model '" + std::string(model_name) + "'";
-  if (jinja.empty()) {
-    throw SetupError(model + " has no chat template (tokenizer.chat_template): it may not be a chat model" +
-                     way_out);
-  }
-  const std::vector<std::string> texts = written_texts(jinja);
-  ChatTemplate result;
-  result.trims_content_ = trims_content(jinja);
-  if (contains(jinja, "<|im_start|>") && contains(jinja, "<|im_end|>") && !contains(jinja, "<|im_sep|>")) {
-    result.family_ = Family::kChatMl;
-    result.end_of_turn_ = "<|im_end|>";
-    result.default_system_ = find_default_system(texts, "<|im_start|>system\n", "<|im_end|>", false);
-    return result;
-  }
-  if (contains(jinja, "<|start_header_id|>") && contains(jinja, "<|eot_id|>")) {
-    result.family_ = Family::kLlama3;
-    result.end_of_turn_ = "<|eot_id|>";
-    result.default_system_ =
-        find_default_system(texts, "<|start_header_id|>system<|end_header_id|>\n\n", "<|eot_id|>", false);
-    return result;
-  }
-  // Other families write <|user|> too: Phi-3 ends turns with <|end|>, GLM-4 begins with [gMASK].
-  const auto end =
-      contains(jinja, "<|end|>") || contains(jinja, "[gMASK]") || !contains(jinja, "<|assistant|>")
-          ? std::nullopt
-          : zephyr_end(jinja, eos_text);
-  if (end && !end->empty()) {
-    result.family_ = Family::kZephyr;
-    result.end_of_turn_ = *end;
-    result.default_system_ = find_default_system(texts, "<|system|>\n", *end, true);
-    return result;
-  }
-  const std::string seen = markers_seen(jinja);
-  throw SetupError(model + " has a chat template of a family not known" +
-                   (seen.empty() ? std::string() : " (it writes " + seen + ")") + way_out);
+Value role_value(std::string_view role) {
+  const bool known = role == "system" || role == "user" || role == "assistant" || role == "tool";
+  return text(role, known);
 }
 
-std::string_view ChatTemplate::family() const {
-  switch (family_) {
-    case Family::kChatMl:
-      return "ChatML";
-    case Family::kLlama3:
-      return "Llama 3";
-    case Family::kZephyr:
-      return "Zephyr";
-  }
-  return {};
+ChatConversation conversation_of(const std::vector<ChatMessage>& messages) {
+  std::vector<Value> items;
+  for (const ChatMessage& message : messages)
+    items.push_back(mapping({{"role", role_value(message.role)}, {"content", text(message.content)}}));
+  return {.messages = jinja::given_list(std::move(items))};
 }
 
-std::vector<PromptPiece> ChatTemplate::render(const std::vector<ChatMessage>& messages) const {
-  struct Form {
-    std::string_view before_role, after_role, after_turn;
-  };
-  const Form form = family_ == Family::kChatMl   ? Form{"<|im_start|>", "\n", "\n"}
-                    : family_ == Family::kLlama3 ? Form{"<|start_header_id|>", "<|end_header_id|>\n\n", ""}
-                                                 : Form{"<|", "|>\n", "\n"};
-  PieceWriter writer;
-  const auto open_turn = [&](std::string_view role) {
-    const bool known = role == "system" || role == "user" || role == "assistant";
-    // Zephyr's marker is made of the role: a role that is not the template's own makes no marker.
-    const bool marker_trusted = known || family_ != Family::kZephyr;
-    writer.write(form.before_role, marker_trusted);
-    writer.write(role, known);
-    writer.write(form.after_role, marker_trusted);
-  };
-  const auto close_turn = [&] {
-    writer.write(end_of_turn_, true);
-    writer.write(form.after_turn, true);
-  };
-  if (!default_system_.empty() && !messages.empty() && messages.front().role != "system") {
-    open_turn("system");
-    writer.write(default_system_, true);
-    close_turn();
+struct ChatTemplate::Impl {
+  ChatTemplateSource source;
+  jinja::Block block, block_for_tools;
+  bool folds_system = false, takes_tools = false, takes_tool_messages = false, arguments_as_text = false;
+
+  explicit Impl(ChatTemplateSource given) : source(std::move(given)) {
+    block = parse(source.jinja, "tokenizer.chat_template");
+    if (!source.jinja_for_tools.empty())
+      block_for_tools = parse(source.jinja_for_tools, "tokenizer.chat_template.tool_use");
+    probe();
   }
-  for (const ChatMessage& message : messages) {
-    open_turn(message.role);
-    writer.write(trims_content_ ? trim(message.content) : std::string_view(message.content), false);
-    close_turn();
+
+  static constexpr const char* kWayOut = "; use --raw to send prompts as they are, without a chat template";
+  std::string model() const {
+    return source.model_name.empty() ? "the model" : "model '" + source.model_name + "'";
   }
-  open_turn("assistant");
-  return writer.take();
+
+  jinja::Block parse(const std::string& jinja, const char* key) const {
+    if (source.jinja.empty()) {
+      throw SetupError(
+          model() + " has no chat template (tokenizer.chat_template): it may not be a chat model" + kWayOut);
+    }
+    try {
+      return jinja::parse(jinja);
+    } catch (const jinja::TemplateError& error) {
+      throw SetupError("the chat template of " + model() + " (" + key + "), line " +
+                       std::to_string(error.line) + ": " + error.message + kWayOut);
+    }
+  }
+
+  const std::string& jinja_of(bool with_tools) const {
+    return with_tools && !source.jinja_for_tools.empty() ? source.jinja_for_tools : source.jinja;
+  }
+
+  // As the caller's conversation is, but for what this template needs changed.
+  MarkedText run(const ChatConversation& conversation) const {
+    jinja::Variables variables;
+    const auto set = [&](const char* name, Value value) {
+      variables.values.emplace_back(name, std::move(value));
+    };
+    Value messages = folds_system ? fold_system(conversation.messages) : conversation.messages;
+    if (arguments_as_text) messages = shoal::arguments_as_text(messages);
+    size_t size = jinja::weight(messages) + jinja::weight(conversation.tools);
+    set("messages", std::move(messages));
+    set("tools", conversation.tools);
+    set("documents", Value(jinja::None{}));
+    set("add_generation_prompt", Value(conversation.add_generation_prompt));
+    set("bos_token", text(source.bos_text, true));
+    set("eos_token", text(source.eos_text, true));
+    for (const auto& variable : conversation.variables) {
+      size += jinja::weight(variable.second);
+      variables.values.push_back(variable);
+    }
+    using std::chrono::system_clock;
+    variables.now = conversation.now != 0 ? conversation.now : system_clock::to_time_t(system_clock::now());
+    jinja::Budget budget(kStepsMax + size / kBytesPerStep, kBytesMax + kBytesPerByte * size);
+    const bool for_tools = conversation.tools.is(Value::Kind::kList) && !source.jinja_for_tools.empty();
+    return jinja::render(for_tools ? block_for_tools : block, variables, budget);
+  }
+
+  // Whether a conversation is rendered, and all of `marks` reach the prompt.
+  bool shows(const ChatConversation& conversation, std::initializer_list<std::string_view> marks) const {
+    try {
+      const MarkedText rendered = run(conversation);
+      return std::all_of(marks.begin(), marks.end(), [&](std::string_view mark) {
+        return rendered.bytes.find(mark) != std::string::npos;
+      });
+    } catch (const jinja::TemplateError&) {
+      return false;
+    }
+  }
+
+  void probe() {
+    const std::vector<ChatMessage> with_system = {{"system", "probe-system"}, {"user", "probe-user"}};
+    if (!shows(conversation_of(with_system), {"probe-system", "probe-user"})) {
+      folds_system = true;
+      folds_system = shows(conversation_of(with_system), {"probe-system", "probe-user"});
+      if (folds_system) {
+        spdlog::info(
+            "the chat template of {} takes no system message: its text goes in front of the first user "
+            "message",
+            model());
+      }
+    }
+    const Value parameters = mapping({{"type", text("object")}, {"properties", mapping({})}});
+    const Value tool = mapping({{"type", text("function")},
+                                {"function", mapping({{"name", text("probe_tool")},
+                                                      {"description", text("probe-description")},
+                                                      {"parameters", parameters}})}});
+    ChatConversation conversation = conversation_of({{"user", "probe-user"}});
+    conversation.tools = jinja::given_list({tool});
+    takes_tools = shows(conversation, {"probe_tool", "probe-user"});
+
+    // An id as Mistral's templates insist on: nine letters and digits.
+    const Value call = mapping(
+        {{"id", text("probe1234")},
+         {"type", text("function")},
+         {"function",
+          mapping({{"name", text("probe_tool")}, {"arguments", mapping({{"key", text("probe-value")}})}})}});
+    std::vector<Value> items = conversation.messages.list().items;
+    items.push_back(mapping({{"role", text("assistant", true)},
+                             {"content", Value(jinja::None{})},
+                             {"tool_calls", jinja::given_list({call})}}));
+    items.push_back(mapping({{"role", text("tool", true)},
+                             {"name", text("probe_tool")},
+                             {"tool_call_id", text("probe1234")},
+                             {"content", text("probe-result")}}));
+    conversation.messages = jinja::given_list(std::move(items));
+    const auto takes = [&] { return shows(conversation, {"probe-value", "probe-result"}); };
+    takes_tool_messages = takes();
+    if (takes_tool_messages) return;
+    arguments_as_text = true;
+    takes_tool_messages = takes();
+    arguments_as_text = takes_tool_messages;
+  }
+};
+
+ChatTemplate::ChatTemplate(ChatTemplateSource source) : impl_(std::make_unique<Impl>(std::move(source))) {}
+ChatTemplate::ChatTemplate(ChatTemplate&&) noexcept = default;
+ChatTemplate& ChatTemplate::operator=(ChatTemplate&&) noexcept = default;
+ChatTemplate::~ChatTemplate() = default;
+
+ChatTemplate ChatTemplate::from(const GgufFile& file, const Tokenizer& tokenizer,
+                                const std::string& model_name) {
+  return ChatTemplate({file.get_string("tokenizer.chat_template", ""),
+                       file.get_string("tokenizer.chat_template.tool_use", ""), model_name,
+                       tokenizer.piece(tokenizer.bos(), /*show_special=*/true),
+                       tokenizer.piece(tokenizer.eos(), /*show_special=*/true)});
+}
+
+Result<std::vector<PromptPiece>> ChatTemplate::render(const ChatConversation& conversation) const {
+  try {
+    return pieces_of(impl_->run(conversation));
+  } catch (const jinja::TemplateError& error) {
+    return Error{Errc::kInvalidInput, "the model's chat template cannot render this conversation (line " +
+                                          std::to_string(error.line) + "): " + error.message};
+  }
+}
+
+bool ChatTemplate::takes_tools() const {
+  return impl_->takes_tools;
+}
+bool ChatTemplate::takes_tool_messages() const {
+  return impl_->takes_tool_messages;
+}
+bool ChatTemplate::folds_system() const {
+  return impl_->folds_system;
+}
+bool ChatTemplate::thinks() const {
+  return impl_->source.jinja.find("</think>") != std::string::npos;
+}
+ToolCallForm ChatTemplate::tool_call_form() const {
+  return form_in(impl_->jinja_of(/*with_tools=*/true));
 }
 
 }  // namespace shoal

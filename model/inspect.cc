@@ -117,7 +117,7 @@ void print_tokenizer(const GgufFile& file, std::ostream& out) {
            ", add bos " + text_of("tokenizer.ggml.add_bos_token"));
 }
 
-// The family's marker in the chat template; which families can be rendered is model/chat_template.h's matter.
+// The family's marker in the chat template; `shoal inspect --template` renders it.
 void print_chat_template(const GgufFile& file, std::ostream& out) {
   const MetaValue* value = file.find("tokenizer.chat_template");
   const auto* text = value ? std::get_if<std::string>(value) : nullptr;

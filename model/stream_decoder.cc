@@ -1,10 +1,13 @@
+#include <algorithm>
+
 #include "model/tokenizer.h"
 #include "model/utf8.h"
 
 namespace shoal {
 
 std::string StreamDecoder::push(int32_t token) {
-  std::string bytes = tokenizer_->piece(token);
+  const bool shown = std::find(shown_.begin(), shown_.end(), token) != shown_.end();
+  std::string bytes = tokenizer_->piece(token, shown);
   if (bytes.empty()) return {};
   if (first_ && tokenizer_->adds_space_prefix() && bytes[0] == ' ') bytes.erase(0, 1);
   first_ = false;

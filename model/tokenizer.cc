@@ -201,7 +201,10 @@ std::vector<int32_t> Tokenizer::encode(const std::vector<PromptPiece>& pieces, b
       trusted.ranges.emplace_back(begin, text.size());
     }
   }
-  return impl_->encode(text, trusted, add_bos);
+  std::vector<int32_t> tokens = impl_->encode(text, trusted, /*add_bos=*/false);
+  const bool begun = !tokens.empty() && tokens.front() == bos();
+  if (add_bos && adds_bos() && !begun) tokens.insert(tokens.begin(), bos());
+  return tokens;
 }
 
 std::string Tokenizer::piece(int32_t token, bool show_special) const {

@@ -12,8 +12,8 @@
 #include <string_view>
 #include <vector>
 
-#include "model/chat_template.h"
 #include "model/gguf_file.h"
+#include "model/prompt_piece.h"
 
 namespace shoal {
 
@@ -36,7 +36,8 @@ class Tokenizer {
   // SentencePiece keeps every byte.
   std::vector<int32_t> encode(std::string_view text, bool parse_special, bool add_bos) const;
   // A rendered conversation as one text, so that words and merges cross the pieces' borders as they did in
-  // training; control tokens are found only where all their bytes are trusted.
+  // training; control tokens are found only where all their bytes are trusted. No second BOS where the pieces
+  // begin with one.
   std::vector<int32_t> encode(const std::vector<PromptPiece>& pieces, bool add_bos) const;
 
   // The bytes of one token; control tokens give "" unless `show_special`.
@@ -62,12 +63,15 @@ class Tokenizer {
 // sequence.
 class StreamDecoder {
  public:
-  explicit StreamDecoder(const Tokenizer& tokenizer) : tokenizer_(&tokenizer) {}
+  // `shown`: control tokens whose text is part of the answer all the same.
+  explicit StreamDecoder(const Tokenizer& tokenizer, std::vector<int32_t> shown = {})
+      : tokenizer_(&tokenizer), shown_(std::move(shown)) {}
   std::string push(int32_t token);
   std::string finish();
 
  private:
   const Tokenizer* tokenizer_;
+  std::vector<int32_t> shown_;
   std::string held_;
   bool first_ = true;  // SentencePiece: the first token's leading space is dropped where the model adds one
 };

@@ -155,7 +155,7 @@ int run_parsed(int argc, char** argv) {
   TopFlags top;
   QuantizeFlags quantize;
   bool probe_json = false;
-  std::string inspected;
+  InspectFlags inspect;
 
   CLI::App* run_app = app.add_subcommand("run", "generate once, stream to stdout");
   add_cluster_flags(*run_app, common);
@@ -207,7 +207,13 @@ int run_parsed(int argc, char** argv) {
   bench_app->add_option("-o,--output", bench.output, "md, json or csv")
       ->check(CLI::IsMember({"md", "json", "csv"}));
   CLI::App* inspect_app = app.add_subcommand("inspect", "what is in a model file");
-  inspect_app->add_option("model", inspected, "GGUF model file")->required();
+  inspect_app->add_option("model", inspect.model, "GGUF model file")->required();
+  CLI::Option* show_prompt = inspect_app->add_flag("--template", inspect.prompt,
+                                                   "show a prompt as the model's chat template writes it");
+  inspect_app
+      ->add_option("--conversation", inspect.conversation,
+                   "JSON file with messages, and tools if wanted, as for /v1/chat/completions")
+      ->needs(show_prompt);
   CLI::App* quantize_app = app.add_subcommand("quantize", "write a model file in another format");
   add_quantize_flags(*quantize_app, quantize);
 
@@ -227,7 +233,7 @@ int run_parsed(int argc, char** argv) {
   if (*top_app) return top_command(top);
   if (*bench_app) return bench_command(common, bench);
   if (*quantize_app) return quantize_command(quantize);
-  return inspect_command(inspected);
+  return inspect_command(inspect);
 }
 
 // A line for each node that has something to say.

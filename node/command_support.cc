@@ -71,10 +71,14 @@ void print_fidelity(Cluster& cluster) {
 }
 
 ChatTemplate chat_template_of(const Cluster& cluster) {
-  const Tokenizer& tokenizer = *cluster.tokenizer;
-  return ChatTemplate::recognise(cluster.file->get_string("tokenizer.chat_template", ""),
-                                 cluster.config.model,
-                                 tokenizer.piece(tokenizer.eos(), /*show_special=*/true));
+  return ChatTemplate::from(*cluster.file, *cluster.tokenizer, cluster.config.model);
+}
+
+std::vector<int32_t> chat_prompt(const Tokenizer& tokenizer, const ChatTemplate& chat,
+                                 const std::vector<ChatMessage>& messages) {
+  const Result<std::vector<PromptPiece>> pieces = chat.render(conversation_of(messages));
+  if (!pieces) throw SetupError(pieces.error().message + "; --raw sends the prompt as it is");
+  return tokenizer.encode(*pieces, /*add_bos=*/true);
 }
 
 TraceSession::TraceSession(const std::string& path, Cluster& cluster) : cluster_(cluster) {

@@ -31,6 +31,9 @@ void print_fidelity(Cluster& cluster);
 
 // On the head. Throws SetupError where the model's template is not of a known family.
 ChatTemplate chat_template_of(const Cluster& cluster);
+// Throws SetupError where the template refuses the messages.
+std::vector<int32_t> chat_prompt(const Tokenizer& tokenizer, const ChatTemplate& chat,
+                                 const std::vector<ChatMessage>& messages);
 
 // Records what the coordinator does for as long as it lives; nothing where `path` is empty.
 class TraceSession {

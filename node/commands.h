@@ -89,6 +89,12 @@ struct TopFlags {
   bool once = false;
 };
 
+struct InspectFlags {
+  std::string model;
+  bool prompt = false;       // shows a rendered prompt instead
+  std::string conversation;  // file with a request body of /v1/chat/completions; empty: a sample
+};
+
 int run_command(const CommonFlags& common, const RunFlags& flags);
 int chat_command(const CommonFlags& common, const RunFlags& flags);
 int plan_command(const CommonFlags& common, const PlanFlags& flags);
@@ -96,7 +102,7 @@ int probe_command(const CommonFlags& common, bool json);
 int bench_command(const CommonFlags& common, const BenchFlags& flags);
 int serve_command(const CommonFlags& common, const ServeFlags& flags);
 int top_command(const TopFlags& flags);
-int inspect_command(const std::string& model);
+int inspect_command(const InspectFlags& flags);
 int quantize_command(const QuantizeFlags& flags);
 
 }  // namespace shoal

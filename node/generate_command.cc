@@ -99,7 +99,7 @@ void answer_once(Cluster& cluster, const CommonFlags& common, const RunFlags& fl
     std::vector<ChatMessage> messages;
     if (!flags.system.empty()) messages.push_back({"system", flags.system});
     messages.push_back({"user", flags.prompt});
-    prompt = cluster.tokenizer->encode(chat_template_of(cluster).render(messages), /*add_bos=*/true);
+    prompt = chat_prompt(*cluster.tokenizer, chat_template_of(cluster), messages);
   }
   answer_measured(cluster, common, request_of(flags, std::move(prompt)));
 }
@@ -121,8 +121,8 @@ void converse(Cluster& cluster, const CommonFlags& common, const RunFlags& flags
       continue;
     }
     messages.push_back({"user", line});
-    std::vector<int32_t> prompt = cluster.tokenizer->encode(chat.render(messages), /*add_bos=*/true);
     try {
+      std::vector<int32_t> prompt = chat_prompt(*cluster.tokenizer, chat, messages);
       messages.push_back(
           {"assistant", answer_measured(cluster, common, request_of(flags, std::move(prompt)))});
     } catch (const SetupError& error) {  // too long for the context; the conversation goes on without it

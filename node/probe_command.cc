@@ -3,12 +3,15 @@
 #include <boost/json.hpp>
 
 #include <cstdio>
+#include <fstream>
 #include <iostream>
+#include <sstream>
 
 #include "base/units.h"
 #include "model/inspect.h"
 #include "node/best_threads.h"
 #include "node/command_support.h"
+#include "node/http/openai_request.h"
 #include "node/probe.h"
 #include "node/process_memory.h"
 
@@ -62,9 +65,54 @@ int probe_command(const CommonFlags& common, bool json) {
   return kExitDone;
 }
 
-int inspect_command(const std::string& model) {
-  const GgufFile file = GgufFile::open(resolve_model_path(model, ""));
-  inspect_model(file, std::cout);
+namespace {
+
+// What `shoal inspect --template` renders where no conversation is given.
+constexpr const char* kSampleConversation = R"({"messages": [
+  {"role": "system", "content": "You are brief."}, {"role": "user", "content": "What is a shoal?"},
+  {"role": "assistant", "content": "Fish that keep together."}, {"role": "user", "content": "Why do they?"}]})";
+
+std::string text_of_file(const std::string& path) {
+  std::ifstream in(path, std::ios::binary);
+  std::ostringstream text;
+  text << in.rdbuf();
+  if (!in) throw SetupError(fmt::format("cannot read the conversation {}", path));
+  return text.str();
+}
+
+// The prompt as the model gets it, and below it on stderr what the template can do.
+void print_prompt(const GgufFile& file, const std::string& model, const std::string& conversation) {
+  const Tokenizer tokenizer = Tokenizer::from(file);
+  const ChatTemplate chat = ChatTemplate::from(file, tokenizer, model);
+  const auto request =
+      parse_chat_request(conversation.empty() ? kSampleConversation : text_of_file(conversation));
+  if (request.has_error())
+    throw SetupError(fmt::format("the conversation {}: {}", conversation, request.error().message));
+  const Result<std::vector<PromptPiece>> pieces = chat.render(request->conversation);
+  if (!pieces) throw SetupError(pieces.error().message);
+  std::string text;
+  for (const PromptPiece& piece : *pieces) text += piece.text;
+  std::cout << text << std::flush;
+  const auto yes_no = [](bool yes) { return yes ? "yes" : "no"; };
+  std::fputs(
+      fmt::format(
+          "\n\n{} tokens; takes system messages: {}, tools: {}, earlier tool calls: {}; reasoning: {}\n",
+          tokenizer.encode(*pieces, /*add_bos=*/true).size(),
+          chat.folds_system() ? "in front of the first user message" : "yes", yes_no(chat.takes_tools()),
+          yes_no(chat.takes_tool_messages()), yes_no(chat.thinks()))
+          .c_str(),
+      stderr);
+}
+
+}  // namespace
+
+int inspect_command(const InspectFlags& flags) {
+  const GgufFile file = GgufFile::open(resolve_model_path(flags.model, ""));
+  if (flags.prompt) {
+    print_prompt(file, flags.model, flags.conversation);
+  } else {
+    inspect_model(file, std::cout);
+  }
   return kExitDone;
 }
 

@@ -37,6 +37,11 @@ uint64_t random_bits() {
   return (uint64_t{device()} << 32) | device();
 }
 
+bool ends_in_thought(std::string_view prompt) {
+  const size_t end = prompt.find_last_not_of(" \n");
+  return end != std::string_view::npos && prompt.substr(0, end + 1).ends_with("<think>");
+}
+
 const char* prompt_field(bool chat) {
   return chat ? "messages" : "prompt";
 }
@@ -83,12 +88,16 @@ ApiResult<CompletionService::Prepared> CompletionService::prepare(const std::str
                     "model", "model_not_found", 0};
   }
   if (chat && !chat_template_)
-    return ApiError{400, "messages: this model has no chat template that is known; use /v1/completions",
+    return ApiError{400, fmt::format("messages: {}; /v1/completions takes text as it is", no_template_),
                     "messages", "", 0};
   for (const auto& [token, bias] : request->logit_bias) {
     if (token >= cluster_.layout.n_vocab)
       return ApiError{400, fmt::format("logit_bias: the vocabulary has no token {}", token), "logit_bias", "",
                       0};
+  }
+  if (chat) {
+    if (const auto refused = refuse_tools(*request)) return *refused;
+    set_answer_form(*request);
   }
   if (!request->seeded) request->sampling.seed = random_bits();
   Prepared prepared;
@@ -101,9 +110,40 @@ ApiResult<CompletionService::Prepared> CompletionService::prepare(const std::str
   return prepared;
 }
 
+// What the model's template has no place for is refused, not dropped.
+std::optional<ApiError> CompletionService::refuse_tools(const CompletionRequest& request) const {
+  const auto refused = [](const char* field) {
+    return ApiError{400, fmt::format("{}: this model's chat template takes no {}", field, field), field, "",
+                    0};
+  };
+  if (!request.answer_form.tools.empty() && !chat_template_->takes_tools()) return refused("tools");
+  if (request.has_tool_messages && !chat_template_->takes_tool_messages())
+    return ApiError{400, "messages: this model's chat template takes no tool calls or their results",
+                    "messages", "", 0};
+  return std::nullopt;
+}
+
+// How the answer is divided, and the control tokens that this needs to see.
+void CompletionService::set_answer_form(CompletionRequest& request) const {
+  AnswerForm& form = request.answer_form;
+  form.splits_reasoning = chat_template_->thinks();
+  if (!form.tools.empty()) form.calls = chat_template_->tool_call_form();
+  form.id_seed = random_bits();
+  const auto show = [&](std::string_view text) {
+    const std::vector<int32_t> tokens =
+        cluster_.tokenizer->encode(text, /*parse_special=*/true, /*add_bos=*/false);
+    if (tokens.size() == 1) request.shown_tokens.push_back(tokens[0]);
+  };
+  if (form.splits_reasoning) {
+    for (const char* text : {"<think>", "</think>"}) show(text);
+  }
+  if (form.calls == ToolCallForm::kNone) return;
+  for (const char* text : {"<tool_call>", "</tool_call>", "[TOOL_CALLS]", "[ARGS]", "<|python_tag|>"})
+    show(text);
+}
+
 // One prompt's tokens, if they fit the context.
-ApiResult<std::vector<int32_t>> CompletionService::encode(const CompletionRequest& request,
-                                                          size_t prompt) const {
+ApiResult<std::vector<int32_t>> CompletionService::encode(CompletionRequest& request, size_t prompt) const {
   const Tokenizer& tokenizer = *cluster_.tokenizer;
   const auto context = static_cast<size_t>(cluster_.layout.context);
   const char* field = prompt_field(request.chat);
@@ -115,10 +155,13 @@ ApiResult<std::vector<int32_t>> CompletionService::encode(const CompletionReques
   auto cannot_fit = [&](size_t bytes) { return bytes / piece_bytes_max_ >= context; };
   std::vector<int32_t> tokens;
   if (request.chat) {
-    size_t bytes = 0;
-    for (const ChatMessage& message : request.messages) bytes += message.content.size();
+    const size_t bytes = request.message_bytes;
     if (cannot_fit(bytes)) return too_long(fmt::format("{} bytes are more tokens than that", bytes));
-    tokens = tokenizer.encode(chat_template_->render(request.messages), /*add_bos=*/true);
+    const Result<std::vector<PromptPiece>> prompt_text = chat_template_->render(request.conversation);
+    if (!prompt_text) return ApiError{400, "messages: " + prompt_text.error().message, "messages", "", 0};
+    if (!prompt_text->empty() && ends_in_thought(prompt_text->back().text))
+      request.answer_form.begins_in_reasoning = true;
+    tokens = tokenizer.encode(*prompt_text, /*add_bos=*/true);
   } else if (const auto* text = std::get_if<std::string>(&request.prompts[prompt])) {
     if (cannot_fit(text->size()))
       return too_long(fmt::format("{} bytes are more tokens than that", text->size()));
@@ -199,6 +242,9 @@ awaitable<int> CompletionService::answer_whole(HttpExchange& exchange, Generatio
       ChoicePart& whole = choices[index];
       whole.index = part.index;
       whole.text += part.text;
+      whole.reasoning += part.reasoning;
+      whole.calls.insert(whole.calls.end(), std::make_move_iterator(part.calls.begin()),
+                         std::make_move_iterator(part.calls.end()));
       whole.with_logprobs = part.with_logprobs;
       whole.logprobs.insert(whole.logprobs.end(), std::make_move_iterator(part.logprobs.begin()),
                             std::make_move_iterator(part.logprobs.end()));

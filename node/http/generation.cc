@@ -20,7 +20,9 @@ Generation::Generation(IoThread& io, Coordinator& coordinator, const Tokenizer& 
       changed_(io.executor()) {
   for (const std::vector<int32_t>& prompt : prompts_) {
     for (int i = 0; i < request_.n; ++i) {
-      choices_.emplace_back(tokenizer_, request_.stop);
+      AnswerForm form = request_.answer_form;
+      form.id_seed += uint64_t{choices_.size()} << 32;  // calls of different answers have different ids
+      choices_.emplace_back(tokenizer_, request_, std::move(form));
       choices_.back().prompt_tokens = static_cast<int>(prompt.size());
     }
   }
@@ -112,12 +114,25 @@ void Generation::on_token(Choice& choice, const GenerationEvent& event) {
 }
 
 void Generation::release(Choice& choice, const std::string& text) {
-  choice.text += text;
   choice.released_bytes += text.size();
+  if (request_.chat) {
+    add(choice, choice.parser.push(text));
+  } else {
+    choice.text += text;
+  }
+}
+
+void Generation::add(Choice& choice, AnswerDelta delta) {
+  choice.text += delta.content;
+  choice.reasoning += delta.reasoning;
+  choice.calls.insert(choice.calls.end(), std::make_move_iterator(delta.calls.begin()),
+                      std::make_move_iterator(delta.calls.end()));
 }
 
 void Generation::end(Choice& choice, std::string reason) {
   choice.ended = true;
+  if (request_.chat) add(choice, choice.parser.finish());
+  if (reason == "stop" && choice.parser.calls() > 0) reason = "tool_calls";
   choice.finish_reason = std::move(reason);
   --unfinished_;
   metrics_->change_in_flight(-1);
@@ -138,10 +153,13 @@ std::vector<ChoicePart> Generation::take() {
   for (size_t i = 0; i < choices_.size(); ++i) {
     Choice& choice = choices_[i];
     const bool end = choice.ended && !choice.told;
-    if (choice.text.empty() && !end) continue;
+    if (choice.text.empty() && choice.reasoning.empty() && choice.calls.empty() && !end) continue;
     ChoicePart part;
     part.index = static_cast<int>(i);
     part.text = std::exchange(choice.text, {});
+    part.reasoning = std::exchange(choice.reasoning, {});
+    part.calls = std::exchange(choice.calls, {});
+    part.calls_before = choice.parser.calls() - static_cast<int>(part.calls.size());
     part.with_logprobs = request_.logprobs >= 0;
     part.logprobs = std::exchange(choice.logprobs, {});
     if (end) part.finish_reason = choice.finish_reason;

@@ -47,13 +47,15 @@ class Generation : public std::enable_shared_from_this<Generation> {
 
  private:
   struct Choice {
-    Choice(const Tokenizer& tokenizer, const std::vector<std::string>& stops)
-        : decoder(tokenizer), filter(stops) {}
+    Choice(const Tokenizer& tokenizer, const CompletionRequest& request, AnswerForm form)
+        : decoder(tokenizer, request.shown_tokens), filter(request.stop), parser(std::move(form)) {}
     StreamDecoder decoder;
     StopFilter filter;
+    AnswerParser parser;
     uint64_t id = 0;  // at the coordinator
     bool ended = false, told = false;
-    std::string text;                    // not yet taken
+    std::string text, reasoning;         // not yet taken
+    std::vector<ToolCall> calls;         // not yet taken
     std::string finish_reason;           // once ended
     std::vector<TokenLogprob> logprobs;  // of tokens whose text has not all been taken
     size_t text_bytes = 0;               // of the answer so far, held back text included
@@ -65,6 +67,7 @@ class Generation : public std::enable_shared_from_this<Generation> {
   void on_event(size_t index, const GenerationEvent& event);
   void on_token(Choice& choice, const GenerationEvent& event);
   void release(Choice& choice, const std::string& text);
+  void add(Choice& choice, AnswerDelta delta);
   void end(Choice& choice, std::string reason);
   TokenLogprob logprob_of(const GenerationEvent& event, size_t text_offset) const;
 

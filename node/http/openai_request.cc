@@ -7,6 +7,7 @@
 #include <cmath>
 #include <limits>
 
+#include "model/template_json.h"
 #include "node/http/json_schema.h"
 
 namespace shoal {
@@ -143,25 +144,100 @@ std::string content_of(const json::value& value, const std::string& path) {
   return text;
 }
 
-ChatMessage message_of(const json::value& value, const std::string& path) {
-  const json::object* object = value.if_object();
-  if (object == nullptr) refuse(path, fmt::format("must be an object, not {}", kind_name(value)));
-  const Fields fields(*object, path);
-  ChatMessage message;
-  message.role = fields.text("role");
-  if (message.role == "developer") message.role = "system";  // OpenAI's newer name for it
-  if (message.role != "system" && message.role != "user" && message.role != "assistant") {
-    refuse(path + ".role", message.role.empty()
-                               ? "is missing"
-                               : fmt::format("must be system, developer, user or assistant, not "
-                                             "\"{}\"",
-                                             message.role));
+// A mapping as chat templates expect it.
+class Mapping {
+ public:
+  void add(const char* key, jinja::Value value) {
+    items_.emplace_back(jinja::MarkedText(key, /*trusted=*/true), std::move(value));
   }
-  fields.not_offered("tool_calls", {json::array{}}, "tool calls are not offered");
+  void add(const char* key, const std::string& text) { add(key, jinja::Value(text, /*trusted=*/false)); }
+  jinja::Value take() { return jinja::given_dict(std::move(items_)); }
+
+ private:
+  std::vector<std::pair<jinja::MarkedText, jinja::Value>> items_;
+};
+
+const json::object& object_of(const json::value& value, const std::string& path) {
+  if (!value.is_object()) refuse(path, fmt::format("must be an object, not {}", kind_name(value)));
+  return value.get_object();
+}
+
+std::string required_text(const Fields& fields, const char* key) {
+  std::string text = fields.text(key);
+  if (text.empty()) refuse(fields.path(key), "is missing");
+  return text;
+}
+
+// OpenAI's clients send the arguments as JSON text; templates want what it says.
+jinja::Value arguments_of(const Fields& function) {
+  const json::value* given = function.find("arguments");
+  if (given == nullptr) return jinja::given_dict({});
+  if (!given->is_string()) return jinja::value_of(object_of(*given, function.path("arguments")));
+  json::parse_options options;
+  options.max_depth = kJsonDepthMax;
+  json::error_code code;
+  const json::value parsed = json::parse(given->get_string(), code, {}, options);
+  if (code || !parsed.is_object()) refuse(function.path("arguments"), "must be the text of a JSON object");
+  return jinja::value_of(parsed);
+}
+
+jinja::Value call_of(const json::value& value, const std::string& path) {
+  const Fields fields(object_of(value, path), path);
+  const json::value* inner = fields.find("function");
+  if (inner == nullptr) refuse(fields.path("function"), "is missing");
+  const Fields function(object_of(*inner, fields.path("function")), fields.path("function"));
+  Mapping said, call;
+  said.add("name", required_text(function, "name"));
+  said.add("arguments", arguments_of(function));
+  if (const std::string id = fields.text("id"); !id.empty()) call.add("id", id);
+  call.add("type", std::string("function"));
+  call.add("function", said.take());
+  return call.take();
+}
+
+jinja::Value calls_of(const json::value& value, const std::string& path) {
+  const json::array* list = value.if_array();
+  if (list == nullptr) refuse(path, fmt::format("must be an array, not {}", kind_name(value)));
+  if (list->size() > kToolsMax) refuse(path, fmt::format("holds more than {} calls", kToolsMax));
+  std::vector<jinja::Value> calls;
+  for (size_t i = 0; i < list->size(); ++i)
+    calls.push_back(call_of((*list)[i], fmt::format("{}[{}]", path, i)));
+  return jinja::given_list(std::move(calls));
+}
+
+// True: the message says something.
+bool read_message(const json::value& value, const std::string& path, CompletionRequest& request,
+                  std::vector<jinja::Value>& messages) {
+  const Fields fields(object_of(value, path), path);
+  std::string role = fields.text("role");
+  if (role == "developer") role = "system";  // OpenAI's newer name for it
+  if (role != "system" && role != "user" && role != "assistant" && role != "tool") {
+    refuse(path + ".role", role.empty()
+                               ? "is missing"
+                               : fmt::format("must be system, developer, user, assistant or tool, not "
+                                             "\"{}\"",
+                                             role));
+  }
+  Mapping message;
+  message.add("role", role_value(role));
+  const json::value* calls = fields.find("tool_calls");
+  if (calls != nullptr && calls->is_array() && calls->get_array().empty()) calls = nullptr;
+  if (calls != nullptr && role != "assistant")
+    refuse(path + ".tool_calls", "is for the assistant's messages");
   const json::value* content = fields.find("content");
-  if (content == nullptr) refuse(path + ".content", "is missing");
-  message.content = content_of(*content, path + ".content");
-  return message;
+  if (content == nullptr && calls == nullptr) refuse(path + ".content", "is missing");
+  const std::string text = content != nullptr ? content_of(*content, path + ".content") : "";
+  request.message_bytes += text.size();
+  message.add("content",
+              content != nullptr ? jinja::Value(text, /*trusted=*/false) : jinja::Value(jinja::None{}));
+  for (const char* key : {"name", "reasoning_content", "tool_call_id"}) {
+    if (const std::string more = fields.text(key); !more.empty()) message.add(key, more);
+  }
+  if (role == "tool") (void)required_text(fields, "tool_call_id");
+  if (calls != nullptr) message.add("tool_calls", calls_of(*calls, path + ".tool_calls"));
+  request.has_tool_messages = request.has_tool_messages || calls != nullptr || role == "tool";
+  messages.push_back(message.take());
+  return calls != nullptr || !blank(text);
 }
 
 void read_messages(const Fields& fields, CompletionRequest& request) {
@@ -174,11 +250,55 @@ void read_messages(const Fields& fields, CompletionRequest& request) {
   if (list.size() > kMessagesMax)
     refuse("messages", fmt::format("holds more than {} messages", kMessagesMax));
   bool any = false;
-  for (size_t i = 0; i < list.size(); ++i) {
-    request.messages.push_back(message_of(list[i], fmt::format("messages[{}]", i)));
-    any = any || !blank(request.messages.back().content);
-  }
+  std::vector<jinja::Value> values;
+  for (size_t i = 0; i < list.size(); ++i)
+    any = read_message(list[i], fmt::format("messages[{}]", i), request, values) || any;
   if (!any) refuse("messages", "say nothing: all contents are empty");
+  request.conversation.messages = jinja::given_list(std::move(values));
+}
+
+// ---- tools ----
+
+void read_tools(const Fields& fields, CompletionRequest& request) {
+  const json::value* choice = fields.find("tool_choice");
+  const bool none = choice != nullptr && *choice == "none";
+  if (choice != nullptr && !none && *choice != "auto")
+    refuse("tool_choice", "must be \"auto\" or \"none\": the model cannot be made to call");
+  request.answer_form.single_call = !fields.boolean("parallel_tool_calls", true);
+  const json::value* tools = fields.find("tools");
+  if (tools == nullptr) return;
+  if (!tools->is_array()) refuse("tools", fmt::format("must be an array, not {}", kind_name(*tools)));
+  const json::array& list = tools->get_array();
+  if (list.size() > kToolsMax) refuse("tools", fmt::format("holds more than {} tools", kToolsMax));
+  std::vector<std::string> names;
+  for (size_t i = 0; i < list.size(); ++i) {
+    const std::string path = fmt::format("tools[{}]", i);
+    const Fields tool(object_of(list[i], path), path);
+    if (tool.text("type") != "function") refuse(tool.path("type"), "must be \"function\"");
+    const json::value* function = tool.find("function");
+    if (function == nullptr) refuse(tool.path("function"), "is missing");
+    const Fields inner(object_of(*function, tool.path("function")), tool.path("function"));
+    names.push_back(required_text(inner, "name"));
+    if (const json::value* parameters = inner.find("parameters"))
+      (void)object_of(*parameters, inner.path("parameters"));
+  }
+  if (none || names.empty()) return;
+  request.answer_form.tools = std::move(names);
+  request.conversation.tools = jinja::value_of(*tools);
+}
+
+// Variables of the model's own template, as enable_thinking.
+void read_template_variables(const Fields& fields, CompletionRequest& request) {
+  const json::value* given = fields.find("chat_template_kwargs");
+  if (given == nullptr) return;
+  for (const auto& [key, value] : object_of(*given, "chat_template_kwargs")) {
+    const std::string name(key);
+    for (const char* own :
+         {"messages", "tools", "documents", "add_generation_prompt", "bos_token", "eos_token"}) {
+      if (name == own) refuse("chat_template_kwargs." + name, "is not the request's to set");
+    }
+    request.conversation.variables.emplace_back(name, jinja::value_of(value));
+  }
 }
 
 // ---- prompts ----
@@ -285,10 +405,6 @@ std::shared_ptr<const JsonGrammar> grammar_of(const Fields& fields) {
 void read_response_format(const Fields& fields, CompletionRequest& request) {
   const json::value* format = fields.find("response_format");
   if (format == nullptr) return;
-  const auto object_of = [](const json::value& value, const std::string& path) -> const json::object& {
-    if (!value.is_object()) refuse(path, fmt::format("must be an object, not {}", kind_name(value)));
-    return value.get_object();
-  };
   const Fields inner(object_of(*format, "response_format"), "response_format");
   const std::string type = inner.text("type");
   if (type == "text") return;
@@ -328,10 +444,8 @@ void read_common(const Fields& fields, CompletionRequest& request) {
   read_stop(fields, request);
   read_logit_bias(fields, request);
   read_response_format(fields, request);
-  fields.not_offered("tools", {json::array{}}, "tools are not offered");
-  fields.not_offered("functions", {json::array{}}, "functions are not offered");
-  fields.not_offered("tool_choice", {"none", "auto"}, "tools are not offered");
-  fields.not_offered("function_call", {"none", "auto"}, "functions are not offered");
+  fields.not_offered("functions", {json::array{}}, "functions are not offered: use tools");
+  fields.not_offered("function_call", {"none", "auto"}, "functions are not offered: use tools");
 }
 
 CompletionRequest read_chat(std::string_view body) {
@@ -340,7 +454,11 @@ CompletionRequest read_chat(std::string_view body) {
   CompletionRequest request;
   request.chat = true;
   read_messages(fields, request);
+  read_tools(fields, request);
+  read_template_variables(fields, request);
   read_common(fields, request);
+  if (request.grammar && !request.answer_form.tools.empty())
+    refuse("response_format", "is not offered together with tools: a call has a form of its own");
   const std::optional<int> newer =
       fields.integer("max_completion_tokens", 1, std::numeric_limits<int>::max());
   if (newer) request.max_tokens = newer;
@@ -358,6 +476,7 @@ CompletionRequest read_text(std::string_view body) {
   const Fields fields(object, "");
   CompletionRequest request;
   read_prompts(fields, request);
+  fields.not_offered("tools", {json::array{}}, "is for /v1/chat/completions");
   read_common(fields, request);
   if (static_cast<int>(request.prompts.size()) * request.n > kChoicesMax)
     refuse("n", fmt::format("prompts times n may be at most {}", kChoicesMax));

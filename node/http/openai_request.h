@@ -1,7 +1,7 @@
 // The bodies of /v1/chat/completions and /v1/completions, checked field by field. JSON text in, a typed
 // request or an error that names the field out; nothing here knows sockets, tokenizer or model. Unknown
 // fields are let pass, known ones of a wrong type or out of range are refused, and so is every known field
-// that asks for what Shoal does not do (tools, images, best_of, ...): never silently ignored. Bounded:
+// that asks for what Shoal does not do (images, best_of, ...): never silently ignored. Bounded:
 // nesting 64, and the limits below. Field names and ranges: OpenAI's public API reference; extensions are
 // top_k, min_p, repetition_penalty, ignore_eos, priority and timeout.
 #pragma once
@@ -15,15 +15,16 @@
 #include <variant>
 #include <vector>
 
-#include "model/chat_template.h"
 #include "model/json_grammar.h"
 #include "model/sampler.h"
+#include "node/http/answer_parser.h"
 #include "node/http/api_error.h"
 
 namespace shoal {
 
 inline constexpr int kJsonDepthMax = 64;
 inline constexpr size_t kMessagesMax = 4096;   // of one conversation
+inline constexpr size_t kToolsMax = 128;       // and calls in one message
 inline constexpr int kChoicesMax = 16;         // answers to one request: prompts times n
 inline constexpr size_t kStopsMax = 16;        // stop strings
 inline constexpr size_t kStopBytesMax = 256;   // of one of them
@@ -37,11 +38,13 @@ using PromptInput = std::variant<std::string, std::vector<int32_t>>;  // text, o
 
 struct CompletionRequest {
   bool chat = false;
-  std::string model;                  // empty: not given
-  std::vector<ChatMessage> messages;  // chat: at least one
-  std::vector<PromptInput> prompts;   // otherwise: at least one, none empty
-  int n = 1;                          // answers to each prompt
-  std::optional<int> max_tokens;      // absent: chat goes on to the end of the context
+  std::string model;                 // empty: not given
+  ChatConversation conversation;     // chat: at least one message
+  size_t message_bytes = 0;          // in them
+  bool has_tool_messages = false;    // earlier calls, or their results
+  std::vector<PromptInput> prompts;  // otherwise: at least one, none empty
+  int n = 1;                         // answers to each prompt
+  std::optional<int> max_tokens;     // absent: chat goes on to the end of the context
   std::vector<std::string> stop;
   SamplerOptions sampling;  // seed is set where `seeded`
   bool seeded = false;
@@ -53,6 +56,8 @@ struct CompletionRequest {
   int priority = 0;      // higher goes first
   double timeout_s = 0;  // from arrival to the last token; 0: no limit
   bool ignore_end = false;
+  AnswerForm answer_form;                      // of a chat; tools are the request's, the rest its model's
+  std::vector<int32_t> shown_tokens;           // control tokens whose text the answer keeps
   std::shared_ptr<const JsonGrammar> grammar;  // that answers are kept within; null: none
 };
 

@@ -75,6 +75,29 @@ json::object usage_json(const Usage& usage) {
           {"prompt_tokens_details", json::object{{"cached_tokens", usage.cached_tokens}}}};
 }
 
+// `streamed`: each with its number, by which clients put deltas together.
+json::array calls_json(const ChoicePart& part, bool streamed) {
+  json::array calls;
+  for (size_t i = 0; i < part.calls.size(); ++i) {
+    json::object call;
+    if (streamed) call["index"] = part.calls_before + static_cast<int>(i);
+    call["id"] = part.calls[i].id;
+    call["type"] = "function";
+    call["function"] = json::object{{"name", part.calls[i].name}, {"arguments", part.calls[i].arguments}};
+    calls.push_back(std::move(call));
+  }
+  return calls;
+}
+
+json::object message_json(const ChoicePart& part) {
+  json::object message{{"role", "assistant"}, {"content", part.text}, {"refusal", nullptr}};
+  if (!part.reasoning.empty()) message["reasoning_content"] = part.reasoning;
+  if (part.calls.empty()) return message;
+  if (part.text.empty()) message["content"] = nullptr;
+  message["tool_calls"] = calls_json(part, /*streamed=*/false);
+  return message;
+}
+
 const char* chunk_kind(bool chat) {
   return chat ? "chat.completion.chunk" : "text_completion";
 }
@@ -88,7 +111,7 @@ std::string whole_answer_json(const ResponseHead& head, const std::vector<Choice
   for (const ChoicePart& part : choices) {
     json::object choice = choice_json(head.chat, part);
     if (head.chat) {
-      choice["message"] = json::object{{"role", "assistant"}, {"content", part.text}, {"refusal", nullptr}};
+      choice["message"] = message_json(part);
     } else {
       choice["text"] = part.text;
     }
@@ -106,6 +129,8 @@ std::string chunk_json(const ResponseHead& head, const ChoicePart& part, bool op
     json::object delta;
     if (opens) delta["role"] = "assistant";
     if (opens || !part.text.empty()) delta["content"] = part.text;
+    if (!part.reasoning.empty()) delta["reasoning_content"] = part.reasoning;
+    if (!part.calls.empty()) delta["tool_calls"] = calls_json(part, /*streamed=*/true);
     choice["delta"] = std::move(delta);
   } else {
     choice["text"] = part.text;

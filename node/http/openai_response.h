@@ -9,6 +9,7 @@
 #include <utility>
 #include <vector>
 
+#include "node/http/answer_parser.h"
 #include "node/http/api_error.h"
 
 namespace shoal {
@@ -36,6 +37,9 @@ struct ChoicePart {
   bool with_logprobs = false;
   std::vector<TokenLogprob> logprobs;
   std::string finish_reason;
+  std::string reasoning = {};
+  std::vector<ToolCall> calls = {};
+  int calls_before = 0;  // of this answer, in earlier parts
 };
 
 struct Usage {

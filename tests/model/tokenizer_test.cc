@@ -326,6 +326,26 @@ TEST_CASE("BOS: by pre-tokenizer, overridden by the file") {
   CHECK_THROWS_WITH_AS(Tokenizer::from(VocabData(data)), doctest::Contains("bos_token_id"), SetupError);
 }
 
+TEST_CASE("a prompt whose template wrote BOS gets no second one") {
+  VocabData data = tiny_bpe_data();
+  data.add_bos = 1;
+  data.bos = kControl;
+  const Tokenizer tokenizer = Tokenizer::from(std::move(data));
+  const int32_t a = tokenizer.encode("a", false, false).at(0);
+  CHECK(tokenizer.encode({{"<|ctl|>a", true}}, true) == std::vector<int32_t>{kControl, a});
+  CHECK(tokenizer.encode({{"a", true}}, true) == std::vector<int32_t>{kControl, a});
+  CHECK(tokenizer.encode({{"a", true}}, false) == std::vector<int32_t>{a});
+  CHECK(tokenizer.encode({{"<|ctl|>", false}}, true).size() == 8);  // the user's is no BOS
+  CHECK(tokenizer.encode(std::vector<PromptPiece>{}, true) == std::vector<int32_t>{kControl});
+}
+
+TEST_CASE("a stream shows the control tokens that it is told to") {
+  const Tokenizer tokenizer = Tokenizer::from(tiny_bpe_data());
+  StreamDecoder decoder(tokenizer, {kControl});
+  CHECK(decoder.push(kControl) == "<|ctl|>");
+  CHECK(decoder.push(kImEnd).empty());
+}
+
 TEST_CASE("a vocabulary that contradicts itself is refused with its key") {
   const auto refused = [](auto change, const char* part) {
     VocabData data = tiny_bpe_data();

@@ -31,7 +31,44 @@ std::string chat_body_refusal(const std::string& body) {
   return result.has_value() ? "accepted" : result.error().param + "|" + result.error().message;
 }
 
+// As the chat template is given them.
+std::string messages_json(const CompletionRequest& request) {
+  jinja::Budget budget(SIZE_MAX, SIZE_MAX);
+  return jinja::to_json(request.conversation.messages, {}, budget).bytes;
+}
+
 }  // namespace
+
+TEST_CASE("tools, calls and their results are read for the template") {
+  const auto request =
+      parse_chat_request(R"({"parallel_tool_calls": false, "chat_template_kwargs": {"enable_thinking": false},
+    "tools": [{"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}],
+    "messages": [{"role": "user", "content": "q"},
+      {"role": "assistant", "content": null, "tool_calls": [{"id": "1", "type": "function",
+        "function": {"name": "look", "arguments": "{\"at\": [1, \"\u00e9\"]}"}}]},
+      {"role": "tool", "tool_call_id": "1", "content": "seen"}]})");
+  REQUIRE(request.has_value());
+  CHECK(
+      messages_json(*request) ==
+      R"([{"role": "user", "content": "q"}, {"role": "assistant", "content": null, "tool_calls": [{"id": "1", )"
+      R"("type": "function", "function": {"name": "look", "arguments": {"at": [1, "é"]}}}]}, )"
+      R"({"role": "tool", "content": "seen", "tool_call_id": "1"}])");
+  CHECK(request->has_tool_messages);
+  CHECK(request->answer_form.tools == std::vector<std::string>{"look"});
+  CHECK(request->answer_form.single_call);
+  REQUIRE(request->conversation.variables.size() == 1);
+  CHECK(request->conversation.variables[0].first == "enable_thinking");
+  CHECK_FALSE(request->conversation.variables[0].second.truthy());
+  // Who must not call need not be told of tools.
+  const auto none = parse_chat_request(
+      chat_with(R"("tool_choice": "none", "tools": [{"type": "function", "function": {"name": "look"}}])"));
+  REQUIRE(none.has_value());
+  CHECK(none->answer_form.tools.empty());
+  CHECK(none->conversation.tools.is(jinja::Value::Kind::kNone));
+  CHECK(chat_refusal(R"("response_format": {"type": "json_object"},
+                        "tools": [{"type": "function", "function": {"name": "look"}}])") ==
+        "response_format");
+}
 
 TEST_CASE("a chat request is read field by field") {
   const auto request = parse_chat_request(R"({
@@ -66,10 +103,12 @@ TEST_CASE("a chat request is read field by field") {
   CHECK(request->logprobs == 4);
   CHECK(request->logit_bias == std::vector<std::pair<int32_t, float>>{{5, -100.0f}, {6, 1.5f}});
   CHECK(request->ignore_end);
-  REQUIRE(request->messages.size() == 3);
-  CHECK(request->messages[0].role == "system");
-  CHECK(request->messages[0].content == "be short");
-  CHECK(request->messages[2].role == "assistant");
+  CHECK(messages_json(*request) ==
+        R"([{"role": "system", "content": "be short"}, {"role": "user", "content": "hi"}, )"
+        R"({"role": "assistant", "content": ""}])");
+  CHECK(request->message_bytes == 10);
+  CHECK_FALSE(request->has_tool_messages);
+  CHECK(request->conversation.tools.is(jinja::Value::Kind::kNone));
   request->sampling.validate();
 }
 
@@ -152,7 +191,15 @@ TEST_CASE("each field refuses what it cannot mean, by its name") {
 }
 
 TEST_CASE("what is not offered is refused, not ignored") {
-  CHECK(chat_refusal("\"tools\":[{\"type\":\"function\"}]") == "tools");
+  CHECK(chat_refusal("\"tools\":[{\"type\":\"function\"}]") == "tools[0].function");
+  CHECK(chat_refusal("\"tools\":{}") == "tools");
+  CHECK(chat_refusal("\"tools\":[{\"type\":\"retrieval\"}]") == "tools[0].type");
+  CHECK(chat_refusal("\"tools\":[{\"type\":\"function\",\"function\":{}}]") == "tools[0].function.name");
+  CHECK(chat_refusal("\"tools\":[{\"type\":\"function\",\"function\":{\"name\":\"f\",\"parameters\":5}}]") ==
+        "tools[0].function.parameters");
+  CHECK(text_refusal("\"tools\":[{\"type\":\"function\"}]") == "tools");
+  CHECK(chat_refusal("\"chat_template_kwargs\":{\"messages\":[]}") == "chat_template_kwargs.messages");
+  CHECK(chat_refusal("\"chat_template_kwargs\":[]") == "chat_template_kwargs");
   CHECK(chat_refusal("\"functions\":[{}]") == "functions");
   CHECK(chat_refusal("\"tool_choice\":\"required\"") == "tool_choice");
   CHECK(chat_refusal("\"modalities\":[\"text\",\"audio\"]") == "modalities");
@@ -185,14 +232,19 @@ TEST_CASE("conversations that say nothing or are malformed are refused where the
   CHECK(refused("[5]") == "messages[0]");
   CHECK(refused(R"([{"role":"user","content":" \n"}])") == "messages");
   CHECK(refused(R"([{"content":"hi"}])") == "messages[0].role");
-  CHECK(refused(R"([{"role":"tool","content":"hi"}])") == "messages[0].role");
+  CHECK(refused(R"([{"role":"tool","content":"hi"}])") == "messages[0].tool_call_id");
+  CHECK(refused(R"([{"role":"robot","content":"hi"}])") == "messages[0].role");
   CHECK(refused(R"([{"role":"user"}])") == "messages[0].content");
   CHECK(refused(R"([{"role":"user","content":5}])") == "messages[0].content");
   CHECK(refused(R"([{"role":"user","content":[{"type":"image_url","image_url":{"url":"http://x"}}]}])") ==
         "messages[0].content[0].type");
   CHECK(refused(R"([{"role":"user","content":[{"type":"text"}]}])") == "messages[0].content[0].text");
   CHECK(refused(R"([{"role":"user","content":["hi"]}])") == "messages[0].content[0]");
-  CHECK(refused(R"([{"role":"assistant","content":"x","tool_calls":[{}]}])") == "messages[0].tool_calls");
+  CHECK(refused(R"([{"role":"assistant","content":"x","tool_calls":[{}]}])") ==
+        "messages[0].tool_calls[0].function");
+  CHECK(refused(R"([{"role":"assistant","tool_calls":[{"function":{"name":"f","arguments":"[1]"}}]}])") ==
+        "messages[0].tool_calls[0].function.arguments");
+  CHECK(refused(R"([{"role":"user","content":"x","tool_calls":[{}]}])") == "messages[0].tool_calls");
   std::string many = "[";
   for (size_t i = 0; i <= kMessagesMax; ++i) many += R"({"role":"user","content":"x"},)";
   many.back() = ']';

@@ -83,6 +83,29 @@ TEST_CASE("chunks open with the role, carry text, and end with a reason") {
   CHECK(server_sent_event("{}") == "data: {}\n\n");
 }
 
+TEST_CASE("reasoning and tool calls have members of their own") {
+  ChoicePart part;
+  part.reasoning = "hm";
+  part.calls = {{"abc123def", "look", R"({"at":1})"}};
+  part.calls_before = 2;
+  part.finish_reason = "tool_calls";
+  const json::value call = {{"id", "abc123def"},
+                            {"type", "function"},
+                            {"function", {{"name", "look"}, {"arguments", R"({"at":1})"}}}};
+  const json::value whole = json::parse(whole_answer_json(kChatHead, {part}, {1, 2, 0}));
+  const json::value& message = whole.at("choices").at(0).at("message");
+  CHECK(message.at("content").is_null());
+  CHECK(message.at("reasoning_content") == "hm");
+  CHECK(message.at("tool_calls") == json::array{call});
+  CHECK(whole.at("choices").at(0).at("finish_reason") == "tool_calls");
+
+  const json::value chunk = json::parse(chunk_json(kChatHead, part, false, false));
+  json::object numbered = call.as_object();
+  numbered["index"] = 2;
+  CHECK(chunk.at("choices").at(0).at("delta") ==
+        json::object{{"reasoning_content", "hm"}, {"tool_calls", json::array{numbered}}});
+}
+
 TEST_CASE("an error is an object that names the field") {
   const json::value error = json::parse(to_json(ApiError{400, "n: too many", "n", "", 0}));
   CHECK(error.at("error").at("message") == "n: too many");

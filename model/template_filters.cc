@@ -1,0 +1,488 @@
+// The filters of the template language: `value | name(...)`.
+#include <algorithm>
+#include <charconv>
+#include <cmath>
+#include <optional>
+
+#include "model/template_call.h"
+#include "model/template_text.h"
+
+namespace shoal::jinja {
+namespace {
+
+using Kind = Value::Kind;
+
+constexpr int64_t kIndentMax = 64;  // spaces
+constexpr int64_t kRoundMax = 15;   // decimal places
+
+struct Filtered {
+  const std::string& name;
+  const Value& value;
+  const CallArguments& arguments;
+  Budget& budget;
+  std::vector<const Value*> bind(std::initializer_list<std::string_view> names) const {
+    return arguments.bind("the filter '" + name + "'", names);
+  }
+  MarkedText text() const { return to_text(value, budget); }
+};
+
+struct Filter {
+  std::string_view name;
+  Value (*run)(const Filtered&);
+};
+
+bool given(const Value* value) {
+  return value != nullptr && !value->is(Kind::kNone);
+}
+bool flag(const Value* value) {
+  return value != nullptr && value->truthy();
+}
+
+// ---- texts ----
+
+Value run_case(const Filtered& f) {
+  (void)f.bind({});
+  const Case to = f.name == "upper" ? Case::kUpper : f.name == "lower" ? Case::kLower : Case::kCapitalise;
+  return make_text(change_case(f.text(), to, f.budget), f.budget);
+}
+
+// A word begins after white space, '-' and opening brackets.
+Value run_title(const Filtered& f) {
+  (void)f.bind({});
+  const MarkedText text = f.text();
+  MarkedText out;
+  size_t begin = 0;
+  const auto boundary = [&](size_t at) {
+    return std::string_view("-({[<").find(text.bytes[at]) != std::string_view::npos ||
+           strip(text.substr(at, 1), std::nullopt, true, false).size() == 0;
+  };
+  for (size_t at = 0; at <= text.size(); ++at) {
+    if (at < text.size() && !boundary(at)) continue;
+    out.append(change_case(text.substr(begin, at - begin), Case::kCapitalise, f.budget));
+    if (at < text.size()) out.append(text.substr(at, 1));
+    begin = at + 1;
+  }
+  return make_text(std::move(out), f.budget);
+}
+
+Value run_trim(const Filtered& f) {
+  const Value* chars = f.bind({"chars"})[0];
+  return make_text(
+      strip(f.text(),
+            given(chars) ? std::optional<std::string_view>(text_of(*chars, "chars").bytes) : std::nullopt,
+            true, true),
+      f.budget);
+}
+
+Value run_replace(const Filtered& f) {
+  const auto bound = f.bind({"old", "new", "count"});
+  if (bound[0] == nullptr || bound[1] == nullptr)
+    fail("the filter 'replace' needs what to replace and by what");
+  const int64_t most = given(bound[2]) ? integer_of(*bound[2], "count") : -1;
+  return make_text(
+      replace(f.text(), to_text(*bound[0], f.budget).bytes, to_text(*bound[1], f.budget), most, f.budget),
+      f.budget);
+}
+
+Value run_string(const Filtered& f) {  // string, safe
+  (void)f.bind({});
+  return make_text(f.text(), f.budget);
+}
+
+Value run_escape(const Filtered& f) {
+  (void)f.bind({});
+  MarkedText text = f.text();
+  static constexpr std::pair<std::string_view, std::string_view> kEscapes[] = {
+      {"&", "&amp;"}, {"<", "&lt;"}, {">", "&gt;"}, {"'", "&#39;"}, {"\"", "&#34;"}};
+  for (const auto& [from, to] : kEscapes)
+    text = replace(text, from, MarkedText(std::string(to), false), -1, f.budget);
+  return make_text(std::move(text), f.budget);
+}
+
+Value run_indent(const Filtered& f) {
+  const auto bound = f.bind({"width", "first", "blank"});
+  MarkedText space(std::string(4, ' '), true);
+  if (bound[0] != nullptr) {
+    if (bound[0]->is(Kind::kString)) {
+      space = bound[0]->text();
+    } else {
+      const int64_t width = integer_of(*bound[0], "width");
+      if (width > kIndentMax) fail("an indent may be at most " + std::to_string(kIndentMax));
+      space = MarkedText(std::string(static_cast<size_t>(std::max<int64_t>(width, 0)), ' '), true);
+    }
+  }
+  MarkedText text = f.text();
+  text.append("\n", true);
+  MarkedText out;
+  bool first = true;
+  for (const MarkedText& line : split_lines(text, false, f.budget)) {
+    f.budget.bytes(2 * (space.size() + line.size() + 1));
+    if (!first) out.append("\n", true);
+    if (first ? flag(bound[1]) : line.size() > 0 || flag(bound[2])) out.append(space);
+    out.append(line);
+    first = false;
+  }
+  return Value(std::move(out));
+}
+
+Value run_wordcount(const Filtered& f) {
+  (void)f.bind({});
+  return Value(static_cast<int64_t>(split_at_spaces(f.text(), -1, false, f.budget).size()));
+}
+
+Value run_tojson(const Filtered& f) {
+  const auto bound = f.bind({"ensure_ascii", "indent", "separators", "sort_keys"});
+  if (flag(bound[0])) fail("tojson with ensure_ascii is not offered");
+  JsonStyle style;
+  if (given(bound[1])) {
+    const int64_t indent = integer_of(*bound[1], "indent");
+    if (indent < 0 || indent > kIndentMax)
+      fail("tojson: indent must be from 0 to " + std::to_string(kIndentMax));
+    style.indent = static_cast<int>(indent);
+    style.item_separator = ",";
+  }
+  if (given(bound[2])) {
+    const auto parts = iterate(*bound[2], f.budget);
+    if (parts->items.size() != 2) fail("tojson: separators must be two strings");
+    style.item_separator = text_of(parts->items[0], "a separator").bytes;
+    style.key_separator = text_of(parts->items[1], "a separator").bytes;
+  }
+  style.sort_keys = flag(bound[3]);
+  return Value(to_json(f.value, style, f.budget));
+}
+
+// ---- numbers ----
+
+template <class Number>
+std::optional<Number> parse_number(const MarkedText& given) {
+  const std::string text = strip(given, std::nullopt, true, true).bytes;
+  const size_t sign = text.starts_with('+') ? 1 : 0;
+  Number number{};
+  const auto [end, error] = std::from_chars(text.data() + sign, text.data() + text.size(), number);
+  if (error != std::errc() || end != text.data() + text.size()) return std::nullopt;
+  if constexpr (std::is_floating_point_v<Number>) {
+    if (!std::isfinite(number)) return std::nullopt;
+  }
+  return number;
+}
+
+std::optional<Value> to_integer(double number) {
+  if (!(std::fabs(number) < 9.2e18)) return std::nullopt;
+  return Value(static_cast<int64_t>(number));
+}
+
+Value run_int(const Filtered& f) {
+  const auto bound = f.bind({"default", "base"});
+  if (bound[1] != nullptr && integer_of(*bound[1], "base") != 10)
+    fail("the filter 'int' knows base 10 alone");
+  std::optional<Value> result;
+  if (f.value.is_integer()) {
+    result = Value(f.value.integer());
+  } else if (f.value.is(Kind::kFloat)) {
+    result = to_integer(f.value.number());
+  } else if (f.value.is(Kind::kString)) {
+    if (const auto whole = parse_number<int64_t>(f.value.text())) {
+      result = Value(*whole);
+    } else if (const auto number = parse_number<double>(f.value.text())) {
+      result = to_integer(*number);
+    }
+  }
+  if (result) return *result;
+  return bound[0] != nullptr ? *bound[0] : Value(int64_t{0});
+}
+
+Value run_float(const Filtered& f) {
+  const auto bound = f.bind({"default"});
+  if (f.value.is_number()) return Value(f.value.number());
+  const auto number = f.value.is(Kind::kString) ? parse_number<double>(f.value.text()) : std::nullopt;
+  if (number) return Value(*number);
+  return bound[0] != nullptr ? *bound[0] : Value(0.0);
+}
+
+Value run_abs(const Filtered& f) {
+  (void)f.bind({});
+  if (!f.value.is_number()) fail("the filter 'abs' is for numbers, not " + f.value.type_name());
+  return f.value.number() < 0 ? negative(f.value) : f.value;
+}
+
+Value run_round(const Filtered& f) {
+  const auto bound = f.bind({"precision", "method"});
+  if (!f.value.is_number()) fail("the filter 'round' is for numbers, not " + f.value.type_name());
+  const int64_t places = bound[0] != nullptr ? integer_of(*bound[0], "precision") : 0;
+  if (places < 0 || places > kRoundMax)
+    fail("round: precision must be from 0 to " + std::to_string(kRoundMax));
+  const std::string method = bound[1] != nullptr ? text_of(*bound[1], "method").bytes : "common";
+  const double number = f.value.number();
+  if (method == "common") {
+    if (f.value.is_integer()) return f.value;
+    char buffer[400];
+    const auto end = std::to_chars(buffer, buffer + sizeof buffer, number, std::chars_format::fixed,
+                                   static_cast<int>(places));  // rounds half to even on the exact value
+    return Value(*parse_number<double>(MarkedText(std::string(buffer, end.ptr), true)));
+  }
+  if (method != "ceil" && method != "floor") fail("round: method must be common, ceil or floor");
+  const double scale = std::pow(10.0, static_cast<double>(places));
+  const double scaled = method == "ceil" ? std::ceil(number * scale) : std::floor(number * scale);
+  return Value(scaled / scale);
+}
+
+// ---- lists ----
+
+// What `attribute` ("a.b.0") leads to.
+Value follow(const Value& value, const Value& path, Budget& budget) {
+  if (!path.is(Kind::kString)) return item(value, path, budget);
+  Value found = value;
+  for (const MarkedText& part : split(path.text(), ".", -1, false, budget)) {
+    const auto index = parse_number<int64_t>(part);
+    found = item(found, index ? Value(*index) : Value(part), budget);
+  }
+  return found;
+}
+
+Value run_length(const Filtered& f) {
+  (void)f.bind({});
+  size_t length = 0;
+  if (f.value.is(Kind::kString)) {
+    f.budget.step(f.value.text().size() / 16);
+    length = count_code_points(f.value.text().bytes);
+  } else if (f.value.is(Kind::kList) && f.value.list().form != List::Form::kGenerator) {
+    length = f.value.list().items.size();
+  } else if (f.value.is(Kind::kDict) && !f.value.dict().is_namespace) {
+    length = f.value.dict().items.size();
+  } else if (!f.value.is(Kind::kUndefined)) {
+    fail(f.value.type_name() + " has no length");
+  }
+  return Value(static_cast<int64_t>(length));
+}
+
+Value run_default(const Filtered& f) {
+  const auto bound = f.bind({"default_value", "boolean"});
+  if (!f.value.is(Kind::kUndefined) && (!flag(bound[1]) || f.value.truthy())) return f.value;
+  return bound[0] != nullptr ? *bound[0] : Value("", true);
+}
+
+Value run_first_last(const Filtered& f) {
+  (void)f.bind({});
+  const auto list = iterate(f.value, f.budget);
+  if (list->items.empty()) return Value(Undefined{"the " + f.name + " item of nothing"});
+  return f.name == "first" ? list->items.front() : list->items.back();
+}
+
+Value run_list(const Filtered& f) {
+  (void)f.bind({});
+  return make_list(iterate(f.value, f.budget)->items, f.budget);
+}
+
+Value run_items(const Filtered& f) {
+  (void)f.bind({});
+  if (f.value.is(Kind::kUndefined)) return make_list({}, f.budget, List::Form::kGenerator);
+  if (!f.value.is(Kind::kDict) || f.value.dict().is_namespace)
+    fail("the filter 'items' is for mappings, not " + f.value.type_name());
+  return make_list(call_method(f.value, "items", {}, f.budget).list().items, f.budget,
+                   List::Form::kGenerator);
+}
+
+Value run_join(const Filtered& f) {
+  const auto bound = f.bind({"d", "attribute"});
+  const MarkedText separator = bound[0] != nullptr ? to_text(*bound[0], f.budget) : MarkedText();
+  MarkedText out;
+  bool first = true;
+  const auto list = iterate(f.value, f.budget);
+  for (const Value& part : list->items) {
+    f.budget.bytes(2 * separator.size());
+    if (!first) out.append(separator);
+    out.append(to_text(given(bound[1]) ? follow(part, *bound[1], f.budget) : part, f.budget));
+    first = false;
+  }
+  return make_text(std::move(out), f.budget);
+}
+
+Value run_reverse(const Filtered& f) {
+  (void)f.bind({});
+  std::vector<Value> items = iterate(f.value, f.budget)->items;
+  std::reverse(items.begin(), items.end());
+  if (!f.value.is(Kind::kString)) return make_list(std::move(items), f.budget, List::Form::kGenerator);
+  MarkedText out;
+  for (const Value& character : items) out.append(character.text());
+  return make_text(std::move(out), f.budget);
+}
+
+Value run_map(const Filtered& f) {
+  const auto items = iterate(f.value, f.budget);
+  std::vector<Value> out;
+  if (f.arguments.positional.empty()) {
+    const auto bound = f.bind({"attribute", "default"});
+    if (bound[0] == nullptr) fail("the filter 'map' needs a filter's name or an attribute");
+    for (const Value& value : items->items) {
+      Value found = follow(value, *bound[0], f.budget);
+      out.push_back(found.is(Kind::kUndefined) && given(bound[1]) ? *bound[1] : std::move(found));
+    }
+  } else {
+    const std::string name = text_of(f.arguments.positional[0], "map's filter").bytes;
+    if (name == "map") fail("the filter 'map' within itself is not offered");
+    const CallArguments rest = f.arguments.from(1);
+    for (const Value& value : items->items) out.push_back(apply_filter(name, value, rest, f.budget));
+  }
+  return make_list(std::move(out), f.budget, List::Form::kGenerator);
+}
+
+Value run_select(const Filtered& f) {  // select, reject, selectattr, rejectattr
+  const bool by_attribute = f.name.ends_with("attr");
+  const bool keep = f.name.starts_with("select");
+  const auto& given = f.arguments.positional;
+  const size_t test_at = by_attribute ? 1 : 0;
+  if (by_attribute && given.empty()) fail("the filter '" + f.name + "' needs an attribute");
+  const std::string test = given.size() > test_at ? text_of(given[test_at], "the test").bytes : "";
+  const CallArguments rest = f.arguments.from(test_at + 1);
+  std::vector<Value> out;
+  const auto list = iterate(f.value, f.budget);
+  for (const Value& value : list->items) {
+    f.budget.step();
+    const Value tested = by_attribute ? follow(value, given[0], f.budget) : value;
+    if ((test.empty() ? tested.truthy() : apply_test(test, tested, rest, f.budget)) == keep)
+      out.push_back(value);
+  }
+  return make_list(std::move(out), f.budget, List::Form::kGenerator);
+}
+
+// What values are sorted and compared by: strings without regard to case unless asked.
+Value sort_key(const Value& value, const Value* attribute, const Value* case_sensitive, Budget& budget) {
+  const Value key = given(attribute) ? follow(value, *attribute, budget) : value;
+  if (!key.is(Kind::kString) || flag(case_sensitive)) return key;
+  return make_text(change_case(key.text(), Case::kLower, budget), budget);
+}
+
+std::vector<Value> sorted(const std::vector<Value>& items, const std::vector<Value>& keys, bool reverse,
+                          Budget& budget) {
+  std::vector<size_t> order(items.size());
+  for (size_t i = 0; i < order.size(); ++i) order[i] = i;
+  std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) {
+    const int way = compare(keys[a], keys[b], budget);
+    return reverse ? way > 0 : way < 0;
+  });
+  std::vector<Value> out;
+  for (const size_t i : order) out.push_back(items[i]);
+  return out;
+}
+
+Value run_sort(const Filtered& f) {
+  const auto bound = f.bind({"reverse", "case_sensitive", "attribute"});
+  const auto list = iterate(f.value, f.budget);
+  std::vector<Value> keys;
+  for (const Value& value : list->items) keys.push_back(sort_key(value, bound[2], bound[1], f.budget));
+  return make_list(sorted(list->items, keys, flag(bound[0]), f.budget), f.budget);
+}
+
+Value run_dictsort(const Filtered& f) {
+  const auto bound = f.bind({"case_sensitive", "by", "reverse"});
+  const std::string by = bound[1] != nullptr ? text_of(*bound[1], "by").bytes : "key";
+  if (by != "key" && by != "value") fail("dictsort: by must be key or value");
+  const bool by_value = by == "value";
+  const std::vector<Value> items = run_items({f.name, f.value, {}, f.budget}).list().items;
+  std::vector<Value> keys;
+  for (const Value& pair : items)
+    keys.push_back(sort_key(pair.list().items[by_value ? 1 : 0], nullptr, bound[0], f.budget));
+  return make_list(sorted(items, keys, flag(bound[2]), f.budget), f.budget);
+}
+
+Value run_unique(const Filtered& f) {
+  const auto bound = f.bind({"case_sensitive", "attribute"});
+  std::vector<Value> keys, out;
+  const auto list = iterate(f.value, f.budget);
+  for (const Value& value : list->items) {
+    Value key = sort_key(value, bound[1], bound[0], f.budget);
+    if (std::any_of(keys.begin(), keys.end(), [&](const Value& k) { return equal(k, key, f.budget); }))
+      continue;
+    keys.push_back(std::move(key));
+    out.push_back(value);
+  }
+  return make_list(std::move(out), f.budget, List::Form::kGenerator);
+}
+
+Value run_min_max(const Filtered& f) {
+  const auto bound = f.bind({"case_sensitive", "attribute"});
+  const auto list = iterate(f.value, f.budget);
+  if (list->items.empty()) return Value(Undefined{"the " + f.name + " of nothing"});
+  size_t best = 0;
+  Value best_key = sort_key(list->items[0], bound[1], bound[0], f.budget);
+  for (size_t i = 1; i < list->items.size(); ++i) {
+    Value key = sort_key(list->items[i], bound[1], bound[0], f.budget);
+    const int way = compare(key, best_key, f.budget);
+    if (f.name == "min" ? way >= 0 : way <= 0) continue;
+    best = i;
+    best_key = std::move(key);
+  }
+  return list->items[best];
+}
+
+Value run_sum(const Filtered& f) {
+  const auto bound = f.bind({"attribute", "start"});
+  Value total = bound[1] != nullptr ? *bound[1] : Value(int64_t{0});
+  const auto list = iterate(f.value, f.budget);
+  for (const Value& value : list->items)
+    total = binary("+", total, given(bound[0]) ? follow(value, *bound[0], f.budget) : value, f.budget);
+  return total;
+}
+
+Value run_batch(const Filtered& f) {
+  const auto bound = f.bind({"linecount", "fill_with"});
+  const int64_t size = bound[0] != nullptr ? integer_of(*bound[0], "linecount") : 0;
+  if (size < 1) fail("the filter 'batch' needs a size of at least 1");
+  std::vector<Value> out, batch;
+  const auto list = iterate(f.value, f.budget);
+  for (const Value& value : list->items) {
+    batch.push_back(value);
+    if (static_cast<int64_t>(batch.size()) == size)
+      out.push_back(make_list(std::exchange(batch, {}), f.budget));
+  }
+  while (!batch.empty() && given(bound[1]) && static_cast<int64_t>(batch.size()) < size) {
+    f.budget.bytes(sizeof(Value));
+    batch.push_back(*bound[1]);
+  }
+  if (!batch.empty()) out.push_back(make_list(std::move(batch), f.budget));
+  return make_list(std::move(out), f.budget, List::Form::kGenerator);
+}
+
+Value run_attr(const Filtered& f) {
+  const auto bound = f.bind({"name"});
+  if (bound[0] == nullptr) fail("the filter 'attr' needs a name");
+  // Python's attributes alone, not a mapping's members.
+  const std::string& name = text_of(*bound[0], "name").bytes;
+  return f.value.is(Kind::kDict) && !has_method(f.value, name) && !f.value.dict().is_namespace
+             ? Value(Undefined{name})
+             : attribute(f.value, name, f.budget);
+}
+
+constexpr Filter kFilters[] = {{"abs", run_abs},           {"attr", run_attr},
+                               {"batch", run_batch},       {"capitalize", run_case},
+                               {"count", run_length},      {"d", run_default},
+                               {"default", run_default},   {"dictsort", run_dictsort},
+                               {"e", run_escape},          {"escape", run_escape},
+                               {"first", run_first_last},  {"float", run_float},
+                               {"indent", run_indent},     {"int", run_int},
+                               {"items", run_items},       {"join", run_join},
+                               {"last", run_first_last},   {"length", run_length},
+                               {"list", run_list},         {"lower", run_case},
+                               {"map", run_map},           {"max", run_min_max},
+                               {"min", run_min_max},       {"reject", run_select},
+                               {"rejectattr", run_select}, {"replace", run_replace},
+                               {"reverse", run_reverse},   {"round", run_round},
+                               {"safe", run_string},       {"select", run_select},
+                               {"selectattr", run_select}, {"sort", run_sort},
+                               {"string", run_string},     {"sum", run_sum},
+                               {"title", run_title},       {"tojson", run_tojson},
+                               {"trim", run_trim},         {"unique", run_unique},
+                               {"upper", run_case},        {"wordcount", run_wordcount}};
+
+}  // namespace
+
+Value apply_filter(const std::string& name, const Value& value, const CallArguments& arguments,
+                   Budget& budget) {
+  budget.step();
+  const auto* filter =
+      std::find_if(std::begin(kFilters), std::end(kFilters), [&](const Filter& f) { return f.name == name; });
+  if (filter == std::end(kFilters)) fail("there is no filter '" + name + "'");
+  return filter->run({name, value, arguments, budget});
+}
+
+}  // namespace shoal::jinja
