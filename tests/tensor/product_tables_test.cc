@@ -53,6 +53,7 @@ TEST_CASE("products: every table has the generic table's bits at every change of
       std::vector<float> x(static_cast<size_t>(kRowsMax) * cols);
       for (float& v : x) v = normal(random);
       for (int outputs : {7, 48, 58}) {  // groups: one with padding, an odd number, an even one with padding
+        if (cols > 256 && outputs != 58) continue;  // emulated processors take minutes otherwise
         const WeightMatrix w = random_matrix(type, outputs, cols, random);
         for (int rows : kRows) {
           const auto want = product(select_kernels("generic"), pool, w, x, rows);

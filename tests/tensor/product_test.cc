@@ -379,6 +379,7 @@ TEST_CASE("every table gives the bits of the scalar reference for any number of 
         const Case test(type, cols, data, 11 * cols + static_cast<int>(data));
         const auto want = expected(test.format, test.raw, test.x, cols);
         for (int outputs : {9, 16, 40}) {
+          if (cols == 2048 && outputs != 16) continue;  // emulated processors take minutes otherwise
           const WeightMatrix w = test.matrix(outputs);
           for (const Kernels* kernels : available_kernels()) {
             for (int rows : {1, 2, 3, 4, 5, 7, 8, 16, 33}) {
