@@ -10,9 +10,9 @@ import unittest
 from server import Server
 from support import MODEL, ClusterTest
 
-# Where tools/setup.sh --test puts it; what is installed otherwise goes before.
+# Where tools/setup.sh --test puts it, before what is installed otherwise: its parts may be too old for it.
 CACHE = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-sys.path.append(os.path.join(CACHE, "shoal", "python-%d.%d" % sys.version_info[:2]))
+sys.path.insert(0, os.path.join(CACHE, "shoal", "python-%d.%d" % sys.version_info[:2]))
 
 try:
     import openai
