@@ -46,7 +46,7 @@ class Share:
 
 
 def spin(core, priority):
-    """Keeps the core busy, in a process of its own, for as long as its parent lives. Priority 0: a normal one."""
+    """Keeps the core busy, in a process of its own, for as long as its parent lives. Priority 0: not real-time."""
     parent = os.getpid()
     child = os.fork()
     if child:
@@ -54,6 +54,8 @@ def spin(core, priority):
     os.sched_setaffinity(0, {core})
     if priority:
         os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(priority))
+    else:
+        os.nice(5)  # behind the kernel's own threads on this core, far before idle ones
     while os.getppid() == parent:
         for _ in range(10**6):
             pass
