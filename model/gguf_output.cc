@@ -89,6 +89,7 @@ void GgufOutput::write_header(const GgufFile& source, const std::vector<TensorCh
 }
 
 void GgufOutput::write(std::span<const std::byte> bytes) {
+  if (bytes.empty()) return;  // fwrite takes no null pointer
   if (std::fwrite(bytes.data(), 1, bytes.size(), file_) != bytes.size()) fail("could not be written");
   written_ += bytes.size();
 }
