@@ -52,18 +52,21 @@ void add_plan_flags(CLI::App& app, PlanFlags& flags) {
   app.add_flag("--explain", flags.explain,
                "in words, with each device's share and reason, and what would change it");
   app.add_flag("--json", flags.json, "for machines: the plan, its profile and every answer");
-  app.add_option("--profile", flags.profiles,
-                 "plan from a profile (JSON) without devices; several: models offered, the best first");
+  CLI::Option* profile =
+      app.add_option("--profile", flags.profiles,
+                     "plan from a profile (JSON) without devices; several: models offered, the best first");
   app.add_option("--or", flags.others,
-                 "another model to fall back on when the first misses the targets; several");
+                 "another model to fall back on when the first misses the targets; several")
+      ->excludes(profile);
   app.add_option("--prompt-tokens", flags.prompt_tokens, "length of a prompt")->check(CLI::Range(1, 1 << 20));
   app.add_option("--output-tokens", flags.output_tokens, "length of an answer")
       ->check(CLI::Range(1, 1 << 20));
-  app.add_option("--ttft-ms", flags.ttft_ms, "target: time to first token")->check(CLI::PositiveNumber);
+  app.add_option("--ttft-ms", flags.ttft_ms, "target: time to first token")
+      ->check(number() & CLI::Range(1e-3, 1e9));
   app.add_option("--ms-per-token", flags.ms_per_token, "target: time per token with all sequences active")
-      ->check(CLI::PositiveNumber);
+      ->check(number() & CLI::Range(1e-3, 1e9));
   app.add_option("--power-cap", flags.power_cap, "target: watts that the nodes used may draw together")
-      ->check(CLI::PositiveNumber);
+      ->check(number() & CLI::Range(1e-3, 1e9));
   app.add_flag("--what-if", flags.what_if,
                "what one node more or less, a faster link or another context changes");
   app.add_option("--without", flags.without,

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <charconv>
+#include <cmath>
 #include <vector>
 
 #include "base/units.h"
@@ -73,7 +74,8 @@ CLI::Validator whole_number(int64_t low, uint64_t high, const std::string& short
 CLI::Validator number() {
   const auto check = [](const std::string& text) -> std::string {
     double value = 0;
-    return reads_as(text, value) ? "" : fmt::format("must be a number, not '{}'", text);
+    return reads_as(text, value) && std::isfinite(value) ? ""
+                                                         : fmt::format("must be a number, not '{}'", text);
   };
   return CLI::Validator(check, "");
 }

@@ -11,6 +11,8 @@ constexpr double kLearning = 0.25;  // share of an error that one step corrects
 constexpr double kDrift = 0.3;      // share of a relative correction that the rest of the curve follows
 constexpr double kDriftMin = 0.8, kDriftMax = 1.25;  // in one step
 constexpr double kSecondsMin = 1e-7;                 // a stage always takes some time
+constexpr double kOutlier =
+    4;  // a step counts as at most so many times its prediction: it may have met a pause
 // An error is the attention's in proportion to its part of the predicted time, and to some part whatever that
 // is, or it would never leave 0; more of it the further back the rows look.
 constexpr double kAttentionLeast = 0.2, kAttentionMost = 0.9;
@@ -41,14 +43,13 @@ double StageModel::seconds(const StepSize& size) const {
 void StageModel::observe(const StepSize& size, double seconds) {
   if (size.rows <= 0 || seconds <= 0) return;
   const auto [below, above, share] = neighbours(size.rows);
-  const double error = kLearning * (seconds - this->seconds(size));
+  const double predicted = this->seconds(size);
+  const double error = kLearning * (std::min(seconds, kOutlier * predicted) - predicted);
   const double mean_position = size.positions / size.rows;
   const double least = kAttentionLeast * mean_position / (mean_position + kPositionsScale);
-  const double to_attention =
-      std::clamp(attention_ * size.positions / this->seconds(size), least, kAttentionMost);
+  const double to_attention = std::clamp(attention_ * size.positions / predicted, least, kAttentionMost);
   // A device that got slower did so for steps of every size: the points not seen now follow in part.
-  const double drift =
-      std::clamp(1 + kDrift * error * (1 - to_attention) / this->seconds(size), kDriftMin, kDriftMax);
+  const double drift = std::clamp(1 + kDrift * error * (1 - to_attention) / predicted, kDriftMin, kDriftMax);
   for (size_t i = 0; i < curve_.size(); ++i) {
     if (i != below && i != above) curve_[i] = std::max(kSecondsMin, curve_[i] * drift);
   }
@@ -57,8 +58,12 @@ void StageModel::observe(const StepSize& size, double seconds) {
   curve_[below] = std::max(kSecondsMin, curve_[below] + to_curve * (1 - share));
   curve_[above] = std::max(kSecondsMin, curve_[above] + to_curve * share);
   if (size.positions > 0) attention_ = std::max(0.0, attention_ + error * to_attention / size.positions);
-  // More rows never take less time.
-  for (size_t i = above + 1; i < curve_.size(); ++i) curve_[i] = std::max(curve_[i], curve_[i - 1]);
+  // More rows never take less time, and never more than one after the other: so what a slow spell pushed up
+  // comes down again with the sizes that are seen.
+  for (size_t i = above + 1; i < curve_.size(); ++i) {
+    const double one_by_one = curve_[i - 1] * kRows[i] / kRows[i - 1];
+    curve_[i] = std::clamp(curve_[i], curve_[i - 1], one_by_one);
+  }
   for (size_t i = below; i-- > 0;) curve_[i] = std::min(curve_[i], curve_[i + 1]);
 }
 

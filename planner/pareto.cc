@@ -226,7 +226,7 @@ TargetChoice choose_for_targets(std::span<const PlanInput> offers, const Targets
                               std::to_string(candidates.plans.size()) +
                               " plans misses: " + missed_targets(targets, *nearest));
   }
-  std::string text = "plan: no plan meets the targets at " +
+  std::string text = "plan: none of the plans that were compared meets the targets at " +
                      std::to_string(offers.front().workload.concurrency) + " sequences";
   for (const std::string& reason : choice.rejected) text += "; " + reason;
   throw SetupError(text);

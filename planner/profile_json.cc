@@ -109,6 +109,7 @@ void read_devices(const json::object& object, std::vector<DeviceProfile>& device
               "idle_watts", "busy_watts", "trusted", "layers_max", "allowed"});
   DeviceProfile device;
   device.name = get_text(object, "name", kNameBytesMax);
+  if (device.name.empty()) bad("a device has an empty \"name\"");
   device.type = text_or(object, "type", device.name);
   device.memory_bytes = get_unsigned(object, "memory_bytes", kBytesMax);
   device.decode_layer = read_points(object, "decode_layer");
@@ -127,6 +128,7 @@ void read_devices(const json::object& object, std::vector<DeviceProfile>& device
   device.layers_max = int_or(object, "layers_max", 0, kPlanLayersMax);
   device.allowed = bool_or(object, "allowed", true);
   const int count = int_or(object, "count", 1, kPlanDevicesMax);
+  if (count < 1) bad("\"count\" of device \"" + device.name + "\" must be 1 or more");
   if (devices.size() + static_cast<size_t>(count) > kPlanDevicesMax)
     bad("there are more than " + std::to_string(kPlanDevicesMax) + " devices");
   const std::string name = device.name;
@@ -177,7 +179,7 @@ LinkTable read_links(const json::object& object, const Names& names, int devices
     check_keys(link, "links.between", {"note", "between", "from", "to", "bytes_per_s", "latency_s"});
     if (link.contains("between")) {
       const json::array& ends = get_array(link, "between", 2);
-      if (ends.size() != 2) bad("\"between\" names two devices");
+      if (ends.size() != 2 || ends[0] == ends[1]) bad("\"between\" names two devices");
       table.set_both(names.index(text_of(ends[0], "between", kNameBytesMax)),
                      names.index(text_of(ends[1], "between", kNameBytesMax)), read_link(link));
     } else {

@@ -24,6 +24,10 @@ std::string rate(double tokens_per_second) {
   return text.data();
 }
 
+// Stages that may be cut anew to say what left-out devices would cost: well below a second. Fleets of more
+// get no figure for the rest.
+constexpr size_t kTriedStagesMax = 20000;
+
 bool uses(const std::vector<StageAssignment>& stages, int device) {
   return std::any_of(stages.begin(), stages.end(),
                      [&](const StageAssignment& s) { return s.device == device; });
@@ -90,8 +94,9 @@ std::string cost_text(const PlanInput& input, double value, const Prediction& pr
   if (input.objective == Objective::kLatency) {
     const double now = predicted.seconds_per_token;
     if (format_seconds(value) == format_seconds(now))
-      return "left out: it would save nothing, with it a token would take the same " + format_seconds(now);
-    return "left out: with it a token would take " + format_seconds(value) + " instead of " +
+      return "left out: it would save nothing, with it in this pipeline a token would take the same " +
+             format_seconds(now);
+    return "left out: with it in this pipeline a token would take " + format_seconds(value) + " instead of " +
            format_seconds(now) + ", " + percent(now > 0 ? value / now - 1 : 0) + " more";
   }
   const double now = predicted.bottleneck.seconds;
@@ -101,13 +106,14 @@ std::string cost_text(const PlanInput& input, double value, const Prediction& pr
            " limits, and would lengthen the lap";
   const double rows = input.workload.concurrency;
   if (rate(rows / value) == rate(rows / now))
-    return "left out: it would gain nothing, with it the rate would be the same " + rate(rows / now);
-  return "left out: with it " + rate(rows / value) + " instead of " + rate(rows / now) + ", " +
-         percent(1 - now / value) + " less";
+    return "left out: it would gain nothing, with it in this pipeline the rate would be the same " +
+           rate(rows / now);
+  return "left out: with it in this pipeline " + rate(rows / value) + " instead of " + rate(rows / now) +
+         ", " + percent(1 - now / value) + " less";
 }
 
 std::string unused_text(const PlanInput& input, const CostModel& cost, const Chain& chain,
-                        const std::vector<int>& order, const Prediction& predicted, int type) {
+                        const std::vector<int>& order, const Prediction& predicted, int type, size_t& tried) {
   const int device = chain.members[static_cast<size_t>(type)].front();
   const DeviceProfile& profile = input.devices[static_cast<size_t>(device)];
   bool holds_any = false;
@@ -121,6 +127,9 @@ std::string unused_text(const PlanInput& input, const CostModel& cost, const Cha
     return "left out: its " + format_bytes(profile.memory_bytes) + " cannot hold one layer, which takes " +
            format_bytes(least) + " with KV cache, scratch and process";
   }
+  tried += (2 * order.size() + 1) * order.size();
+  if (tried > kTriedStagesMax)
+    return "left out: the plan is as good without it; with so many devices not priced";
   return cost_text(input, value_with(input, chain, order, type), predicted);
 }
 
@@ -156,6 +165,7 @@ std::vector<DeviceReason> device_reasons(const PlanInput& input, const CostModel
   std::vector<DeviceReason> reasons;
   std::vector<std::string> text_of_type(
       static_cast<size_t>(chain.types));  // left-out devices of a type: one answer
+  size_t tried = 0;
   for (int device = 0; device < static_cast<int>(input.devices.size()); ++device) {
     if (uses(stages, device)) {
       reasons.push_back({device, true, used_text(input, stages, predicted, device)});
@@ -167,7 +177,7 @@ std::vector<DeviceReason> device_reasons(const PlanInput& input, const CostModel
       continue;
     }
     std::string& text = text_of_type[static_cast<size_t>(type)];
-    if (text.empty()) text = unused_text(input, cost, chain, order, predicted, type);
+    if (text.empty()) text = unused_text(input, cost, chain, order, predicted, type, tried);
     reasons.push_back({device, false, text});
   }
   return reasons;

@@ -91,6 +91,8 @@ awaitable<HttpConnection::Then> HttpConnection::serve_one() {
 
   take_head(parser);
   keep_alive_ = false;  // until the body is read
+  if (const std::optional<Refusal> problem = ambiguous(parser))
+    co_return co_await refuse(problem->status, problem->text);
   if (std::optional<HttpResponse> refused = server_.handler_.refuse_early(request_)) {
     keep_alive_ = parser.is_done() && parser.keep_alive();
     co_return co_await refuse(std::move(*refused));
@@ -128,6 +130,21 @@ awaitable<bool> HttpConnection::wait_for_request() {
       co_await socket_.async_read_some(buffer_.prepare(kReadBytes), redirect_error(use_awaitable, error));
   buffer_.commit(n);
   co_return !error;
+}
+
+// What a proxy in front might read in another way than this server does, so that a request hides in the body
+// of another (RFC 9112, sections 3.2, 6.1 and 11.2).
+std::optional<HttpConnection::Refusal> HttpConnection::ambiguous(const Parser& parser) {
+  const auto& head = parser.get();
+  const size_t hosts = head.count(http::field::host);
+  if (hosts > 1 || (hosts == 0 && head.version() >= 11))
+    return Refusal{400, "a request of HTTP/1.1 has exactly one Host"};
+  if (head.count(http::field::transfer_encoding) > 0 && !parser.chunked())
+    return Refusal{501, "no Transfer-Encoding but chunked is understood"};
+  const std::string_view coding(head[http::field::content_encoding]);
+  if (!coding.empty() && !boost::beast::iequals(coding, "identity"))
+    return Refusal{415, "the body must not be compressed (Content-Encoding)"};
+  return std::nullopt;
 }
 
 void HttpConnection::take_head(const Parser& parser) {

@@ -33,6 +33,10 @@ class HttpConnection : public HttpExchange, public std::enable_shared_from_this<
  private:
   using Parser = boost::beast::http::request_parser<boost::beast::http::string_body>;
   enum class Then { kNext, kLinger, kClose };
+  struct Refusal {
+    int status;
+    const char* text;
+  };
 
   boost::asio::awaitable<Then> serve_one();
   boost::asio::awaitable<bool> wait_for_request();
@@ -43,6 +47,7 @@ class HttpConnection : public HttpExchange, public std::enable_shared_from_this<
   boost::asio::awaitable<void> stop_watching();
   boost::asio::awaitable<void> linger();
   boost::asio::awaitable<bool> write(std::string text);
+  static std::optional<Refusal> ambiguous(const Parser& parser);
   void take_head(const Parser& parser);
   void set_deadline(std::chrono::milliseconds from_now);
   void lose();

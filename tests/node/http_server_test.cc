@@ -214,6 +214,11 @@ TEST_CASE("a client that waits to send its body is told to go on") {
   CHECK(has(client.read_until("\r\n\r\n"), "100 Continue"));
   CHECK(has(client.send("ok").read_until("ok"), "200 OK"));
   CHECK(refused_with(running, post("/echo", "Content-Length: 2\r\nExpect: money\r\n", "")) == "HTTP/1.1 417");
+  CHECK(refused_with(running, get("/echo", "Host: evil\r\n")) == "HTTP/1.1 400");
+  CHECK(refused_with(running, "GET /echo HTTP/1.1\r\n\r\n") == "HTTP/1.1 400");
+  CHECK(refused_with(running, post("/echo", "Transfer-Encoding: gzip\r\n", "")) == "HTTP/1.1 501");
+  CHECK(refused_with(running, post("/echo", "Content-Encoding: gzip\r\nContent-Length: 2\r\n", "")) ==
+        "HTTP/1.1 415");
 }
 
 TEST_CASE("what is refused early need not be sent") {

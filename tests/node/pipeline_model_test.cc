@@ -44,6 +44,19 @@ TEST_CASE("observations find the curve and the cost of looking back, from a wron
   }
 }
 
+TEST_CASE("after pauses while decoding, long prompts are believed slow no longer than the pauses last") {
+  auto truth = [](double rows) { return 2e-3 + 0.2e-3 * rows; };
+  StageModel stage = straight(2e-3, 0.2e-3);
+  std::mt19937 random(3);
+  for (int i = 0; i < 2000; ++i) {  // one step in ten waits for something else that runs on the device
+    const double rows = 1.0 + static_cast<double>(random() % 4);
+    stage.observe({rows, 0}, truth(rows) * (random() % 10 == 0 ? 100 : 1));
+  }
+  for (int i = 0; i < 30; ++i) stage.observe({2, 0}, truth(2));
+  CHECK(stage.seconds({2, 0}) < 1.2 * truth(2));
+  CHECK(stage.seconds({32, 0}) < 16 * 1.2 * truth(2));
+}
+
 TEST_CASE("nonsense does not break a model") {
   StageModel stage = straight(1e-3, 1e-4);
   stage.observe({0, 0}, 1);

@@ -249,7 +249,7 @@ TEST_CASE("a slow device is left out and the plan says why") {
   input.devices[2].decode_layer = input.devices[2].output_head = {{1, 0.5}};
   const Plan plan = make_plan(input);
   CHECK_FALSE(plan.reasons[2].used);
-  CHECK(has(plan.reasons[2].text, "left out: with it a token would take"));
+  CHECK(has(plan.reasons[2].text, "left out: with it in this pipeline a token would take"));
   input.objective = Objective::kThroughput;
   CHECK(has(make_plan(input).reasons[2].text, "left out"));
 }
@@ -264,7 +264,8 @@ TEST_CASE("a device that would change nothing is left out with words for it, not
   input.links = LinkTable(3, {1e-9, 1e15});
   const Plan plan = make_plan(input);
   REQUIRE(plan.stages.size() == 1);
-  CHECK(has(plan.reasons[1].text, "left out: it would save nothing, with it a token would take the same"));
+  CHECK(has(plan.reasons[1].text,
+            "left out: it would save nothing, with it in this pipeline a token would take the same"));
 }
 
 TEST_CASE("a node that is alone is told what it lacks for the whole model") {
