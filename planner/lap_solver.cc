@@ -18,8 +18,10 @@ namespace shoal {
 namespace {
 
 constexpr int kFirstSteps = 120, kLaterSteps = 7;  // of tuning
-// Each search is wider than the one before: less so while the bound can be made better, which is cheaper.
+// Each search is wider than the one before: less so while the bound can be made better, which is cheaper for
+// all but large fleets.
 constexpr size_t kWider = 4, kWiderCounted = 2;
+constexpr int kTypesFew = 128;
 constexpr double kRelativeSlack = 1e-12;  // two laps nearer than this are the same
 constexpr uint32_t kNone = LabelIndex::kNone;
 
@@ -60,7 +62,8 @@ class LapSearch {
     const auto seen = [this](const std::vector<Segment>& path) { return offer_repaired(path); };
     if (!bound_.tune(bound_.affordable(kFirstSteps), best_seconds_, seen)) return true;
     bool counted = false;
-    for (size_t width = limits_.first_width;; width *= counted ? kWiderCounted : kWider) {
+    const bool few = chain_.types <= kTypesFew;
+    for (size_t width = limits_.first_width;; width *= counted && few ? kWiderCounted : kWider) {
       open_bound_ = std::max(open_bound_, bound_.root());
       if (hopeless(open_bound_)) return true;
       const double dropped = search(width);
