@@ -4,6 +4,8 @@
 #include <bit>
 #include <cmath>
 
+#include "tensor/formats/pack_helpers.h"
+
 namespace shoal {
 namespace {
 
@@ -236,8 +238,45 @@ float fit_positive(std::span<const float> x, const float* weight, int levels, ui
   return sums.scale();
 }
 
+float mean_square(std::span<const float> x) {
+  return sum_of_squares(x) / static_cast<float>(x.size());
+}
+
+float quantise_signed(std::span<const float> x, const float* importance, float spread, int half, uint8_t* q) {
+  if (importance) {
+    float weight[kValuesMax];
+    weigh(x, importance, spread, weight);
+    return fit_signed(x, weight, half, q);
+  }
+  const float d = extreme_of(x) / static_cast<float>(-half), inverse = d != 0 ? 1 / d : 0;
+  const float middle = static_cast<float>(half) + 0.5f;
+  for (size_t k = 0; k < x.size(); ++k)
+    q[k] = static_cast<uint8_t>(std::min(2 * half - 1, static_cast<int>(x[k] * inverse + middle)));
+  return d;
+}
+
+ScaleMin quantise_with_min(std::span<const float> x, const float* importance, float spread, int levels,
+                           uint8_t* q) {
+  if (importance) {
+    float weight[kValuesMax];
+    weigh(x, importance, spread, weight);
+    return fit_with_min(x, weight, levels, kTrialsWeighted, q);
+  }
+  const auto [min, max] = std::minmax_element(x.begin(), x.end());
+  const float d = (*max - *min) / static_cast<float>(levels), inverse = d != 0 ? 1 / d : 0;
+  for (size_t k = 0; k < x.size(); ++k)
+    q[k] = static_cast<uint8_t>(std::min(levels, static_cast<int>((x[k] - *min) * inverse + 0.5f)));
+  return {d, -*min};
+}
+
 void store_nibbles(const uint8_t* q, uint8_t* out) {
   for (int k = 0; k < 16; ++k) out[k] = static_cast<uint8_t>((q[k] & 15) | (q[k + 16] << 4));
+}
+
+void store_fifth_bits(const uint8_t* q, uint8_t* out) {
+  uint32_t bits = 0;
+  for (int k = 0; k < 32; ++k) bits |= static_cast<uint32_t>(q[k] >> 4) << k;
+  store_u32(out, bits);
 }
 
 }  // namespace shoal

@@ -47,11 +47,25 @@ ScaleMin fit_with_min(std::span<const float> x, const float* weight, int levels,
 // x ~ scale q of values >= 0, q in 0..levels: the scales (or minima) of a super-block.
 float fit_positive(std::span<const float> x, const float* weight, int levels, uint8_t* q);
 
+// The mean of the squares of x: the spread that weigh() wants for a row.
+float mean_square(std::span<const float> x);
+
+// One block of at most 32 values in either way: by least weighted squares where importance is given (that of
+// the block's own values), else by rounding with the scale that the extremes fix. x ~ scale (q - half), q in
+// 0..2 half - 1; returns the scale.
+float quantise_signed(std::span<const float> x, const float* importance, float spread, int half, uint8_t* q);
+// x ~ scale q - min, q in 0..levels.
+ScaleMin quantise_with_min(std::span<const float> x, const float* importance, float spread, int levels,
+                           uint8_t* q);
+
 // The signed value of largest magnitude, the first of several; 0 if all are 0.
 float extreme_of(std::span<const float> x);
 
 // 32 values as nibbles: byte k holds values k (low) and k + 16.
 void store_nibbles(const uint8_t* q, uint8_t* out);
+
+// The fifth bits of 32 values, first lowest.
+void store_fifth_bits(const uint8_t* q, uint8_t* out);
 
 inline void store_half(uint16_t* out, float value) {
   *out = float_to_half(value);

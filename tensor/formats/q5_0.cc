@@ -1,6 +1,4 @@
 // Q5_0: w = d (q - 16), q of five bits.
-#include <algorithm>
-
 #include "tensor/formats/fit.h"
 #include "tensor/formats/pack_helpers.h"
 #include "tensor/formats/packed_layout.h"
@@ -48,25 +46,14 @@ void unpack(const std::byte* group, int64_t cols, int64_t b, Panel* out) {
 }
 
 void encode(const float* x, int64_t n, const float* importance, std::byte* row) {
-  const float spread = importance ? sum_of_squares({x, static_cast<size_t>(n)}) / static_cast<float>(n) : 0;
-  for (int64_t b = 0; b < n / 32; ++b, x += 32) {
-    const std::span<const float> values(x, 32);
+  const float spread = importance ? mean_square({x, static_cast<size_t>(n)}) : 0;
+  for (int64_t b = 0; b < n / 32; ++b) {
+    const float* weights = importance ? importance + 32 * b : nullptr;
     Block block;
     uint8_t q[32];
-    if (importance) {
-      float weight[32];
-      weigh(values, importance + 32 * b, spread, weight);
-      store_half(&block.d, fit_signed(values, weight, 16, q));
-    } else {
-      const float d = extreme_of(values) / -16, inverse = d != 0 ? 1 / d : 0;
-      for (int k = 0; k < 32; ++k)
-        q[k] = static_cast<uint8_t>(std::min(31, static_cast<int>(x[k] * inverse + 16.5f)));
-      store_half(&block.d, d);
-    }
+    store_half(&block.d, quantise_signed({x + 32 * b, 32}, weights, spread, 16, q));
     store_nibbles(q, block.nibbles);
-    uint32_t fifth = 0;
-    for (int k = 0; k < 32; ++k) fifth |= static_cast<uint32_t>(q[k] >> 4) << k;
-    store_u32(block.fifth, fifth);
+    store_fifth_bits(q, block.fifth);
     std::memcpy(row + b * sizeof(Block), &block, sizeof(Block));
   }
 }
