@@ -10,6 +10,7 @@
 
 #include "base/units.h"
 #include "planner/random_input.h"
+#include "tests/planner/try_plan.h"
 
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__) || !defined(__OPTIMIZE__)
 #define SHOAL_SLOW_BUILD 1
@@ -19,19 +20,6 @@
 
 namespace shoal {
 namespace {
-
-double objective_of(const PlanInput& input, const Plan& plan) {
-  return input.objective == Objective::kLatency ? plan.predicted.seconds_per_token
-                                                : plan.predicted.bottleneck.seconds;
-}
-
-std::optional<Plan> try_plan(const PlanInput& input) {
-  try {
-    return make_plan(input);
-  } catch (const SetupError&) {
-    return std::nullopt;
-  }
-}
 
 std::string error_of(const PlanInput& input) {
   try {

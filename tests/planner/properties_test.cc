@@ -7,22 +7,10 @@
 #include <optional>
 
 #include "planner/random_input.h"
+#include "tests/planner/try_plan.h"
 
 namespace shoal {
 namespace {
-
-double objective_of(const PlanInput& input, const Plan& plan) {
-  return input.objective == Objective::kLatency ? plan.predicted.seconds_per_token
-                                                : plan.predicted.bottleneck.seconds;
-}
-
-std::optional<Plan> try_plan(const PlanInput& input) {
-  try {
-    return make_plan(input);
-  } catch (const SetupError&) {
-    return std::nullopt;
-  }
-}
 
 // More than 20 devices, all different or of a few types, ample or tight.
 PlanInput large_input(unsigned seed) {
