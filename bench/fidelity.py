@@ -9,14 +9,12 @@ to the first token of several prompts, the time a token of one answer, tokens/s 
 stage and hop. The prediction is the plan's, made from what the devices measured of themselves at start-up. An error
 is predicted / measured - 1. FILE has one line of JSON for each measured configuration, so that a run can be resumed.
 """
-import argparse
 import datetime
-import pathlib
 import shlex
 import statistics
 import sys
 
-from planner_runs import ROOT, RunError, append, measure, plan_of, read_records
+from planner_runs import append, chosen, measure, options_of, plan_of, read_records, run_script
 
 # The shares' sum is at most one core: the devices share one memory bus.
 CONFIGURATIONS = [
@@ -100,19 +98,13 @@ def report(records):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=pathlib.Path)
-    parser.add_argument("--only", help="numbers of configurations, from 0 (default: all)")
-    parser.add_argument("--program", type=pathlib.Path, default=ROOT / "build/release/shoal")
-    parser.add_argument("--out", type=pathlib.Path, default=ROOT / "bench/out/fidelity.jsonl")
-    parser.add_argument("--report", type=pathlib.Path, metavar="FILE")
+    parser = options_of(__doc__, "fidelity", "numbers of configurations, from 0 (default: all)")
     options = parser.parse_args()
     if options.report:
         return report(read_records(options.report))
     if not options.model:
         parser.error("--model is needed")
-    numbers = [int(word) for word in options.only.split(",")] if options.only else range(len(CONFIGURATIONS))
-    for index in numbers:
+    for index in chosen(options, len(CONFIGURATIONS)):
         devices = {"sequences": 4, "context": 512, **CONFIGURATIONS[index]}
         print(f"fidelity: configuration {index}, {len(devices['cpu'])} devices", file=sys.stderr, flush=True)
         rows = measure(options.program.resolve(), options.model.resolve(), devices, TESTS)
@@ -124,10 +116,4 @@ def main():
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except (RunError, OSError, ValueError) as failure:
-        print(f"fidelity: {failure}", file=sys.stderr)
-        sys.exit(1)
-    except KeyboardInterrupt:
-        sys.exit(130)
+    run_script("fidelity", main)

@@ -1,9 +1,11 @@
 """What bench/fidelity.py and bench/splits.py share: one `shoal bench` on testbed devices, and what it says."""
+import argparse
 import json
 import pathlib
 import re
 import shlex
 import subprocess
+import sys
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
@@ -54,3 +56,30 @@ def read_records(path):
     if not path.exists():
         return []
     return [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
+
+
+def options_of(doc, name, only):
+    """A parser with the options of both scripts; `only` says what --only chooses."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=pathlib.Path)
+    parser.add_argument("--only", help=only)
+    parser.add_argument("--program", type=pathlib.Path, default=ROOT / "build/release/shoal")
+    parser.add_argument("--out", type=pathlib.Path, default=ROOT / f"bench/out/{name}.jsonl")
+    parser.add_argument("--report", type=pathlib.Path, metavar="FILE")
+    return parser
+
+
+def chosen(options, count):
+    """The numbers of --only, or 0 to count - 1."""
+    return [int(word) for word in options.only.split(",")] if options.only else range(count)
+
+
+def run_script(name, main):
+    """Ends the process with main's exit status, or in a sentence."""
+    try:
+        sys.exit(main())
+    except (RunError, OSError, ValueError) as failure:
+        print(f"{name}: {failure}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)

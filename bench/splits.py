@@ -10,15 +10,13 @@ layers in equal parts, in proportion to memory, and in proportion to speed (the 
 order. The program refuses a split that does not fit a device's memory: it counts as not runnable. Compared is what
 the objective asks for: ms a token of one answer, or tokens/s of four. FILE has one line of JSON for each cluster.
 """
-import argparse
 import datetime
-import pathlib
 import random
 import shlex
 import statistics
 import sys
 
-from planner_runs import ROOT, RunError, append, measure, plan_of, read_records
+from planner_runs import RunError, append, chosen, measure, options_of, plan_of, read_records, run_script
 
 SPLITS = ("chosen", "equal", "memory", "speed")
 TIMEOUT_S = 90  # of one run: start-up, measuring the devices, the test
@@ -124,21 +122,16 @@ def report(records, heading=True):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=pathlib.Path)
+    parser = options_of(__doc__, "splits", "numbers of clusters (default: 0 to 9)")
     parser.add_argument("--layers", type=int, default=30, choices=sorted(MODEL_MIB), help="of the model")
-    parser.add_argument("--only", help="numbers of clusters (default: 0 to 9)")
     parser.add_argument("-n", "--tokens", type=int, default=24)
     parser.add_argument("-r", "--repetitions", type=int, default=2)
-    parser.add_argument("--program", type=pathlib.Path, default=ROOT / "build/release/shoal")
-    parser.add_argument("--out", type=pathlib.Path, default=ROOT / "bench/out/splits.jsonl")
-    parser.add_argument("--report", type=pathlib.Path, metavar="FILE")
     options = parser.parse_args()
     if options.report:
         return report(read_records(options.report))
     if not options.model:
         parser.error("--model is needed")
-    for index in [int(word) for word in options.only.split(",")] if options.only else range(10):
+    for index in chosen(options, 10):
         record = run_cluster(options, index)
         append(options.out, record)
         report([record], heading=False)
@@ -146,10 +139,4 @@ def main():
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except (RunError, OSError, ValueError) as failure:
-        print(f"splits: {failure}", file=sys.stderr)
-        sys.exit(1)
-    except KeyboardInterrupt:
-        sys.exit(130)
+    run_script("splits", main)

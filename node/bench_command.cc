@@ -162,8 +162,9 @@ BenchRow measure(Cluster& cluster, const BenchFlags& flags, int prompt, int gene
     row.nodes = report_nodes(before, before, after, cluster.layout);
     row.tokens = (read + std::max(0, generate)) * concurrency;
     row.busy_share.clear();
+    std::map<uint32_t, double> busy_before = busy_seconds(before);
     for (const auto& [stage, seconds] : busy_seconds(after))
-      row.busy_share.push_back((seconds - busy_seconds(before)[stage]) / run.total_s);
+      row.busy_share.push_back((seconds - busy_before[stage]) / run.total_s);
   }
   end_comparing(cluster, row);
   row.predicted = predicted_tokens_per_s(cluster, row);
