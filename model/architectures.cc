@@ -10,6 +10,13 @@ constexpr Architecture kArchitectures[] = {
     {.name = "llama", .rope = RopeKind::kInterleaved, .qkv_bias = false, .qk_norm = false},
     {.name = "qwen2", .rope = RopeKind::kHalfSplit, .qkv_bias = true, .qk_norm = false},
     {.name = "qwen3", .rope = RopeKind::kHalfSplit, .qkv_bias = false, .qk_norm = true},
+    {.name = "t5", .rope = RopeKind::kHalfSplit, .qkv_bias = false, .qk_norm = false, .relative_bias = true},
+    {.name = "t5encoder",
+     .rope = RopeKind::kHalfSplit,
+     .qkv_bias = false,
+     .qk_norm = false,
+     .relative_bias = true,
+     .encoder_only = true},
 };
 
 }  // namespace

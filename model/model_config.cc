@@ -6,79 +6,22 @@
 #include <set>
 
 #include "base/error.h"
+#include "model/encoder_decoder_config.h"
 #include "model/gguf_reader.h"
+#include "model/layer_weights.h"
+#include "model/model_keys.h"
 #include "tensor/weight_matrix.h"
 
 namespace shoal {
 namespace {
-
-// Above any model of these families; products of two of them fit in an int.
-constexpr uint64_t kLayersMax = 1024;
-constexpr uint64_t kEmbdMax = 65536;
-constexpr uint64_t kFeedForwardMax = uint64_t{1} << 20;
-constexpr uint64_t kVocabMax = uint64_t{1} << 20;
-constexpr uint64_t kHeadsMax = 1024;
-constexpr uint64_t kHeadDimMax = 1024;
-constexpr uint64_t kContextMax = uint64_t{1} << 24;
-
-[[noreturn]] void refuse(const GgufFile& file, const std::string& message) {
-  throw SetupError(quoted(file.path(), 4096) + ": " + message);
-}
-
-std::string shape_text(const std::vector<int64_t>& dims) {
-  std::string text = "[";
-  for (int64_t dim : dims) text += (text.size() > 1 ? ", " : "") + std::to_string(dim);
-  return text + "]";
-}
-
-// Trailing dimensions of 1 say nothing.
-std::vector<int64_t> significant(std::vector<int64_t> dims) {
-  while (dims.size() > 1 && dims.back() == 1) dims.pop_back();
-  return dims;
-}
-
-// Reads the keys "ARCH.what" of one file.
-class Keys {
- public:
-  Keys(const GgufFile& file, const std::string& arch) : file_(file), prefix_(arch + ".") {}
-
-  std::string name(const char* what) const { return prefix_ + what; }
-  bool has(const char* what) const { return file_.find(name(what)) != nullptr; }
-  int size(const char* what, uint64_t max) const { return checked(what, file_.get_uint(name(what)), max); }
-  int size(const char* what, uint64_t fallback, uint64_t max) const {
-    return checked(what, file_.get_uint(name(what), fallback), max);
-  }
-  std::vector<int> sizes(const char* what, int n_layer, uint64_t max) const {
-    std::vector<int> sizes;
-    for (uint64_t value : file_.get_uint_per_layer(name(what), static_cast<size_t>(n_layer))) {
-      sizes.push_back(checked(what, value, max));
-    }
-    return sizes;
-  }
-  double number(const char* what, double fallback) const { return file_.get_float(name(what), fallback); }
-  [[noreturn]] void refuse_key(const char* what, const std::string& message) const {
-    refuse(file_, "key " + quoted(name(what)) + " " + message);
-  }
-
- private:
-  int checked(const char* what, uint64_t value, uint64_t max) const {
-    if (value == 0 || value > max) {
-      refuse_key(what, "is " + std::to_string(value) + "; it must be from 1 to " + std::to_string(max));
-    }
-    return static_cast<int>(value);
-  }
-
-  const GgufFile& file_;
-  std::string prefix_;
-};
 
 const Architecture& read_architecture(const GgufFile& file) {
   const std::string name = file.get_string("general.architecture");
   if (const Architecture* found = find_architecture(name)) return *found;
   std::string known;
   for (const std::string& candidate : known_architectures()) known += (known.empty() ? "" : ", ") + candidate;
-  refuse(file, "the model's architecture is " + quoted(name) + ", which Shoal does not compute; known are " +
-                   known);
+  refuse_file(file, "the model's architecture is " + quoted(name) +
+                        ", which Shoal does not compute; known are " + known);
 }
 
 void read_attention(const Keys& keys, ModelConfig& config) {
@@ -144,64 +87,20 @@ void read_vocabulary(const GgufFile& file, ModelConfig& config) {
   const TensorInfo& embedding = file.tensor("token_embd.weight");
   const uint64_t rows = static_cast<uint64_t>(embedding.rows());
   if (rows > kVocabMax) {
-    refuse(file, "tensor 'token_embd.weight' has " + std::to_string(rows) + " rows; the limit is " +
-                     std::to_string(kVocabMax));
+    refuse_file(file, "tensor 'token_embd.weight' has " + std::to_string(rows) + " rows; the limit is " +
+                          std::to_string(kVocabMax));
   }
   const std::string key = "tokenizer.ggml.tokens";
   if (const MetaValue* value = file.find(key)) {
     const auto* tokens = std::get_if<std::vector<std::string>>(value);
-    if (!tokens) refuse(file, "key '" + key + "' is not an array of strings");
+    if (!tokens) refuse_file(file, "key '" + key + "' is not an array of strings");
     if (tokens->size() != rows) {
-      refuse(file, "key '" + key + "' lists " + std::to_string(tokens->size()) +
-                       " tokens, but tensor 'token_embd.weight' has " + std::to_string(rows) + " rows");
+      refuse_file(file, "key '" + key + "' lists " + std::to_string(tokens->size()) +
+                            " tokens, but tensor 'token_embd.weight' has " + std::to_string(rows) + " rows");
     }
   }
   config.n_vocab = static_cast<int>(rows);
 }
-
-// Checks tensors one by one and remembers which ones the model uses.
-class TensorCheck {
- public:
-  explicit TensorCheck(const GgufFile& file) : file_(file) {}
-
-  void matrix(const std::string& name, int64_t n_in, int64_t n_out) { shape(name, {n_in, n_out}); }
-  void vector(const std::string& name, int64_t n) {
-    const TensorType type = shape(name, {n}).type;
-    if (type != TensorType::kF32 && type != TensorType::kF16 && type != TensorType::kBF16) {
-      refuse(file_,
-             "tensor " + quoted(name) + " is a vector in a quantised format; F32, F16 and BF16 are possible");
-    }
-  }
-
-  // A tensor that nothing above asked for would be left out of the computation: the answer would be wrong,
-  // silently.
-  void refuse_unused(const Architecture& arch) const {
-    for (const TensorInfo& tensor : file_.tensors()) {
-      if (used_.count(tensor.name) != 0) continue;
-      const bool experts = tensor.name.find("_exps") != std::string::npos ||
-                           tensor.name.find("_shexp") != std::string::npos ||
-                           tensor.name.find("ffn_gate_inp") != std::string::npos;
-      refuse(file_, "tensor " + quoted(tensor.name) +
-                        (experts ? " belongs to a mixture of experts, which Shoal does not compute"
-                                 : std::string(" is not part of architecture ") + arch.name +
-                                       " as Shoal computes it"));
-    }
-  }
-
- private:
-  const TensorInfo& shape(const std::string& name, const std::vector<int64_t>& dims) {
-    const TensorInfo& tensor = file_.tensor(name);
-    if (significant(tensor.dims) != significant(dims)) {
-      refuse(file_, "tensor " + quoted(name) + " has shape " + shape_text(tensor.dims) +
-                        "; the model's keys ask for " + shape_text(dims));
-    }
-    used_.insert(name);
-    return tensor;
-  }
-
-  const GgufFile& file_;
-  std::set<std::string> used_;
-};
 
 void check_layer(TensorCheck& check, const ModelConfig& config, int layer) {
   const auto name = [&](const char* what) { return TensorNames::layer(layer, what); };
@@ -251,6 +150,11 @@ ModelConfig ModelConfig::from(const GgufFile& file) {
   ModelConfig config;
   config.arch = &read_architecture(file);
   config.name = model_name(file);
+  if (config.arch->relative_bias) {
+    read_vocabulary(file, config);
+    read_encoder_decoder(file, config);
+    return config;
+  }
   const Keys keys(file, config.arch->name);
   if (file.get_uint(keys.name("expert_count"), 0) != 0) {
     keys.refuse_key("expert_count", "asks for a mixture of experts, which Shoal does not compute");
@@ -264,10 +168,7 @@ ModelConfig ModelConfig::from(const GgufFile& file) {
   }
   read_attention(keys, config);
   read_rope(file, keys, config);
-  const double eps = keys.number("attention.layer_norm_rms_epsilon", -1);
-  if (!(eps >= 0 && eps < 1))
-    keys.refuse_key("attention.layer_norm_rms_epsilon", "is missing or not from 0 to 1");
-  config.norm_eps = static_cast<float>(eps);
+  config.norm_eps = keys.norm_eps("attention.layer_norm_rms_epsilon");
   config.tied_output = file.find_tensor("output.weight") == nullptr;
   read_vocabulary(file, config);
   check_tensors(file, config);
@@ -291,18 +192,23 @@ uint64_t stored_bytes(const TensorInfo& tensor) {
 
 }  // namespace
 
+const char* output_norm_tensor(const ModelConfig& config) {
+  return config.encodes() ? "dec.output_norm.weight" : "output_norm.weight";
+}
+
 UnitBytes unit_bytes(const GgufFile& file, const ModelConfig& config) {
   UnitBytes bytes;
   bytes.layers.resize(static_cast<size_t>(config.n_layer));
   bytes.embedding = stored_bytes(file.tensor("token_embd.weight"));
-  bytes.output = stored_bytes(file.tensor("output_norm.weight")) +
-                 (config.tied_output ? bytes.embedding : stored_bytes(file.tensor("output.weight")));
+  if (config.decodes())
+    bytes.output = stored_bytes(file.tensor(output_norm_tensor(config))) +
+                   (config.tied_output ? bytes.embedding : stored_bytes(file.tensor("output.weight")));
   if (config.rope_factors) bytes.shared = stored_bytes(file.tensor("rope_freqs.weight"));
   for (int layer = 0; layer < config.n_layer; ++layer) {
-    const std::string prefix = TensorNames::layer(layer, "");
-    for (const TensorInfo& tensor : file.tensors()) {
-      if (tensor.name.compare(0, prefix.size(), prefix) == 0) bytes.layers[layer] += stored_bytes(tensor);
-    }
+    for (const LayerMatrix& m : layer_matrices(config, layer))
+      bytes.layers[layer] += WeightMatrix::packed_bytes(file.tensor(m.tensor).type, m.rows, m.cols);
+    for (const LayerVector& v : layer_vectors(config, layer))
+      bytes.layers[layer] += static_cast<uint64_t>(v.size) * sizeof(float);
   }
   return bytes;
 }

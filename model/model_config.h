@@ -19,8 +19,10 @@ enum class RopeKind {
 struct Architecture {
   const char* name;  // general.architecture
   RopeKind rope;
-  bool qkv_bias;  // attn_{q,k,v}.bias present
-  bool qk_norm;   // RMS norm over each head of q and k before rope (attn_{q,k}_norm.weight)
+  bool qkv_bias;               // attn_{q,k,v}.bias present
+  bool qk_norm;                // RMS norm over each head of q and k before rope (attn_{q,k}_norm.weight)
+  bool relative_bias = false;  // T5: an encoder and, unless it is one alone, a decoder; encoder_decoder.h
+  bool encoder_only = false;
 };
 
 const Architecture* find_architecture(std::string_view name);  // nullptr if unknown
@@ -41,9 +43,20 @@ struct ModelConfig {
   bool rope_factors = false;   // rope_freqs.weight present (Llama 3)
   float norm_eps = 1e-5f;
   bool tied_output = false;  // no output.weight: the embedding serves both ends
+  // Layers [0, n_encoder) are an encoder's: they see a whole input at once, in both directions, and keep
+  // nothing. The others are a decoder's. 0: a decoder alone; n_layer: an encoder alone.
+  int n_encoder = 0;
+  int relative_buckets = 0;          // of the relative position bias
+  bool gated_ffn = true;             // else relu(W_up x) alone, as the first T5
+  int32_t decoder_start_token = -1;  // what an answer begins after, where there is an encoder and a decoder
+  std::vector<int> bias_layer;       // per layer: whose relative position bias it has
+  float logit_scale = 1;             // of the logits
 
   int n_embd_k(int layer) const { return n_head_kv[layer] * head_dim_k; }
   int n_embd_v(int layer) const { return n_head_kv[layer] * head_dim_v; }
+  bool is_encoder(int layer) const { return layer < n_encoder; }
+  bool encodes() const { return n_encoder > 0; }
+  bool decodes() const { return n_encoder < n_layer; }
 
   // Throws SetupError: unknown architecture (lists the known), missing key, contradiction between metadata
   // and tensor shapes, unknown tensor type, unsupported rope scaling, expert tensors; names the key, tensor
@@ -55,6 +68,9 @@ struct ModelConfig {
 struct TensorNames {
   static std::string layer(int layer, const char* what);  // "blk.7.attn_q.weight" for (7, "attn_q.weight")
 };
+
+// The norm in front of the output head.
+const char* output_norm_tensor(const ModelConfig& config);
 
 // Bytes as stored (packed) of each planner unit.
 struct UnitBytes {

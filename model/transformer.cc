@@ -2,41 +2,17 @@
 
 #include <cmath>
 
+#include "model/row_ops.h"
 #include "tensor/float_ops.h"
 
 namespace shoal {
 
 namespace {
 
-// Elements of an elementwise pass that are worth a thread of their own.
-constexpr int64_t kElementGrain = 2048;
-
-void rms_norm_rows(const ComputeContext& cx, const float* x, std::span<const float> weight, int n_rows,
-                   float* y) {
-  const int n = cx.config->n_embd;
-  cx.pool->for_range(n_rows, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t r = begin; r < end; ++r)
-      cx.kernels->floats->rms_norm(x + r * n, weight.data(), cx.config->norm_eps, n, y + r * n);
-  });
-}
-
-void add(const ComputeContext& cx, float* x, const float* y, int64_t n) {
-  cx.pool->for_range(n, kElementGrain, [&](int64_t begin, int64_t end) {
-    cx.kernels->floats->add(x + begin, y + begin, static_cast<int>(end - begin));
-  });
-}
-
 void silu_mul(const ComputeContext& cx, float* gate, const float* up, int64_t n) {
   cx.pool->for_range(n, kElementGrain, [&](int64_t begin, int64_t end) {
     cx.kernels->floats->silu_mul(gate + begin, up + begin, static_cast<int>(end - begin));
   });
-}
-
-// All products of the same rows x[n_rows, n_in] at once.
-void multiply(const ComputeContext& cx, const float* x, int n_in, int n_rows,
-              std::initializer_list<Product> products) {
-  cx.act->rows.assign(*cx.kernels, *cx.pool, x, n_in, n_rows, n_in);
-  matmul(*cx.kernels, *cx.pool, cx.act->rows, products);
 }
 
 // Biases, norms of each head and rotation of q and k; then K and V of each row go to their place in the
@@ -154,6 +130,10 @@ void output_head(const ComputeContext& cx, std::span<const float> output_norm, c
                  const float* hidden, int n_rows, float* logits) {
   rms_norm_rows(cx, hidden, output_norm, n_rows, cx.act->normed);
   multiply(cx, cx.act->normed, cx.config->n_embd, n_rows, {{&output, logits, output.rows()}});
+  if (cx.config->logit_scale == 1) return;
+  cx.pool->for_range(int64_t{n_rows} * output.rows(), kElementGrain, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) logits[i] *= cx.config->logit_scale;
+  });
 }
 
 }  // namespace shoal

@@ -10,23 +10,11 @@
 
 #include "model/batch.h"
 #include "model/kv_cache.h"
+#include "model/layer_weights.h"
 #include "model/model_config.h"
 #include "tensor/matmul.h"
 
 namespace shoal {
-
-// Weights of one layer. Vectors are f32; a vector that the architecture does not have is empty.
-struct LayerWeights {
-  std::vector<float> attn_norm;  // [n_embd]
-  WeightMatrix attn_q, attn_k,
-      attn_v;  // [n_head * head_dim_k | n_head_kv * head_dim_k | n_head_kv * head_dim_v, n_embd]
-  std::vector<float> attn_q_bias, attn_k_bias, attn_v_bias;
-  std::vector<float> attn_q_norm, attn_k_norm;  // [head_dim_k]
-  WeightMatrix attn_output;                     // [n_embd, n_head * head_dim_v]
-  std::vector<float> ffn_norm;                  // [n_embd]
-  WeightMatrix ffn_gate, ffn_up;                // [n_ff, n_embd]
-  WeightMatrix ffn_down;                        // [n_embd, n_ff]
-};
 
 // Buffers of one step, taken once for `rows_max` rows, reused by every layer. Two regions, each the larger of
 // what attention and feed-forward need, since the one is done when the other begins.

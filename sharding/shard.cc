@@ -13,37 +13,6 @@ namespace shoal {
 
 namespace {
 
-// The tensors of a layer: what a file calls them, where they go, whether this architecture has them.
-struct MatrixField {
-  const char* name;
-  WeightMatrix LayerWeights::*field;
-};
-constexpr MatrixField kLayerMatrices[] = {
-    {"attn_q.weight", &LayerWeights::attn_q},     {"attn_k.weight", &LayerWeights::attn_k},
-    {"attn_v.weight", &LayerWeights::attn_v},     {"attn_output.weight", &LayerWeights::attn_output},
-    {"ffn_gate.weight", &LayerWeights::ffn_gate}, {"ffn_up.weight", &LayerWeights::ffn_up},
-    {"ffn_down.weight", &LayerWeights::ffn_down},
-};
-
-struct VectorField {
-  const char* name;
-  std::vector<float> LayerWeights::*field;
-  bool Architecture::*present;  // null: always
-};
-constexpr VectorField kLayerVectors[] = {
-    {"attn_norm.weight", &LayerWeights::attn_norm, nullptr},
-    {"attn_q.bias", &LayerWeights::attn_q_bias, &Architecture::qkv_bias},
-    {"attn_k.bias", &LayerWeights::attn_k_bias, &Architecture::qkv_bias},
-    {"attn_v.bias", &LayerWeights::attn_v_bias, &Architecture::qkv_bias},
-    {"attn_q_norm.weight", &LayerWeights::attn_q_norm, &Architecture::qk_norm},
-    {"attn_k_norm.weight", &LayerWeights::attn_k_norm, &Architecture::qk_norm},
-    {"ffn_norm.weight", &LayerWeights::ffn_norm, nullptr},
-};
-
-bool has(const ModelConfig& config, const VectorField& vector) {
-  return vector.present == nullptr || config.arch->*vector.present;
-}
-
 bool needs_embedding_matrix(const ModelConfig& config, const ShardSpec& spec) {
   return spec.embedding || (spec.output && config.tied_output);
 }
@@ -192,12 +161,11 @@ void for_each_tensor(const ModelConfig& config, const ShardSpec& spec, Matrix&& 
   if (needs_embedding_matrix(config, spec)) matrix("token_embd.weight");
   if (needs_rope_factors(config, spec)) vector("rope_freqs.weight");
   for (int layer = spec.layers.begin; layer < spec.layers.end; ++layer) {
-    for (const MatrixField& m : kLayerMatrices) matrix(TensorNames::layer(layer, m.name));
-    for (const VectorField& v : kLayerVectors)
-      if (has(config, v)) vector(TensorNames::layer(layer, v.name));
+    for (const LayerMatrix& m : layer_matrices(config, layer)) matrix(m.tensor);
+    for (const LayerVector& v : layer_vectors(config, layer)) vector(v.tensor);
   }
-  if (spec.output) vector("output_norm.weight");
-  if (spec.output && !config.tied_output) matrix("output.weight");
+  if (spec.output && config.decodes()) vector(output_norm_tensor(config));
+  if (spec.output && config.decodes() && !config.tied_output) matrix("output.weight");
 }
 
 uint64_t file_bytes(const GgufFile& file, const ModelConfig& config, const ShardSpec& spec) {
@@ -230,8 +198,8 @@ uint64_t ShardWeights::bytes() const {
   if (token_embd) total += token_embd->bytes();
   if (output && output != token_embd) total += output->bytes();
   for (const LayerWeights& layer : layers) {
-    for (const MatrixField& m : kLayerMatrices) total += (layer.*m.field).bytes();
-    for (const VectorField& v : kLayerVectors) total += (layer.*v.field).size() * sizeof(float);
+    layer.visit([&](const WeightMatrix& m) { total += m.bytes(); },
+                [&](const std::vector<float>& v) { total += v.size() * sizeof(float); });
   }
   return total;
 }
@@ -258,20 +226,19 @@ ShardWeights load_shard(const GgufFile& file, const ModelConfig& config, const S
     w.rope_factors = checked_rope_factors(file, reader.vector("rope_freqs.weight"));
   size_t layer_bytes = 0, at = 0;
   for (int layer = spec.layers.begin; layer < spec.layers.end; ++layer) {
-    for (const MatrixField& m : kLayerMatrices)
-      layer_bytes += rounded_bytes(file.tensor(TensorNames::layer(layer, m.name)));
+    for (const LayerMatrix& m : layer_matrices(config, layer))
+      layer_bytes += rounded_bytes(file.tensor(m.tensor));
   }
   const auto layer_memory = std::make_shared<AlignedBuffer>(layer_bytes);
   w.layers.resize(spec.layers.size());
   for (int layer = spec.layers.begin; layer < spec.layers.end; ++layer) {
     LayerWeights& l = w.layers[layer - spec.layers.begin];
-    for (const MatrixField& m : kLayerMatrices)
-      reader.plan_matrix(TensorNames::layer(layer, m.name), &(l.*m.field), layer_memory, &at);
-    for (const VectorField& v : kLayerVectors)
-      if (has(config, v)) l.*v.field = reader.vector(TensorNames::layer(layer, v.name));
+    for (const LayerMatrix& m : layer_matrices(config, layer))
+      reader.plan_matrix(m.tensor, &(l.*m.field), layer_memory, &at);
+    for (const LayerVector& v : layer_vectors(config, layer)) l.*v.field = reader.vector(v.tensor);
   }
-  if (spec.output) {
-    w.output_norm = reader.vector("output_norm.weight");
+  if (spec.output && config.decodes()) {
+    w.output_norm = reader.vector(output_norm_tensor(config));
     if (config.tied_output) {
       w.output = w.token_embd;
     } else {

@@ -44,6 +44,10 @@ struct AttentionArgs {
   float soft_cap;   // 0: none; otherwise cap * tanh(score / cap)
   int head_kv_begin, head_kv_end;  // KV heads to compute in this call (threads share a row by heads)
   float* scratch;                  // attention_scratch_floats(...) floats, private to the thread
+  // What is added to the scaled score of query head h and position t: bias[h * bias_stride + t], readable
+  // from t = first rounded down to t = last rounded up, both to kAttentionLanes. Null: nothing.
+  const float* bias = nullptr;
+  size_t bias_stride = 0;
 };
 
 // Scratch that one call needs: scores of one group of query heads, and the same again for a q8_0 cache.
@@ -74,6 +78,9 @@ struct FloatOps {
   float (*sum_of_exps)(const float* x, float highest, int n);
   void (*f16_to_f32)(const uint16_t* x, int n, float* y);
   void (*f32_to_f16)(const float* x, int n, uint16_t* y);  // round to nearest even
+  // gate = gelu(gate) * up, gelu(x) = x / (1 + exp(-2u)), u = sqrt(2 / pi) (x + 0.044715 x^3): the usual
+  // approximation of x Phi(x) by tanh (Hendrycks, Gimpel 2016).
+  void (*gelu_mul)(float* gate, const float* up, int n);
 };
 
 // cos and sin of position * theta_i for pairs [0, n_rot/2), theta_i = freq_base^(-2i/n_rot) / factor_i,

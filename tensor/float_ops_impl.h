@@ -144,6 +144,25 @@ void silu_mul(float* gate, const float* up, int n) {
   }
 }
 
+// By exp of -|2u| alone, as silu.
+SHOAL_VEC Vec gelu(const Vec& x) {
+  const Vec one = broadcast(1.0f);
+  const Vec cubic = fma(mul(mul(x, x), x), broadcast(0.044715f), x);
+  const Vec u2 = mul(cubic, broadcast(1.5957691216f));  // 2 sqrt(2 / pi)
+  const Vec e = exp_nonpositive(negate(abs(u2)));
+  const Vec numerator = select_less(x, broadcast(0.0f), e, one);
+  return mul(x, div(numerator, add(e, one)));
+}
+
+void gelu_mul(float* gate, const float* up, int n) {
+  int i = 0;
+  for (; i + 16 <= n; i += 16) store(gate + i, mul(gelu(load(gate + i)), load(up + i)));
+  if (i < n) {
+    const Vec v = mul(gelu(load_partial(gate + i, n - i)), load_partial(up + i, n - i));
+    store_partial(gate + i, v, n - i);
+  }
+}
+
 void add_to(float* x, const float* y, int n) {
   int i = 0;
   for (; i + 16 <= n; i += 16) store(x + i, add(load(x + i), load(y + i)));
@@ -215,8 +234,8 @@ void quantize(const float* x, int n, int8_t* q, float* scale, int32_t* sum) {
 namespace shoal {
 namespace {
 
-constexpr FloatOps kTable = {rms_norm,  rope,     silu_mul, add_to,      store_k,    store_v,
-                             attention, quantize, largest,  sum_of_exps, f16_to_f32, f32_to_f16};
+constexpr FloatOps kTable = {rms_norm, rope,    silu_mul,    add_to,     store_k,    store_v, attention,
+                             quantize, largest, sum_of_exps, f16_to_f32, f32_to_f16, gelu_mul};
 
 }  // namespace
 }  // namespace shoal

@@ -1,0 +1,54 @@
+#include "model/layer_weights.h"
+
+#include "model/encoder_decoder_config.h"
+
+namespace shoal {
+
+std::vector<LayerMatrix> layer_matrices(const ModelConfig& config, int layer) {
+  if (config.arch->relative_bias) return encoder_decoder_matrices(config, layer);
+  using W = LayerWeights;
+  struct Part {
+    WeightMatrix W::*field;
+    int64_t rows;
+  };
+  std::vector<LayerMatrix> matrices;
+  const auto add = [&](const char* what, int64_t cols, std::initializer_list<Part> parts) {
+    int64_t row = 0;
+    for (const Part& part : parts) {
+      matrices.push_back({TensorNames::layer(layer, what), row, part.rows, cols, part.field});
+      row += part.rows;
+    }
+  };
+  const int64_t n_embd = config.n_embd, n_ff = config.n_ff[layer], n_head = config.n_head[layer];
+  const Part q{&W::attn_q, n_head * config.head_dim_k}, k{&W::attn_k, config.n_embd_k(layer)},
+      v{&W::attn_v, config.n_embd_v(layer)};
+  add("attn_q.weight", n_embd, {q});
+  add("attn_k.weight", n_embd, {k});
+  add("attn_v.weight", n_embd, {v});
+  add("attn_output.weight", n_head * config.head_dim_v, {{&W::attn_output, n_embd}});
+  const Part gate{&W::ffn_gate, n_ff}, up{&W::ffn_up, n_ff};
+  add("ffn_gate.weight", n_embd, {gate});
+  add("ffn_up.weight", n_embd, {up});
+  add("ffn_down.weight", n_ff, {{&W::ffn_down, n_embd}});
+  return matrices;
+}
+
+std::vector<LayerVector> layer_vectors(const ModelConfig& config, int layer) {
+  if (config.arch->relative_bias) return encoder_decoder_vectors(config, layer);
+  using W = LayerWeights;
+  std::vector<LayerVector> vectors;
+  const auto add = [&](bool present, const char* what, int64_t size, std::vector<float> W::*field) {
+    if (present) vectors.push_back({TensorNames::layer(layer, what), size, field});
+  };
+  const Architecture& arch = *config.arch;
+  add(true, "attn_norm.weight", config.n_embd, &W::attn_norm);
+  add(arch.qkv_bias, "attn_q.bias", int64_t{config.n_head[layer]} * config.head_dim_k, &W::attn_q_bias);
+  add(arch.qkv_bias, "attn_k.bias", config.n_embd_k(layer), &W::attn_k_bias);
+  add(arch.qkv_bias, "attn_v.bias", config.n_embd_v(layer), &W::attn_v_bias);
+  add(arch.qk_norm, "attn_q_norm.weight", config.head_dim_k, &W::attn_q_norm);
+  add(arch.qk_norm, "attn_k_norm.weight", config.head_dim_k, &W::attn_k_norm);
+  add(true, "ffn_norm.weight", config.n_embd, &W::ffn_norm);
+  return vectors;
+}
+
+}  // namespace shoal
