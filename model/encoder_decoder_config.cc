@@ -82,8 +82,9 @@ void read_encoder_decoder(const GgufFile& file, ModelConfig& config) {
   read_bias_layers(file, config);
   config.gated_ffn = file.find_tensor("enc.blk.0.ffn_gate.weight") != nullptr;
   if (config.decodes()) {
+    const uint64_t padding = file.get_uint("tokenizer.ggml.padding_token_id", 0);
     config.decoder_start_token =
-        static_cast<int32_t>(keys.token("decoder_start_token_id", 0, config.n_vocab));
+        static_cast<int32_t>(keys.token("decoder_start_token_id", padding, config.n_vocab));
     config.tied_output = file.find_tensor("output.weight") == nullptr;
     // A tied head was trained with hidden scaled so (Raffel et al. 2020; transformers'
     // T5ForConditionalGeneration).

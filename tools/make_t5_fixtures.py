@@ -175,6 +175,8 @@ def main():
             lines.append(f"model {name}.gguf")
             lines.append("input " + " ".join(map(str, tokens)))
             lines.append("answer " + " ".join(map(str, answered)))
+            pieces = [piece if kind == gguf.TokenType.NORMAL else "" for piece, _, kind in vocabulary()]
+            lines.append("text " + "".join(pieces[token] for token in answered).replace("\u2581", " "))
             for logits in steps[:3]:
                 lines.append("logits " + " ".join(f"{x:.5f}" for x in logits))
     (folder / "t5_expected.txt").write_text("\n".join(lines) + "\n")

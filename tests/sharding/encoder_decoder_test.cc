@@ -128,6 +128,7 @@ TEST_CASE("greedy answers and logits of llama.cpp") {
         CHECK(std::max_element(steps[i].begin(), steps[i].end()) - steps[i].begin() == expected[i]);
       continue;
     }
+    if (what == "text") continue;
     REQUIRE(what == "logits");
     double worst = 0;
     for (const float ours : steps[step]) {
