@@ -2,16 +2,12 @@
 
 #include <cmath>
 
-#include "base/error.h"
-#include "model/gguf_reader.h"
-#include "model/model_keys.h"
-
 namespace shoal {
 namespace {
 
 constexpr uint64_t kBucketsMax = 1024;
 
-void read_layers(const Keys& keys, ModelConfig& config) {
+void read_layers(const ModelKeys& keys, ModelConfig& config) {
   config.n_encoder = keys.size("block_count", kLayersMax);
   config.n_layer = config.n_encoder;
   if (!config.arch->encoder_only) {
@@ -21,10 +17,10 @@ void read_layers(const Keys& keys, ModelConfig& config) {
   config.n_ff = all(keys.size("feed_forward_length", kFeedForwardMax));
   const int n_head = keys.size("attention.head_count", kHeadsMax);
   if (keys.size("attention.head_count_kv", static_cast<uint64_t>(n_head), kHeadsMax) != n_head)
-    keys.refuse_key("attention.head_count_kv", "differs from attention.head_count, which no T5 has");
+    keys.refuse("attention.head_count_kv", "differs from attention.head_count, which no T5 has");
   config.n_head = config.n_head_kv = all(n_head);
   if (!keys.has("attention.key_length") && config.n_embd % n_head != 0)
-    keys.refuse_key("attention.key_length", "is missing, and the heads do not divide the embedding length");
+    keys.refuse("attention.key_length", "is missing, and the heads do not divide the embedding length");
   config.head_dim_k =
       keys.size("attention.key_length", static_cast<uint64_t>(config.n_embd / n_head), kHeadDimMax);
   config.head_dim_v =
@@ -45,35 +41,10 @@ void read_bias_layers(const GgufFile& file, ModelConfig& config) {
   }
 }
 
-void check_tensors(const GgufFile& file, const ModelConfig& config) {
-  TensorCheck check(file);
-  check.matrix("token_embd.weight", config.n_embd, config.n_vocab);
-  for (int layer = 0; layer < config.n_layer; ++layer) {
-    for (const LayerMatrix& m : encoder_decoder_matrices(config, layer))
-      check.matrix(m.tensor, m.cols, m.rows);
-    for (const LayerVector& v : encoder_decoder_vectors(config, layer)) {
-      if (v.field == &LayerWeights::relative_bias) {
-        check.bias_table(v.tensor, config.n_head[layer], config.relative_buckets);
-      } else {
-        check.vector(v.tensor, v.size);
-      }
-    }
-    // Some converters write it; no implementation reads it.
-    if (!config.is_encoder(layer)) check.ignore(tensor_name(config, layer, "cross_attn_rel_b.weight"));
-  }
-  if (config.decodes()) {
-    check.vector("dec.output_norm.weight", config.n_embd);
-    if (!config.tied_output) check.matrix("output.weight", config.n_embd, config.n_vocab);
-  } else {
-    check.ignore("output.weight");  // an encoder's answer is hidden itself
-  }
-  check.refuse_unused(*config.arch);
-}
-
 }  // namespace
 
-void read_encoder_decoder(const GgufFile& file, ModelConfig& config) {
-  const Keys keys(file, config.arch->name);
+void read_encoder_decoder(const ModelKeys& keys, ModelConfig& config) {
+  const GgufFile& file = keys.file();
   config.n_embd = keys.size("embedding_length", kEmbdMax);
   config.n_ctx_train = keys.size("context_length", kContextMax);
   read_layers(keys, config);
@@ -81,16 +52,13 @@ void read_encoder_decoder(const GgufFile& file, ModelConfig& config) {
   config.relative_buckets = keys.size("attention.relative_buckets_count", kBucketsMax);
   read_bias_layers(file, config);
   config.gated_ffn = file.find_tensor("enc.blk.0.ffn_gate.weight") != nullptr;
-  if (config.decodes()) {
-    const uint64_t padding = file.get_uint("tokenizer.ggml.padding_token_id", 0);
-    config.decoder_start_token =
-        static_cast<int32_t>(keys.token("decoder_start_token_id", padding, config.n_vocab));
-    config.tied_output = file.find_tensor("output.weight") == nullptr;
-    // A tied head was trained with hidden scaled so (Raffel et al. 2020; transformers'
-    // T5ForConditionalGeneration).
-    if (config.tied_output) config.logit_scale = 1 / std::sqrt(static_cast<float>(config.n_embd));
-  }
-  check_tensors(file, config);
+  if (!config.decodes()) return;
+  const uint64_t padding = file.get_uint("tokenizer.ggml.padding_token_id", 0);
+  config.decoder_start_token = keys.token("decoder_start_token_id", padding, config.n_vocab);
+  config.tied_output = file.find_tensor("output.weight") == nullptr;
+  // A tied head was trained with hidden scaled so (Raffel et al. 2020; transformers'
+  // T5ForConditionalGeneration).
+  if (config.tied_output) config.logit_scale = 1 / std::sqrt(static_cast<float>(config.n_embd));
 }
 
 std::vector<LayerMatrix> encoder_decoder_matrices(const ModelConfig& config, int layer) {
@@ -123,13 +91,22 @@ std::vector<LayerVector> encoder_decoder_vectors(const ModelConfig& config, int 
   std::vector<LayerVector> vectors;
   vectors.push_back({name("attn_norm.weight"), config.n_embd, &W::attn_norm});
   vectors.push_back({tensor_name(config, config.bias_layer[layer], "attn_rel_b.weight"),
-                     int64_t{config.relative_buckets} * config.n_head[layer], &W::relative_bias});
+                     int64_t{config.relative_buckets} * config.n_head[layer], &W::relative_bias,
+                     config.relative_buckets});
   if (!config.is_encoder(layer))
     vectors.push_back({name("cross_attn_norm.weight"), config.n_embd, &W::cross_norm});
   vectors.push_back({name("ffn_norm.weight"), config.n_embd, &W::ffn_norm});
   if (layer + 1 == config.n_encoder)
     vectors.push_back({"enc.output_norm.weight", config.n_embd, &W::encoder_norm});
   return vectors;
+}
+
+std::vector<std::string> encoder_decoder_unread(const ModelConfig& config) {
+  if (!config.decodes()) return {"output.weight"};  // an encoder's answer is hidden itself
+  std::vector<std::string> names;                   // some converters write these
+  for (int layer = config.n_encoder; layer < config.n_layer; ++layer)
+    names.push_back(tensor_name(config, layer, "cross_attn_rel_b.weight"));
+  return names;
 }
 
 }  // namespace shoal

@@ -25,23 +25,14 @@ struct LayerWeights {
   WeightMatrix ffn_down;                        // [n_embd, n_ff]
   std::vector<float> ffn_post_norm;             // [n_embd]
 
-  // Of encoders and decoders with cross-attention.
+  // Of encoders, and of decoders behind them.
   std::vector<float> relative_bias;        // [relative_buckets, n_head]
   std::vector<float> cross_norm;           // [n_embd]
   WeightMatrix cross_q, cross_k, cross_v;  // as those of attn
   WeightMatrix cross_output;               // [n_embd, n_head * head_dim_v]
   std::vector<float> encoder_norm;         // [n_embd] after the encoder's last layer
 
-  template <class Matrix, class Vector>
-  void visit(Matrix&& matrix, Vector&& vector) const {
-    for (const WeightMatrix* m : {&attn_q, &attn_k, &attn_v, &attn_output, &ffn_gate, &ffn_up, &ffn_down,
-                                  &cross_q, &cross_k, &cross_v, &cross_output})
-      matrix(*m);
-    for (const std::vector<float>* v :
-         {&attn_norm, &attn_q_bias, &attn_k_bias, &attn_v_bias, &attn_q_norm, &attn_k_norm, &attn_post_norm,
-          &ffn_norm, &ffn_post_norm, &relative_bias, &cross_norm, &encoder_norm})
-      vector(*v);
-  }
+  uint64_t bytes() const;  // resident
 };
 
 // Rows [first_row, first_row + rows) of a tensor of the file are one matrix of the layer.
@@ -54,10 +45,13 @@ struct LayerVector {
   std::string tensor;
   int64_t size;
   std::vector<float> LayerWeights::*field;
+  int64_t rows = 1;  // of a table, whose rows follow each other; `size` counts all of them
 };
 
 // In the order of computation. Parts of one tensor follow each other and cover it.
 std::vector<LayerMatrix> layer_matrices(const ModelConfig& config, int layer);
 std::vector<LayerVector> layer_vectors(const ModelConfig& config, int layer);
+// Tensors that a file may have and no computation reads.
+std::vector<std::string> unread_tensors(const ModelConfig& config);
 
 }  // namespace shoal

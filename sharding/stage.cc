@@ -34,6 +34,12 @@ uint64_t output_bytes(const ModelConfig& config, const ShardSpec& spec, const St
          TopCandidates::bytes(config.n_vocab, logit_rows(options));
 }
 
+// All stages of a model are made for the same context, so they choose alike.
+const std::vector<float>& factors_for(const ModelConfig& config, const ShardWeights& weights, int context) {
+  const bool long_context = context > config.n_ctx_original && !weights.rope_factors_long.empty();
+  return long_context ? weights.rope_factors_long : weights.rope_factors;
+}
+
 Error invalid(const std::string& message) {
   return {Errc::kInvalidInput, message};
 }
@@ -69,8 +75,8 @@ struct Stage::Impl {
                    ? sizeof(float) * logit_rows(options) * (size_t{0} + config.n_vocab + config.n_embd)
                    : 0),
         top(weights.spec.output ? config.n_vocab : 0, logit_rows(options)),
-        cx{&config, &kernels, &pool, &act,
-           weights.rope_factors.empty() ? nullptr : weights.rope_factors.data()} {
+        frequencies(rope_frequencies(config, factors_for(config, weights, options.context))),
+        cx{&config, &kernels, &pool, &act, frequencies.data()} {
     if (config.encodes()) encoder = std::make_unique<EncoderState>(config, weights, options);
   }
 
@@ -93,6 +99,7 @@ struct Stage::Impl {
   std::vector<int32_t> lengths;  // of the slots as the step being checked would leave them
   AlignedBuffer logits;          // [logit_rows, n_vocab], then [logit_rows, n_embd] of gathered hidden
   TopCandidates top;
+  std::vector<double> frequencies;
   ComputeContext cx;
   std::unique_ptr<EncoderState> encoder;  // null: the model has none
 };
@@ -218,7 +225,7 @@ void Stage::Impl::compute_layers(StepKind kind, std::span<const BatchRow> rows, 
   const LayerRange& layers = weights.spec.layers;
   if (kind == StepKind::kEncode) return encoder->encode(cx, weights, rows, hidden);
   if (encoder) return encoder->decode(cx, weights, rows, cache, hidden);
-  if (layers.size() > 0) prepare_rope(cx, rows);
+  if (layers.size() > 0) prepare_positions(cx, rows);
   for (int layer = layers.begin; layer < layers.end; ++layer)
     forward_layer(cx, layer, weights.layers[layer - layers.begin], rows, cache, hidden);
 }
