@@ -2,61 +2,15 @@
 
 #include <algorithm>
 
+#include "model/row_attention.h"
 #include "model/row_ops.h"
 #include "tensor/float_ops.h"
 
 namespace shoal {
 namespace {
 
-// K and V of each row go to their place in layer `layer` of a cache.
-void store_rows(const ComputeContext& cx, int layer, std::span<const BatchRow> rows, KvCache& cache) {
-  const ModelConfig& c = *cx.config;
-  const FloatOps& f = *cx.kernels->floats;
-  const int n_head_kv = c.n_head_kv[layer];
-  cx.pool->for_range(static_cast<int64_t>(rows.size()), 1, [&](int64_t begin, int64_t end) {
-    for (int64_t r = begin; r < end; ++r) {
-      const auto [token, position, slot, wants_logits] = rows[r];
-      const int in_page = position % kKvPageTokens;
-      f.store_k(cache.type(), cx.act->k + r * c.n_embd_k(layer), n_head_kv, c.head_dim_k, in_page,
-                cache.k_page(layer, slot, position));
-      f.store_v(cache.type(), cx.act->v + r * c.n_embd_v(layer), n_head_kv, c.head_dim_v, in_page,
-                cache.v_page(layer, slot, position));
-    }
-  });
-}
-
-// Each row attends to the positions of its own slot in layer `layer` of a cache: all of them, or those up to
-// its own. Scores are not scaled: T5 has that in its weights.
-void attend(const ComputeContext& cx, int layer, const RelativeBias* bias, bool up_to_own,
-            std::span<const BatchRow> rows, const KvCache& cache) {
-  const ModelConfig& c = *cx.config;
-  const int n_head = c.n_head[layer], n_head_kv = c.n_head_kv[layer];
-  const int64_t n_rows = static_cast<int64_t>(rows.size());
-  cx.pool->for_each(n_head_kv * n_rows, [&](int64_t item, int thread) {
-    const int64_t r = item % n_rows;
-    const BatchRow& row = rows[r];
-    AttentionArgs args{};
-    args.q = cx.act->q + r * n_head * c.head_dim_k;
-    args.out = cx.act->attended + r * n_head * c.head_dim_v;
-    args.kv = cache.view(layer, row.slot);
-    args.n_head = n_head;
-    args.n_head_kv = n_head_kv;
-    args.head_dim_k = c.head_dim_k;
-    args.head_dim_v = c.head_dim_v;
-    args.last = up_to_own ? row.position + 1 : cache.length(row.slot);
-    args.scale = 1;
-    args.head_kv_begin = static_cast<int>(item / n_rows);
-    args.head_kv_end = args.head_kv_begin + 1;
-    args.scratch = cx.act->attention_scratch + cx.act->attention_scratch_stride * thread;
-    if (bias != nullptr) {
-      args.bias = bias->of_query(row.position);
-      args.bias_stride = bias->stride();
-    }
-    cx.kernels->floats->attention(args);
-  });
-}
-
 // hidden += W_o attention(W_q norm(hidden), W_k norm(hidden), W_v norm(hidden)), over the rows' own K and V.
+// Scores are not scaled: T5 has that in its weights.
 void self_attention(const ComputeContext& cx, int layer, const LayerWeights& w, const RelativeBias& bias,
                     int cache_layer, bool up_to_own, std::span<const BatchRow> rows, KvCache& cache,
                     float* hidden) {
@@ -69,7 +23,7 @@ void self_attention(const ComputeContext& cx, int layer, const LayerWeights& w, 
             {&w.attn_k, a.k, c.n_embd_k(layer)},
             {&w.attn_v, a.v, c.n_embd_v(layer)}});
   store_rows(cx, cache_layer, rows, cache);
-  attend(cx, cache_layer, &bias, up_to_own, rows, cache);
+  attend_rows(cx, cache_layer, {.bias = &bias, .up_to_own = up_to_own}, rows, cache);
   multiply(cx, a.attended, c.n_head[layer] * c.head_dim_v, n_rows, {{&w.attn_output, a.projected, c.n_embd}});
   add(cx, hidden, a.projected, int64_t{n_rows} * c.n_embd);
 }
@@ -82,7 +36,7 @@ void cross_attention(const ComputeContext& cx, int layer, const LayerWeights& w,
   const int n_rows = static_cast<int>(rows.size());
   rms_norm_rows(cx, hidden, w.cross_norm, n_rows, a.normed);
   multiply(cx, a.normed, c.n_embd, n_rows, {{&w.cross_q, a.q, c.n_head[layer] * c.head_dim_k}});
-  attend(cx, layer, nullptr, false, rows, encoded);
+  attend_rows(cx, layer, {}, rows, encoded);
   multiply(cx, a.attended, c.n_head[layer] * c.head_dim_v, n_rows,
            {{&w.cross_output, a.projected, c.n_embd}});
   add(cx, hidden, a.projected, int64_t{n_rows} * c.n_embd);

@@ -1,8 +1,10 @@
 #include "model/model_config.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "base/error.h"
+#include "model/bert.h"
 #include "model/encoder_decoder_config.h"
 #include "model/gguf_reader.h"
 #include "model/model_keys.h"
@@ -10,6 +12,7 @@
 namespace shoal {
 namespace {
 
+constexpr int64_t kScoresMax = 1024;  // of a classifier
 constexpr uint64_t kVocabMax = uint64_t{1} << 20;
 
 const Architecture& read_architecture(const GgufFile& file) {
@@ -118,6 +121,42 @@ void read_vocabulary(const GgufFile& file, ModelConfig& config) {
   config.n_vocab = static_cast<int>(rows);
 }
 
+// The format's numbers: 0 is none, which leaves it to the program. Text models end in what they know best.
+void read_pooling(const ModelKeys& keys, ModelConfig& config) {
+  config.pooling = config.decodes() ? Pooling::kLast : Pooling::kMean;
+  switch (keys.size_or_zero("pooling_type", 0, 4)) {
+    case 1:
+      config.pooling = Pooling::kMean;
+      break;
+    case 2:
+      config.pooling = Pooling::kFirst;
+      break;
+    case 3:
+      config.pooling = Pooling::kLast;
+      break;
+    case 4:
+      config.pooling = Pooling::kRank;
+      break;
+    default:
+      break;
+  }
+  const GgufFile& file = keys.file();
+  const uint64_t eos = file.get_uint("tokenizer.ggml.eos_token_id", UINT32_MAX);
+  const uint64_t separator =
+      file.get_uint("tokenizer.ggml.seperator_token_id", eos);  // the format's spelling
+  if (separator < static_cast<uint64_t>(config.n_vocab))
+    config.separator_token = static_cast<int32_t>(separator);
+  if (!config.ranks()) return;
+  const TensorInfo* output = file.find_tensor("cls.output.weight");
+  if (config.decodes() || output == nullptr) {
+    keys.refuse("pooling_type",
+                "is 4 (rank), and there is no classifier that Shoal computes (cls.output.weight of an "
+                "encoder)");
+  }
+  config.classifier_dense = file.find_tensor("cls.weight") != nullptr;
+  config.n_scores = static_cast<int>(std::min<int64_t>(output->rows(), kScoresMax));
+}
+
 std::string model_name(const GgufFile& file) {
   const std::string name = file.get_string("general.name", "");
   if (!name.empty()) return printable(name);
@@ -136,8 +175,9 @@ ModelConfig ModelConfig::from(const GgufFile& file) {
     keys.refuse("expert_count", "asks for a mixture of experts, which Shoal does not compute");
   }
   read_vocabulary(file, config);
-  if (config.arch->layout == LayerLayout::kT5) {
-    read_encoder_decoder(keys, config);
+  if (config.arch->layout != LayerLayout::kPreNorm) {
+    config.arch->layout == LayerLayout::kT5 ? read_encoder_decoder(keys, config) : read_bert(keys, config);
+    read_pooling(keys, config);
     check_tensors(file, config);
     return config;
   }
@@ -154,6 +194,7 @@ ModelConfig ModelConfig::from(const GgufFile& file) {
   read_scales(keys, config);
   config.norm_eps = keys.norm_eps("attention.layer_norm_rms_epsilon");
   config.tied_output = file.find_tensor("output.weight") == nullptr;
+  read_pooling(keys, config);
   check_tensors(file, config);
   return config;
 }

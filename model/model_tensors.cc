@@ -85,6 +85,11 @@ void check_tensors(const GgufFile& file, const ModelConfig& config) {
   for (int layer = 0; layer < config.n_layer; ++layer) check_layer(check, config, layer);
   if (config.decodes()) check.vector(output_norm_tensor(config), config.n_embd);
   if (config.decodes() && !config.tied_output) check.matrix("output.weight", config.n_embd, config.n_vocab);
+  for (const EmbeddingVector& v : embedding_vectors(config)) check.vector(v.tensor, v.size / v.rows, v.rows);
+  for (const ClassifierMatrix& m : classifier_matrices(config)) check.matrix(m.tensor, m.cols, m.rows);
+  for (const ClassifierVector& v : classifier_vectors(config)) {
+    if (file.find_tensor(v.tensor) != nullptr) check.vector(v.tensor, v.size);
+  }
   for (const std::string& name : unread_tensors(config)) check.ignore(name);
   for (const char* name : rope_factor_tensors(config)) check.vector(name, config.n_rot / 2);
   check.refuse_unused(*config.arch);
@@ -111,9 +116,15 @@ UnitBytes unit_bytes(const GgufFile& file, const ModelConfig& config) {
   };
   UnitBytes bytes;
   bytes.embedding = matrix_bytes("token_embd.weight");
+  for (const EmbeddingVector& v : embedding_vectors(config))
+    bytes.embedding += static_cast<uint64_t>(v.size) * sizeof(float);
+  for (const ClassifierMatrix& m : classifier_matrices(config)) bytes.output += matrix_bytes(m.tensor);
+  for (const ClassifierVector& v : classifier_vectors(config)) {
+    if (file.find_tensor(v.tensor) != nullptr) bytes.output += static_cast<uint64_t>(v.size) * sizeof(float);
+  }
   if (config.decodes()) {
-    bytes.output = static_cast<uint64_t>(config.n_embd) * sizeof(float) +
-                   (config.tied_output ? bytes.embedding : matrix_bytes("output.weight"));
+    bytes.output += static_cast<uint64_t>(config.n_embd) * sizeof(float) +
+                    (config.tied_output ? bytes.embedding : matrix_bytes("output.weight"));
   }
   bytes.shared = rope_factor_tensors(config).size() * static_cast<uint64_t>(config.n_rot / 2) * sizeof(float);
   for (int layer = 0; layer < config.n_layer; ++layer) {

@@ -41,6 +41,11 @@ double median_seconds(Prepare&& prepare, Body&& body) {
   return times[times.size() / 2];
 }
 
+// The layers that a token passes: those of the decoder, where there is one.
+int first_layer(const ModelConfig& config) {
+  return config.decodes() ? config.n_encoder : 0;
+}
+
 // Layers from first_layer() on that together outgrow the caches but stay inside the device's budget.
 int layers_to_probe(const GgufFile& file, const ModelConfig& config, uint64_t memory_bytes) {
   const UnitBytes units = unit_bytes(file, config);
@@ -48,7 +53,8 @@ int layers_to_probe(const GgufFile& file, const ModelConfig& config, uint64_t me
   uint64_t bytes = 0;
   int n = 0;
   const int first = first_layer(config);
-  while (first + n < config.n_layer && (n == 0 || bytes + units.layers[static_cast<size_t>(first + n)] <= budget)) {
+  while (first + n < config.n_layer &&
+         (n == 0 || bytes + units.layers[static_cast<size_t>(first + n)] <= budget)) {
     bytes += units.layers[static_cast<size_t>(first + n)];
     ++n;
   }
@@ -67,11 +73,6 @@ std::vector<BatchRow> prompt_rows(int first, int rows) {
   std::vector<BatchRow> batch;
   for (int i = 0; i < rows; ++i) batch.push_back({-1, first + i, 0, false});
   return batch;
-}
-
-// The layers that a token passes: those of the decoder, where there is one.
-int first_layer(const ModelConfig& config) {
-  return config.decodes() ? config.n_encoder : 0;
 }
 
 // A stage and the rows that are put through it. An encoder alone is measured by whole inputs.

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "base/check.h"
+#include "model/bert.h"
 
 namespace shoal {
 namespace {
@@ -20,6 +21,7 @@ int64_t input_cells(const StageOptions& options) {
 
 std::vector<int> bias_layers(const ModelConfig& config, const LayerRange& layers) {
   std::vector<int> owners;
+  if (config.relative_buckets == 0) return owners;
   for (int layer = layers.begin; layer < layers.end; ++layer) {
     const int owner = config.bias_layer[static_cast<size_t>(layer)];
     if (std::find(owners.begin(), owners.end(), owner) == owners.end()) owners.push_back(owner);
@@ -108,9 +110,13 @@ const RelativeBias& EncoderState::bias_of(const ModelConfig& config, int layer) 
 void EncoderState::encode(const ComputeContext& cx, const ShardWeights& weights,
                           std::span<const BatchRow> rows, float* hidden) {
   const LayerRange& layers = weights.spec.layers;
+  const bool bert = cx.config->arch->layout == LayerLayout::kBert;
+  if (bert && layers.size() > 0) prepare_positions(cx, rows);
   for (int layer = layers.begin; layer < layers.end; ++layer) {
     const LayerWeights& w = weights.layers[static_cast<size_t>(layer - layers.begin)];
-    if (cx.config->is_encoder(layer)) {
+    if (bert) {
+      bert_layer(cx, layer, w, rows, input_, hidden);
+    } else if (cx.config->is_encoder(layer)) {
       encoder_layer(cx, layer, w, bias_of(*cx.config, layer), rows, input_, hidden);
     } else {
       keep_encoded(cx, layer, w, rows, encoded_, hidden);

@@ -1,7 +1,7 @@
-// What a stage of a model with an encoder (T5) keeps besides the decoder's own cache: for each slot K and V
-// of its encoded input, which the decoder's layers attend to across; room for K and V of the inputs that an
-// encode step is computing; and the relative position biases. Belongs to the stage and its engine thread;
-// nothing allocates after construction.
+// What a stage of a model with an encoder (T5, BERT) keeps besides the decoder's own cache: for each slot K
+// and V of its encoded input, which the decoder's layers attend to across; room for K and V of the inputs
+// that an encode step is computing; and the relative position biases, where the family has such. Belongs to
+// the stage and its engine thread; nothing allocates after construction.
 #pragma once
 
 #include <memory>

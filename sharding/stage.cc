@@ -5,7 +5,9 @@
 #include <string>
 
 #include "base/check.h"
+#include "model/bert.h"
 #include "sharding/encoder_state.h"
+#include "sharding/pooler.h"
 
 namespace shoal {
 
@@ -28,9 +30,16 @@ int attention_positions(const ModelConfig& config, const StageOptions& options) 
   return config.encodes() ? std::max(options.context, options.rows_max) : options.context;
 }
 
+// Whether a step's rows are whole inputs of an encoder.
+bool whole_inputs(const ModelConfig& config, StepKind kind) {
+  return kind == StepKind::kEncode || (kind == StepKind::kEmbed && config.encodes());
+}
+
 uint64_t output_bytes(const ModelConfig& config, const ShardSpec& spec, const StageOptions& options) {
   if (!spec.output) return 0;
-  return uint64_t{sizeof(float)} * logit_rows(options) * (uint64_t{0} + config.n_vocab + config.n_embd) +
+  if (!config.decodes()) return Pooler::bytes(config, options.slots);
+  return Pooler::bytes(config, options.slots) +
+         uint64_t{sizeof(float)} * logit_rows(options) * (uint64_t{0} + config.n_vocab + config.n_embd) +
          TopCandidates::bytes(config.n_vocab, logit_rows(options));
 }
 
@@ -71,13 +80,14 @@ struct Stage::Impl {
               decoder_part(config, weights.spec.layers).end, options.context, options.slots, options.kv_type,
               options.kv_cells),
         lengths(options.slots),
-        logits(weights.spec.output
+        logits(weights.spec.output && config.decodes()
                    ? sizeof(float) * logit_rows(options) * (size_t{0} + config.n_vocab + config.n_embd)
                    : 0),
-        top(weights.spec.output ? config.n_vocab : 0, logit_rows(options)),
+        top(weights.spec.output && config.decodes() ? config.n_vocab : 0, logit_rows(options)),
         frequencies(rope_frequencies(config, factors_for(config, weights, options.context))),
         cx{&config, &kernels, &pool, &act, frequencies.data()} {
     if (config.encodes()) encoder = std::make_unique<EncoderState>(config, weights, options);
+    if (weights.spec.output) pooler = std::make_unique<Pooler>(config, options.slots);
   }
 
   Result<void> check_ops(std::span<const CacheOp> ops);
@@ -102,6 +112,7 @@ struct Stage::Impl {
   std::vector<double> frequencies;
   ComputeContext cx;
   std::unique_ptr<EncoderState> encoder;  // null: the model has none
+  std::unique_ptr<Pooler> pooler;         // where the output head is
 };
 
 // Plays the operations through on `lengths`.
@@ -139,11 +150,17 @@ Result<void> Stage::Impl::check_ops(std::span<const CacheOp> ops) {
   return {};
 }
 
-// Whether the model has such steps. An encode step's slots begin anew, whatever they hold.
+// Whether the model has such steps. Whole inputs begin their slots anew, whatever they hold.
 Result<void> Stage::Impl::check_kind(StepKind kind, std::span<const BatchRow> rows) {
-  if (kind == StepKind::kEncode) {
-    if (!encoder) return invalid("an encode step, and the model has no encoder");
+  if (kind == StepKind::kEncode && !encoder) return invalid("an encode step, and the model has no encoder");
+  if (kind == StepKind::kEmbed && encoder && config.decodes())
+    return invalid("an embed step, and the model's encoder serves its decoder");
+  if (whole_inputs(config, kind)) {
     std::fill(lengths.begin(), lengths.end(), 0);
+    for (size_t r = 1; r < rows.size(); ++r) {
+      if (rows[r].position != 0 && rows[r].slot != rows[r - 1].slot)
+        return invalid("row " + std::to_string(r) + " stands apart from the rest of its input");
+    }
     return {};
   }
   if (rows.empty() || !encoder) return {};
@@ -160,7 +177,7 @@ Result<void> Stage::Impl::check_kind(StepKind kind, std::span<const BatchRow> ro
 // to be a later one.
 Result<void> Stage::Impl::check_rows(StepKind kind, std::span<const BatchRow> rows, const float* hidden) {
   if (Result<void> checked = check_kind(kind, rows); !checked) return checked;
-  const int positions = kind == StepKind::kEncode ? options.rows_max : options.context;
+  const int positions = whole_inputs(config, kind) ? options.rows_max : options.context;
   if (rows.size() > static_cast<size_t>(options.rows_max))
     return invalid("a step of " + std::to_string(rows.size()) + " rows; at most " +
                    std::to_string(options.rows_max));
@@ -199,7 +216,7 @@ void Stage::Impl::apply(std::span<const CacheOp> ops) {
 }
 
 Result<void> Stage::Impl::make_room(StepKind kind, std::span<const BatchRow> rows) {
-  if (kind == StepKind::kEncode) {
+  if (whole_inputs(config, kind)) {
     for (const BatchRow& row : rows) cache.free(row.slot);
     encoder->take_inputs(rows);
     return {};
@@ -223,7 +240,7 @@ Result<void> Stage::Impl::make_room(StepKind kind, std::span<const BatchRow> row
 
 void Stage::Impl::compute_layers(StepKind kind, std::span<const BatchRow> rows, float* hidden) {
   const LayerRange& layers = weights.spec.layers;
-  if (kind == StepKind::kEncode) return encoder->encode(cx, weights, rows, hidden);
+  if (whole_inputs(config, kind)) return encoder->encode(cx, weights, rows, hidden);
   if (encoder) return encoder->decode(cx, weights, rows, cache, hidden);
   if (layers.size() > 0) prepare_positions(cx, rows);
   for (int layer = layers.begin; layer < layers.end; ++layer)
@@ -285,12 +302,18 @@ Result<void> Stage::run(std::span<const CacheOp> ops, std::span<const BatchRow> 
   }
 
   const ThreadPool::Burst burst(s.pool);
-  if (spec.embedding) embed(s.cx, *s.weights.token_embd, rows, hidden);
+  if (spec.embedding) {
+    embed(s.cx, *s.weights.token_embd, rows, hidden);
+    if (!s.weights.embedding.norm.empty()) embed_positions(s.cx, s.weights.embedding, rows, hidden);
+  }
   s.compute_layers(kind, rows, hidden);
-  if (spec.output && kind == StepKind::kDecode)
+  if (spec.output && kind == StepKind::kDecode) {
     s.compute_outputs(rows, candidates, hidden, outputs);
-  else
+  } else if (spec.output && kind == StepKind::kEmbed) {
+    s.pooler->run(s.cx, s.weights, rows, hidden, outputs);
+  } else {
     outputs.clear();
+  }
   return {};
 }
 

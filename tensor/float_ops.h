@@ -83,6 +83,10 @@ struct FloatOps {
   void (*add_scaled)(float* x, const float* y, float scale, int n);  // x += scale y, rounded once
   void (*scale)(float* x, float scale, int n);                       // x *= scale
   void (*soft_cap)(float* x, float cap, int n);                      // x = cap tanh(x / cap)
+  // y = (x - mean(x)) / sqrt(mean((x - mean)^2) + eps) * weight + bias, over n elements; y may be x.
+  void (*layer_norm)(const float* x, const float* weight, const float* bias, float eps, int n, float* y);
+  // x = x Phi(x), Phi the normal distribution's function by its definition; absolute error below 2e-7 |x|.
+  void (*gelu)(float* x, int n);
 };
 
 // How positions become the angles of rotary embedding: pair i turns by position * frequency[i], where
