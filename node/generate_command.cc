@@ -94,6 +94,8 @@ GenerationRequest request_of(const RunFlags& flags, std::vector<int32_t> prompt)
 
 void answer_once(Cluster& cluster, const CommonFlags& common, const RunFlags& flags) {
   std::vector<int32_t> prompt;
+  if (!cluster.model.decodes())
+    throw SetupError("the model generates no text: shoal serve offers its embeddings or scores");
   if (flags.raw || takes_plain_text(cluster)) {
     if (!flags.raw && !flags.system.empty())
       throw SetupError("--system: the model has no chat template; write it into the prompt");

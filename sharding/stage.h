@@ -30,7 +30,7 @@ struct RowOutput {
   int32_t row;                        // index in the step's rows
   float log_sum_exp;                  // over the whole vocabulary
   std::vector<Candidate> candidates;  // best first
-  std::vector<float> embedding;       // of an embed step, instead: [n_embd]
+  std::vector<float> embedding = {};  // of an embed step, instead: [n_embd]
 };
 
 struct StageOptions {

@@ -71,7 +71,7 @@ def finish(writer):
 
 def tiny_pieces():
     pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"] + list("abcdefghijklmnopqrstuvwxyz.,?!'-")
-    pieces += ["the", "sea", "salt", "is", "of", "in", "a", "##s", "##t", "##er", "##ing", "##a", "##e", "##n"]
+    pieces += ["the", "sea", "salt", "is", "of", "in", "##s", "##t", "##er", "##ing", "##a", "##e", "##n"]
     return pieces
 
 

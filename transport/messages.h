@@ -143,7 +143,7 @@ struct RowResult {
   float log_sum_exp = 0;  // over the whole vocabulary
   std::vector<uint32_t> tokens;
   std::vector<float> logits;
-  std::vector<float> embedding;  // of an embed step, instead of the three above
+  std::vector<float> embedding = {};  // of an embed step, instead of the three above
   bool operator==(const RowResult&) const = default;
 };
 
@@ -286,9 +286,9 @@ struct StepLimits {
   size_t rows_max = kStepRowsMax;
   uint32_t slots = 0;
   uint32_t context = 0;  // positions per slot
-  uint32_t inputs = 0;   // rows of a whole input that an encoder takes; 0: the model has no encoder
   uint32_t n_embd = 0;
   uint32_t n_vocab = 0;
+  uint32_t inputs = 0;  // rows of a whole input that an encoder takes; 0: the model has no encoder
 };
 
 // Checks every index and size of a step against the limits and its payload's size against rows * n_embd * 4.

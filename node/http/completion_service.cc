@@ -88,6 +88,12 @@ ApiResult<CompletionService::Prepared> CompletionService::prepare(const std::str
                     fmt::format("model: this server has \"{}\" alone (\"default\" means it too)", model_id_),
                     "model", "model_not_found", 0};
   }
+  if (!cluster_.model.decodes()) {
+    return ApiError{400,
+                    fmt::format("model: it generates no text: use {}",
+                                cluster_.model.ranks() ? "/v1/rerank" : "/v1/embeddings"),
+                    "model", "unsupported_model", 0};
+  }
   if (chat && !chat_template_ && !takes_plain_text(cluster_))
     return ApiError{400, fmt::format("messages: {}; /v1/completions takes text as it is", no_template_),
                     "messages", "", 0};
@@ -319,6 +325,7 @@ void CompletionService::note(const Generation& generation) {
 }
 
 awaitable<bool> CompletionService::ready() {
+  if (!cluster_.model.decodes()) co_return co_await embeds_now();
   auto fresh = [&] {
     for (const UnderWay& entry : under_way_) note(*entry.generation);
     return last_token_ && (!last_failure_ || *last_token_ > *last_failure_) &&
@@ -336,6 +343,28 @@ awaitable<bool> CompletionService::ready() {
   if (!probe->finished()) probe->cancel();
   if (probe_ == probe) probe_.reset();
   co_return fresh();
+}
+
+// A model that generates no text: whether the embedding of one token comes back.
+awaitable<bool> CompletionService::embeds_now() {
+  const auto done = std::make_shared<std::optional<bool>>();
+  GenerationRequest request;
+  request.prompt = {std::max(cluster_.tokenizer->bos(), 0)};
+  request.embeds = true;
+  request.user = kOwnUser;
+  request.priority = kPriorityMax;
+  request.on_event = [done](const GenerationEvent& event) {
+    if (event.finished) *done = event.reason == FinishReason::kStop;
+  };
+  const uint64_t id = cluster_.coordinator->submit(std::move(request));
+  asio::steady_timer pause(cluster_.node->io().executor());
+  const steady_clock::time_point begun = steady_clock::now();
+  while (!*done && steady_clock::now() - begun < kProbeDeadline) {
+    pause.expires_after(10ms);
+    co_await pause.async_wait(use_awaitable);
+  }
+  if (!*done) cluster_.coordinator->cancel(id);
+  co_return done->value_or(false);
 }
 
 // One token from a prompt of one token.

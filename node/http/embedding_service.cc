@@ -168,6 +168,16 @@ std::optional<ApiError> EmbeddingService::check_length(const std::vector<int32_t
                   field, "context_length_exceeded", 0};
 }
 
+// Text models that were trained to embed say so by the token that ends a text.
+std::vector<int32_t> EmbeddingService::input_tokens(const std::string& text) const {
+  std::vector<int32_t> tokens = cluster_.tokenizer->encode_input(text);
+  const int32_t eos = cluster_.tokenizer->eos();
+  const bool adds_eos =
+      cluster_.model.n_encoder == 0 && cluster_.file->get_bool("tokenizer.ggml.add_eos_token", false);
+  if (adds_eos && eos >= 0 && (tokens.empty() || tokens.back() != eos)) tokens.push_back(eos);
+  return tokens;
+}
+
 ApiResult<EmbeddingService::Prepared> EmbeddingService::prepare_embedding(const std::string& body) const {
   ApiResult<EmbeddingRequest> request = parse_embedding_request(body);
   if (request.has_error()) return request.error();
@@ -182,8 +192,7 @@ ApiResult<EmbeddingService::Prepared> EmbeddingService::prepare_embedding(const 
     const std::string field = request->several ? fmt::format("input[{}]", i) : "input";
     std::vector<int32_t> tokens;
     if (const auto* text = std::get_if<std::string>(&request->inputs[i])) {
-      tokens = cluster_.model.encodes() ? cluster_.tokenizer->encode_input(*text)
-                                        : cluster_.tokenizer->encode(*text, false, /*add_bos=*/true);
+      tokens = input_tokens(*text);
     } else {
       tokens = std::get<std::vector<int32_t>>(request->inputs[i]);
       for (const int32_t token : tokens) {

@@ -32,6 +32,7 @@ class EmbeddingService {
   struct Prepared;
   ApiResult<Prepared> prepare_embedding(const std::string& body) const;
   ApiResult<Prepared> prepare_rerank(const std::string& body) const;
+  std::vector<int32_t> input_tokens(const std::string& text) const;
   std::optional<ApiError> check_model(const std::string& model, bool ranks) const;
   std::optional<ApiError> check_length(const std::vector<int32_t>& tokens, const std::string& field) const;
   boost::asio::awaitable<ApiResult<Prepared>> prepare_aside(std::string body, bool ranks);
