@@ -114,7 +114,8 @@ void Coordinator::start(uint64_t id, GenerationRequest request) {
     request.on_event({id, -1, true, FinishReason::kError, {code, std::move(text)}});
   };
   if (is_broken_) return refuse(broken_.code, broken_.message);
-  if (const std::optional<Error> refused = refusal_of(request)) return refuse(refused->code, refused->message);
+  if (const std::optional<Error> refused = refusal_of(request))
+    return refuse(refused->code, refused->message);
   const int length = static_cast<int>(request.prompt.size());
   for (const int32_t token : request.prompt) {
     if (token < 0 || token >= layout_.n_vocab) {
@@ -146,26 +147,30 @@ void Coordinator::start(uint64_t id, GenerationRequest request) {
 // What the model cannot do with a request, whatever its tokens are.
 std::optional<Error> Coordinator::refusal_of(const GenerationRequest& request) const {
   const int length = static_cast<int>(request.prompt.size());
-  if (request.prompt.empty()) return Error{Errc::kInvalidInput, "the prompt is empty: it needs at least one token"};
+  if (request.prompt.empty())
+    return Error{Errc::kInvalidInput, "the prompt is empty: it needs at least one token"};
   if (request.embeds && layout_.inputs > 0 && layout_.decodes)
     return Error{Errc::kInvalidInput, "the model's encoder serves its decoder: it gives no embeddings"};
   if (!request.embeds && !layout_.decodes)
     return Error{Errc::kInvalidInput, "the model gives embeddings and generates no text"};
   if (request.max_tokens < 1) {
-    return Error{Errc::kInvalidInput,
-                 fmt::format("-n (--max-tokens) is {} but an answer has at least 1 token", request.max_tokens)};
+    return Error{
+        Errc::kInvalidInput,
+        fmt::format("-n (--max-tokens) is {} but an answer has at least 1 token", request.max_tokens)};
   }
   if (layout_.inputs > 0 && length > layout_.inputs) {
-    return Error{Errc::kContextFull,
-                 fmt::format("the prompt has {} tokens and the model's encoder reads at most {}, all at once: "
-                             "shorten the prompt",
-                             length, layout_.inputs)};
+    return Error{
+        Errc::kContextFull,
+        fmt::format("the prompt has {} tokens and the model's encoder reads at most {}, all at once: "
+                    "shorten the prompt",
+                    length, layout_.inputs)};
   }
   if (layout_.inputs == 0 && length + !request.embeds > layout_.context) {
-    return Error{Errc::kContextFull,
-                 fmt::format("the prompt has {} tokens and the context holds {}, the answer included: shorten the "
-                             "prompt or raise the context (--context, or context: in the cluster file)",
-                             length, layout_.context)};
+    return Error{
+        Errc::kContextFull,
+        fmt::format("the prompt has {} tokens and the context holds {}, the answer included: shorten the "
+                    "prompt or raise the context (--context, or context: in the cluster file)",
+                    length, layout_.context)};
   }
   return std::nullopt;
 }
@@ -182,7 +187,8 @@ int Coordinator::prompt_positions(const GenerationRequest& request) const {
 
 // K and V of a decoder behind an encoder depend on all of its input, and a pooled embedding on all rows: then
 // no cached beginning serves.
-CacheSlots::Prefix Coordinator::prefix_of(const GenerationRequest& request, std::span<const int32_t> tokens) const {
+CacheSlots::Prefix Coordinator::prefix_of(const GenerationRequest& request,
+                                          std::span<const int32_t> tokens) const {
   const bool reuses = layout_.inputs == 0 && !request.embeds;
   return cache_.best_prefix(reuses ? tokens : tokens.first(1), request.user);
 }
@@ -486,8 +492,8 @@ void Coordinator::take_token(Sequence& sequence, const RowOutput& output) {
 
 void Coordinator::take_embedding(Sequence& sequence, const RowOutput& output) {
   const uint64_t id = sequence.id;
-  const bool finite = std::all_of(output.embedding.begin(), output.embedding.end(),
-                                  [](float x) { return std::isfinite(x); });
+  const bool finite =
+      std::all_of(output.embedding.begin(), output.embedding.end(), [](float x) { return std::isfinite(x); });
   if (output.embedding.empty() || !finite)
     return finish(id, FinishReason::kError, {Errc::kBadFrame, "an embedding that is empty or not finite"});
   GenerationEvent event;

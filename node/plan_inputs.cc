@@ -35,7 +35,8 @@ void fill_constraints(const ClusterConfig& config, int n_layer, PlanInput& input
 int input_rows(const ModelConfig& model, int context) {
   if (!model.encodes()) return 0;
   const int most = std::min(model.n_ctx_train, kInputRowsMax);
-  return model.decodes() ? most : std::min(most, context);  // the context is the decoder's, where there is one
+  return model.decodes() ? most
+                         : std::min(most, context);  // the context is the decoder's, where there is one
 }
 
 int rows_of_step(const ModelConfig& model, int context) {

@@ -11,7 +11,7 @@
 
 namespace shoal {
 
-constexpr int kRowsOfStep = 128;  // the most rows of one step: what every stage's buffers are made for
+constexpr int kRowsOfStep = 128;     // the most rows of one step: what every stage's buffers are made for
 constexpr int kInputRowsMax = 2048;  // of a whole input that an encoder reads in one step
 
 // Rows of a whole input, where the model has an encoder; 0: it has none.

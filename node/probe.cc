@@ -89,8 +89,7 @@ struct Bench {
   // Every sequence gets an input for its decoder to attend to.
   void encode_something() {
     std::vector<BatchRow> rows;
-    for (int i = 0; i < kPrefillChunkRows; ++i)
-      rows.push_back({-1, i % 2, i / 2, false});
+    for (int i = 0; i < kPrefillChunkRows; ++i) rows.push_back({-1, i % 2, i / 2, false});
     fill();
     kind = StepKind::kEncode;
     run({}, rows);
