@@ -40,6 +40,11 @@ void add_cluster_flags(CLI::App& app, CommonFlags& flags) {
       ->check(whole_number(16, kKvCellsMax));
   app.add_option("--objective", flags.objective, "latency | throughput | energy (plan: what to make best)");
   app.add_option("--keep-on-head", flags.keep_on_head, "none | first-layer | ends");
+  CLI::Option* insecure = app.add_flag("--insecure", flags.insecure,
+                                       "no TLS between nodes (off loopback only with --trust-network)");
+  app.add_flag("--trust-network", flags.trust_network,
+               "everybody who reaches the nodes' ports may read and send activations")
+      ->needs(insecure);
   app.add_flag("-q,--quiet", flags.quiet, "only the answer: no plan, no table");
 }
 

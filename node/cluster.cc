@@ -12,6 +12,7 @@
 #include "base/units.h"
 #include "base/version.h"
 #include "node/cluster_measure.h"
+#include "node/enrolment.h"
 #include "node/memory_check.h"
 #include "node/plan_inputs.h"
 #include "node/process_memory.h"
@@ -148,11 +149,28 @@ int threads_of(const Cluster& cluster, const ClusterOptions& options) {
   return node.threads > 0 ? node.threads : device_processors();
 }
 
+// Who this node is to the others, as certified by the head; nobody in particular with --insecure.
+std::shared_ptr<const TlsContext> identify(Cluster& cluster, Bootstrap& bootstrap) {
+  const ClusterConfig& config = cluster.config;
+  if (!config.insecure) {
+    const std::string directory = config.path.empty() ? "" : authority_directory(config.cluster);
+    return enrol(bootstrap, config.cluster, cluster.name, directory);
+  }
+  if (bootstrap.rank() == 0) {
+    spdlog::warn(
+        "--insecure: links between nodes are not encrypted, and nobody has to show who they are: whoever "
+        "reaches the "
+        "nodes' ports can read activations and send some");
+  }
+  return nullptr;
+}
+
 std::map<std::string, Endpoint> share_endpoints(Cluster& cluster, Bootstrap& bootstrap) {
+  const std::shared_ptr<const TlsContext> tls = identify(cluster, bootstrap);
   const std::vector<std::string> all = together(bootstrap, cluster.name, [&] {
     const NodeConfig& node = cluster.this_node();
     const NodeIdentity identity{cluster.config.cluster, cluster.name, cluster.file->fingerprint(),
-                                cluster.kernels->numeric_class};
+                                cluster.kernels->numeric_class, tls};
     try {
       cluster.node = std::make_unique<Node>(identity, node.address, node.port);
     } catch (const SetupError& error) {

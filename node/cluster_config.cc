@@ -248,9 +248,9 @@ int ClusterConfig::node_index(const std::string& name) const {
 }
 
 std::string ClusterConfig::canonical() const {
-  std::string text = fmt::format("{}|{}|{}|{}|{}|{}|{}|{}|{}|{}|{}|{}\n", cluster, context, sequences,
+  std::string text = fmt::format("{}|{}|{}|{}|{}|{}|{}|{}|{}|{}|{}|{}|{}\n", cluster, context, sequences,
                                  kv_cache_name(kv_cache), kv_cells, head, plan.objective, plan.keep_on_head,
-                                 stall_timeout_s, plan.ttft_ms, plan.ms_per_token, plan.power_cap);
+                                 stall_timeout_s, plan.ttft_ms, plan.ms_per_token, plan.power_cap, insecure);
   for (const NodeConfig& n : nodes) {
     text += fmt::format("{}|{}|{}|{}|{}|{}|{}|{}|{}\n", n.name, n.address, n.port, n.memory_bytes, n.threads,
                         n.kernels, n.pin, n.idle_watts, n.busy_watts);

@@ -61,6 +61,7 @@ struct ClusterConfig {
   PlanConfig plan;
   double stall_timeout_s = 0;  // no answer to any step for so long: the run ends. 0: chosen from the plan
   ServeConfig serve;
+  bool insecure = false;  // links without TLS (--insecure)
 
   int node_index(const std::string& name) const;  // -1 if absent
   int head_index() const { return node_index(head); }

@@ -43,7 +43,9 @@ double seconds_of(Clock::time_point time) {
 }  // namespace
 
 Node::Node(const NodeIdentity& identity, const std::string& address, uint16_t port) : identity_(identity) {
-  listener_ = listen_on(io_.executor(), address, port);
+  ChannelOptions options;
+  options.tls = identity_.tls;
+  listener_ = listen_on(io_.executor(), address, port, options);
   io_.post([this] { co_spawn(io_.executor(), accept_loop(), detached); });
 }
 

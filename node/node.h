@@ -27,6 +27,7 @@
 #include "transport/channel.h"
 #include "transport/hello.h"
 #include "transport/messages.h"
+#include "transport/tls.h"
 
 namespace shoal {
 
@@ -42,7 +43,8 @@ struct NodeIdentity {
   std::string cluster;
   std::string name;
   std::string model_fingerprint;
-  std::string numeric_class = "exact";  // tensor/kernels.h
+  std::string numeric_class = "exact";    // tensor/kernels.h
+  std::shared_ptr<const TlsContext> tls;  // who this node is to its peers; null: links are plain TCP
 };
 
 // What every node knows of the running pipeline.

@@ -42,7 +42,9 @@ $Cxx.namespace("shoal::wire");
 # than its own size and of 16 levels of nesting, so one that refers to the same bytes many times over is refused,
 # not followed.
 #
-# The checksums find damage, not malice: who may connect at all is the business of the layer below.
+# The checksums find damage, not malice: who may connect at all is the business of the layer below. That is TLS 1.3 with
+# certificates on both sides (docs/security.md), unless both were told --insecure; the node name in a Hello or HelloAck is
+# then the one in its sender's certificate.
 #
 #
 # A SESSION

@@ -4,7 +4,7 @@
 
 #include <filesystem>
 
-#include "support.h"
+#include "tests/transport/support.h"
 #include "transport/certificates.h"
 #include "transport/tls.h"
 
