@@ -8,6 +8,7 @@
 
 #include "base/check.h"
 #include "base/error.h"
+#include "model/weight_manifest.h"
 
 namespace shoal {
 
@@ -61,9 +62,9 @@ size_t rounded_bytes(const TensorInfo& info) {  // of a matrix that shares memor
   return (WeightMatrix::packed_bytes(info.type, info.rows(), info.cols()) + 63) / 64 * 64;
 }
 
-// A piece fits the second-level cache, so that it is packed from there. A share is what a thread claims at
-// once: about a huge page of packed bytes, so that two threads seldom wait for the same page to be zeroed.
-constexpr uint64_t kPieceBytes = 128 << 10;
+// A block (model/weight_manifest.h) is read at once: it fits the second-level cache, so that it is packed from
+// there. A share is what a thread claims at once: whole blocks, about a huge page of packed bytes, so that two
+// threads seldom wait for the same page to be zeroed.
 constexpr uint64_t kShareBytes = 2 << 20;
 constexpr int64_t kReadAheadShares = 16;  // that the disk is asked for while one is packed
 
@@ -71,9 +72,9 @@ constexpr int64_t kReadAheadShares = 16;  // that the disk is asked for while on
 // of rows in the order of the plan, so that the file's bytes never lie in memory beside the packed ones.
 class ShardReader {
  public:
-  ShardReader(const GgufFile& file, ThreadPool& pool, uint64_t total,
+  ShardReader(const GgufFile& file, BlockSource* source, ThreadPool& pool, uint64_t total,
               const std::function<void(uint64_t, uint64_t)>& progress)
-      : file_(file), pool_(pool), total_(total), progress_(progress), pieces_(pool.size()) {}
+      : file_(file), source_(source), pool_(pool), total_(total), progress_(progress), pieces_(pool.size()) {}
 
   // Plans to fill *out, which must stay where it is until read() has returned, in memory of its own.
   void plan_matrix(const std::string& name, WeightMatrix* out) {
@@ -116,7 +117,10 @@ class ShardReader {
     // A matrix of one row decodes every type there is.
     WeightMatrix w(info.type, 1, info.rows() * info.cols());
     std::vector<std::byte> bytes(info.bytes);
-    file_.read(info, 0, bytes);
+    for (uint64_t block = 0; block < block_count(info); ++block) {
+      read_block(info, block,
+                 std::span(bytes).subspan(block * block_bytes(info), bytes_of_block(info, block)));
+    }
     w.pack_rows(0, 1, bytes);
     std::vector<float> out(w.cols());
     w.decode_row(0, out.data());
@@ -132,8 +136,7 @@ class ShardReader {
   };
 
   void plan(const TensorInfo& info, WeightMatrix* out) {
-    const uint64_t group_bytes = info.bytes / info.rows() * kRowGroup;
-    const int64_t rows = std::max<int64_t>(1, kShareBytes / group_bytes) * kRowGroup;
+    const int64_t rows = std::max<int64_t>(1, kShareBytes / block_bytes(info)) * block_rows(info);
     for (int64_t first = 0; first < info.rows(); first += rows) {
       shares_.push_back({&info, out, first, std::min(rows, info.rows() - first)});
     }
@@ -143,16 +146,21 @@ class ShardReader {
     const Share& share = shares_[index];
     const uint64_t row_bytes = share.info->bytes / share.info->rows();
     read_ahead(index);
-    const int64_t step = std::max<int64_t>(1, kPieceBytes / (row_bytes * kRowGroup)) * kRowGroup;
+    const int64_t step = block_rows(*share.info);
     std::vector<std::byte>& piece = pieces_[thread];
     for (int64_t row = share.row, end = share.row + share.rows; row < end; row += step) {
       const int64_t n = std::min(step, end - row);
       piece.resize(n * row_bytes);
-      file_.read(*share.info, row * row_bytes, piece);
+      read_block(*share.info, static_cast<uint64_t>(row / step), piece);
       share.out->pack_rows(row, n, piece);
     }
     done_ += share.rows * row_bytes;
     if (thread == 0 && progress_) progress_(done_, total_);  // the caller's thread
+  }
+
+  void read_block(const TensorInfo& info, uint64_t block, std::span<std::byte> out) const {
+    if (source_ != nullptr) return source_->read_block(info, block, out);
+    file_.read(info, block * block_bytes(info), out);
   }
 
   // Asks for the share kReadAheadShares further on.
@@ -161,7 +169,11 @@ class ShardReader {
       if (i >= static_cast<int64_t>(shares_.size())) return;
       const Share& s = shares_[i];
       const uint64_t row_bytes = s.info->bytes / s.info->rows();
-      file_.expect(*s.info, s.row * row_bytes, s.rows * row_bytes);
+      if (source_ != nullptr) {
+        source_->expect(*s.info, s.row * row_bytes, s.rows * row_bytes);
+      } else {
+        file_.expect(*s.info, s.row * row_bytes, s.rows * row_bytes);
+      }
     };
     if (index == 0)
       for (int64_t i = 1; i < kReadAheadShares; ++i) ask(i);
@@ -169,6 +181,7 @@ class ShardReader {
   }
 
   const GgufFile& file_;
+  BlockSource* source_;
   ThreadPool& pool_;
   std::atomic<uint64_t> done_ = 0;
   uint64_t total_;
@@ -209,6 +222,16 @@ uint64_t file_bytes(const GgufFile& file, const ModelConfig& config, const Shard
 
 }  // namespace
 
+void BlockSource::expect(const TensorInfo&, uint64_t, uint64_t) {}
+
+std::vector<std::string> shard_tensors(const ModelConfig& config, const ShardSpec& spec) {
+  check_spec(config, spec);
+  std::vector<std::string> names;
+  const auto add = [&](const std::string& name) { names.push_back(name); };
+  for_each_tensor(config, spec, add, add);
+  return names;
+}
+
 uint64_t shard_bytes(const GgufFile& file, const ModelConfig& config, const ShardSpec& spec) {
   check_spec(config, spec);
   uint64_t total = 0;
@@ -238,12 +261,12 @@ uint64_t ShardWeights::bytes() const {
 
 ShardWeights load_shard(const GgufFile& file, const ModelConfig& config, const ShardSpec& spec,
                         ThreadPool& pool, const std::function<void(uint64_t, uint64_t)>& progress,
-                        std::shared_ptr<const WeightMatrix> shared_embd) {
+                        std::shared_ptr<const WeightMatrix> shared_embd, BlockSource* source) {
   check_spec(config, spec);
   const bool shares = shared_embd != nullptr && needs_embedding_matrix(config, spec);
   const uint64_t total =
       file_bytes(file, config, spec) - (shares ? file.tensor("token_embd.weight").bytes : 0);
-  ShardReader reader(file, pool, total, progress);
+  ShardReader reader(file, source, pool, total, progress);
 
   ShardWeights w;
   w.spec = spec;
