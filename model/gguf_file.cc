@@ -170,7 +170,8 @@ GgufFile GgufFile::open(const std::string& path) {
   return model;
 }
 
-GgufFile GgufFile::from_header(const std::string& name, std::vector<std::byte> first_bytes, uint64_t file_bytes) {
+GgufFile GgufFile::from_header(const std::string& name, std::vector<std::byte> first_bytes,
+                               uint64_t file_bytes) {
   GgufFile model;
   model.path_ = name;
   GgufHeader header =

@@ -46,7 +46,8 @@ class GgufFile {
   static GgufFile open(const std::string& path);
   // A model of one part of which only the first bytes are here, the whole header among them: metadata and
   // tensor records are as of any file, reading a tensor is an error. `name` stands for the path.
-  static GgufFile from_header(const std::string& name, std::vector<std::byte> first_bytes, uint64_t file_bytes);
+  static GgufFile from_header(const std::string& name, std::vector<std::byte> first_bytes,
+                              uint64_t file_bytes);
 
   const std::string& path() const { return path_; }
   uint32_t version() const { return version_; }
@@ -83,9 +84,9 @@ class GgufFile {
   // The stamps of all parts (model/gguf_reader.h); empty where one has none.
   std::string stamp() const;
 
-  // SHA-256 (hex) over the header bytes of all parts, their sizes and samples of each tensor: tells files apart
-  // without reading them. Computed when the file was opened; empty where only the header is here. What vouches
-  // for every byte is the manifest (model/weight_manifest.h).
+  // SHA-256 (hex) over the header bytes of all parts, their sizes and samples of each tensor: tells files
+  // apart without reading them. Computed when the file was opened; empty where only the header is here. What
+  // vouches for every byte is the manifest (model/weight_manifest.h).
   const std::string& fingerprint() const { return fingerprint_; }
 
  private:

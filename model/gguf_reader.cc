@@ -16,8 +16,8 @@
 namespace shoal {
 namespace {
 
-constexpr uint64_t kFirstRead = uint64_t{4} << 20;       // the whole header of most files
-constexpr int64_t kTimeGrainNs = 2'000'000'000;  // of the coarsest file system's times (FAT)
+constexpr uint64_t kFirstRead = uint64_t{4} << 20;  // the whole header of most files
+constexpr int64_t kTimeGrainNs = 2'000'000'000;     // of the coarsest file system's times (FAT)
 
 // Length of the valid UTF-8 sequence at text[i] and its code point, or 0 (RFC 3629).
 size_t decode_utf8(std::string_view text, size_t i, uint32_t& code) {
@@ -136,20 +136,22 @@ void RegularFile::require_unchanged() const {
       modified_ns(status) == modified_ns_) {
     return;
   }
-  throw SetupError(quoted(path_, 4096) + " was changed while it was in use: start again with the file as it is to be",
-                   kExitFailed);
+  throw SetupError(
+      quoted(path_, 4096) + " was changed while it was in use: start again with the file as it is to be",
+      kExitFailed);
 }
 
 std::string RegularFile::stamp() const {
   if (fd_ < 0 || modified_ns_ > opened_ns_ - kTimeGrainNs) return "";
-  return path_ + "\n" + std::to_string(size_) + " " + std::to_string(device_) + " " + std::to_string(inode_) + " " +
-         std::to_string(modified_ns_) + "\n";
+  return path_ + "\n" + std::to_string(size_) + " " + std::to_string(device_) + " " + std::to_string(inode_) +
+         " " + std::to_string(modified_ns_) + "\n";
 }
 
 void RegularFile::read_at(uint64_t offset, std::span<std::byte> out) const {
   if (fd_ < 0) {
     if (offset > first_bytes_.size() || out.size() > first_bytes_.size() - offset) {
-      throw SetupError(quoted(path_, 4096) + ": only the header of this model is here, not its weights", kExitFailed);
+      throw SetupError(quoted(path_, 4096) + ": only the header of this model is here, not its weights",
+                       kExitFailed);
     }
     std::copy_n(first_bytes_.begin() + static_cast<ptrdiff_t>(offset), out.size(), out.begin());
     return;

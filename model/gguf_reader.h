@@ -41,9 +41,9 @@ class RegularFile {
   uint64_t size() const { return size_; }  // when it was opened
   // Throws SetupError (exit code 1), naming the file, where it was written to since it was opened.
   void require_unchanged() const;
-  // Path, size, device, inode and time of the last change when it was opened: equal stamps, equal bytes, unless
-  // somebody sets clocks back. Empty where there is no file, or where it changed so lately that its time may not
-  // tell a further change.
+  // Path, size, device, inode and time of the last change when it was opened: equal stamps, equal bytes,
+  // unless somebody sets clocks back. Empty where there is no file, or where it changed so lately that its
+  // time may not tell a further change.
   std::string stamp() const;
   // All of `out`, from absolute offset `offset`; SetupError (exit code 1) when the file has become shorter.
   void read_at(uint64_t offset, std::span<std::byte> out) const;

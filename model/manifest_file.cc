@@ -1,7 +1,7 @@
 // Manifests kept on disk (manifest_of in model/weight_manifest.h). A file is
 //
-//     "shoal manifest 1\n", the model's fingerprint and a newline, its stamp, a newline, the manifest's bytes, and
-//     SHA-256 of all before
+//     "shoal manifest 1\n", the model's fingerprint and a newline, its stamp, a newline, the manifest's
+//     bytes, and SHA-256 of all before
 //
 // and is named after the model's path. Whatever does not fit is made anew and never an error.
 #include <fcntl.h>
@@ -23,7 +23,8 @@ std::string label_of(const GgufFile& file, const std::string& stamp) {
   return "shoal manifest 1\n" + file.fingerprint() + "\n" + stamp + "\n";
 }
 
-std::optional<WeightManifest> read_kept(const std::string& path, const std::string& label, const GgufFile& model) {
+std::optional<WeightManifest> read_kept(const std::string& path, const std::string& label,
+                                        const GgufFile& model) {
   try {
     const RegularFile file(path);
     const uint64_t least = label.size() + sizeof(Sha256);
@@ -32,7 +33,8 @@ std::optional<WeightManifest> read_kept(const std::string& path, const std::stri
     file.read_at(0, all);
     if (std::memcmp(all.data(), label.data(), label.size()) != 0) return std::nullopt;
     const auto content = std::span(all).first(all.size() - sizeof(Sha256));
-    if (std::memcmp(sha256(content).data(), content.data() + content.size(), sizeof(Sha256)) != 0) return std::nullopt;
+    if (std::memcmp(sha256(content).data(), content.data() + content.size(), sizeof(Sha256)) != 0)
+      return std::nullopt;
     return WeightManifest::parse({content.begin() + static_cast<ptrdiff_t>(label.size()), content.end()},
                                  model.path());
   } catch (const SetupError&) {
@@ -75,7 +77,8 @@ WeightManifest manifest_of(const GgufFile& file, const std::string& folder, Thre
   std::error_code failed;
   std::filesystem::create_directories(folder, failed);
   std::string paths;
-  for (const std::string& part : file.part_paths()) paths += std::filesystem::absolute(part, failed).string() + "\n";
+  for (const std::string& part : file.part_paths())
+    paths += std::filesystem::absolute(part, failed).string() + "\n";
   const std::string path = folder + "/" + sha256_hex(paths), label = label_of(file, stamp);
   if (std::optional<WeightManifest> kept = read_kept(path, label, file)) return std::move(*kept);
   WeightManifest manifest = WeightManifest::of(file, pool, progress);

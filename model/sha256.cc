@@ -24,7 +24,8 @@ void Sha256Hasher::add(std::span<const std::byte> bytes) {
 Sha256 Sha256Hasher::finish() {
   Sha256 digest;
   unsigned int length = 0;
-  SHOAL_CHECK(EVP_DigestFinal_ex(state_->context, reinterpret_cast<unsigned char*>(digest.data()), &length) == 1);
+  SHOAL_CHECK(EVP_DigestFinal_ex(state_->context, reinterpret_cast<unsigned char*>(digest.data()), &length) ==
+              1);
   SHOAL_CHECK(length == digest.size());
   return digest;
 }

@@ -16,7 +16,7 @@ using Sha256 = std::array<std::byte, 32>;
 Sha256 sha256(std::span<const std::byte> bytes);
 std::string sha256_hex(std::string_view text);
 
-std::string to_hex(const Sha256& digest);                   // 64 small letters and digits
+std::string to_hex(const Sha256& digest);  // 64 small letters and digits
 std::optional<Sha256> sha256_from_hex(std::string_view text);
 
 // Of bytes that come in pieces.

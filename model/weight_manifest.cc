@@ -116,9 +116,10 @@ void check_blocks(const GgufFile& model, const std::string& name) {
   for (const TensorInfo& tensor : model.tensors()) {
     const auto rows = static_cast<uint64_t>(tensor.rows());
     const uint64_t row_bytes = tensor.bytes / rows;
-    if (row_bytes <= kBlockBytesMax && row_bytes * std::min<uint64_t>(rows, kRowGroup) <= kBlockBytesMax) continue;
-    refuse(name, "cannot be made: tensor " + quoted(tensor.name) + " has rows of " + std::to_string(row_bytes) +
-                     " bytes, too long to be moved between nodes");
+    if (row_bytes <= kBlockBytesMax && row_bytes * std::min<uint64_t>(rows, kRowGroup) <= kBlockBytesMax)
+      continue;
+    refuse(name, "cannot be made: tensor " + quoted(tensor.name) + " has rows of " +
+                     std::to_string(row_bytes) + " bytes, too long to be moved between nodes");
   }
 }
 
@@ -172,7 +173,8 @@ WeightManifest WeightManifest::parse(std::vector<std::byte> bytes, const std::st
       preamble.blocks != (rest - preamble.header_bytes) / sizeof(Sha256) ||
       (rest - preamble.header_bytes) % sizeof(Sha256) != 0) {
     refuse(name, "claims a header of " + std::to_string(preamble.header_bytes) + " bytes and " +
-                     std::to_string(preamble.blocks) + " blocks, but has " + std::to_string(bytes.size()) + " bytes");
+                     std::to_string(preamble.blocks) + " blocks, but has " + std::to_string(bytes.size()) +
+                     " bytes");
   }
   if (preamble.file_bytes < preamble.header_bytes) refuse(name, "describes a file shorter than its header");
   const auto header = std::span(bytes).subspan(sizeof preamble, preamble.header_bytes);

@@ -1,12 +1,12 @@
 // What vouches for a model's weights: the header that every node needs and a SHA-256 of every block of every
 // tensor. A node that has the manifest can take weights from a disk or a peer that it does not trust.
 //
-// A block is a run of whole rows of one tensor, a multiple of 16 of them and about 128 KiB: what load_shard reads
-// and packs at once, so that the bytes that are used are the bytes that were verified, on all threads at a time. A
-// tensor's digest is the SHA-256 of its blocks' digests one after the other; the model's is that of the whole
-// manifest. The header is a GGUF header of one part: the source's metadata without the tokenizer, which only the
-// head uses, and the tensors' records in the source's order. So the digest does not depend on how the source is
-// split into parts.
+// A block is a run of whole rows of one tensor, a multiple of 16 of them and about 128 KiB: what load_shard
+// reads and packs at once, so that the bytes that are used are the bytes that were verified, on all threads
+// at a time. A tensor's digest is the SHA-256 of its blocks' digests one after the other; the model's is that
+// of the whole manifest. The header is a GGUF header of one part: the source's metadata without the
+// tokenizer, which only the head uses, and the tensors' records in the source's order. So the digest does not
+// depend on how the source is split into parts.
 //
 // Immutable once made; copies share nothing that changes. Reading it is safe from several threads.
 #pragma once
@@ -40,8 +40,8 @@ inline constexpr uint64_t kManifestBytesMax = uint64_t{768} << 20;
 
 class WeightManifest {
  public:
-  // Reads all of the file. `progress(done, total)` in bytes, from this thread. Throws SetupError; exit code 1 where
-  // the file changed meanwhile.
+  // Reads all of the file. `progress(done, total)` in bytes, from this thread. Throws SetupError; exit code 1
+  // where the file changed meanwhile.
   static WeightManifest of(const GgufFile& file, ThreadPool& pool,
                            const std::function<void(uint64_t, uint64_t)>& progress = {});
   // Untrusted bytes; `name` is the model's path or name for messages. Throws SetupError.
@@ -72,8 +72,8 @@ class WeightManifest {
   std::string digest_;
 };
 
-// The manifest of a file, kept in `folder` under its parts' paths, sizes, inodes and times, so that only the first
-// start reads the file. An empty folder name, or one that cannot be written to, keeps nothing.
+// The manifest of a file, kept in `folder` under its parts' paths, sizes, inodes and times, so that only the
+// first start reads the file. An empty folder name, or one that cannot be written to, keeps nothing.
 WeightManifest manifest_of(const GgufFile& file, const std::string& folder, ThreadPool& pool,
                            const std::function<void(uint64_t, uint64_t)>& progress = {});
 

@@ -62,9 +62,9 @@ size_t rounded_bytes(const TensorInfo& info) {  // of a matrix that shares memor
   return (WeightMatrix::packed_bytes(info.type, info.rows(), info.cols()) + 63) / 64 * 64;
 }
 
-// A block (model/weight_manifest.h) is read at once: it fits the second-level cache, so that it is packed from
-// there. A share is what a thread claims at once: whole blocks, about a huge page of packed bytes, so that two
-// threads seldom wait for the same page to be zeroed.
+// A block (model/weight_manifest.h) is read at once: it fits the second-level cache, so that it is packed
+// from there. A share is what a thread claims at once: whole blocks, about a huge page of packed bytes, so
+// that two threads seldom wait for the same page to be zeroed.
 constexpr uint64_t kShareBytes = 2 << 20;
 constexpr int64_t kReadAheadShares = 16;  // that the disk is asked for while one is packed
 

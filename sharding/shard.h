@@ -41,7 +41,8 @@ struct ShardWeights {
   uint64_t bytes() const;  // resident bytes of all of it, shared matrices counted once
 };
 
-// Where load_shard takes tensors from when it is not the file itself: blocks as model/weight_manifest.h cuts them.
+// Where load_shard takes tensors from when it is not the file itself: blocks as model/weight_manifest.h cuts
+// them.
 class BlockSource {
  public:
   virtual ~BlockSource() = default;
@@ -59,10 +60,11 @@ uint64_t shard_bytes(const GgufFile& file, const ModelConfig& config, const Shar
 
 // Reads and packs the tensors of `spec` only, in pieces, so that memory never exceeds the shard's bytes by
 // more than a few MiB. `progress(done, total)` in bytes, called from this thread. `shared`: an embedding
-// another stage of this process already holds, or null. `source`: where the tensors' bytes come from, or null for
-// the file, whose records are used in any case.
+// another stage of this process already holds, or null. `source`: where the tensors' bytes come from, or null
+// for the file, whose records are used in any case.
 ShardWeights load_shard(const GgufFile& file, const ModelConfig& config, const ShardSpec& spec,
                         ThreadPool& pool, const std::function<void(uint64_t, uint64_t)>& progress = {},
-                        std::shared_ptr<const WeightMatrix> shared_embd = nullptr, BlockSource* source = nullptr);
+                        std::shared_ptr<const WeightMatrix> shared_embd = nullptr,
+                        BlockSource* source = nullptr);
 
 }  // namespace shoal
