@@ -128,11 +128,7 @@ void WeightCache::mend(const Sha256& tensor, uint64_t offset, std::span<const st
 
 void WeightCache::use(const std::set<Sha256>& tensors) {
   std::lock_guard lock(mutex_);
-  if (lease_ < 0) {
-    lease_path_ = fmt::format("{}/{}/{}-{}", folder_, kInUse, ::getpid(), static_cast<const void*>(this));
-    lease_ = ::open(lease_path_.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
-    if (lease_ < 0 || ::flock(lease_, LOCK_EX | LOCK_NB) != 0) return;  // unprotected, not unusable
-  }
+  if (lease_ < 0 && !take_lease()) return;  // unprotected, not unusable
   std::string text;
   for (const Sha256& tensor : tensors) {
     text += to_hex(tensor) + "\n";
@@ -140,6 +136,21 @@ void WeightCache::use(const std::set<Sha256>& tensors) {
   }
   if (write_all(lease_, 0, std::as_bytes(std::span(text))))
     (void)!::ftruncate(lease_, static_cast<off_t>(text.size()));
+}
+
+// Again where another process took the file for a dead one's before it was locked.
+bool WeightCache::take_lease() {
+  lease_path_ = fmt::format("{}/{}/{}-{}", folder_, kInUse, ::getpid(), static_cast<const void*>(this));
+  for (int i = 0; i < 10; ++i) {
+    Descriptor file(::open(lease_path_.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600));
+    struct stat opened, named;
+    if (file.get() >= 0 && ::flock(file.get(), LOCK_EX | LOCK_NB) == 0 && ::fstat(file.get(), &opened) == 0 &&
+        ::stat(lease_path_.c_str(), &named) == 0 && opened.st_ino == named.st_ino) {
+      lease_ = file.release();
+      return true;
+    }
+  }
+  return false;
 }
 
 std::set<std::string> WeightCache::names_in_use() const {

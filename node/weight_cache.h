@@ -82,6 +82,7 @@ class WeightCache {
     int64_t used_ns;
   };
   std::vector<Kept> list() const;  // the longest unused first
+  bool take_lease();
   std::set<std::string> names_in_use() const;
   std::string path_of(const Sha256& tensor) const;
 

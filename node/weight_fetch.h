@@ -5,6 +5,7 @@
 // fails goes on with another where it stopped. Used once.
 #pragma once
 
+#include <chrono>
 #include <condition_variable>
 #include <deque>
 #include <functional>
@@ -31,7 +32,7 @@ struct FetchOutcome {
 class WeightFetch {
  public:
   WeightFetch(const WeightManifest& manifest, WeightCache& cache, const WeightAsker& asker,
-              std::vector<WeightPeer> peers, IoThread& io);
+              std::vector<WeightPeer> peers, IoThread& io, std::chrono::milliseconds patience);
 
   // Tensors by index. Throws SetupError (exit code 1) where nobody can give one; what has come is kept.
   FetchOutcome run(const std::vector<size_t>& tensors,
@@ -67,6 +68,7 @@ class WeightFetch {
   WeightAsker asker_;
   std::vector<WeightPeer> peers_;
   IoThread& io_;
+  std::chrono::milliseconds patience_;  // for a connection
 
   std::mutex mutex_;
   std::condition_variable changed_;
