@@ -17,7 +17,6 @@ using namespace std::chrono_literals;
 
 namespace {
 
-constexpr auto kPatience = 10s;     // for a connection
 constexpr int kTriesOfOnePeer = 2;  // for a block that comes wrong
 
 // The first figures of a digest, enough to compare by eye.
@@ -82,7 +81,7 @@ FetchReport NodeWeights::fetch_missing(const ModelConfig& config, std::span<cons
     std::lock_guard lock(mutex_);
     peers = peers_;
   }
-  WeightFetch fetch(*manifest_, *cache_, asker_, peers, io_);
+  WeightFetch fetch(*manifest_, *cache_, asker_, peers, io_, patience_);
   const uint64_t before = report.needed_bytes - report.cached_bytes;
   const FetchOutcome outcome = fetch.run(missing, progress);
   report.fetched_bytes = outcome.fetched_bytes;
@@ -190,7 +189,7 @@ Result<std::shared_ptr<WeightLink>> NodeWeights::link_to(const WeightPeer& peer)
   if (link && link->is_open()) return link;
   link.reset();
   Result<std::unique_ptr<WeightLink>> opened =
-      WeightLink::open(io_, asker_, peer, manifest_->digest(), kPatience);
+      WeightLink::open(io_, asker_, peer, manifest_->digest(), patience_);
   if (opened.has_error()) return opened.error();
   link = std::move(*opened);
   return link;
@@ -243,7 +242,7 @@ void NodeWeights::fetch_block(size_t tensor, uint64_t block, std::span<std::byte
 Result<std::shared_ptr<const WeightManifest>> fetch_manifest(const WeightAsker& asker, const WeightPeer& peer,
                                                              const std::string& name) {
   IoThread io;
-  Result<std::unique_ptr<WeightLink>> link = WeightLink::open(io, asker, peer, "", kPatience);
+  Result<std::unique_ptr<WeightLink>> link = WeightLink::open(io, asker, peer, "", kWeightPatience);
   if (link.has_error()) return link.error();
   Result<std::vector<std::byte>> bytes = ask_manifest(**link);
   if (bytes.has_error()) return bytes.error();

@@ -31,6 +31,8 @@
 
 namespace shoal {
 
+inline constexpr std::chrono::milliseconds kWeightPatience{10'000};
+
 struct FetchReport {
   uint64_t needed_bytes = 0;    // of all tensors of the shards
   uint64_t cached_bytes = 0;    // found on this node's disk
@@ -53,6 +55,8 @@ class NodeWeights : public BlockSource, public WeightProvider {
 
   // Who may be asked, in this order. Those that lack a tensor say so.
   void set_peers(std::vector<WeightPeer> peers);
+  // How long a connection to one is tried for.
+  void set_patience(std::chrono::milliseconds patience) { patience_ = patience; }
 
   // Brings what these shards need and this node lacks into the cache. Nothing to do where it has the file.
   // Marks the tensors as used. `progress(done, total)` in bytes, from this thread.
@@ -84,6 +88,7 @@ class NodeWeights : public BlockSource, public WeightProvider {
   WeightAsker asker_;
   std::shared_ptr<const GgufFile> own_;
   std::unique_ptr<WeightCache> cache_;
+  std::chrono::milliseconds patience_ = kWeightPatience;
   IoThread io_;
   std::mutex mutex_;
   std::vector<WeightPeer> peers_;

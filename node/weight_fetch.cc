@@ -17,7 +17,6 @@ using namespace std::chrono_literals;
 
 namespace {
 
-constexpr auto kPatience = 10s;    // for a connection
 constexpr int kConnectsMax = 3;    // in a row, without a block in between
 constexpr auto kBusyPause = 50ms;  // another process is filling the same tensor
 constexpr auto kProgressEvery = 100ms;
@@ -32,7 +31,7 @@ class WeightFetch::Worker {
   void run() {
     for (int connects = 0; connects < kConnectsMax; ++connects) {
       Result<std::unique_ptr<WeightLink>> link =
-          WeightLink::open(fetch_.io_, fetch_.asker_, peer_, fetch_.manifest_.digest(), kPatience);
+          WeightLink::open(fetch_.io_, fetch_.asker_, peer_, fetch_.manifest_.digest(), fetch_.patience_);
       if (link.has_error()) {
         why_ = link.error().message;
         if (link.error().code == Errc::kRefused) break;
@@ -227,8 +226,13 @@ class WeightFetch::Worker {
 };
 
 WeightFetch::WeightFetch(const WeightManifest& manifest, WeightCache& cache, const WeightAsker& asker,
-                         std::vector<WeightPeer> peers, IoThread& io)
-    : manifest_(manifest), cache_(cache), asker_(asker), peers_(std::move(peers)), io_(io) {}
+                         std::vector<WeightPeer> peers, IoThread& io, std::chrono::milliseconds patience)
+    : manifest_(manifest),
+      cache_(cache),
+      asker_(asker),
+      peers_(std::move(peers)),
+      io_(io),
+      patience_(patience) {}
 
 // Makes room, and leaves out what does not fit.
 void WeightFetch::admit(const std::vector<size_t>& tensors) {

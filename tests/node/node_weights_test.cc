@@ -75,6 +75,7 @@ std::unique_ptr<NodeWeights> fetcher(const std::string& folder, std::vector<Weig
   auto weights =
       std::make_unique<NodeWeights>(the_manifest(), WeightAsker{"home", "z"}, nullptr, std::move(cache));
   weights->set_peers(std::move(peers));
+  weights->set_patience(500ms);
   return weights;
 }
 
