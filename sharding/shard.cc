@@ -14,43 +14,12 @@ namespace shoal {
 
 namespace {
 
-// The tensors of a layer: what a file calls them, where they go, whether this architecture has them.
-struct MatrixField {
-  const char* name;
-  WeightMatrix LayerWeights::*field;
-};
-constexpr MatrixField kLayerMatrices[] = {
-    {"attn_q.weight", &LayerWeights::attn_q},     {"attn_k.weight", &LayerWeights::attn_k},
-    {"attn_v.weight", &LayerWeights::attn_v},     {"attn_output.weight", &LayerWeights::attn_output},
-    {"ffn_gate.weight", &LayerWeights::ffn_gate}, {"ffn_up.weight", &LayerWeights::ffn_up},
-    {"ffn_down.weight", &LayerWeights::ffn_down},
-};
-
-struct VectorField {
-  const char* name;
-  std::vector<float> LayerWeights::*field;
-  bool Architecture::*present;  // null: always
-};
-constexpr VectorField kLayerVectors[] = {
-    {"attn_norm.weight", &LayerWeights::attn_norm, nullptr},
-    {"attn_q.bias", &LayerWeights::attn_q_bias, &Architecture::qkv_bias},
-    {"attn_k.bias", &LayerWeights::attn_k_bias, &Architecture::qkv_bias},
-    {"attn_v.bias", &LayerWeights::attn_v_bias, &Architecture::qkv_bias},
-    {"attn_q_norm.weight", &LayerWeights::attn_q_norm, &Architecture::qk_norm},
-    {"attn_k_norm.weight", &LayerWeights::attn_k_norm, &Architecture::qk_norm},
-    {"ffn_norm.weight", &LayerWeights::ffn_norm, nullptr},
-};
-
-bool has(const ModelConfig& config, const VectorField& vector) {
-  return vector.present == nullptr || config.arch->*vector.present;
-}
-
 bool needs_embedding_matrix(const ModelConfig& config, const ShardSpec& spec) {
   return spec.embedding || (spec.output && config.tied_output);
 }
 
-bool needs_rope_factors(const ModelConfig& config, const ShardSpec& spec) {
-  return config.rope_factors && spec.layers.size() > 0;
+std::vector<const char*> needed_rope_factors(const ModelConfig& config, const ShardSpec& spec) {
+  return spec.layers.size() > 0 ? rope_factor_tensors(config) : std::vector<const char*>{};
 }
 
 void check_spec(const ModelConfig& config, const ShardSpec& spec) {
@@ -58,8 +27,12 @@ void check_spec(const ModelConfig& config, const ShardSpec& spec) {
               spec.layers.end <= config.n_layer);
 }
 
-size_t rounded_bytes(const TensorInfo& info) {  // of a matrix that shares memory with others
-  return (WeightMatrix::packed_bytes(info.type, info.rows(), info.cols()) + 63) / 64 * 64;
+size_t packed_bytes(const GgufFile& file, const LayerMatrix& m) {
+  return WeightMatrix::packed_bytes(file.tensor(m.tensor).type, m.rows, m.cols);
+}
+
+size_t rounded_bytes(const GgufFile& file, const LayerMatrix& m) {  // of one that shares memory with others
+  return (packed_bytes(file, m) + 63) / 64 * 64;
 }
 
 // A block (model/weight_manifest.h) is read at once: it fits the second-level cache, so that it is packed
@@ -74,22 +47,28 @@ class ShardReader {
  public:
   ShardReader(const GgufFile& file, BlockSource* source, ThreadPool& pool, uint64_t total,
               const std::function<void(uint64_t, uint64_t)>& progress)
-      : file_(file), source_(source), pool_(pool), total_(total), progress_(progress), pieces_(pool.size()) {}
+      : file_(file),
+        source_(source),
+        pool_(pool),
+        total_(total),
+        progress_(progress),
+        pieces_(pool.size()),
+        blocks_(pool.size()) {}
 
   // Plans to fill *out, which must stay where it is until read() has returned, in memory of its own.
   void plan_matrix(const std::string& name, WeightMatrix* out) {
     const TensorInfo& info = file_.tensor(name);
     *out = WeightMatrix(info.type, info.rows(), info.cols());
-    plan(info, out);
+    plan(info, 0, out);
   }
 
-  // The same with the matrix in bytes [*at, ..) of `memory`; moves *at on.
-  void plan_matrix(const std::string& name, WeightMatrix* out, const std::shared_ptr<AlignedBuffer>& memory,
+  // The same for a matrix of a layer, in bytes [*at, ..) of `memory`; moves *at on.
+  void plan_matrix(const LayerMatrix& matrix, WeightMatrix* out, const std::shared_ptr<AlignedBuffer>& memory,
                    size_t* at) {
-    const TensorInfo& info = file_.tensor(name);
-    *out = WeightMatrix(info.type, info.rows(), info.cols(), memory, *at);
-    *at += rounded_bytes(info);
-    plan(info, out);
+    const TensorInfo& info = file_.tensor(matrix.tensor);
+    *out = WeightMatrix(info.type, matrix.rows, matrix.cols, memory, *at);
+    *at += rounded_bytes(file_, matrix);
+    plan(info, matrix.first_row, out);
   }
 
   // Reads everything planned. Throws the first thread's error, if any, after all have stopped.
@@ -117,10 +96,7 @@ class ShardReader {
     // A matrix of one row decodes every type there is.
     WeightMatrix w(info.type, 1, info.rows() * info.cols());
     std::vector<std::byte> bytes(info.bytes);
-    for (uint64_t block = 0; block < block_count(info); ++block) {
-      read_block(info, block,
-                 std::span(bytes).subspan(block * block_bytes(info), bytes_of_block(info, block)));
-    }
+    read_rows(info, 0, bytes, 0);
     w.pack_rows(0, 1, bytes);
     std::vector<float> out(w.cols());
     w.decode_row(0, out.data());
@@ -131,14 +107,15 @@ class ShardReader {
  private:
   struct Share {
     const TensorInfo* info;
+    int64_t tensor_row;  // of the matrix's first row
     WeightMatrix* out;
-    int64_t row, rows;
+    int64_t row, rows;  // of the matrix
   };
 
-  void plan(const TensorInfo& info, WeightMatrix* out) {
+  void plan(const TensorInfo& info, int64_t tensor_row, WeightMatrix* out) {
     const int64_t rows = std::max<int64_t>(1, kShareBytes / block_bytes(info)) * block_rows(info);
-    for (int64_t first = 0; first < info.rows(); first += rows) {
-      shares_.push_back({&info, out, first, std::min(rows, info.rows() - first)});
+    for (int64_t first = 0; first < out->rows(); first += rows) {
+      shares_.push_back({&info, tensor_row, out, first, std::min(rows, out->rows() - first)});
     }
   }
 
@@ -151,16 +128,32 @@ class ShardReader {
     for (int64_t row = share.row, end = share.row + share.rows; row < end; row += step) {
       const int64_t n = std::min(step, end - row);
       piece.resize(n * row_bytes);
-      read_block(*share.info, static_cast<uint64_t>(row / step), piece);
+      read_rows(*share.info, share.tensor_row + row, piece, thread);
       share.out->pack_rows(row, n, piece);
     }
     done_ += share.rows * row_bytes;
     if (thread == 0 && progress_) progress_(done_, total_);  // the caller's thread
   }
 
-  void read_block(const TensorInfo& info, uint64_t block, std::span<std::byte> out) const {
-    if (source_ != nullptr) return source_->read_block(info, block, out);
-    file_.read(info, block * block_bytes(info), out);
+  // Rows [row, ...) of a tensor, as many as `out` holds. Where a source gives blocks and they are not what is
+  // wanted, as in a tensor of several matrices, they go through the thread's own buffer.
+  void read_rows(const TensorInfo& info, int64_t row, std::span<std::byte> out, int thread) {
+    uint64_t at = info.bytes / info.rows() * row;
+    if (source_ == nullptr) return file_.read(info, at, out);
+    while (!out.empty()) {
+      const uint64_t block = at / block_bytes(info), skipped = at - block * block_bytes(info);
+      const uint64_t bytes = bytes_of_block(info, block), n = std::min<uint64_t>(bytes - skipped, out.size());
+      if (n == bytes) {
+        source_->read_block(info, block, out.first(n));
+      } else {
+        std::vector<std::byte>& whole = blocks_[thread];
+        whole.resize(bytes);
+        source_->read_block(info, block, whole);
+        std::copy_n(whole.begin() + skipped, n, out.begin());
+      }
+      out = out.subspan(n);
+      at += n;
+    }
   }
 
   // Asks for the share kReadAheadShares further on.
@@ -169,10 +162,11 @@ class ShardReader {
       if (i >= static_cast<int64_t>(shares_.size())) return;
       const Share& s = shares_[i];
       const uint64_t row_bytes = s.info->bytes / s.info->rows();
+      const uint64_t first = (s.tensor_row + s.row) * row_bytes, bytes = s.rows * row_bytes;
       if (source_ != nullptr) {
-        source_->expect(*s.info, s.row * row_bytes, s.rows * row_bytes);
+        source_->expect(*s.info, first, bytes);
       } else {
-        file_.expect(*s.info, s.row * row_bytes, s.rows * row_bytes);
+        file_.expect(*s.info, first, bytes);
       }
     };
     if (index == 0)
@@ -187,36 +181,34 @@ class ShardReader {
   uint64_t total_;
   const std::function<void(uint64_t, uint64_t)>& progress_;
   std::vector<Share> shares_;
-  std::vector<std::vector<std::byte>> pieces_;  // of each thread
+  std::vector<std::vector<std::byte>> pieces_, blocks_;  // of each thread
 };
 
-std::vector<float> checked_rope_factors(const GgufFile& file, std::vector<float> factors) {
+std::vector<float> read_rope_factors(const GgufFile& file, ShardReader& reader, const char* tensor) {
+  std::vector<float> factors = reader.vector(tensor);
   for (const float factor : factors) {
-    if (!(factor > 0 && factor < 1e6f))
-      throw SetupError(file.path() + ": tensor 'rope_freqs.weight' holds " + std::to_string(factor) +
+    if (!(factor > 1e-6f && factor < 1e6f))
+      throw SetupError(file.path() + ": tensor '" + tensor + "' holds " + std::to_string(factor) +
                        ", which cannot divide a frequency; the file is damaged");
   }
   return factors;
 }
 
-// Calls matrix(name) and vector(name) for every tensor of the shard, in the file's usual order.
-template <class Matrix, class Vector>
-void for_each_tensor(const ModelConfig& config, const ShardSpec& spec, Matrix&& matrix, Vector&& vector) {
-  if (needs_embedding_matrix(config, spec)) matrix("token_embd.weight");
-  if (needs_rope_factors(config, spec)) vector("rope_freqs.weight");
-  for (int layer = spec.layers.begin; layer < spec.layers.end; ++layer) {
-    for (const MatrixField& m : kLayerMatrices) matrix(TensorNames::layer(layer, m.name));
-    for (const VectorField& v : kLayerVectors)
-      if (has(config, v)) vector(TensorNames::layer(layer, v.name));
-  }
-  if (spec.output) vector("output_norm.weight");
-  if (spec.output && !config.tied_output) matrix("output.weight");
-}
-
+// Bytes of the shard's tensors in the file.
 uint64_t file_bytes(const GgufFile& file, const ModelConfig& config, const ShardSpec& spec) {
   uint64_t total = 0;
   const auto count = [&](const std::string& name) { total += file.tensor(name).bytes; };
-  for_each_tensor(config, spec, count, count);
+  if (needs_embedding_matrix(config, spec)) count("token_embd.weight");
+  for (const char* name : needed_rope_factors(config, spec)) count(name);
+  for (int layer = spec.layers.begin; layer < spec.layers.end; ++layer) {
+    for (const LayerMatrix& m : layer_matrices(config, layer)) {
+      const TensorInfo& info = file.tensor(m.tensor);
+      total += info.bytes / info.rows() * m.rows;
+    }
+    for (const LayerVector& v : layer_vectors(config, layer)) count(v.tensor);
+  }
+  if (spec.output) count("output_norm.weight");
+  if (spec.output && !config.tied_output) count("output.weight");
   return total;
 }
 
@@ -227,35 +219,35 @@ void BlockSource::expect(const TensorInfo&, uint64_t, uint64_t) {}
 std::vector<std::string> shard_tensors(const ModelConfig& config, const ShardSpec& spec) {
   check_spec(config, spec);
   std::vector<std::string> names;
-  const auto add = [&](const std::string& name) { names.push_back(name); };
-  for_each_tensor(config, spec, add, add);
+  const auto add = [&](const std::string& name) {  // several matrices may lie in one tensor
+    if (std::find(names.begin(), names.end(), name) == names.end()) names.push_back(name);
+  };
+  if (needs_embedding_matrix(config, spec)) add("token_embd.weight");
+  for (const char* name : needed_rope_factors(config, spec)) add(name);
+  for (int layer = spec.layers.begin; layer < spec.layers.end; ++layer) {
+    for (const LayerMatrix& m : layer_matrices(config, layer)) add(m.tensor);
+    for (const LayerVector& v : layer_vectors(config, layer)) add(v.tensor);
+  }
+  if (spec.output) add("output_norm.weight");
+  if (spec.output && !config.tied_output) add("output.weight");
   return names;
 }
 
 uint64_t shard_bytes(const GgufFile& file, const ModelConfig& config, const ShardSpec& spec) {
   check_spec(config, spec);
-  uint64_t total = 0;
-  for_each_tensor(
-      config, spec,
-      [&](const std::string& name) {
-        const TensorInfo& info = file.tensor(name);
-        total += WeightMatrix::packed_bytes(info.type, info.rows(), info.cols());
-      },
-      [&](const std::string& name) {
-        const TensorInfo& info = file.tensor(name);
-        total += info.rows() * info.cols() * sizeof(float);
-      });
+  const UnitBytes units = unit_bytes(file, config);
+  uint64_t total = needs_embedding_matrix(config, spec) ? units.embedding : 0;
+  if (spec.layers.size() > 0) total += units.shared;
+  for (int layer = spec.layers.begin; layer < spec.layers.end; ++layer) total += units.layers[layer];
+  if (spec.output) total += config.tied_output ? config.n_embd * sizeof(float) : units.output;
   return total;
 }
 
 uint64_t ShardWeights::bytes() const {
-  uint64_t total = (output_norm.size() + rope_factors.size()) * sizeof(float);
+  uint64_t total = (output_norm.size() + rope_factors.size() + rope_factors_long.size()) * sizeof(float);
   if (token_embd) total += token_embd->bytes();
   if (output && output != token_embd) total += output->bytes();
-  for (const LayerWeights& layer : layers) {
-    for (const MatrixField& m : kLayerMatrices) total += (layer.*m.field).bytes();
-    for (const VectorField& v : kLayerVectors) total += (layer.*v.field).size() * sizeof(float);
-  }
+  for (const LayerWeights& layer : layers) total += layer.bytes();
   return total;
 }
 
@@ -277,21 +269,20 @@ ShardWeights load_shard(const GgufFile& file, const ModelConfig& config, const S
     w.token_embd = token_embd = std::make_shared<WeightMatrix>();
     reader.plan_matrix("token_embd.weight", token_embd.get());
   }
-  if (needs_rope_factors(config, spec))
-    w.rope_factors = checked_rope_factors(file, reader.vector("rope_freqs.weight"));
+  const std::vector<const char*> factors = needed_rope_factors(config, spec);
+  if (!factors.empty()) w.rope_factors = read_rope_factors(file, reader, factors[0]);
+  if (factors.size() > 1) w.rope_factors_long = read_rope_factors(file, reader, factors[1]);
   size_t layer_bytes = 0, at = 0;
   for (int layer = spec.layers.begin; layer < spec.layers.end; ++layer) {
-    for (const MatrixField& m : kLayerMatrices)
-      layer_bytes += rounded_bytes(file.tensor(TensorNames::layer(layer, m.name)));
+    for (const LayerMatrix& m : layer_matrices(config, layer)) layer_bytes += rounded_bytes(file, m);
   }
   const auto layer_memory = std::make_shared<AlignedBuffer>(layer_bytes);
   w.layers.resize(spec.layers.size());
   for (int layer = spec.layers.begin; layer < spec.layers.end; ++layer) {
     LayerWeights& l = w.layers[layer - spec.layers.begin];
-    for (const MatrixField& m : kLayerMatrices)
-      reader.plan_matrix(TensorNames::layer(layer, m.name), &(l.*m.field), layer_memory, &at);
-    for (const VectorField& v : kLayerVectors)
-      if (has(config, v)) l.*v.field = reader.vector(TensorNames::layer(layer, v.name));
+    for (const LayerMatrix& m : layer_matrices(config, layer))
+      reader.plan_matrix(m, &(l.*m.field), layer_memory, &at);
+    for (const LayerVector& v : layer_vectors(config, layer)) l.*v.field = reader.vector(v.tensor);
   }
   if (spec.output) {
     w.output_norm = reader.vector("output_norm.weight");
