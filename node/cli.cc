@@ -38,6 +38,10 @@ void add_cluster_flags(CLI::App& app, CommonFlags& flags) {
   app.add_option("--kv-cells", flags.kv_cells,
                  "positions that the caches hold for all sequences together (default: sequences x context)")
       ->check(whole_number(16, kKvCellsMax));
+  app.add_option(
+      "--cache-size", flags.cache_size,
+      "disk for weights that a node without the model file fetches, e.g. 8GiB, or none (default: half of "
+      "what is free)");
   app.add_option("--objective", flags.objective, "latency | throughput | energy (plan: what to make best)");
   app.add_option("--keep-on-head", flags.keep_on_head, "none | first-layer | ends");
   CLI::Option* insecure = app.add_flag("--insecure", flags.insecure,

@@ -30,7 +30,8 @@ ClusterConfig config_of(const CommonFlags& common) {
     }
     for (const auto& [flag, value] :
          {std::pair("--objective", common.objective), std::pair("--keep-on-head", common.keep_on_head),
-          std::pair("--node", common.node), std::pair("--stall-timeout", common.stall_timeout)}) {
+          std::pair("--node", common.node), std::pair("--stall-timeout", common.stall_timeout),
+          std::pair("--cache-size", common.cache_size)}) {
       if (!value.empty())
         throw SetupError(fmt::format("{} {} is for a cluster: name a cluster file with -c", flag, value));
     }
@@ -52,6 +53,9 @@ ClusterConfig config_of(const CommonFlags& common) {
     config.stall_timeout_s = parse_stall_timeout(common.stall_timeout, "--stall-timeout");
   config.insecure = common.insecure;
   if (config.insecure && !common.trust_network) refuse_off_loopback(config);
+  if (!common.cache_size.empty()) {
+    for (NodeConfig& node : config.nodes) parse_cache_size(common.cache_size, "--cache-size", node);
+  }
   (void)parse_objective(config.plan.objective);  // refuse a wrong word before anything is measured
   (void)parse_keep_on_head(config.plan.keep_on_head);
   return config;

@@ -98,6 +98,7 @@ void Node::send_step(std::unique_ptr<StepJob> job) {
 // To the engine if the step's stage is here, otherwise to the node that has it.
 void Node::forward(std::unique_ptr<StepJob> job) {
   const uint64_t step_id = job->step_id;
+  weight_server_.saw_step();
   if (hosts(job->stage)) {
     if (!engine_->submit(job))
       fail(kEpoch, step_id, {Errc::kQueueFull, identity_.name + " has its queue full"});

@@ -7,6 +7,7 @@
 
 #include "base/check.h"
 #include "sharding/stage.h"
+#include "tensor/format.h"
 #include "tensor/thread_pool.h"
 
 namespace shoal {
@@ -68,13 +69,34 @@ std::vector<BatchRow> prompt_rows(int first, int rows) {
   return batch;
 }
 
+// Weights of about the size that a model's have, so that what is computed with them stays an ordinary number.
+class MadeUpWeights : public BlockSource {
+ public:
+  void read_block(const TensorInfo& tensor, uint64_t, std::span<std::byte> out) override {
+    const Format& format = format_of(tensor.type);
+    std::vector<float> values(static_cast<size_t>(format.block));
+    for (size_t i = 0; i < values.size(); ++i)
+      values[i] = tensor.rows() == 1 ? 1.0f : 0.02f * (static_cast<float>(i * 37 % 64) / 32 - 1);
+    std::vector<std::byte> one(static_cast<size_t>(format.block_bytes), std::byte{0x11});
+    if (format.encode != nullptr) format.encode(values.data(), format.block, nullptr, one.data());
+    for (size_t i = 0; i < out.size(); i += one.size())
+      std::ranges::copy(one, out.begin() + static_cast<ptrdiff_t>(i));
+  }
+};
+
 // A stage and the rows that are put through it.
 struct Bench {
   Bench(const GgufFile& file, const ModelConfig& config, const ShardSpec& spec, const Kernels& kernels,
-        ThreadPool& pool)
-      : stage(config, load_shard(file, config, spec, pool), {kProbeContext, kProbeRowsMax, kPrefillChunkRows},
-              kernels, pool),
+        ThreadPool& pool, bool made_up)
+      : stage(config, load(file, config, spec, pool, made_up),
+              {kProbeContext, kProbeRowsMax, kPrefillChunkRows}, kernels, pool),
         hidden(static_cast<size_t>(kPrefillChunkRows) * static_cast<size_t>(config.n_embd) * sizeof(float)) {}
+
+  static ShardWeights load(const GgufFile& file, const ModelConfig& config, const ShardSpec& spec,
+                           ThreadPool& pool, bool made_up) {
+    MadeUpWeights weights;
+    return load_shard(file, config, spec, pool, {}, nullptr, made_up ? &weights : nullptr);
+  }
 
   // Small steady values: a stage works in place, so its input is made anew each time.
   void fill() {
@@ -99,7 +121,7 @@ void probe_layers(const GgufFile& file, const ModelConfig& config, const Kernels
                   const ProbeOptions& options, ThreadPool& pool, DeviceProfile& profile) {
   const int n = layers_to_probe(file, config, options.memory_bytes);
   const auto begin = SteadyClock::now();
-  Bench bench(file, config, {false, {0, n}, false}, kernels, pool);
+  Bench bench(file, config, {false, {0, n}, false}, kernels, pool, options.made_up);
   profile.load_bytes_per_s = static_cast<double>(bench.stage.weight_bytes()) / seconds_since(begin);
   const std::vector<BatchRow> chunk = prompt_rows(0, kPrefillChunkRows);
   profile.prefill_layer_row_seconds = bench.seconds(chunk) / n / kPrefillChunkRows;
@@ -122,7 +144,7 @@ void probe_layers(const GgufFile& file, const ModelConfig& config, const Kernels
 // filled with something else before each run.
 void probe_ends(const GgufFile& file, const ModelConfig& config, const Kernels& kernels,
                 const ProbeOptions& options, ThreadPool& pool, DeviceProfile& profile) {
-  Bench bench(file, config, {false, {config.n_layer, config.n_layer}, true}, kernels, pool);
+  Bench bench(file, config, {false, {config.n_layer, config.n_layer}, true}, kernels, pool, options.made_up);
   AlignedBuffer other(std::clamp<uint64_t>(options.memory_bytes / 4, 64, kProbeWeightBytes));
   auto evict = [&] {
     bench.fill();

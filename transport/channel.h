@@ -78,6 +78,9 @@ class Channel {
   virtual uint64_t bytes_sent() const = 0;
   virtual uint64_t bytes_received() const = 0;
   virtual size_t queued_messages() const = 0;
+  // Bytes that left this node's memory and that the peer's system has not acknowledged. 0 where that is not
+  // known.
+  virtual size_t unacknowledged_bytes() const { return 0; }
   // Larger frames are refused. Channels begin with kHandshakeLimits; the hello functions lift them.
   virtual void set_limits(const FrameLimits& limits) = 0;
   virtual boost::asio::any_io_executor get_executor() = 0;

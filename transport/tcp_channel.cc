@@ -1,6 +1,8 @@
 #include "transport/tcp_channel.h"
 
+#include <linux/sockios.h>
 #include <netinet/tcp.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 
 #include <algorithm>
@@ -104,6 +106,14 @@ TcpChannel::TcpChannel(tcp::socket socket, const ChannelOptions& options, TlsSid
   const tcp::endpoint remote = socket_.remote_endpoint(ec);
   peer_address_ =
       ec ? "a peer that has gone" : remote.address().to_string() + ":" + std::to_string(remote.port());
+}
+
+size_t TcpChannel::unacknowledged_bytes() const {
+  int bytes = 0;
+#ifdef SIOCOUTQ
+  if (ended_ || ::ioctl(const_cast<tcp::socket&>(socket_).native_handle(), SIOCOUTQ, &bytes) != 0) return 0;
+#endif
+  return static_cast<size_t>(bytes);
 }
 
 Error TcpChannel::end(Error reason) {

@@ -37,6 +37,7 @@ class TcpChannel final : public Channel, public std::enable_shared_from_this<Tcp
   uint64_t bytes_sent() const override { return bytes_sent_; }
   uint64_t bytes_received() const override { return bytes_received_; }
   size_t queued_messages() const override { return queue_.size(); }
+  size_t unacknowledged_bytes() const override;
   void set_limits(const FrameLimits& limits) override { limits_ = limits; }
   boost::asio::any_io_executor get_executor() override { return socket_.get_executor(); }
 
