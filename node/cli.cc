@@ -183,6 +183,8 @@ int run_parsed(int argc, char** argv) {
   add_trace_flag(*serve_app, common);
   serve_app->add_option("--listen", serve.listen, "ADDRESS:PORT (default 127.0.0.1:8080)");
   serve_app->add_option("--api-key-file", serve.api_key_file, "file with one API key a line");
+  serve_app->add_option("--allow-origin", serve.allow_origin,
+                        "web pages that may use the server through a browser, e.g. http://localhost:3000");
   serve_app->add_flag("--without-api-key", serve.without_keys,
                       "listen off loopback though anybody there may then use the server");
   serve_app->add_option("--grace", serve.grace_s, "seconds that answers under way may take after SIGTERM")

@@ -239,8 +239,9 @@ void read_plan(ClusterConfig& config, const MapReader& top) {
 
 void read_serve(ClusterConfig& config, const MapReader& top) {
   if (!top.has("serve")) return;
-  const MapReader map(top.get("serve"), config.path, "serve", {"listen", "api-key-file"});
+  const MapReader map(top.get("serve"), config.path, "serve", {"listen", "api-key-file", "allow-origin"});
   config.serve.listen = map.text("listen", "");
+  config.serve.allow_origin = map.text("allow-origin", "");
   const std::filesystem::path keys = map.text("api-key-file", "");
   if (!keys.empty())
     config.serve.api_key_file = (std::filesystem::path(config.path).parent_path() / keys).string();

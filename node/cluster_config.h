@@ -49,6 +49,7 @@ struct PlanConfig {
 struct ServeConfig {
   std::string listen;        // empty: 127.0.0.1:8080
   std::string api_key_file;  // relative to the cluster file's folder
+  std::string allow_origin;  // empty: no web page from elsewhere
 };
 
 struct ClusterConfig {

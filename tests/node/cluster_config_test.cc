@@ -22,7 +22,7 @@ nodes:
 links:
   - {between: [laptop, pi-1], bandwidth: 100Mbps, latency: 1ms}
 plan: {objective: throughput, keep-on-head: ends, layers: {laptop: 0-9, pi-1: 10}}
-serve: {listen: 0.0.0.0:8080, api-key-file: keys}
+serve: {listen: 0.0.0.0:8080, api-key-file: keys, allow-origin: "http://a:1"}
 )";
 
 std::string problem(const std::string& yaml) {
@@ -89,6 +89,7 @@ TEST_CASE("every key of the cluster file is read") {
   CHECK(config.plan.layers.at("pi-1").last == 10);
   CHECK(config.serve.listen == "0.0.0.0:8080");
   CHECK(config.serve.api_key_file == "keys");
+  CHECK(config.serve.allow_origin == "http://a:1");
   CHECK(parse_cluster_config(kWhole, "/etc/shoal/c.yaml").serve.api_key_file == "/etc/shoal/keys");
 }
 
