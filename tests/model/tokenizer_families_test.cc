@@ -1,9 +1,12 @@
 #include <doctest/doctest.h>
 
 #include <algorithm>
+#include <set>
 
 #include "base/error.h"
+#include "model/bpe.h"
 #include "model/charsmap.h"
+#include "model/pretokenizer.h"
 #include "model/tokenizer.h"
 #include "model/ugm.h"
 #include "model/unicode.h"
@@ -88,6 +91,53 @@ TEST_CASE("WordPiece ids equal those of Hugging Face's tokenizers") {
   check("tokenizer_wordpiece_uncased.txt", -1, -1);
   check("tokenizer_wordpiece_cased.txt", 0, -1);
   check("tokenizer_wordpiece_accents.txt", 1, 0);
+}
+
+// Byte-level vocabulary whose merges cross words, digits, spaces and line ends.
+static VocabData crossing_vocabulary(const std::string& pre) {
+  static const VocabData common = [] {
+    VocabData data;
+    data.model = "gpt2";
+    data.add_bos = 0;
+    for (int byte = 0; byte < 256; ++byte)
+      data.tokens.emplace_back(byte_to_symbol(static_cast<uint8_t>(byte)));
+    bool merges = true;
+    for (std::string line : read_fixture_lines("tokenizer_pre_merges.txt")) {
+      if (line == "tokens:") {
+        merges = false;
+        continue;
+      }
+      if (merges) {
+        data.merges.push_back(line);
+        line.erase(line.find(' '), 1);
+      }
+      data.tokens.push_back(line);
+    }
+    return data;
+  }();
+  VocabData data = common;
+  data.pre = pre;
+  return data;
+}
+
+TEST_CASE(
+    "ids under every group of pre-tokenizers equal those of llama.cpp or of the published expressions") {
+  std::set<std::string> groups;
+  for (const char* name :
+       {"default",     "gpt-2",    "llama-bpe", "dbrx",           "glm4",
+        "qwen2",       "qwen35",   "smollm",    "jais-2",         "deepseek-llm",
+        "deepseek-v3", "spark2_5", "youtu",     "deepseek-coder", "falcon",
+        "bloom",       "viking",   "tekken",    "gpt-4o",         "granite-embed-multi-97m",
+        "chameleon",   "tiny_aya", "kimi-k2",   "superbpe",       "bailingmoe",
+        "seed-coder",  "ufakzeka", "afmoe",     "laguna",         "exaone-moe",
+        "minicpm5"}) {
+    groups.insert(std::string(PreTokenizer(name).group()));
+    const Tokenizer tokenizer = Tokenizer::from(crossing_vocabulary(name));
+    CHECK(check_digests("tokenizer_pre_" + std::string(name) + ".txt",
+                        [&](std::string_view text) { return tokenizer.encode(text, false, false); }) >= 1500);
+  }
+  for (const std::string& name : PreTokenizer::known_names())
+    CHECK_MESSAGE(groups.contains(std::string(PreTokenizer(name).group())), name);
 }
 
 TEST_CASE("unigram: the best sum of scores wins, runs without a token are one unknown") {
