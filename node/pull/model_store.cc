@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 #include <spdlog/spdlog.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <boost/json.hpp>
@@ -170,7 +171,8 @@ void ModelStore::record(const PulledModel& model) const {
   for (const HubFile& file : model.files)
     files.push_back({{"path", file.path}, {"bytes", file.bytes}, {"sha256", file.sha256}});
   const json::object record{{"origin", model.origin}, {"files", std::move(files)}};
-  const fs::path path = record_of(model), written = path.string() + ".new";
+  // A name of its own: another process may be writing the same record.
+  const fs::path path = record_of(model), written = fmt::format("{}.{}", path.string(), ::getpid());
   std::error_code ec;
   fs::create_directories(path.parent_path(), ec);
   if (ec) fail(path.parent_path(), "cannot make the folder", ec);
