@@ -13,6 +13,7 @@
 
 #include "base/error.h"
 #include "base/units.h"
+#include "node/pull/model_store.h"
 
 namespace shoal {
 namespace {
@@ -371,10 +372,12 @@ std::string resolve_model_path(const std::string& model, const std::string& conf
   const fs::path beside = fs::path(config_path).parent_path() / path;
   std::error_code ec;
   if (fs::exists(beside, ec)) return beside.string();
-  const char* xdg = std::getenv("XDG_CACHE_HOME");
-  const fs::path cache = (xdg != nullptr && *xdg != '\0' ? fs::path(xdg) : home_path / ".cache") / "shoal";
-  for (const fs::path& candidate : {cache / path, cache / "models" / path}) {
-    if (fs::exists(candidate, ec)) return candidate.string();
+  if (home != nullptr || std::getenv("XDG_CACHE_HOME") != nullptr) {
+    const fs::path cache = cache_folder();
+    for (const fs::path& candidate : {cache / path, cache / "models" / path}) {
+      if (fs::exists(candidate, ec) && !fs::is_directory(candidate, ec)) return candidate.string();
+    }
+    if (const std::optional<std::string> pulled = pulled_path(model)) return *pulled;
   }
   return beside.string();
 }

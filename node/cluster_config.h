@@ -91,7 +91,8 @@ void parse_cache_size(const std::string& text, const std::string& place, NodeCon
 double parse_stall_timeout(const std::string& text, const std::string& place);
 
 // "~" and paths relative to the cluster file's folder; otherwise a file of that name in the model cache
-// (${XDG_CACHE_HOME:-~/.cache}/shoal/).
+// (${XDG_CACHE_HOME:-~/.cache}/shoal/), or the model that was pulled under that name. Throws SetupError where
+// it is such a name and the model is not here.
 std::string resolve_model_path(const std::string& model, const std::string& config_path);
 
 }  // namespace shoal

@@ -98,6 +98,18 @@ struct InspectFlags {
   std::string conversation;  // file with a request body of /v1/chat/completions; empty: a sample
 };
 
+struct PullFlags {
+  std::string name;
+  std::string mirror;  // empty: SHOAL_MIRROR, HF_ENDPOINT or the default hub
+  bool allow_http = false;
+  int tries = 6;
+};
+
+struct ListFlags {
+  bool json = false;
+  bool known = false;  // the short names that may be pulled instead
+};
+
 int run_command(const CommonFlags& common, const RunFlags& flags);
 int chat_command(const CommonFlags& common, const RunFlags& flags);
 int plan_command(const CommonFlags& common, const PlanFlags& flags);
@@ -107,5 +119,8 @@ int serve_command(const CommonFlags& common, const ServeFlags& flags);
 int top_command(const TopFlags& flags);
 int inspect_command(const InspectFlags& flags);
 int quantize_command(const QuantizeFlags& flags);
+int pull_command(const PullFlags& flags);
+int list_command(const ListFlags& flags);
+int rm_command(const std::string& name);
 
 }  // namespace shoal
