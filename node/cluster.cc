@@ -201,7 +201,10 @@ std::map<std::string, Endpoint> share_endpoints(Cluster& cluster, Bootstrap& boo
                            : fmt::format("nodes.{}.address: {}", node.name, error.what()),
                        error.exit_code());
     }
-    if (cluster.weights) cluster.node->offer_weights(cluster.weights);
+    if (cluster.weights) {
+      cluster.weights->set_tls(tls);
+      cluster.node->offer_weights(cluster.weights);
+    }
     return fmt::format("{} {} {}", cluster.name, node.address, cluster.node->port());
   });
   std::map<std::string, Endpoint> endpoints;

@@ -53,6 +53,8 @@ class NodeWeights : public BlockSource, public WeightProvider {
   const GgufFile& model() const { return own_ ? *own_ : manifest_->model(); }
   bool has_file() const { return own_ != nullptr; }
 
+  // What this node shows to those that it asks. Before anything is fetched.
+  void set_tls(std::shared_ptr<const TlsContext> tls) { asker_.tls = std::move(tls); }
   // Who may be asked, in this order. Those that lack a tensor say so.
   void set_peers(std::vector<WeightPeer> peers);
   // How long a connection to one is tried for.

@@ -92,7 +92,9 @@ namespace {
 
 awaitable<Result<ChannelPtr>> connect(WeightAsker asker, WeightPeer peer, std::string digest,
                                       std::chrono::milliseconds patience) {
-  Result<ChannelPtr> channel = co_await dial(peer.address, peer.port, after(patience));
+  ChannelOptions options;
+  options.tls = asker.tls;
+  Result<ChannelPtr> channel = co_await dial(peer.address, peer.port, after(patience), options);
   if (channel.has_error()) co_return channel.error();
   Hello hello;
   hello.role = LinkRole::kWeights;

@@ -33,6 +33,7 @@ struct WeightPeer {
 struct WeightAsker {
   std::string cluster;
   std::string node;
+  std::shared_ptr<const TlsContext> tls = {};  // as in NodeIdentity
 };
 
 class WeightLink {
