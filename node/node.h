@@ -45,7 +45,7 @@ struct NodeIdentity {
   std::string name;
   std::string model_fingerprint;          // of a cluster of several: its manifest's digest
   std::string numeric_class = "exact";    // tensor/kernels.h
-  std::shared_ptr<const TlsContext> tls;  // who this node is to its peers; null: links are plain TCP
+  std::shared_ptr<const TlsContext> tls = nullptr;  // who this node is to its peers; null: plain TCP
 };
 
 // What every node knows of the running pipeline.
