@@ -57,7 +57,7 @@ class TensorCheck {
     const TensorInfo& tensor = file_.tensor(name);
     if (significant(tensor.dims) != significant(dims)) {
       refuse_model(file_, "tensor " + quoted(name) + " has shape " + shape_text(tensor.dims) +
-                              "; the model's keys ask for " + shape_text(dims));
+                              "; the model's keys ask for " + shape_text(significant(dims)));
     }
     used_.insert(name);
     return tensor;
