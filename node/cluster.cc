@@ -294,7 +294,8 @@ std::vector<std::pair<int, std::unique_ptr<Stage>>> make_stages(Cluster& cluster
   for (int i = 0; i <= layout.last_stage(); ++i) {
     if (layout.node_of_stage[static_cast<size_t>(i)] != cluster.name) continue;
     const ShardSpec& spec = layout.shard_of_stage[static_cast<size_t>(i)];
-    ProgressLine progress(fmt::format("loading layers {}-{}", spec.layers.begin, spec.layers.end - 1));
+    ProgressLine progress(
+        fmt::format("{}: loading layers {}-{}", cluster.name, spec.layers.begin, spec.layers.end - 1));
     ShardWeights weights = load_shard(
         *cluster.file, cluster.model, spec, *cluster.pool,
         [&](uint64_t done, uint64_t total) { progress.update(done, total); }, embedding,
