@@ -1,6 +1,7 @@
 #include "model/weight_manifest.h"
 
 #include <doctest/doctest.h>
+#include <fcntl.h>
 #include <sys/stat.h>
 
 #include <algorithm>
