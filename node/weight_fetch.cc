@@ -121,6 +121,12 @@ class WeightFetch::Worker {
       }
       return !busy;
     }
+    if (fetch_.cache_.has(digest, tensor.bytes)) {  // another process gave it its name in between
+      (*filling)->discard();
+      fetch_.count_to(job, tensor.bytes);
+      fetch_.done(job, true);
+      return true;
+    }
     auto active = std::make_shared<Active>();
     active->job = std::move(job);
     active->filling = std::move(*filling);
