@@ -131,6 +131,7 @@ void agree_on_inputs(Cluster& cluster, Bootstrap& bootstrap, int threads) {
     }
   }
   (void)agree(bootstrap, report);
+  cluster.model_hash = field(all[0], 2);
   if (bootstrap.size() > 1) share_manifest(cluster, bootstrap, threads);
   (void)together(bootstrap, cluster.name, [&] {
     cluster.model = ModelConfig::from(*cluster.file);
@@ -172,8 +173,7 @@ int threads_of(const Cluster& cluster, const ClusterOptions& options) {
 std::map<std::string, Endpoint> share_endpoints(Cluster& cluster, Bootstrap& bootstrap) {
   const std::vector<std::string> all = together(bootstrap, cluster.name, [&] {
     const NodeConfig& node = cluster.this_node();
-    const NodeIdentity identity{cluster.config.cluster, cluster.name,
-                                cluster.manifest ? cluster.manifest->digest() : cluster.file->fingerprint(),
+    const NodeIdentity identity{cluster.config.cluster, cluster.name, cluster.model_hash,
                                 cluster.kernels->numeric_class};
     try {
       cluster.node = std::make_unique<Node>(identity, node.address, node.port);

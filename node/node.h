@@ -42,7 +42,7 @@ struct Endpoint {
 struct NodeIdentity {
   std::string cluster;
   std::string name;
-  std::string model_fingerprint;        // of a cluster of several: its manifest's digest
+  std::string model_fingerprint;
   std::string numeric_class = "exact";  // tensor/kernels.h
 };
 

@@ -31,7 +31,7 @@ class WeightFetch::Worker {
   void run() {
     for (int connects = 0; connects < kConnectsMax; ++connects) {
       Result<std::unique_ptr<WeightLink>> link =
-          WeightLink::open(fetch_.io_, fetch_.asker_, peer_, fetch_.manifest_.digest(), fetch_.patience_);
+          WeightLink::open(fetch_.io_, fetch_.asker_, peer_, fetch_.patience_);
       if (link.has_error()) {
         why_ = link.error().message;
         if (link.error().code == Errc::kRefused) break;
