@@ -9,7 +9,7 @@ import subprocess
 import time
 import unittest
 
-from support import ENVIRONMENT, MODEL, PROGRAM, ClusterTest, cluster_file, even_layers, processes_of, run
+from support import ENVIRONMENT, MODEL, PROGRAM, ClusterTest, cluster_file, even_layers, processes_of
 
 ASK = ["-q", "--raw", "-p", "The history of navigation by the stars began when sailors noticed that", "--temp", "0",
        "--ignore-eos", "-n", "48"]
@@ -41,8 +41,8 @@ class Weights(ClusterTest):
         for rank in range(3):
             model = self.model if rank == 0 else os.path.join(self.folder, "nowhere.gguf")
             parts += [":"] if parts else []
-            parts += ["-n", "1", "-x", f"XDG_CACHE_HOME={self.folder}/cache-{rank}", *prefix, PROGRAM, "run", "-c", self.path,
-                      "-m", model, *ASK, *more]
+            parts += ["-n", "1", "env", f"XDG_CACHE_HOME={self.folder}/cache-{rank}", *prefix, PROGRAM, "run", "-c",
+                      self.path, "-m", model, *ASK, *more]
         return ["mpirun", "--quiet", *parts]
 
     def start(self, **how):
