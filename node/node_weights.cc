@@ -49,7 +49,7 @@ FetchReport NodeWeights::fetch_missing(const ModelConfig& config, std::span<cons
   FetchReport report;
   std::set<size_t> wanted;
   for (const ShardSpec& shard : shards) {
-    for (const std::string& name : shard_tensors(config, shard)) {
+    for (const std::string& name : shard_tensors(manifest_->model(), config, shard)) {
       const std::optional<size_t> index = manifest_->find(name);
       if (!index) throw SetupError(fmt::format("{}: tensor {} is missing", model().path(), name));
       wanted.insert(*index);

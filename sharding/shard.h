@@ -32,8 +32,10 @@ struct ShardSpec {
 
 struct ShardWeights {
   ShardSpec spec;
-  std::shared_ptr<const WeightMatrix> token_embd;  // if spec.embedding, or spec.output of a tied model
-  std::vector<LayerWeights> layers;                // layers[i] is layer spec.layers.begin + i
+  std::shared_ptr<const WeightMatrix> token_embd;       // if spec.embedding, or spec.output of a tied model
+  std::vector<LayerWeights> layers;                     // layers[i] is layer spec.layers.begin + i
+  EmbeddingWeights embedding;                           // if spec.embedding, where the family has any
+  std::shared_ptr<const ClassifierWeights> classifier;  // if spec.output of a model that ranks
   std::vector<float> output_norm;
   std::shared_ptr<const WeightMatrix> output;  // token_embd itself when tied
   std::vector<float> rope_factors;             // that divide rope's frequencies; empty if none
@@ -55,7 +57,8 @@ class BlockSource {
 };
 
 // Names of the tensors that load_shard(spec) reads, in the file's usual order.
-std::vector<std::string> shard_tensors(const ModelConfig& config, const ShardSpec& spec);
+std::vector<std::string> shard_tensors(const GgufFile& file, const ModelConfig& config,
+                                       const ShardSpec& spec);
 
 // Bytes that load_shard(spec) will keep resident; what the planner counts.
 uint64_t shard_bytes(const GgufFile& file, const ModelConfig& config, const ShardSpec& spec);

@@ -84,7 +84,7 @@ FetchReport fetch(NodeWeights& weights, const ShardSpec& shard) {
 
 // Whether every block of a shard is as in the file.
 bool right(NodeWeights& weights, const ShardSpec& shard) {
-  for (const std::string& name : shard_tensors(model_config(), shard)) {
+  for (const std::string& name : shard_tensors(*model_file(), model_config(), shard)) {
     const TensorInfo& tensor = model_file()->tensor(name);
     for (uint64_t block = 0; block < block_count(tensor); ++block) {
       std::vector<std::byte> got(bytes_of_block(tensor, block)), wanted(got.size());
@@ -98,7 +98,7 @@ bool right(NodeWeights& weights, const ShardSpec& shard) {
 
 uint64_t bytes_of(const ShardSpec& shard) {
   uint64_t total = 0;
-  for (const std::string& name : shard_tensors(model_config(), shard))
+  for (const std::string& name : shard_tensors(*model_file(), model_config(), shard))
     total += model_file()->tensor(name).bytes;
   return total;
 }
@@ -355,7 +355,7 @@ TEST_CASE("the manifest comes over the wire, and so does what a node has") {
   (void)fetch(*weights, kFirst);
   const std::vector<bool> has = parse_inventory(weights->inventory(), the_manifest()->size());
   for (size_t i = 0; i < has.size(); ++i) {
-    const std::vector<std::string> names = shard_tensors(model_config(), kFirst);
+    const std::vector<std::string> names = shard_tensors(*model_file(), model_config(), kFirst);
     CHECK(has[i] == (std::find(names.begin(), names.end(), the_manifest()->tensor(i).name) != names.end()));
   }
   CHECK(parse_inventory("", 5) == std::vector<bool>(5, false));
