@@ -197,7 +197,7 @@ const std::byte* HeaderReader::take(uint64_t n) {
 
 void HeaderReader::fill(uint64_t end) {
   const uint64_t have = buffer_.size();
-  const uint64_t want = std::min(std::max({end, 2 * have, kFirstRead}), file_->size());
+  const uint64_t want = std::max(end, std::min(std::max(2 * have, kFirstRead), file_->readable()));
   buffer_.resize(want);
   file_->read_at(have, std::span(buffer_).subspan(have));
 }

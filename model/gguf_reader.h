@@ -39,6 +39,8 @@ class RegularFile {
 
   const std::string& path() const { return path_; }
   uint64_t size() const { return size_; }  // when it was opened
+  // Bytes from the start that can be read.
+  uint64_t readable() const { return fd_ < 0 ? first_bytes_.size() : size_; }
   // Throws SetupError (exit code 1), naming the file, where it was written to since it was opened.
   void require_unchanged() const;
   // Path, size, device, inode and time of the last change when it was opened: equal stamps, equal bytes,

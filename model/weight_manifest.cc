@@ -21,6 +21,8 @@ constexpr uint32_t kMagic = 0x4d574853;  // "SHWM"
 constexpr uint32_t kVersion = 1;
 constexpr uint32_t kGgufVersion = 3;
 constexpr uint64_t kAlignmentDefault = 32;
+constexpr size_t kTokenizerEntryMax =
+    256;  // bytes: single numbers and names stay, which a model may depend on
 
 struct Preamble {
   uint32_t magic = kMagic, version = kVersion;
@@ -39,14 +41,15 @@ uint64_t rounded(uint64_t n, uint64_t to) {
   return (n + to - 1) / to * to;
 }
 
-// The source's metadata but for the tokenizer and the split, and its tensors as of one part.
+// The source's metadata but for the vocabulary and the split, and its tensors as of one part.
 std::string reduced_header(const GgufFile& file, uint64_t& file_bytes) {
   const uint64_t alignment = file.get_uint("general.alignment", kAlignmentDefault);
   std::string entries;
   uint64_t n_entries = 0;
   const RegularFile first(file.part_paths().front());
   for (const RawMetadata& entry : read_raw_metadata(first)) {
-    if (entry.key.starts_with("tokenizer.") || entry.key.starts_with("split.")) continue;
+    const bool vocabulary = entry.key.starts_with("tokenizer.") && entry.bytes.size() > kTokenizerEntryMax;
+    if (vocabulary || entry.key.starts_with("split.")) continue;
     entries.append(reinterpret_cast<const char*>(entry.bytes.data()), entry.bytes.size());
     ++n_entries;
   }

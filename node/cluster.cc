@@ -132,6 +132,7 @@ void agree_on_inputs(Cluster& cluster, Bootstrap& bootstrap, int threads) {
     }
   }
   (void)agree(bootstrap, report);
+  cluster.model_hash = field(all[0], 2);
   if (bootstrap.size() > 1) share_manifest(cluster, bootstrap, threads);
   (void)together(bootstrap, cluster.name, [&] {
     cluster.model = ModelConfig::from(*cluster.file);
@@ -180,8 +181,7 @@ std::shared_ptr<const TlsContext> identify(Cluster& cluster, Bootstrap& bootstra
   if (bootstrap.rank() == 0) {
     spdlog::warn(
         "--insecure: links between nodes are not encrypted, and nobody has to show who they are: whoever "
-        "reaches the "
-        "nodes' ports can read activations and send some");
+        "reaches the nodes' ports can read activations and send some");
   }
   return nullptr;
 }
@@ -190,8 +190,7 @@ std::map<std::string, Endpoint> share_endpoints(Cluster& cluster, Bootstrap& boo
   const std::shared_ptr<const TlsContext> tls = identify(cluster, bootstrap);
   const std::vector<std::string> all = together(bootstrap, cluster.name, [&] {
     const NodeConfig& node = cluster.this_node();
-    const NodeIdentity identity{cluster.config.cluster, cluster.name,
-                                cluster.manifest ? cluster.manifest->digest() : cluster.file->fingerprint(),
+    const NodeIdentity identity{cluster.config.cluster, cluster.name, cluster.model_hash,
                                 cluster.kernels->numeric_class, tls};
     try {
       cluster.node = std::make_unique<Node>(identity, node.address, node.port);

@@ -57,7 +57,8 @@ void set_up_weights(Cluster& cluster) {
   const std::shared_ptr<const GgufFile> own = cluster.file;
   std::unique_ptr<WeightCache> cache = own ? nullptr : open_cache(cluster);
   cluster.weights = std::make_shared<NodeWeights>(
-      cluster.manifest, WeightAsker{cluster.config.cluster, cluster.name}, own, std::move(cache));
+      cluster.manifest, WeightAsker{cluster.config.cluster, cluster.name, cluster.model_hash}, own,
+      std::move(cache));
   if (!own) cluster.file = {cluster.manifest, &cluster.manifest->model()};
 }
 

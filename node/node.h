@@ -43,8 +43,8 @@ struct Endpoint {
 struct NodeIdentity {
   std::string cluster;
   std::string name;
-  std::string model_fingerprint;          // of a cluster of several: its manifest's digest
-  std::string numeric_class = "exact";    // tensor/kernels.h
+  std::string model_fingerprint;
+  std::string numeric_class = "exact";              // tensor/kernels.h
   std::shared_ptr<const TlsContext> tls = nullptr;  // who this node is to its peers; null: plain TCP
 };
 

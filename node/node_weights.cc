@@ -49,7 +49,7 @@ FetchReport NodeWeights::fetch_missing(const ModelConfig& config, std::span<cons
   FetchReport report;
   std::set<size_t> wanted;
   for (const ShardSpec& shard : shards) {
-    for (const std::string& name : shard_tensors(config, shard)) {
+    for (const std::string& name : shard_tensors(manifest_->model(), config, shard)) {
       const std::optional<size_t> index = manifest_->find(name);
       if (!index) throw SetupError(fmt::format("{}: tensor {} is missing", model().path(), name));
       wanted.insert(*index);
@@ -188,8 +188,7 @@ Result<std::shared_ptr<WeightLink>> NodeWeights::link_to(const WeightPeer& peer)
   std::shared_ptr<WeightLink>& link = links_[peer.node];
   if (link && link->is_open()) return link;
   link.reset();
-  Result<std::unique_ptr<WeightLink>> opened =
-      WeightLink::open(io_, asker_, peer, manifest_->digest(), patience_);
+  Result<std::unique_ptr<WeightLink>> opened = WeightLink::open(io_, asker_, peer, patience_);
   if (opened.has_error()) return opened.error();
   link = std::move(*opened);
   return link;
@@ -242,7 +241,7 @@ void NodeWeights::fetch_block(size_t tensor, uint64_t block, std::span<std::byte
 Result<std::shared_ptr<const WeightManifest>> fetch_manifest(const WeightAsker& asker, const WeightPeer& peer,
                                                              const std::string& name) {
   IoThread io;
-  Result<std::unique_ptr<WeightLink>> link = WeightLink::open(io, asker, peer, "", kWeightPatience);
+  Result<std::unique_ptr<WeightLink>> link = WeightLink::open(io, asker, peer, kWeightPatience);
   if (link.has_error()) return link.error();
   Result<std::vector<std::byte>> bytes = ask_manifest(**link);
   if (bytes.has_error()) return bytes.error();

@@ -31,7 +31,7 @@ class WeightFetch::Worker {
   void run() {
     for (int connects = 0; connects < kConnectsMax; ++connects) {
       Result<std::unique_ptr<WeightLink>> link =
-          WeightLink::open(fetch_.io_, fetch_.asker_, peer_, fetch_.manifest_.digest(), fetch_.patience_);
+          WeightLink::open(fetch_.io_, fetch_.asker_, peer_, fetch_.patience_);
       if (link.has_error()) {
         why_ = link.error().message;
         if (link.error().code == Errc::kRefused) break;
@@ -120,6 +120,12 @@ class WeightFetch::Worker {
         fetch_.disk_refused(job, filling.error());
       }
       return !busy;
+    }
+    if (fetch_.cache_.has(digest, tensor.bytes)) {  // another process gave it its name in between
+      (*filling)->discard();
+      fetch_.count_to(job, tensor.bytes);
+      fetch_.done(job, true);
+      return true;
     }
     auto active = std::make_shared<Active>();
     active->job = std::move(job);

@@ -90,7 +90,7 @@ struct WeightLink::State {
 
 namespace {
 
-awaitable<Result<ChannelPtr>> connect(WeightAsker asker, WeightPeer peer, std::string digest,
+awaitable<Result<ChannelPtr>> connect(WeightAsker asker, WeightPeer peer,
                                       std::chrono::milliseconds patience) {
   ChannelOptions options;
   options.tls = asker.tls;
@@ -101,7 +101,7 @@ awaitable<Result<ChannelPtr>> connect(WeightAsker asker, WeightPeer peer, std::s
   hello.cluster_name = asker.cluster;
   hello.node_name = asker.node;
   hello.peer_node_name = peer.node;
-  hello.model_fingerprint = digest;
+  hello.model_fingerprint = asker.model;
   Result<PeerInfo> greeted = co_await say_hello(**channel, hello);
   if (greeted.has_error()) co_return greeted.error();
   co_return *channel;
@@ -110,9 +110,9 @@ awaitable<Result<ChannelPtr>> connect(WeightAsker asker, WeightPeer peer, std::s
 }  // namespace
 
 Result<std::unique_ptr<WeightLink>> WeightLink::open(IoThread& io, const WeightAsker& asker,
-                                                     const WeightPeer& peer, const std::string& digest,
+                                                     const WeightPeer& peer,
                                                      std::chrono::milliseconds patience) {
-  const Result<ChannelPtr> channel = io.run(connect(asker, peer, digest, patience));
+  const Result<ChannelPtr> channel = io.run(connect(asker, peer, patience));
   if (channel.has_error()) return channel.error();
   auto state = std::make_shared<State>();
   state->channel = *channel;

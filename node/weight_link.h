@@ -33,15 +33,15 @@ struct WeightPeer {
 struct WeightAsker {
   std::string cluster;
   std::string node;
-  std::shared_ptr<const TlsContext> tls = {};  // as in NodeIdentity
+  std::string model = {};  // the hash that nodes compare in a hello (NodeIdentity); empty: not known
+  std::shared_ptr<const TlsContext> tls = nullptr;  // as in NodeIdentity
 };
 
 class WeightLink {
  public:
-  // `digest`: of the model; empty where only its manifest is wanted yet. Tries until the deadline.
+  // Tries until the deadline.
   static Result<std::unique_ptr<WeightLink>> open(IoThread& io, const WeightAsker& asker,
-                                                  const WeightPeer& peer, const std::string& digest,
-                                                  std::chrono::milliseconds patience);
+                                                  const WeightPeer& peer, std::chrono::milliseconds patience);
   ~WeightLink();
   WeightLink(const WeightLink&) = delete;
   WeightLink& operator=(const WeightLink&) = delete;

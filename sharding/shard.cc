@@ -194,28 +194,34 @@ std::vector<float> read_rope_factors(const GgufFile& file, ShardReader& reader, 
   return factors;
 }
 
-// Bytes of the shard's tensors in the file.
-uint64_t file_bytes(const GgufFile& file, const ModelConfig& config, const ShardSpec& spec) {
-  uint64_t total = 0;
-  const auto count = [&](const std::string& name) { total += file.tensor(name).bytes; };
-  if (needs_embedding_matrix(config, spec)) count("token_embd.weight");
-  for (const char* name : needed_rope_factors(config, spec)) count(name);
+// Calls use(tensor, bytes) for everything that the shard reads, in the file's usual order. A tensor of
+// several matrices comes once for each.
+template <class Use>
+void for_each_tensor(const GgufFile& file, const ModelConfig& config, const ShardSpec& spec, Use&& use) {
+  const auto whole = [&](const std::string& name) { use(name, file.tensor(name).bytes); };
+  if (needs_embedding_matrix(config, spec)) whole("token_embd.weight");
+  for (const char* name : needed_rope_factors(config, spec)) whole(name);
   for (int layer = spec.layers.begin; layer < spec.layers.end; ++layer) {
     for (const LayerMatrix& m : layer_matrices(config, layer)) {
       const TensorInfo& info = file.tensor(m.tensor);
-      total += info.bytes / info.rows() * m.rows;
+      use(m.tensor, info.bytes / info.rows() * m.rows);
     }
-    for (const LayerVector& v : layer_vectors(config, layer)) count(v.tensor);
+    for (const LayerVector& v : layer_vectors(config, layer)) whole(v.tensor);
   }
   if (spec.embedding)
-    for (const EmbeddingVector& v : embedding_vectors(config)) count(v.tensor);
-  if (spec.output) {
-    for (const ClassifierMatrix& m : classifier_matrices(config)) count(m.tensor);
-    for (const ClassifierVector& v : classifier_vectors(config))
-      if (file.find_tensor(v.tensor) != nullptr) count(v.tensor);
-  }
-  if (spec.output && config.decodes()) count(output_norm_tensor(config));
-  if (spec.output && config.decodes() && !config.tied_output) count("output.weight");
+    for (const EmbeddingVector& v : embedding_vectors(config)) whole(v.tensor);
+  if (!spec.output) return;
+  for (const ClassifierMatrix& m : classifier_matrices(config)) whole(m.tensor);
+  for (const ClassifierVector& v : classifier_vectors(config))
+    if (file.find_tensor(v.tensor) != nullptr) whole(v.tensor);
+  if (config.decodes()) whole(output_norm_tensor(config));
+  if (config.decodes() && !config.tied_output) whole("output.weight");
+}
+
+// Bytes of the shard's tensors in the file.
+uint64_t file_bytes(const GgufFile& file, const ModelConfig& config, const ShardSpec& spec) {
+  uint64_t total = 0;
+  for_each_tensor(file, config, spec, [&](const std::string&, uint64_t bytes) { total += bytes; });
   return total;
 }
 
@@ -223,20 +229,13 @@ uint64_t file_bytes(const GgufFile& file, const ModelConfig& config, const Shard
 
 void BlockSource::expect(const TensorInfo&, uint64_t, uint64_t) {}
 
-std::vector<std::string> shard_tensors(const ModelConfig& config, const ShardSpec& spec) {
+std::vector<std::string> shard_tensors(const GgufFile& file, const ModelConfig& config,
+                                       const ShardSpec& spec) {
   check_spec(config, spec);
   std::vector<std::string> names;
-  const auto add = [&](const std::string& name) {  // several matrices may lie in one tensor
+  for_each_tensor(file, config, spec, [&](const std::string& name, uint64_t) {
     if (std::find(names.begin(), names.end(), name) == names.end()) names.push_back(name);
-  };
-  if (needs_embedding_matrix(config, spec)) add("token_embd.weight");
-  for (const char* name : needed_rope_factors(config, spec)) add(name);
-  for (int layer = spec.layers.begin; layer < spec.layers.end; ++layer) {
-    for (const LayerMatrix& m : layer_matrices(config, layer)) add(m.tensor);
-    for (const LayerVector& v : layer_vectors(config, layer)) add(v.tensor);
-  }
-  if (spec.output) add("output_norm.weight");
-  if (spec.output && !config.tied_output) add("output.weight");
+  });
   return names;
 }
 

@@ -57,7 +57,8 @@ class BlockSource {
 };
 
 // Names of the tensors that load_shard(spec) reads, in the file's usual order.
-std::vector<std::string> shard_tensors(const ModelConfig& config, const ShardSpec& spec);
+std::vector<std::string> shard_tensors(const GgufFile& file, const ModelConfig& config,
+                                       const ShardSpec& spec);
 
 // Bytes that load_shard(spec) will keep resident; what the planner counts.
 uint64_t shard_bytes(const GgufFile& file, const ModelConfig& config, const ShardSpec& spec);

@@ -69,7 +69,7 @@ struct Hello {
   std::string cluster_name;
   std::string node_name;          // who speaks
   std::string peer_node_name;     // whom it means to reach
-  std::string model_fingerprint;  // SHA-256 of the model's manifest
+  std::string model_fingerprint;  // hash of the model file
   std::string plan_hash;
   std::string numeric_class;  // e.g. "exact": nodes of one class compute the same bits
   uint64_t epoch = 0;

@@ -74,12 +74,12 @@ $Cxx.namespace("shoal::wire");
 #
 # WEIGHTS
 #
-# A model is named by its manifest's SHA-256: the manifest (model/weight_manifest.h) holds the header that every node
+# A model's manifest (model/weight_manifest.h) holds the header that every node
 # needs and a SHA-256 for each block of each tensor. A node that has the manifest trusts nobody for the rest: it asks
 # whoever has a tensor for ranges of it, and compares each block with the manifest before it keeps or uses it.
 #
 # A link of the role weights is opened by the node that wants bytes, before or after there is a plan; its Hello has the
-# model's digest (empty where only the manifest is wanted yet) and neither plan nor epoch. It sends WeightsRequest,
+# model's hash (empty where it is not known yet) and neither plan nor epoch. It sends WeightsRequest,
 # some 16 before the first is answered, so that the link stays full; each is answered, in order, by one WeightsData of the
 # same id. A node answers from its own model file or its cache. What it does not have, or can no longer read, it
 # says in words; the link lives on. Who answers reads the disk off its io thread, and where it computes steps it leaves
@@ -157,7 +157,7 @@ struct Hello {
   peerNodeName @4 :Text;
   # Whom the speaker means to reach.
   modelFingerprint @5 :Text;
-  # SHA-256 of the model's manifest.
+  # Hash of the model file.
   planHash @6 :Text;
   numericClass @7 :Text;
   # Nodes of one class compute the same bits from the same input; others may not share a pipeline.

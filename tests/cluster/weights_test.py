@@ -9,7 +9,7 @@ import subprocess
 import time
 import unittest
 
-from support import ENVIRONMENT, MODEL, PROGRAM, ClusterTest, cluster_file, even_layers, processes_of, run
+from support import ENVIRONMENT, MODEL, PROGRAM, ClusterTest, cluster_file, even_layers, processes_of
 
 ASK = ["-q", "--raw", "-p", "The history of navigation by the stars began when sailors noticed that", "--temp", "0",
        "--ignore-eos", "-n", "48"]
@@ -41,8 +41,8 @@ class Weights(ClusterTest):
         for rank in range(3):
             model = self.model if rank == 0 else os.path.join(self.folder, "nowhere.gguf")
             parts += [":"] if parts else []
-            parts += ["-n", "1", "-x", f"XDG_CACHE_HOME={self.folder}/cache-{rank}", *prefix, PROGRAM, "run", "-c", self.path,
-                      "-m", model, *ASK, *more]
+            parts += ["-n", "1", "env", f"XDG_CACHE_HOME={self.folder}/cache-{rank}", *prefix, PROGRAM, "run", "-c",
+                      self.path, "-m", model, *ASK, *more]
         return ["mpirun", "--quiet", *parts]
 
     def start(self, **how):
@@ -136,11 +136,14 @@ class Weights(ClusterTest):
         self.assertRegex(text, r"node node-1 has another model file than the head node-0.*remove it there")
 
     def test_no_room(self):
-        limit = ["bash", "-c", 'ulimit -f 100; exec "$0" "$@"']  # 100 KiB a file, less than most tensors
+        # A disk that refuses is made by a limit on files: 8 MiB, less than the embedding and more than MPI's own.
+        limit = ["bash", "-c", 'ulimit -f 8192; exec "$0" "$@"']
         said, text = self.run_all(prefix=limit)
-        self.assertRegex(text, r"weights cannot be kept: .*\.partial cannot be written: File too large")
+        self.assertRegex(text, r"node node-2: weights cannot be kept: .*\.partial cannot be written: File too large")
         self.assertIn("are fetched while loading and not kept", text)
         self.assertEqual(len(said), 2)
+        shutil.rmtree(f"{self.folder}/cache-1")
+        shutil.rmtree(f"{self.folder}/cache-2")
         said, text = self.run_all(more=["--cache-size", "1MiB"])
         self.assertRegex(text, r"has room for .*1\.0 MiB.*cache-size")
         for rank in (1, 2):

@@ -156,7 +156,7 @@ TEST_CASE("weights from blocks are those from the file, also where a tensor hold
     const ShardSpec spec{true, {1, 3}, true};
     const ShardWeights a = load_shard(m.file, m.config, spec, pool),
                        b = load_shard(m.file, m.config, spec, pool, {}, nullptr, &blocks);
-    const std::vector<std::string> names = shard_tensors(m.config, spec);
+    const std::vector<std::string> names = shard_tensors(m.file, m.config, spec);
     CHECK(blocks.asked == std::set<std::string>(names.begin(), names.end()));
     CHECK(blocks.asked.size() == names.size());
     const auto equal = [](const WeightMatrix& x, const WeightMatrix& y) {
