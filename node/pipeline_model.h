@@ -23,7 +23,7 @@ struct StepSize {
 
 class StageModel {
  public:
-  static constexpr std::array<double, 12> kRows{1, 2, 3, 4, 6, 8, 16, 32, 64, 128, 256, 512};
+  static constexpr std::array<double, 10> kRows{1, 2, 4, 8, 16, 32, 64, 128, 256, 512};
 
   StageModel() = default;
   // Seconds at each of kRows, with nothing to look back on.
