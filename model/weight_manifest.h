@@ -5,8 +5,8 @@
 // reads and packs at once, so that the bytes that are used are the bytes that were verified, on all threads
 // at a time. A tensor's digest is the SHA-256 of its blocks' digests one after the other; the model's is that
 // of the whole manifest. The header is a GGUF header of one part: the source's metadata without the
-// vocabulary, which only the head uses, and the tensors' records in the source's order. So the digest does not
-// depend on how the source is split into parts.
+// vocabulary, which only the head uses, and the tensors' records in the source's order. So the digest does
+// not depend on how the source is split into parts.
 //
 // Immutable once made; copies share nothing that changes. Reading it is safe from several threads.
 #pragma once
