@@ -23,9 +23,14 @@ struct LayerWeights {
   std::vector<float> ffn_norm;                  // [n_embd]
   WeightMatrix ffn_gate, ffn_up;                // [n_ff, n_embd]
   WeightMatrix ffn_down;                        // [n_embd, n_ff]
-  std::vector<float> ffn_post_norm;             // [n_embd]
+  WeightMatrix ffn_router;                      // [n_expert, n_embd]; a mixture instead of the three above
+  std::vector<WeightMatrix> expert_gate, expert_up;  // [n_expert] of [n_ff, n_embd]
+  std::vector<WeightMatrix> expert_down;             // [n_expert] of [n_embd, n_ff]
+  std::vector<float> ffn_post_norm;                  // [n_embd]
 
-  uint64_t bytes() const;  // resident
+  LayerWeights() = default;
+  explicit LayerWeights(const ModelConfig& config);  // with places for the experts
+  uint64_t bytes() const;                            // resident
 };
 
 // Rows [first_row, first_row + rows) of a tensor of the file are one matrix of the layer.
@@ -33,6 +38,10 @@ struct LayerMatrix {
   std::string tensor;
   int64_t first_row, rows, cols;
   WeightMatrix LayerWeights::*field;
+  std::vector<WeightMatrix> LayerWeights::*experts = nullptr;  // instead of `field`: it is one of these
+  int expert = 0;
+
+  WeightMatrix& in(LayerWeights& w) const { return experts == nullptr ? w.*field : (w.*experts)[expert]; }
 };
 struct LayerVector {
   std::string tensor;

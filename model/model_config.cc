@@ -14,6 +14,7 @@ constexpr uint64_t kLayersMax = 1024;
 constexpr uint64_t kEmbdMax = 65536;
 constexpr uint64_t kFeedForwardMax = uint64_t{1} << 20;
 constexpr uint64_t kVocabMax = uint64_t{1} << 20;
+constexpr uint64_t kExpertsMax = 1024;
 constexpr uint64_t kHeadsMax = 1024;
 constexpr uint64_t kHeadDimMax = 1024;
 constexpr uint64_t kContextMax = uint64_t{1} << 24;
@@ -52,6 +53,20 @@ void read_attention(const ModelKeys& keys, ModelConfig& config) {
   };
   config.head_dim_k = head_dim("attention.key_length");
   config.head_dim_v = head_dim("attention.value_length");
+}
+
+void read_experts(const ModelKeys& keys, ModelConfig& config) {
+  config.n_expert = keys.size_or_zero("expert_count", 0, kExpertsMax);
+  if (config.n_expert == 0) return;
+  if (!config.arch->experts) {
+    keys.refuse("expert_count",
+                std::string("asks for a mixture of experts, which Shoal does not compute for ") +
+                    "architecture " + config.arch->name);
+  }
+  config.n_expert_used = keys.size("expert_used_count", static_cast<uint64_t>(config.n_expert));
+  if (keys.has("expert_feed_forward_length")) {
+    config.n_ff = keys.sizes("expert_feed_forward_length", config.n_layer, kFeedForwardMax);
+  }
 }
 
 // Layers that see only so many positions.
@@ -138,13 +153,11 @@ ModelConfig ModelConfig::from(const GgufFile& file) {
   config.arch = &read_architecture(file);
   config.name = model_name(file);
   const ModelKeys keys(file, config.arch->name);
-  if (file.get_uint(keys.name("expert_count"), 0) != 0) {
-    keys.refuse("expert_count", "asks for a mixture of experts, which Shoal does not compute");
-  }
   config.n_layer = keys.size("block_count", kLayersMax);
   config.n_embd = keys.size("embedding_length", kEmbdMax);
   config.n_ctx_train = keys.size("context_length", kContextMax);
   config.n_ff = keys.sizes("feed_forward_length", config.n_layer, kFeedForwardMax);
+  read_experts(keys, config);
   if (!file.get_bool(keys.name("attention.causal"), true)) {
     keys.refuse("attention.causal", "is false: this is an embedding model; Shoal generates text");
   }

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "model/layer_ops.h"
 #include "tensor/exact_math.h"
 #include "tensor/float_ops.h"
 
@@ -11,42 +12,6 @@ namespace {
 
 // Elements of an elementwise pass that are worth a thread of their own.
 constexpr int64_t kElementGrain = 2048;
-
-void rms_norm_rows(const ComputeContext& cx, const float* x, std::span<const float> weight, int n_rows,
-                   float* y) {
-  const int n = cx.config->n_embd;
-  cx.pool->for_range(n_rows, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t r = begin; r < end; ++r)
-      cx.kernels->floats->rms_norm(x + r * n, weight.data(), cx.config->norm_eps, n, y + r * n);
-  });
-}
-
-// hidden += residual_scale * normed(added), where the family norms what a half of the layer adds.
-void add_to_hidden(const ComputeContext& cx, float* hidden, float* added, std::span<const float> post_norm,
-                   int n_rows) {
-  if (cx.config->arch->post_norms) rms_norm_rows(cx, added, post_norm, n_rows, added);
-  const int64_t n = int64_t{n_rows} * cx.config->n_embd;
-  cx.pool->for_range(n, kElementGrain, [&](int64_t begin, int64_t end) {
-    cx.kernels->floats->add_scaled(hidden + begin, added + begin, cx.config->residual_scale,
-                                   static_cast<int>(end - begin));
-  });
-}
-
-// gate = silu(gate) * up, or gelu.
-void activate_gate(const ComputeContext& cx, float* gate, const float* up, int64_t n) {
-  const FloatOps& f = *cx.kernels->floats;
-  const auto activate = cx.config->arch->gate == GateKind::kSilu ? f.silu_mul : f.gelu_mul;
-  cx.pool->for_range(n, kElementGrain, [&](int64_t begin, int64_t end) {
-    activate(gate + begin, up + begin, static_cast<int>(end - begin));
-  });
-}
-
-// All products of the same rows x[n_rows, n_in] at once.
-void multiply(const ComputeContext& cx, const float* x, int n_in, int n_rows,
-              std::initializer_list<Product> products) {
-  cx.act->rows.assign(*cx.kernels, *cx.pool, x, n_in, n_rows, n_in);
-  matmul(*cx.kernels, *cx.pool, cx.act->rows, products);
-}
 
 // Biases, norms of each head and rotation of q and k; then K and V of each row go to their place in the
 // cache.
@@ -123,6 +88,7 @@ float temperature(const ModelConfig& c, int position) {
   return static_cast<float>(1 + double{c.temperature_scale} * exact_math::log_of(lengths));
 }
 
+// logits[n] scaled and capped as the family does.
 void finish_logits(const ComputeContext& cx, float* logits, int64_t n) {
   const ModelConfig& c = *cx.config;
   if (c.logit_scale == 1 && c.final_soft_cap == 0) return;
@@ -152,12 +118,18 @@ void forward_layer(const ComputeContext& cx, int layer, const LayerWeights& w, s
   multiply(cx, a.attended, n_attended, n_rows, {{&w.attn_output, a.projected, c.n_embd}});
   add_to_hidden(cx, hidden, a.projected, w.attn_post_norm, n_rows);
 
-  // hidden += W_down (silu(W_gate norm(hidden)) * W_up norm(hidden))
+  // hidden += W_down (silu(W_gate norm(hidden)) * W_up norm(hidden)), or a mixture of several such
   rms_norm_rows(cx, hidden, w.ffn_norm, n_rows, a.normed);
-  multiply(cx, a.normed, c.n_embd, n_rows, {{&w.ffn_gate, a.gate, n_ff}, {&w.ffn_up, a.up, n_ff}});
-  activate_gate(cx, a.gate, a.up, int64_t{n_rows} * n_ff);
-  multiply(cx, a.gate, n_ff, n_rows, {{&w.ffn_down, a.projected, c.n_embd}});
-  add_to_hidden(cx, hidden, a.projected, w.ffn_post_norm, n_rows);
+  float* fed_forward = a.projected;
+  if (c.n_expert > 0) {
+    fed_forward = a.mixed;
+    mix_experts(cx, w, a.normed, n_rows, fed_forward);
+  } else {
+    multiply(cx, a.normed, c.n_embd, n_rows, {{&w.ffn_gate, a.gate, n_ff}, {&w.ffn_up, a.up, n_ff}});
+    activate_gate(cx, a.gate, a.up, int64_t{n_rows} * n_ff);
+    multiply(cx, a.gate, n_ff, n_rows, {{&w.ffn_down, fed_forward, c.n_embd}});
+  }
+  add_to_hidden(cx, hidden, fed_forward, w.ffn_post_norm, n_rows);
 }
 
 std::vector<double> rope_frequencies(const ModelConfig& config, std::span<const float> factors) {
