@@ -1,7 +1,9 @@
 // A mixture of experts: which ones a row asks, and what they answer.
+#include "model/experts.h"
+
 #include <algorithm>
 
-#include "model/layer_ops.h"
+#include "model/row_ops.h"
 #include "tensor/exact_math.h"
 #include "tensor/float_ops.h"
 

@@ -2,7 +2,8 @@
 
 #include <algorithm>
 
-#include "model/layer_ops.h"
+#include "model/experts.h"
+#include "model/row_ops.h"
 #include "tensor/exact_math.h"
 #include "tensor/float_ops.h"
 
@@ -10,8 +11,16 @@ namespace shoal {
 
 namespace {
 
-// Elements of an elementwise pass that are worth a thread of their own.
-constexpr int64_t kElementGrain = 2048;
+// hidden += residual_scale * normed(added), where the family norms what a half of the layer adds.
+void add_to_hidden(const ComputeContext& cx, float* hidden, float* added, std::span<const float> post_norm,
+                   int n_rows) {
+  if (cx.config->arch->post_norms) rms_norm_rows(cx, added, post_norm, n_rows, added);
+  const int64_t n = int64_t{n_rows} * cx.config->n_embd;
+  cx.pool->for_range(n, kElementGrain, [&](int64_t begin, int64_t end) {
+    cx.kernels->floats->add_scaled(hidden + begin, added + begin, cx.config->residual_scale,
+                                   static_cast<int>(end - begin));
+  });
+}
 
 // Biases, norms of each head and rotation of q and k; then K and V of each row go to their place in the
 // cache.
