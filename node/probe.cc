@@ -50,14 +50,14 @@ int first_layer(const ModelConfig& config) {
 // Layers from first_layer() on that together outgrow the caches but stay inside the device's budget.
 int layers_to_probe(const GgufFile& file, const ModelConfig& config, uint64_t memory_bytes) {
   const UnitBytes units = unit_bytes(file, config);
-  const uint64_t budget = std::min(kProbeWeightBytes, std::max<uint64_t>(memory_bytes / 3, 1));
-  uint64_t bytes = 0;
+  const uint64_t budget = std::max<uint64_t>(memory_bytes / 3, 1);
+  uint64_t bytes = 0, read = 0;
   int n = 0;
   const int first = first_layer(config);
-  while (first + n < config.n_layer &&
-         (n == 0 || bytes + units.layers[static_cast<size_t>(first + n)] <= budget)) {
+  for (; first + n < config.n_layer; ++n) {
     bytes += units.layers[static_cast<size_t>(first + n)];
-    ++n;
+    read += units.layers_read[static_cast<size_t>(first + n)];
+    if (n > 0 && (bytes > budget || read > kProbeWeightBytes)) break;
   }
   return n;
 }
@@ -183,6 +183,17 @@ void probe_ends(const GgufFile& file, const ModelConfig& config, const Kernels& 
   }
 }
 
+// Where all of a layer's bytes are read for each row, the planner scales by them itself.
+std::vector<double> scales_by_bytes_read(const GgufFile& file, const ModelConfig& config) {
+  if (config.n_expert == 0) return {};
+  const std::vector<uint64_t> read = unit_bytes(file, config).layers_read;
+  double mean = 0;
+  for (const uint64_t bytes : read) mean += static_cast<double>(bytes) / static_cast<double>(read.size());
+  std::vector<double> scales;
+  for (const uint64_t bytes : read) scales.push_back(static_cast<double>(bytes) / mean);
+  return scales;
+}
+
 // A token passes the decoder's layers alone. The encoder's cost a row of a prompt, and there is about one for
 // each token of an answer (planner/types.h, Workload).
 void scale_encoder(const ModelConfig& config, DeviceProfile& profile) {
@@ -202,6 +213,7 @@ DeviceProfile probe_device(const GgufFile& file, const ModelConfig& config, cons
   ThreadPool pool(options.threads);
   probe_layers(file, config, kernels, options, pool, profile);
   probe_ends(file, config, kernels, options, pool, profile);
+  profile.layer_scale = scales_by_bytes_read(file, config);
   scale_encoder(config, profile);
   profile.embedding_row_seconds = 2e-6;  // decoding one row of n_embd weights: far below the clock's noise
   return profile;

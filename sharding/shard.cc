@@ -296,9 +296,9 @@ ShardWeights load_shard(const GgufFile& file, const ModelConfig& config, const S
   const auto layer_memory = std::make_shared<AlignedBuffer>(layer_bytes);
   w.layers.resize(spec.layers.size());
   for (int layer = spec.layers.begin; layer < spec.layers.end; ++layer) {
-    LayerWeights& l = w.layers[layer - spec.layers.begin];
+    LayerWeights& l = w.layers[layer - spec.layers.begin] = LayerWeights(config);
     for (const LayerMatrix& m : layer_matrices(config, layer))
-      reader.plan_matrix(m, &(l.*m.field), layer_memory, &at);
+      reader.plan_matrix(m, &m.in(l), layer_memory, &at);
     for (const LayerVector& v : layer_vectors(config, layer)) l.*v.field = reader.vector(v.tensor);
   }
   if (spec.output && config.decodes()) {
