@@ -41,8 +41,16 @@ uint64_t rounded(uint64_t n, uint64_t to) {
   return (n + to - 1) / to * to;
 }
 
+// Of a file with a header of that size and these tensors, one after the other.
+uint64_t bytes_of_file(uint64_t header_bytes, const GgufFile& file) {
+  const uint64_t alignment = file.get_uint("general.alignment", kAlignmentDefault);
+  uint64_t bytes = rounded(header_bytes, alignment);
+  for (const TensorInfo& tensor : file.tensors()) bytes += rounded(tensor.bytes, alignment);
+  return bytes;
+}
+
 // The source's metadata but for the vocabulary and the split, and its tensors as of one part.
-std::string reduced_header(const GgufFile& file, uint64_t& file_bytes) {
+std::string reduced_header(const GgufFile& file) {
   const uint64_t alignment = file.get_uint("general.alignment", kAlignmentDefault);
   std::string entries;
   uint64_t n_entries = 0;
@@ -68,7 +76,6 @@ std::string reduced_header(const GgufFile& file, uint64_t& file_bytes) {
     put(header, offset);
     offset += rounded(tensor.bytes, alignment);
   }
-  file_bytes = rounded(header.size(), alignment) + offset;
   return header;
 }
 
@@ -151,8 +158,9 @@ WeightManifest WeightManifest::of(const GgufFile& file, ThreadPool& pool,
                                   const std::function<void(uint64_t, uint64_t)>& progress) {
   check_blocks(file, file.path());
   Preamble preamble;
-  const std::string header = reduced_header(file, preamble.file_bytes);
+  const std::string header = reduced_header(file);
   preamble.header_bytes = header.size();
+  preamble.file_bytes = bytes_of_file(header.size(), file);
   for (const TensorInfo& tensor : file.tensors()) preamble.blocks += block_count(tensor);
   std::vector<std::byte> bytes(sizeof preamble + header.size() + preamble.blocks * sizeof(Sha256));
   std::memcpy(bytes.data(), &preamble, sizeof preamble);
@@ -184,6 +192,11 @@ WeightManifest WeightManifest::parse(std::vector<std::byte> bytes, const std::st
   GgufFile model =
       GgufFile::from_header(name, std::vector<std::byte>(header.begin(), header.end()), preamble.file_bytes);
   check_blocks(model, name);
+  const uint64_t file_bytes = bytes_of_file(preamble.header_bytes, model);
+  if (preamble.file_bytes != file_bytes) {
+    refuse(name, "describes a file of " + std::to_string(preamble.file_bytes) + " bytes, its tensors make " +
+                     std::to_string(file_bytes));
+  }
   uint64_t blocks = 0;
   for (const TensorInfo& tensor : model.tensors()) blocks += block_count(tensor);
   if (blocks != preamble.blocks) {
