@@ -123,6 +123,7 @@ void agree_on_inputs(Cluster& cluster, Bootstrap& bootstrap, int threads) {
   for (const std::string& one : all) {
     for (int i = 0; i < 3; ++i) {
       if (field(one, i) == field(all[0], i) || field(one, i).empty()) continue;
+      if (!is_head || !report.error.empty()) continue;  // the head says it, of the first
       report.error = fmt::format(
           "node {} has {} than the head {}: give both the same{}", field(one, 3), kWhat[i],
           cluster.config.head,

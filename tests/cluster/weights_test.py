@@ -145,7 +145,7 @@ class Weights(ClusterTest):
         shutil.rmtree(f"{self.folder}/cache-1")
         shutil.rmtree(f"{self.folder}/cache-2")
         said, text = self.run_all(more=["--cache-size", "1MiB"])
-        self.assertRegex(text, r"has room for .*1\.0 MiB.*cache-size")
+        self.assertRegex(text, r"has room for .*1\.00 MiB.*cache-size")
         for rank in (1, 2):
             self.assertLessEqual(sum(os.path.getsize(path) for path in self.cached(rank)), 1 << 20)
         self.run_all(more=["--cache-size", "none"])
