@@ -29,10 +29,11 @@ struct BenchRow {
   double predicted = 0;                // tokens/s by the plan; 0: it says nothing of this test
   std::vector<FidelityFigure> places;  // of a decoding step, where it does
   std::string places_text;
-  std::vector<double> first_token_s, gaps_s;  // of all repetitions
-  std::vector<double> busy_share;             // by stage, of the last repetition
-  std::vector<NodeReport> nodes;              // what they sent in the last repetition
-  int tokens = 0;                             // positions computed in it
+  std::vector<double> first_token_s, gaps_s;   // of all repetitions
+  std::vector<double> busy_share;              // by stage, of the last repetition
+  std::vector<NodeReport> nodes;               // what they sent in the last repetition
+  std::map<std::string, uint64_t> link_bytes;  // likewise, by "sender to receiver"
+  int tokens = 0;                              // positions computed in it
 };
 
 struct BenchRun {
@@ -139,6 +140,15 @@ std::map<uint32_t, double> busy_seconds(const std::vector<StatsMessage>& stats) 
   return busy;
 }
 
+std::map<std::string, uint64_t> link_bytes(const std::vector<StatsMessage>& stats) {
+  std::map<std::string, uint64_t> bytes;  // two nodes may share more than one link
+  for (const StatsMessage& node : stats) {
+    for (const LinkReport& link : node.links)
+      bytes[fmt::format("{} to {}", node.node_name, link.peer)] += link.bytes_sent;
+  }
+  return bytes;
+}
+
 // `begin_run` hears of each run of the test before it begins.
 BenchRow measure(Cluster& cluster, const BenchFlags& flags, int prompt, int generate, int concurrency,
                  const std::function<void(const std::string&)>& begin_run) {
@@ -165,6 +175,8 @@ BenchRow measure(Cluster& cluster, const BenchFlags& flags, int prompt, int gene
     row.gaps_s.insert(row.gaps_s.end(), run.gaps_s.begin(), run.gaps_s.end());
     const std::vector<StatsMessage> after = cluster.node->collect_stats();
     row.nodes = report_nodes(before, before, after, cluster.layout);
+    row.link_bytes = link_bytes(after);
+    for (const auto& [link, bytes] : link_bytes(before)) row.link_bytes[link] -= bytes;
     row.tokens = (read + std::max(0, generate)) * concurrency;
     row.busy_share.clear();
     std::map<uint32_t, double> busy_before = busy_seconds(before);
@@ -226,6 +238,13 @@ boost::json::object bytes_json(const BenchRow& row) {
   return bytes;
 }
 
+boost::json::object link_bytes_json(const BenchRow& row) {
+  boost::json::object per_token;
+  for (const auto& [link, bytes] : row.link_bytes)
+    per_token[link] = static_cast<double>(bytes) / std::max(1, row.tokens);
+  return per_token;
+}
+
 std::string render(const Cluster& cluster, const BenchFlags& flags, const std::vector<BenchRow>& rows) {
   uint64_t bytes = 0;
   for (const TensorInfo& tensor : cluster.file->tensors()) bytes += tensor.bytes;
@@ -253,6 +272,7 @@ std::string render(const Cluster& cluster, const BenchFlags& flags, const std::v
                       {"between_tokens_ms", times_json(row.gaps_s)},
                       {"stage_busy", boost::json::value_from(row.busy_share)},
                       {"bytes_per_token", bytes_json(row)},
+                      {"link_bytes_per_token", link_bytes_json(row)},
                       {"avg_ts", row.mean},
                       {"stddev_ts", row.deviation},
                       {"samples_ts", boost::json::value_from(row.tokens_per_s)},

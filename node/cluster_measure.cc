@@ -64,7 +64,8 @@ std::vector<DeviceProfile> measure_devices(Cluster& cluster, Bootstrap& bootstra
     progress.update(static_cast<uint64_t>(turn), static_cast<uint64_t>(turns));
     if (turn == my_turn) {
       try {
-        const ProbeOptions options{threads, cluster.this_node().memory_bytes};
+        const bool made_up = cluster.weights && !cluster.weights->has_file();
+        const ProbeOptions options{threads, cluster.this_node().memory_bytes, made_up};
         DeviceProfile profile = probe_device(*cluster.file, cluster.model, *cluster.kernels, options);
         profile.name = cluster.name;
         profile.idle_watts = cluster.this_node().idle_watts;
