@@ -122,7 +122,7 @@ ApiResult<CompletionService::Prepared> CompletionService::prepare(const std::str
 // A template without a place for tools: nobody can say that the model must call, so it answers without them,
 // as it might with them. Earlier calls and their results cannot be left out.
 std::optional<ApiError> CompletionService::fit_tools(CompletionRequest& request) const {
-  if (!chat_template_ || !chat_template_->takes_tools()) {
+  if (!(chat_template_ && chat_template_->takes_tools())) {
     request.answer_form.tools.clear();
     request.conversation.tools = jinja::Value(jinja::None{});
   }
