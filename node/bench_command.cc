@@ -8,10 +8,12 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
+#include <functional>
 #include <map>
 
 #include "base/units.h"
 #include "node/command_support.h"
+#include "node/progress.h"
 #include "node/session.h"
 #include "planner/service.h"
 
@@ -147,7 +149,9 @@ std::map<std::string, uint64_t> link_bytes(const std::vector<StatsMessage>& stat
   return bytes;
 }
 
-BenchRow measure(Cluster& cluster, const BenchFlags& flags, int prompt, int generate, int concurrency) {
+// `begin_run` hears of each run of the test before it begins.
+BenchRow measure(Cluster& cluster, const BenchFlags& flags, int prompt, int generate, int concurrency,
+                 const std::function<void(const std::string&)>& begin_run) {
   BenchRow row;
   row.prompt = prompt;
   row.generate = generate;
@@ -157,6 +161,7 @@ BenchRow measure(Cluster& cluster, const BenchFlags& flags, int prompt, int gene
   const int read = generate > 0 ? std::max(1, row.depth) : prompt;
   row.concurrency = concurrency;
   for (int i = 0; i <= flags.repetitions; ++i) {
+    begin_run(fmt::format("{}, {} at once", row.test, concurrency));
     // One token more is generated: the first belongs to the prompt.
     const std::vector<StatsMessage> before = cluster.node->collect_stats();
     const BenchRun run =
@@ -298,6 +303,29 @@ std::string render(const Cluster& cluster, const BenchFlags& flags, const std::v
   return text;
 }
 
+std::vector<BenchRow> run_all(Cluster& cluster, const BenchFlags& flags, bool tell) {
+  const auto real = [](int n) { return n > 0; };
+  const auto tests = std::count_if(flags.prompt.begin(), flags.prompt.end(), real) +
+                     std::count_if(flags.generate.begin(), flags.generate.end(), real);
+  const auto runs =
+      static_cast<uint64_t>(tests) * flags.concurrency.size() * static_cast<uint64_t>(flags.repetitions + 1);
+  uint64_t done = 0;
+  ProgressLine progress("benchmarking", tell);
+  const auto begin_run = [&](const std::string& test) {
+    progress.update("benchmarking " + test, done++, runs);
+  };
+  std::vector<BenchRow> rows;
+  for (const int concurrency : flags.concurrency) {
+    for (const int n : flags.prompt) {
+      if (n > 0) rows.push_back(measure(cluster, flags, n, 0, concurrency, begin_run));
+    }
+    for (const int n : flags.generate) {
+      if (n > 0) rows.push_back(measure(cluster, flags, 0, n, concurrency, begin_run));
+    }
+  }
+  return rows;
+}
+
 }  // namespace
 
 int bench_command(const CommonFlags& common, const BenchFlags& flags) {
@@ -327,15 +355,7 @@ int bench_command(const CommonFlags& common, const BenchFlags& flags) {
                       cluster.config.path, longest, most, cluster.config.context, cluster.config.sequences));
     }
     const TraceSession trace(common.trace, cluster);
-    std::vector<BenchRow> rows;
-    for (const int concurrency : flags.concurrency) {
-      for (const int n : flags.prompt) {
-        if (n > 0) rows.push_back(measure(cluster, flags, n, 0, concurrency));
-      }
-      for (const int n : flags.generate) {
-        if (n > 0) rows.push_back(measure(cluster, flags, 0, n, concurrency));
-      }
-    }
+    const std::vector<BenchRow> rows = run_all(cluster, flags, !common.quiet);
     std::fputs(render(cluster, flags, rows).c_str(), stdout);
     if (common.quiet) return;
     for (const BenchRow& row : rows) {

@@ -11,7 +11,7 @@ namespace {
 constexpr int kProgressRows = 4;    // of a prompt beside decoders, whatever they wait
 constexpr int kEmbeddingRows = 32;  // of a step for embeddings beside decoders
 constexpr double kTie = 0.97;       // a grouping or chunk gives way to one that takes less than this share
-constexpr double kNoWorse = 1.001;  // and fewer groups need only promise as little as this
+constexpr double kNoWorse = 1.001;
 
 StepSize part_size(int rows, int first_position) {
   return {static_cast<double>(rows), rows * (first_position + (rows + 1) / 2.0)};
