@@ -129,6 +129,20 @@ void add_run_flags(CLI::App& app, RunFlags& flags) {
   app.add_flag("--ignore-eos", flags.ignore_eos, "go on after the model ends its answer");
 }
 
+void add_node_flags(CLI::App& app, CommonFlags& common, NodeFlags& flags) {
+  app.add_option("model,-m,--model", common.model, "GGUF model file, the head's")->required();
+  app.add_option("--join", flags.join, "HEAD:PORT, the head's address in the cluster file")->required();
+  app.add_option("--name", flags.name, "of this node, the same every time (default: the host's name)");
+  app.add_option("--memory", flags.memory,
+                 "what Shoal may use here, e.g. 1GiB (default: the head's cluster file says)");
+  app.add_option("--address", flags.address, "address of this machine to listen on (default: all)");
+  app.add_option("--port", flags.port, "port to listen on (default: any)")->check(whole_number(0, 65535));
+  app.add_option("-t,--threads", common.threads, "threads that compute (default: all)")
+      ->check(whole_number(1, 1024, "-t"));
+  app.add_option("--kernels", common.kernels,
+                 "kernel table: generic, avx2, ... (default: the fastest), or blas");
+}
+
 void add_quantize_flags(CLI::App& app, QuantizeFlags& flags) {
   app.add_option("in", flags.in, "GGUF model file: F32, F16 or BF16, whole or split")->required();
   app.add_option("out", flags.out, "file to write")->required();
@@ -156,6 +170,7 @@ int run_parsed(int argc, char** argv) {
   BenchFlags bench;
   ServeFlags serve;
   TopFlags top;
+  NodeFlags node;
   QuantizeFlags quantize;
   bool probe_json = false;
   InspectFlags inspect;
@@ -179,6 +194,10 @@ int run_parsed(int argc, char** argv) {
   serve_app->add_option("--grace", serve.grace_s, "seconds that answers under way may take after SIGTERM")
       ->check(CLI::Range(0.0, 3600.0))
       ->capture_default_str();
+  serve_app->add_flag("--await-nodes", common.await_nodes,
+                      "start as the head alone: nodes join by address (shoal node --join)");
+  CLI::App* node_app = app.add_subcommand("node", "join a running head as one of its devices");
+  add_node_flags(*node_app, common, node);
   CLI::App* top_app = app.add_subcommand("top", "what a running server does, in the terminal");
   top_app->add_option("--url", top.url, "where it serves")->capture_default_str();
   top_app->add_option("--api-key-file", top.api_key_file, "the first key of this file is used");
@@ -233,6 +252,7 @@ int run_parsed(int argc, char** argv) {
   if (*plan_app) return plan_command(common, plan);
   if (*probe_app) return probe_command(common, probe_json);
   if (*serve_app) return serve_command(common, serve);
+  if (*node_app) return node_command(common, node);
   if (*top_app) return top_command(top);
   if (*bench_app) return bench_command(common, bench);
   if (*quantize_app) return quantize_command(quantize);

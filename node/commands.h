@@ -23,10 +23,11 @@ struct CommonFlags {
   int context = 0;                      // 0: the cluster file's, or 4096 (less where the model's is less)
   int threads = 0;
   int sequences = 0;
-  std::string kv_cache;  // empty: the cluster file's, or f16
-  int64_t kv_cells = 0;  // 0: the cluster file's
-  bool quiet = false;    // no plan, no table
-  std::string trace;     // a file to record the steps in; empty: none
+  std::string kv_cache;      // empty: the cluster file's, or f16
+  int64_t kv_cells = 0;      // 0: the cluster file's
+  bool quiet = false;        // no plan, no table
+  std::string trace;         // a file to record the steps in; empty: none
+  bool await_nodes = false;  // the head alone: nodes join by address
 };
 
 struct RunFlags {
@@ -36,6 +37,15 @@ struct RunFlags {
   bool raw = false;  // the prompt is sent as it is, without the chat template
   bool ignore_eos = false;
   SamplerOptions sampling;
+};
+
+// A node that joins a head by address.
+struct NodeFlags {
+  std::string join;     // HEAD:PORT
+  std::string name;     // empty: the host's
+  std::string memory;   // "1GiB"; empty: the head's cluster file says, else most of what the device has
+  std::string address;  // where it listens; empty: on all, and peers call where the head heard it from
+  int port = 0;         // 0: any
 };
 
 struct PlanFlags {
@@ -102,6 +112,7 @@ int probe_command(const CommonFlags& common, bool json);
 int bench_command(const CommonFlags& common, const BenchFlags& flags);
 int serve_command(const CommonFlags& common, const ServeFlags& flags);
 int top_command(const TopFlags& flags);
+int node_command(const CommonFlags& common, const NodeFlags& flags);
 int inspect_command(const InspectFlags& flags);
 int quantize_command(const QuantizeFlags& flags);
 

@@ -20,7 +20,10 @@ std::string_view message_name(const Message& message) {
                                                 "link probe",
                                                 "link probe acknowledgement",
                                                 "load plan",
-                                                "ready"};
+                                                "ready",
+                                                "join",
+                                                "measure",
+                                                "measured"};
   static_assert(std::size(kNames) == std::variant_size_v<Message>);
   return kNames[message.index()];
 }

@@ -160,7 +160,20 @@ awaitable<HttpResponse> ApiHandler::metrics() {
   co_return text_response(
       "text/plain; version=0.0.4; charset=utf-8",
       metrics_.render(server_->counters(), sample ? sample->nodes : std::vector<StatsMessage>(),
-                      cluster_.coordinator->preempted()));
+                      cluster_.coordinator->preempted(), cluster_counts()));
+}
+
+ClusterCounts ApiHandler::cluster_counts() const {
+  ClusterCounts counts;
+  counts.replayed = cluster_.coordinator->replayed();
+  if (!cluster_.keeper) return counts;
+  const PipelineKeeper::Counters kept = cluster_.keeper->counters();
+  counts.joined = kept.joined, counts.lost = kept.lost, counts.failed = kept.failed,
+  counts.resumed = kept.resumed;
+  counts.stale = kept.stale, counts.stood_still_s = kept.stood_still_s;
+  counts.plan = cluster_.keeper->epoch();
+  counts.running = cluster_.keeper->state() == Recovery::State::kRunning;
+  return counts;
 }
 
 awaitable<HttpResponse> ApiHandler::status() {

@@ -32,6 +32,7 @@ class ApiHandler : public HttpHandler {
   boost::asio::awaitable<HttpResponse> metrics();
   boost::asio::awaitable<HttpResponse> status();
   HttpResponse models(const std::string& path) const;
+  ClusterCounts cluster_counts() const;
 
   Cluster& cluster_;
   CompletionService& service_;

@@ -1,0 +1,58 @@
+#include "node/generation_request.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+
+namespace shoal {
+
+int candidates_wanted(const GenerationRequest& request) {
+  if (request.grammar.json) return 0;  // the tokens that it allows may be anywhere
+  const int needed = candidates_for_bias(request.logit_bias, request.sampling.candidates_needed());
+  return needed == 0 ? 0 : std::max(needed, request.logprobs);
+}
+
+void tell_logprobs(const RowOutput& output, int count, GenerationEvent& event) {
+  auto logprob = [&](const Candidate& candidate) {
+    const double value = static_cast<double>(candidate.logit) - output.log_sum_exp;
+    return std::isfinite(value) ? std::min(value, 0.0) : kLogprobMin;
+  };
+  for (const Candidate& candidate : output.candidates) {
+    if (candidate.token == event.token) event.logprob = logprob(candidate);
+    if (static_cast<int>(event.best.size()) < count)
+      event.best.emplace_back(candidate.token, logprob(candidate));
+  }
+}
+
+Result<void> check_request(const GenerationRequest& request, int context, int n_vocab) {
+  if (request.prompt.empty())
+    return Error{Errc::kInvalidInput, "the prompt is empty: it needs at least one token"};
+  if (request.max_tokens < 1) {
+    return Error{
+        Errc::kInvalidInput,
+        fmt::format("-n (--max-tokens) is {} but an answer has at least 1 token", request.max_tokens)};
+  }
+  const int length = static_cast<int>(request.prompt.size());
+  if (length >= context) {
+    return Error{
+        Errc::kContextFull,
+        fmt::format("the prompt has {} tokens and the context holds {}, the answer included: shorten the "
+                    "prompt or raise the context (--context, or context: in the cluster file)",
+                    length, context)};
+  }
+  for (const int32_t token : request.prompt) {
+    if (token < 0 || token >= n_vocab) {
+      return Error{Errc::kInvalidInput,
+                   fmt::format("the prompt has token {}, and the vocabulary has {}", token, n_vocab)};
+    }
+  }
+  try {
+    request.sampling.validate();
+  } catch (const SetupError& error) {
+    return Error{Errc::kInvalidInput, error.what()};
+  }
+  return {};
+}
+
+}  // namespace shoal
