@@ -42,13 +42,8 @@ std::string unescape_spaces(std::string_view text) {
 }
 
 SentencePieceEncoder::SentencePieceEncoder(const Vocabulary& vocabulary) : vocabulary_(&vocabulary) {
-  static constexpr char kHex[] = "0123456789ABCDEF";
-  for (int byte = 0; byte < 256; ++byte) {
-    const char text[] = {'<', '0', 'x', kHex[byte >> 4], kHex[byte & 15], '>'};
-    const char raw = static_cast<char>(byte);
-    byte_tokens_[byte] = vocabulary.find(std::string_view(text, sizeof(text)));
-    if (byte_tokens_[byte] < 0) byte_tokens_[byte] = vocabulary.find(std::string_view(&raw, 1));
-  }
+  for (int byte = 0; byte < 256; ++byte)
+    byte_tokens_[byte] = vocabulary.find_byte(static_cast<uint8_t>(byte));
 }
 
 void SentencePieceEncoder::encode(std::string_view text, SpmScratch& scratch,

@@ -9,8 +9,10 @@
 #include "model/bpe.h"
 #include "model/pretokenizer.h"
 #include "model/spm.h"
+#include "model/ugm.h"
 #include "model/utf8.h"
 #include "model/vocabulary.h"
+#include "model/wpm.h"
 
 namespace shoal {
 namespace {
@@ -46,6 +48,9 @@ struct Tokenizer::Impl {
   std::optional<PreTokenizer> pre_tokenizer;  // BPE
   std::optional<BytePairEncoder> bpe;
   std::optional<SentencePieceEncoder> spm;
+  std::optional<UnigramEncoder> ugm;
+  std::optional<WordPieceEncoder> wpm;
+  int32_t last_of_input = -1;  // what encode_input() appends
   bool adds_bos = false;
   bool adds_space_prefix = false;
   // First bytes of special texts that are worth looking at; indices into vocabulary.specials() by first byte.
@@ -63,9 +68,28 @@ Tokenizer::Impl::Impl(VocabData data) : vocabulary(std::move(data)) {
     spm.emplace(vocabulary);
     adds_bos = d.add_bos != 0;
     adds_space_prefix = d.add_space_prefix != 0;
+  } else if (d.model == "t5") {
+    adds_space_prefix = d.add_space_prefix != 0;
+    ugm.emplace(vocabulary, adds_space_prefix, d.remove_extra_whitespaces != 0);
+    adds_bos = d.add_bos == 1;
+  } else if (d.model == "bert") {
+    const bool lower_case = d.lower_case != 0;
+    wpm.emplace(vocabulary, lower_case, d.strip_accents == -1 ? lower_case : d.strip_accents == 1);
+    adds_bos = true;
+    adds_space_prefix = true;
   } else {
     throw SetupError("unknown tokenizer model '" + d.model.substr(0, 80) +
-                     "' (tokenizer.ggml.model); known: gpt2, llama");
+                     "' (tokenizer.ggml.model); known: gpt2, llama, t5, bert");
+  }
+  if ((ugm || wpm) && vocabulary.unknown() < 0) {
+    throw SetupError(
+        "the vocabulary has no token for what it cannot write: tokenizer.ggml.unknown_token_id is missing; "
+        "convert the model again");
+  }
+  if (wpm) {
+    last_of_input = vocabulary.separator();
+  } else if (d.add_eos == 1 || (ugm && d.add_eos == -1)) {
+    last_of_input = vocabulary.eos();
   }
   if (adds_bos && vocabulary.bos() < 0) {
     throw SetupError(
@@ -140,6 +164,7 @@ std::vector<int32_t> Tokenizer::Impl::encode(std::string_view text, const Truste
   if (add_bos && adds_bos) out.push_back(vocabulary.bos());
   BpeScratch bpe_scratch;
   SpmScratch spm_scratch;
+  UgmScratch ugm_scratch;
   bool after_special = true;
   for (const Fragment& fragment : partition(text, trusted)) {
     const std::string_view raw = text.substr(fragment.begin, fragment.end - fragment.begin);
@@ -148,6 +173,10 @@ std::vector<int32_t> Tokenizer::Impl::encode(std::string_view text, const Truste
       after_special = true;
     } else if (bpe) {
       encode_bpe(raw, bpe_scratch, out);
+    } else if (ugm) {
+      ugm->encode(raw, ugm_scratch, out);
+    } else if (wpm) {
+      wpm->encode(raw, out);
     } else {
       const bool prefix = adds_space_prefix && after_special;
       spm->encode((prefix ? std::string(kSpmSpace) : std::string()) + escape_spaces(raw), spm_scratch, out);
@@ -207,6 +236,12 @@ std::vector<int32_t> Tokenizer::encode(const std::vector<PromptPiece>& pieces, b
   return tokens;
 }
 
+std::vector<int32_t> Tokenizer::encode_input(std::string_view text, bool parse_special) const {
+  std::vector<int32_t> tokens = encode(text, parse_special, /*add_bos=*/true);
+  if (impl_->last_of_input >= 0) tokens.push_back(impl_->last_of_input);
+  return tokens;
+}
+
 std::string Tokenizer::piece(int32_t token, bool show_special) const {
   return impl_->piece(token, show_special);
 }
@@ -235,6 +270,9 @@ int32_t Tokenizer::bos() const {
 int32_t Tokenizer::eos() const {
   return impl_->vocabulary.eos();
 }
+int32_t Tokenizer::padding() const {
+  return impl_->vocabulary.padding();
+}
 bool Tokenizer::adds_bos() const {
   return impl_->adds_bos;
 }
@@ -242,7 +280,8 @@ bool Tokenizer::adds_space_prefix() const {
   return impl_->adds_space_prefix;
 }
 std::string_view Tokenizer::pre_tokenizer() const {
-  return impl_->pre_tokenizer ? impl_->pre_tokenizer->name() : std::string_view("sentencepiece");
+  if (impl_->pre_tokenizer) return impl_->pre_tokenizer->name();
+  return impl_->ugm ? "unigram" : impl_->wpm ? "wordpiece" : "sentencepiece";
 }
 
 }  // namespace shoal

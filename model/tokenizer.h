@@ -1,9 +1,11 @@
 // Text to token ids and back, from the vocabulary in a GGUF file.
 //
-// Two kinds: byte-level BPE (tokenizer.ggml.model = "gpt2") with the pre-tokenizer groups gpt-2, llama3,
-// qwen2 and smollm, and SentencePiece BPE with byte fallback ("llama"). Immutable after construction; all
-// methods are const and thread-safe. Ids equal llama.cpp's, with one rule added: ordinary text never merges
-// into a control token. tokenizer.ggml.add_eos_token is not followed: a prompt is to be continued.
+// Four kinds: byte-level BPE (tokenizer.ggml.model = "gpt2") with the pre-tokenizers of model/pretokenizer.h,
+// SentencePiece BPE with byte fallback ("llama"), SentencePiece unigram ("t5") and WordPiece ("bert").
+// Immutable after construction; all methods are const and thread-safe. Ids equal llama.cpp's, with one rule
+// added: ordinary text never merges into a control token. Where llama.cpp's ids of "t5" and "bert" differ
+// from those of the libraries the models were trained with (SentencePiece, Hugging Face's tokenizers), ours
+// are the libraries'.
 #pragma once
 
 #include <cstdint>
@@ -39,6 +41,9 @@ class Tokenizer {
   // training; control tokens are found only where all their bytes are trusted. No second BOS where the pieces
   // begin with one.
   std::vector<int32_t> encode(const std::vector<PromptPiece>& pieces, bool add_bos) const;
+  // A whole input for an encoder, with the tokens around it that the model was trained with: EOS after it for
+  // T5, [CLS] and [SEP] around it for BERT. (encode() never ends with them: a prompt is to be continued.)
+  std::vector<int32_t> encode_input(std::string_view text, bool parse_special = false) const;
 
   // The bytes of one token; control tokens give "" unless `show_special`.
   std::string piece(int32_t token, bool show_special = false) const;
@@ -48,8 +53,9 @@ class Tokenizer {
   int32_t vocab_size() const;
   int32_t bos() const;  // -1 if none
   int32_t eos() const;
+  int32_t padding() const;  // also what a T5 decoder starts with where the file names nothing else
   bool adds_bos() const;
-  bool adds_space_prefix() const;  // SentencePiece: text is encoded as if a space stood before it
+  bool adds_space_prefix() const;  // SentencePiece, WordPiece: text is encoded as if a space stood before it
   std::string_view pre_tokenizer() const;
 
  private:

@@ -74,6 +74,14 @@ int32_t Vocabulary::find(std::string_view text) const {
   return it == index_.end() ? -1 : it->second;
 }
 
+int32_t Vocabulary::find_byte(uint8_t byte) const {
+  static constexpr char kHex[] = "0123456789ABCDEF";
+  const char text[] = {'<', '0', 'x', kHex[byte >> 4], kHex[byte & 15], '>'};
+  const int32_t id = find(std::string_view(text, sizeof(text)));
+  const char raw = static_cast<char>(byte);
+  return id >= 0 ? id : find(std::string_view(&raw, 1));
+}
+
 void Vocabulary::index_tokens() {
   const size_t n = data_.tokens.size();
   if (n == 0) throw SetupError(key("tokens") + " is empty: the model file has no vocabulary");
@@ -123,13 +131,27 @@ void Vocabulary::resolve_ids() {
   bos_ = check("bos_token_id", data_.bos);
   eos_ = check("eos_token_id", data_.eos);
   unknown_ = check("unknown_token_id", data_.unknown);
+  separator_ = check("seperator_token_id", data_.separator);  // the key is spelled so
+  padding_ = check("padding_token_id", data_.padding);
   check("eot_token_id", data_.eot);
   check("eom_token_id", data_.eom);
-  if (!is_bpe()) {
-    // What SentencePiece models have used since Llama 1, where a file does not say.
-    if (unknown_ < 0) unknown_ = 0;
-    if (bos_ < 0 && size() > 1) bos_ = 1;
-    if (eos_ < 0 && size() > 2) eos_ = 2;
+  const auto default_to = [&](int32_t& id, int32_t usual) {
+    if (id < 0 && usual < size()) id = usual;
+  };
+  // What the kinds' models have used since the first of each, where a file does not say.
+  if (data_.model == "llama") {
+    default_to(unknown_, 0);
+    default_to(bos_, 1);
+    default_to(eos_, 2);
+  } else if (data_.model == "t5") {
+    default_to(padding_, 0);
+    default_to(eos_, 1);
+    default_to(unknown_, 2);
+  } else if (data_.model == "bert") {
+    default_to(padding_, 0);
+    default_to(unknown_, 100);
+    default_to(bos_, 101);
+    default_to(separator_, 102);
   }
 }
 

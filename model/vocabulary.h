@@ -27,16 +27,19 @@ enum class TokenType : uint8_t {
 };
 
 struct VocabData {
-  std::string model;                // tokenizer.ggml.model: "gpt2" or "llama"
+  std::string model;                // tokenizer.ggml.model: "gpt2", "llama", "t5" or "bert"
   std::string pre;                  // tokenizer.ggml.pre; empty if the file has none
   std::vector<std::string> tokens;  // [n_vocab]
   std::vector<float> scores;        // [n_vocab] or empty
   std::vector<TokenType> types;     // [n_vocab] or empty: all normal
   std::vector<std::string> merges;  // "left right", best first; BPE only
   // Ids as the file gives them; -1 where it does not.
-  int64_t bos = -1, eos = -1, eot = -1, eom = -1, unknown = -1;
+  int64_t bos = -1, eos = -1, eot = -1, eom = -1, unknown = -1, separator = -1, padding = -1;
   // Flags: -1 where the file does not say, else 0 or 1.
-  int add_bos = -1, add_space_prefix = -1;
+  int add_bos = -1, add_eos = -1, add_space_prefix = -1;
+  int remove_extra_whitespaces = -1;        // "t5": runs of spaces count as one
+  int lower_case = -1, strip_accents = -1;  // "bert"
+  std::string charsmap;                     // "t5": precompiled_charsmap, see model/charsmap.h
 
   // Throws SetupError when a key is absent or of the wrong type.
   static VocabData read(const GgufFile& file);
@@ -52,9 +55,9 @@ class Vocabulary {
 
   const VocabData& data() const { return data_; }
   int32_t size() const { return static_cast<int32_t>(data_.tokens.size()); }
-  bool is_bpe() const { return data_.model == "gpt2"; }
-
   int32_t find(std::string_view text) const;  // -1 if absent
+  // The token for a byte: "<0x0A>" or, where there is none, the byte itself; -1 if absent.
+  int32_t find_byte(uint8_t byte) const;
   const std::string& text(int32_t id) const { return data_.tokens[id]; }
   float score(int32_t id) const { return data_.scores.empty() ? 0.0f : data_.scores[id]; }
   TokenType type(int32_t id) const { return data_.types[id]; }
@@ -72,6 +75,8 @@ class Vocabulary {
   int32_t bos() const { return bos_; }
   int32_t eos() const { return eos_; }
   int32_t unknown() const { return unknown_; }
+  int32_t separator() const { return separator_; }
+  int32_t padding() const { return padding_; }
   // The byte a token of type byte stands for ("<0x0A>"); -1 for other texts.
   static int byte_value(std::string_view text);
 
@@ -85,7 +90,7 @@ class Vocabulary {
   std::vector<bool> control_, mergeable_, end_;
   std::vector<int32_t> specials_;
   size_t longest_text_ = 0;
-  int32_t bos_ = -1, eos_ = -1, unknown_ = -1;
+  int32_t bos_ = -1, eos_ = -1, unknown_ = -1, separator_ = -1, padding_ = -1;
 };
 
 }  // namespace shoal

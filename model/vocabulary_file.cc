@@ -77,8 +77,17 @@ VocabData VocabData::read(const GgufFile& file) {
   data.eot = read_id(file, "eot_token_id");
   data.eom = read_id(file, "eom_token_id");
   data.unknown = read_id(file, "unknown_token_id");
+  data.separator = read_id(file, "seperator_token_id");
+  data.padding = read_id(file, "padding_token_id");
+  if (data.bos < 0 && data.model == "bert") data.bos = read_id(file, "cls_token_id");
   data.add_bos = read_flag(file, "add_bos_token");
+  data.add_eos = read_flag(file, "add_eos_token");
   data.add_space_prefix = read_flag(file, "add_space_prefix");
+  data.remove_extra_whitespaces = read_flag(file, "remove_extra_whitespaces");
+  data.lower_case = read_flag(file, "normalizer.lowercase");
+  data.strip_accents = read_flag(file, "normalizer.strip_accents");
+  for_each_number(file, key("precompiled_charsmap"),
+                  [&](double x) { data.charsmap += static_cast<char>(static_cast<int>(x)); });
   return data;
 }
 

@@ -6,6 +6,14 @@
 
 namespace shoal {
 
+namespace {
+
+size_t bytes_of(const TokenLogprob& token) {
+  return sizeof token + token.bytes.size() + token.top.size() * sizeof token.top.front();
+}
+
+}  // namespace
+
 Generation::Generation(IoThread& io, Coordinator& coordinator, const Tokenizer& tokenizer,
                        std::shared_ptr<const TokenBytes> token_bytes, std::shared_ptr<ApiMetrics> metrics,
                        const CompletionRequest& request, const std::vector<std::vector<int32_t>>& prompts,
@@ -68,7 +76,10 @@ void Generation::cancel() {
 void Generation::on_event(size_t index, const GenerationEvent& event) {
   Choice& choice = choices_[index];
   if (choice.ended) return;  // by a stop string; the pipeline had not heard of it yet
-  if (event.token >= 0) on_token(choice, event);
+  if (event.token >= 0) {
+    on_token(choice, event);
+    bound_backlog();
+  }
   if (event.finished && !choice.ended) {
     if (event.reason == FinishReason::kError || event.reason == FinishReason::kCancelled) {
       if (!error_) {
@@ -87,6 +98,13 @@ void Generation::on_event(size_t index, const GenerationEvent& event) {
   changed_.notify();
 }
 
+// What a client does not read is kept for it, but not without end; its place in the pipeline is for others.
+void Generation::bound_backlog() {
+  if (!request_.stream || backlog_bytes_ <= kStreamBacklogMax || error_) return;
+  error_ = Error{Errc::kCancelled, "the answer is cut off: its client reads more slowly than it is written"};
+  cancel();
+}
+
 void Generation::on_token(Choice& choice, const GenerationEvent& event) {
   const Clock::time_point now = Clock::now();
   auto seconds_since = [&](Clock::time_point then) {
@@ -102,7 +120,10 @@ void Generation::on_token(Choice& choice, const GenerationEvent& event) {
   choice.last_token = last_token_ = now;
   metrics_->count_token();
   ++choice.tokens;
-  if (request_.logprobs >= 0) choice.logprobs.push_back(logprob_of(event, choice.text_bytes));
+  if (request_.logprobs >= 0) {
+    choice.logprobs.push_back(logprob_of(event, choice.text_bytes));
+    backlog_bytes_ += bytes_of(choice.logprobs.back());
+  }
   const std::string text = choice.decoder.push(event.token);
   choice.text_bytes += text.size();
   release(choice, choice.filter.push(text));
@@ -115,6 +136,7 @@ void Generation::on_token(Choice& choice, const GenerationEvent& event) {
 
 void Generation::release(Choice& choice, const std::string& text) {
   choice.released_bytes += text.size();
+  backlog_bytes_ += text.size();
   if (request_.chat) {
     add(choice, choice.parser.push(text));
   } else {
@@ -150,6 +172,7 @@ TokenLogprob Generation::logprob_of(const GenerationEvent& event, size_t text_of
 
 std::vector<ChoicePart> Generation::take() {
   std::vector<ChoicePart> parts;
+  backlog_bytes_ = 0;
   for (size_t i = 0; i < choices_.size(); ++i) {
     Choice& choice = choices_[i];
     const bool end = choice.ended && !choice.told;

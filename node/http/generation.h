@@ -20,6 +20,9 @@
 
 namespace shoal {
 
+// Of a streamed answer that waits for its client to read: one who falls further behind loses it.
+inline constexpr size_t kStreamBacklogMax = size_t{256} << 10;
+
 class Generation : public std::enable_shared_from_this<Generation> {
  public:
   using Clock = std::chrono::steady_clock;
@@ -64,6 +67,7 @@ class Generation : public std::enable_shared_from_this<Generation> {
     std::optional<Clock::time_point> last_token;
   };
 
+  void bound_backlog();
   void on_event(size_t index, const GenerationEvent& event);
   void on_token(Choice& choice, const GenerationEvent& event);
   void release(Choice& choice, const std::string& text);
@@ -80,6 +84,7 @@ class Generation : public std::enable_shared_from_this<Generation> {
   std::vector<std::vector<int32_t>> prompts_;
   std::vector<Choice> choices_;
   size_t unfinished_ = 0;
+  size_t backlog_bytes_ = 0;  // not yet taken, of all choices
   bool cancelled_ = false;
   std::optional<Error> error_;  // the first
   double retry_after_s_ = 0;    // with it

@@ -1,13 +1,14 @@
 #include "node/http/http_connection.h"
 
 #include <fmt/format.h>
+#include <linux/sockios.h>
 #include <spdlog/spdlog.h>
+#include <sys/ioctl.h>
 
 #include <boost/asio/co_spawn.hpp>
 #include <boost/asio/detached.hpp>
 #include <boost/asio/redirect_error.hpp>
 #include <boost/asio/use_awaitable.hpp>
-#include <boost/asio/write.hpp>
 #include <boost/beast/core/buffers_to_string.hpp>
 #include <boost/beast/http/read.hpp>
 
@@ -53,6 +54,16 @@ void HttpConnection::set_deadline(std::chrono::milliseconds from_now) {
   deadline_ = std::chrono::steady_clock::now() + from_now;
 }
 
+bool HttpConnection::stalled(std::chrono::steady_clock::time_point now) {
+  int waiting = 0;  // bytes that the client's system has not acknowledged
+  if (!streaming_ || !socket_.is_open() || ioctl(socket_.native_handle(), SIOCOUTQ, &waiting) != 0)
+    return false;
+  const uint64_t taken = written_ - static_cast<uint64_t>(waiting);
+  if (waiting == 0 || taken != taken_) took_at_ = now;
+  taken_ = taken;
+  return now - took_at_ > server_.limits_.stream_stall;
+}
+
 void HttpConnection::lose() {
   gone_ = true;
   if (on_gone_) std::exchange(on_gone_, {})();
@@ -65,6 +76,7 @@ awaitable<void> HttpConnection::run() {
     then = co_await serve_one();
     server_.bodies_bytes_ -= std::exchange(body_counted_, 0);
     request_ = {};
+    streaming_ = false;
     if (server_.stopping_ && then == Then::kNext) then = Then::kClose;
   }
   if (then == Then::kLinger) co_await linger();
@@ -239,7 +251,12 @@ awaitable<bool> HttpConnection::write(std::string text) {
   if (gone_) co_return false;
   set_deadline(server_.limits_.write);
   error_code error;
-  co_await asio::async_write(socket_, asio::buffer(text), redirect_error(use_awaitable, error));
+  for (size_t done = 0; done < text.size() && !error;) {
+    const size_t n =
+        co_await socket_.async_write_some(asio::buffer(text) + done, redirect_error(use_awaitable, error));
+    done += n;
+    written_ += n;
+  }
   deadline_ = std::chrono::steady_clock::time_point::max();
   if (error) lose();
   co_return !error;
@@ -259,7 +276,8 @@ awaitable<bool> HttpConnection::begin_stream(std::string content_type) {
   HttpResponse response;
   response.content_type = std::move(content_type);
   response.headers = {{"Cache-Control", "no-store"}};
-  answered_ = true;
+  answered_ = streaming_ = true;
+  took_at_ = std::chrono::steady_clock::now();
   chunked_ = request_.version >= 11;  // for HTTP/1.0 the end of the connection is the end of the stream
   keep_alive_ = keep_alive_ && chunked_ && !server_.stopping_;
   return write(head_of(response, keep_alive_, chunked_ ? "Transfer-Encoding: chunked\r\n" : ""));

@@ -21,6 +21,9 @@ class HttpConnection : public HttpExchange, public std::enable_shared_from_this<
   enum class State { kIdle, kReceiving, kAnswering };  // kIdle: before the first byte of a request
   State state() const { return state_; }
   bool overdue(std::chrono::steady_clock::time_point now) const { return now > deadline_; }
+  // Whether the client of a stream has taken nothing of what waits for it for too long. To be asked
+  // repeatedly: it compares with the last time.
+  bool stalled(std::chrono::steady_clock::time_point now);
 
   const HttpRequest& request() const override { return request_; }
   bool gone() const override { return gone_; }
@@ -60,8 +63,11 @@ class HttpConnection : public HttpExchange, public std::enable_shared_from_this<
   std::chrono::steady_clock::time_point deadline_ = std::chrono::steady_clock::time_point::max();
   Notifier watch_ended_;
   size_t body_counted_ = 0;  // of this request, in the server's sum
+  uint64_t written_ = 0;     // bytes given to the system on this connection
+  uint64_t taken_ = 0;       // of them, by the client's system, when last asked
+  std::chrono::steady_clock::time_point took_at_;
   State state_ = State::kIdle;
-  bool gone_ = false, keep_alive_ = false, chunked_ = false;
+  bool gone_ = false, keep_alive_ = false, chunked_ = false, streaming_ = false;
   bool watching_ = false, stop_watch_ = false, answered_ = false;
 };
 

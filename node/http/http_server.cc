@@ -143,7 +143,8 @@ void HttpServer::refuse_connection(tcp::socket socket) {
 }
 
 awaitable<void> HttpServer::sweep() {
-  const auto shortest = std::min({limits_.idle, limits_.header, limits_.body, limits_.write, limits_.linger});
+  const auto shortest = std::min(
+      {limits_.idle, limits_.header, limits_.body, limits_.write, limits_.linger, limits_.stream_stall});
   const auto period = std::clamp(shortest / 4, std::chrono::milliseconds(20), std::chrono::milliseconds(500));
   while (!stopped_) {
     sweep_timer_.expires_after(period);
@@ -151,7 +152,7 @@ awaitable<void> HttpServer::sweep() {
     co_await sweep_timer_.async_wait(redirect_error(use_awaitable, ignored));
     const auto now = steady_clock::now();
     for (const std::shared_ptr<HttpConnection>& connection : connections_) {
-      if (!connection->overdue(now)) continue;
+      if (!connection->overdue(now) && !connection->stalled(now)) continue;
       ++counters_.dropped;
       connection->close();
     }

@@ -34,6 +34,9 @@ struct HttpLimits {
   std::chrono::milliseconds header{10'000};  // from a request's first byte to the end of its header
   std::chrono::milliseconds body{30'000};
   std::chrono::milliseconds write{30'000};  // for a client to take what is being written
+  // A stream's client that takes nothing for so long, while something waits for it, is dropped: what computes
+  // its answer is wanted by others.
+  std::chrono::milliseconds stream_stall{5'000};
   std::chrono::milliseconds linger{2'000};  // for a refused client to stop sending and read why
 };
 

@@ -4,10 +4,10 @@
 
 #include <boost/json.hpp>
 #include <charconv>
-#include <cmath>
 #include <limits>
 
 #include "model/template_json.h"
+#include "node/http/json_fields.h"
 #include "node/http/json_schema.h"
 
 namespace shoal {
@@ -15,108 +15,6 @@ namespace shoal {
 namespace json = boost::json;
 
 namespace {
-
-// Thrown inside this file alone and caught at its door.
-struct FieldError {
-  ApiError error;
-};
-
-[[noreturn]] void refuse(const std::string& field, const std::string& problem) {
-  throw FieldError{{400, fmt::format("{}: {}", field, problem), field, "", 0}};
-}
-
-const char* kind_name(const json::value& value) {
-  switch (value.kind()) {
-    case json::kind::null:
-      return "null";
-    case json::kind::bool_:
-      return "a boolean";
-    case json::kind::int64:
-    case json::kind::uint64:
-      return "an integer";
-    case json::kind::double_:
-      return "a number";
-    case json::kind::string:
-      return "a string";
-    case json::kind::array:
-      return "an array";
-    default:
-      return "an object";
-  }
-}
-
-// Reads members of one object. A member that is null counts as absent, as OpenAI's clients send it.
-class Fields {
- public:
-  Fields(const json::object& object, std::string path) : object_(object), path_(std::move(path)) {}
-
-  std::string path(const char* key) const { return path_.empty() ? key : path_ + "." + key; }
-  const json::value* find(const char* key) const {
-    const json::value* value = object_.if_contains(key);
-    return value == nullptr || value->is_null() ? nullptr : value;
-  }
-  bool boolean(const char* key, bool fallback) const {
-    const json::value* value = find(key);
-    if (value == nullptr) return fallback;
-    if (!value->is_bool()) refuse(path(key), fmt::format("must be true or false, not {}", kind_name(*value)));
-    return value->get_bool();
-  }
-  std::optional<int> integer(const char* key, int low, int high) const {
-    const json::value* value = find(key);
-    if (value == nullptr) return std::nullopt;
-    const std::string range = fmt::format("must be an integer from {} to {}", low, high);
-    if (value->is_uint64()) refuse(path(key), range);
-    if (!value->is_int64()) refuse(path(key), fmt::format("{}, not {}", range, kind_name(*value)));
-    const int64_t number = value->get_int64();
-    if (number < low || number > high) refuse(path(key), fmt::format("{}, not {}", range, number));
-    return static_cast<int>(number);
-  }
-  float number(const char* key, float fallback, double low, double high) const {
-    const json::value* value = find(key);
-    return value == nullptr ? fallback : number_of(*value, path(key), low, high);
-  }
-  std::string text(const char* key) const {
-    const json::value* value = find(key);
-    if (value == nullptr) return "";
-    if (!value->is_string()) refuse(path(key), fmt::format("must be a string, not {}", kind_name(*value)));
-    return std::string(value->get_string());
-  }
-  // A field for what is not offered: refused unless absent, null, or one of the values that ask for nothing.
-  void not_offered(const char* key, std::initializer_list<json::value> harmless, const char* why) const {
-    const json::value* value = find(key);
-    if (value == nullptr) return;
-    for (const json::value& allowed : harmless) {
-      if (*value == allowed) return;
-    }
-    refuse(path(key), why);
-  }
-
-  static float number_of(const json::value& value, const std::string& path, double low, double high) {
-    if (!value.is_number()) refuse(path, fmt::format("must be a number, not {}", kind_name(value)));
-    const double number = value.to_number<double>();
-    if (!std::isfinite(number) || number < low || number > high)
-      refuse(path, fmt::format("must be a number from {} to {}", low, high));
-    return static_cast<float>(number);
-  }
-
- private:
-  const json::object& object_;
-  std::string path_;
-};
-
-json::object parse_object(std::string_view body) {
-  json::parse_options options;
-  options.max_depth = kJsonDepthMax;
-  json::error_code code;
-  json::value value = json::parse(body, code, {}, options);
-  if (code == json::error::too_deep)
-    throw FieldError{{400, fmt::format("the body is nested more than {} deep", kJsonDepthMax), "", "", 0}};
-  if (code) throw FieldError{{400, "the body is not valid JSON: " + code.message(), "", "invalid_json", 0}};
-  if (!value.is_object())
-    throw FieldError{
-        {400, fmt::format("the body must be a JSON object, not {}", kind_name(value)), "", "", 0}};
-  return std::move(value.get_object());
-}
 
 bool blank(std::string_view text) {
   return text.find_first_not_of(" \t\r\n\f\v") == std::string_view::npos;
@@ -128,17 +26,17 @@ bool blank(std::string_view text) {
 std::string content_of(const json::value& value, const std::string& path) {
   if (value.is_string()) return std::string(value.get_string());
   if (!value.is_array())
-    refuse(path, fmt::format("must be a string or an array of parts, not {}", kind_name(value)));
+    refuse_field(path, fmt::format("must be a string or an array of parts, not {}", kind_name(value)));
   std::string text;
   for (size_t i = 0; i < value.get_array().size(); ++i) {
     const std::string here = fmt::format("{}[{}]", path, i);
     const json::object* part = value.get_array()[i].if_object();
-    if (part == nullptr) refuse(here, "must be an object with type and text");
+    if (part == nullptr) refuse_field(here, "must be an object with type and text");
     const Fields fields(*part, here);
     const std::string type = fields.text("type");
     if (type != "text")
-      refuse(here + ".type", fmt::format("only \"text\" parts are offered, not \"{}\"", type));
-    if (fields.find("text") == nullptr) refuse(here + ".text", "is missing");
+      refuse_field(here + ".type", fmt::format("only \"text\" parts are offered, not \"{}\"", brief(type)));
+    if (fields.find("text") == nullptr) refuse_field(here + ".text", "is missing");
     text += fields.text("text");
   }
   return text;
@@ -157,17 +55,6 @@ class Mapping {
   std::vector<std::pair<jinja::MarkedText, jinja::Value>> items_;
 };
 
-const json::object& object_of(const json::value& value, const std::string& path) {
-  if (!value.is_object()) refuse(path, fmt::format("must be an object, not {}", kind_name(value)));
-  return value.get_object();
-}
-
-std::string required_text(const Fields& fields, const char* key) {
-  std::string text = fields.text(key);
-  if (text.empty()) refuse(fields.path(key), "is missing");
-  return text;
-}
-
 // OpenAI's clients send the arguments as JSON text; templates want what it says.
 jinja::Value arguments_of(const Fields& function) {
   const json::value* given = function.find("arguments");
@@ -177,17 +64,18 @@ jinja::Value arguments_of(const Fields& function) {
   options.max_depth = kJsonDepthMax;
   json::error_code code;
   const json::value parsed = json::parse(given->get_string(), code, {}, options);
-  if (code || !parsed.is_object()) refuse(function.path("arguments"), "must be the text of a JSON object");
+  if (code || !parsed.is_object())
+    refuse_field(function.path("arguments"), "must be the text of a JSON object");
   return jinja::value_of(parsed);
 }
 
 jinja::Value call_of(const json::value& value, const std::string& path) {
   const Fields fields(object_of(value, path), path);
   const json::value* inner = fields.find("function");
-  if (inner == nullptr) refuse(fields.path("function"), "is missing");
+  if (inner == nullptr) refuse_field(fields.path("function"), "is missing");
   const Fields function(object_of(*inner, fields.path("function")), fields.path("function"));
   Mapping said, call;
-  said.add("name", required_text(function, "name"));
+  said.add("name", function.required_text("name"));
   said.add("arguments", arguments_of(function));
   if (const std::string id = fields.text("id"); !id.empty()) call.add("id", id);
   call.add("type", std::string("function"));
@@ -197,8 +85,8 @@ jinja::Value call_of(const json::value& value, const std::string& path) {
 
 jinja::Value calls_of(const json::value& value, const std::string& path) {
   const json::array* list = value.if_array();
-  if (list == nullptr) refuse(path, fmt::format("must be an array, not {}", kind_name(value)));
-  if (list->size() > kToolsMax) refuse(path, fmt::format("holds more than {} calls", kToolsMax));
+  if (list == nullptr) refuse_field(path, fmt::format("must be an array, not {}", kind_name(value)));
+  if (list->size() > kToolsMax) refuse_field(path, fmt::format("holds more than {} calls", kToolsMax));
   std::vector<jinja::Value> calls;
   for (size_t i = 0; i < list->size(); ++i)
     calls.push_back(call_of((*list)[i], fmt::format("{}[{}]", path, i)));
@@ -212,20 +100,20 @@ bool read_message(const json::value& value, const std::string& path, CompletionR
   std::string role = fields.text("role");
   if (role == "developer") role = "system";  // OpenAI's newer name for it
   if (role != "system" && role != "user" && role != "assistant" && role != "tool") {
-    refuse(path + ".role", role.empty()
-                               ? "is missing"
-                               : fmt::format("must be system, developer, user, assistant or tool, not "
-                                             "\"{}\"",
-                                             role));
+    refuse_field(path + ".role", role.empty()
+                                     ? "is missing"
+                                     : fmt::format("must be system, developer, user, assistant or tool, not "
+                                                   "\"{}\"",
+                                                   brief(role)));
   }
   Mapping message;
   message.add("role", role_value(role));
   const json::value* calls = fields.find("tool_calls");
   if (calls != nullptr && calls->is_array() && calls->get_array().empty()) calls = nullptr;
   if (calls != nullptr && role != "assistant")
-    refuse(path + ".tool_calls", "is for the assistant's messages");
+    refuse_field(path + ".tool_calls", "is for the assistant's messages");
   const json::value* content = fields.find("content");
-  if (content == nullptr && calls == nullptr) refuse(path + ".content", "is missing");
+  if (content == nullptr && calls == nullptr) refuse_field(path + ".content", "is missing");
   const std::string text = content != nullptr ? content_of(*content, path + ".content") : "";
   request.message_bytes += text.size();
   message.add("content",
@@ -233,7 +121,7 @@ bool read_message(const json::value& value, const std::string& path, CompletionR
   for (const char* key : {"name", "reasoning_content", "tool_call_id"}) {
     if (const std::string more = fields.text(key); !more.empty()) message.add(key, more);
   }
-  if (role == "tool") (void)required_text(fields, "tool_call_id");
+  if (role == "tool") (void)fields.required_text("tool_call_id");
   if (calls != nullptr) message.add("tool_calls", calls_of(*calls, path + ".tool_calls"));
   request.has_tool_messages = request.has_tool_messages || calls != nullptr || role == "tool";
   messages.push_back(message.take());
@@ -242,18 +130,18 @@ bool read_message(const json::value& value, const std::string& path, CompletionR
 
 void read_messages(const Fields& fields, CompletionRequest& request) {
   const json::value* messages = fields.find("messages");
-  if (messages == nullptr) refuse("messages", "is missing");
+  if (messages == nullptr) refuse_field("messages", "is missing");
   if (!messages->is_array())
-    refuse("messages", fmt::format("must be an array, not {}", kind_name(*messages)));
+    refuse_field("messages", fmt::format("must be an array, not {}", kind_name(*messages)));
   const json::array& list = messages->get_array();
-  if (list.empty()) refuse("messages", "must hold at least one message");
+  if (list.empty()) refuse_field("messages", "must hold at least one message");
   if (list.size() > kMessagesMax)
-    refuse("messages", fmt::format("holds more than {} messages", kMessagesMax));
+    refuse_field("messages", fmt::format("holds more than {} messages", kMessagesMax));
   bool any = false;
   std::vector<jinja::Value> values;
   for (size_t i = 0; i < list.size(); ++i)
     any = read_message(list[i], fmt::format("messages[{}]", i), request, values) || any;
-  if (!any) refuse("messages", "say nothing: all contents are empty");
+  if (!any) refuse_field("messages", "say nothing: all contents are empty");
   request.conversation.messages = jinja::given_list(std::move(values));
 }
 
@@ -263,22 +151,22 @@ void read_tools(const Fields& fields, CompletionRequest& request) {
   const json::value* choice = fields.find("tool_choice");
   const bool none = choice != nullptr && *choice == "none";
   if (choice != nullptr && !none && *choice != "auto")
-    refuse("tool_choice", "must be \"auto\" or \"none\": the model cannot be made to call");
+    refuse_field("tool_choice", "must be \"auto\" or \"none\": the model cannot be made to call");
   request.answer_form.single_call = !fields.boolean("parallel_tool_calls", true);
   const json::value* tools = fields.find("tools");
   if (tools == nullptr) return;
-  if (!tools->is_array()) refuse("tools", fmt::format("must be an array, not {}", kind_name(*tools)));
+  if (!tools->is_array()) refuse_field("tools", fmt::format("must be an array, not {}", kind_name(*tools)));
   const json::array& list = tools->get_array();
-  if (list.size() > kToolsMax) refuse("tools", fmt::format("holds more than {} tools", kToolsMax));
+  if (list.size() > kToolsMax) refuse_field("tools", fmt::format("holds more than {} tools", kToolsMax));
   std::vector<std::string> names;
   for (size_t i = 0; i < list.size(); ++i) {
     const std::string path = fmt::format("tools[{}]", i);
     const Fields tool(object_of(list[i], path), path);
-    if (tool.text("type") != "function") refuse(tool.path("type"), "must be \"function\"");
+    if (tool.text("type") != "function") refuse_field(tool.path("type"), "must be \"function\"");
     const json::value* function = tool.find("function");
-    if (function == nullptr) refuse(tool.path("function"), "is missing");
+    if (function == nullptr) refuse_field(tool.path("function"), "is missing");
     const Fields inner(object_of(*function, tool.path("function")), tool.path("function"));
-    names.push_back(required_text(inner, "name"));
+    names.push_back(inner.required_text("name"));
     if (const json::value* parameters = inner.find("parameters"))
       (void)object_of(*parameters, inner.path("parameters"));
   }
@@ -295,7 +183,7 @@ void read_template_variables(const Fields& fields, CompletionRequest& request) {
     const std::string name(key);
     for (const char* own :
          {"messages", "tools", "documents", "add_generation_prompt", "bos_token", "eos_token"}) {
-      if (name == own) refuse("chat_template_kwargs." + name, "is not the request's to set");
+      if (name == own) refuse_field("chat_template_kwargs." + name, "is not the request's to set");
     }
     request.conversation.variables.emplace_back(name, jinja::value_of(value));
   }
@@ -308,9 +196,9 @@ std::vector<int32_t> tokens_of(const json::array& list, const std::string& path)
   tokens.reserve(list.size());
   for (const json::value& item : list) {
     const int64_t* token = item.if_int64();
-    if (token == nullptr) refuse(path, fmt::format("an array of token ids holds {}", kind_name(item)));
+    if (token == nullptr) refuse_field(path, fmt::format("an array of token ids holds {}", kind_name(item)));
     if (*token < 0 || *token > std::numeric_limits<int32_t>::max())
-      refuse(path, fmt::format("{} is not a token id", *token));
+      refuse_field(path, fmt::format("{} is not a token id", *token));
     tokens.push_back(static_cast<int32_t>(*token));
   }
   return tokens;
@@ -318,24 +206,26 @@ std::vector<int32_t> tokens_of(const json::array& list, const std::string& path)
 
 PromptInput prompt_of(const json::value& value, const std::string& path) {
   if (value.is_string()) {
-    if (value.get_string().empty()) refuse(path, "is empty");
+    if (blank(value.get_string())) refuse_field(path, "is empty, or blank");
     return std::string(value.get_string());
   }
-  if (!value.is_array()) refuse(path, fmt::format("must be a string or token ids, not {}", kind_name(value)));
-  if (value.get_array().empty()) refuse(path, "is empty");
+  if (!value.is_array())
+    refuse_field(path, fmt::format("must be a string or token ids, not {}", kind_name(value)));
+  if (value.get_array().empty()) refuse_field(path, "is empty");
   return tokens_of(value.get_array(), path);
 }
 
 void read_prompts(const Fields& fields, CompletionRequest& request) {
   const json::value* prompt = fields.find("prompt");
-  if (prompt == nullptr) refuse("prompt", "is missing");
+  if (prompt == nullptr) refuse_field("prompt", "is missing");
   const json::array* list = prompt->if_array();
   const bool several = list != nullptr && !list->empty() && !list->front().is_number();
   if (!several) {
     request.prompts.push_back(prompt_of(*prompt, "prompt"));
     return;
   }
-  if (list->size() > kChoicesMax) refuse("prompt", fmt::format("holds more than {} prompts", kChoicesMax));
+  if (list->size() > kChoicesMax)
+    refuse_field("prompt", fmt::format("holds more than {} prompts", kChoicesMax));
   for (size_t i = 0; i < list->size(); ++i)
     request.prompts.push_back(prompt_of((*list)[i], fmt::format("prompt[{}]", i)));
 }
@@ -346,15 +236,16 @@ void read_stop(const Fields& fields, CompletionRequest& request) {
   const json::value* stop = fields.find("stop");
   if (stop == nullptr) return;
   auto add = [&](const json::value& value, const std::string& path) {
-    if (!value.is_string()) refuse(path, fmt::format("must be a string, not {}", kind_name(value)));
+    if (!value.is_string()) refuse_field(path, fmt::format("must be a string, not {}", kind_name(value)));
     const json::string& text = value.get_string();
-    if (text.empty()) refuse(path, "is empty");
-    if (text.size() > kStopBytesMax) refuse(path, fmt::format("is longer than {} bytes", kStopBytesMax));
+    if (text.empty()) refuse_field(path, "is empty");
+    if (text.size() > kStopBytesMax)
+      refuse_field(path, fmt::format("is longer than {} bytes", kStopBytesMax));
     request.stop.emplace_back(text);
   };
   if (!stop->is_array()) return add(*stop, "stop");
   const json::array& list = stop->get_array();
-  if (list.size() > kStopsMax) refuse("stop", fmt::format("holds more than {} strings", kStopsMax));
+  if (list.size() > kStopsMax) refuse_field("stop", fmt::format("holds more than {} strings", kStopsMax));
   for (size_t i = 0; i < list.size(); ++i) add(list[i], fmt::format("stop[{}]", i));
 }
 
@@ -362,14 +253,14 @@ void read_logit_bias(const Fields& fields, CompletionRequest& request) {
   const json::value* bias = fields.find("logit_bias");
   if (bias == nullptr) return;
   const json::object* map = bias->if_object();
-  if (map == nullptr) refuse("logit_bias", fmt::format("must be an object, not {}", kind_name(*bias)));
+  if (map == nullptr) refuse_field("logit_bias", fmt::format("must be an object, not {}", kind_name(*bias)));
   if (map->size() > kLogitBiasMax)
-    refuse("logit_bias", fmt::format("names more than {} tokens", kLogitBiasMax));
+    refuse_field("logit_bias", fmt::format("names more than {} tokens", kLogitBiasMax));
   for (const auto& [key, value] : *map) {
     int32_t token = -1;
     const auto [rest, errc] = std::from_chars(key.data(), key.data() + key.size(), token);
     if (errc != std::errc() || rest != key.data() + key.size() || token < 0)
-      refuse("logit_bias", "its keys must be token ids");
+      refuse_field("logit_bias", "its keys must be token ids");
     request.logit_bias.emplace_back(token,
                                     Fields::number_of(value, fmt::format("logit_bias.{}", token), -100, 100));
   }
@@ -388,7 +279,7 @@ void read_sampling(const Fields& fields, CompletionRequest& request) {
   const json::value* seed = fields.find("seed");
   if (seed == nullptr) return;
   if (!seed->is_int64() && !seed->is_uint64())
-    refuse("seed", fmt::format("must be an integer of 64 bits, not {}", kind_name(*seed)));
+    refuse_field("seed", fmt::format("must be an integer of 64 bits, not {}", kind_name(*seed)));
   request.seeded = true;
   s.seed = seed->is_int64() ? static_cast<uint64_t>(seed->get_int64()) : seed->get_uint64();
 }
@@ -414,15 +305,29 @@ void read_response_format(const Fields& fields, CompletionRequest& request) {
     return;
   }
   if (type != "json_schema")
-    refuse("response_format",
-           fmt::format("its type must be text, json_object or json_schema, not \"{}\"", type));
+    refuse_field("response_format",
+                 fmt::format("its type must be text, json_object or json_schema, not \"{}\"", brief(type)));
   const json::value* given = inner.find("json_schema");
-  if (given == nullptr) refuse("response_format.json_schema", "is missing");
+  if (given == nullptr) refuse_field("response_format.json_schema", "is missing");
   const Fields schema(object_of(*given, "response_format.json_schema"), "response_format.json_schema");
   (void)schema.text("name");
   (void)schema.boolean("strict", true);  // it always is
   request.grammar = grammar_of(schema);
-  if (request.grammar == nullptr) refuse("response_format.json_schema.schema", "is missing");
+  if (request.grammar == nullptr) refuse_field("response_format.json_schema.schema", "is missing");
+}
+
+// Other servers' fields, and older ones of OpenAI's, that would change the answer: to ignore one would answer
+// another question than was asked.
+void refuse_foreign(const Fields& fields, int n) {
+  for (const char* key : {"grammar", "json_schema", "guided_json", "guided_regex", "guided_choice",
+                          "guided_grammar", "structured_outputs", "regex", "ebnf"})
+    fields.not_offered(key, {""}, "is not offered: response_format keeps answers to a JSON schema");
+  fields.not_offered("functions", {json::array{}}, "functions are not offered: use tools");
+  fields.not_offered("function_call", {"none", "auto"}, "functions are not offered: use tools");
+  fields.not_offered("best_of", {1, n}, "only best_of equal to n is offered");
+  fields.not_offered("prompt_embeds", {}, "prompt_embeds is not offered: send text or token ids");
+  fields.not_offered("n_discard", {0}, "is not offered: a text that fills the context ends");
+  fields.not_offered("chat_template", {""}, "is not offered: the template in the model file is used");
 }
 
 void read_common(const Fields& fields, CompletionRequest& request) {
@@ -435,8 +340,8 @@ void read_common(const Fields& fields, CompletionRequest& request) {
   request.ignore_end = fields.boolean("ignore_eos", false);
   if (const json::value* options = fields.find("stream_options")) {
     if (!options->is_object())
-      refuse("stream_options", fmt::format("must be an object, not {}", kind_name(*options)));
-    if (!request.stream) refuse("stream_options", "is for streaming: set stream to true");
+      refuse_field("stream_options", fmt::format("must be an object, not {}", kind_name(*options)));
+    if (!request.stream) refuse_field("stream_options", "is for streaming: set stream to true");
     request.include_usage = Fields(options->get_object(), "stream_options").boolean("include_usage", false);
   }
   request.max_tokens = fields.integer("max_tokens", 1, std::numeric_limits<int>::max());
@@ -444,12 +349,11 @@ void read_common(const Fields& fields, CompletionRequest& request) {
   read_stop(fields, request);
   read_logit_bias(fields, request);
   read_response_format(fields, request);
-  fields.not_offered("functions", {json::array{}}, "functions are not offered: use tools");
-  fields.not_offered("function_call", {"none", "auto"}, "functions are not offered: use tools");
+  refuse_foreign(fields, request.n);
 }
 
 CompletionRequest read_chat(std::string_view body) {
-  const json::object object = parse_object(body);
+  const json::object object = parse_json_body(body);
   const Fields fields(object, "");
   CompletionRequest request;
   request.chat = true;
@@ -458,13 +362,13 @@ CompletionRequest read_chat(std::string_view body) {
   read_template_variables(fields, request);
   read_common(fields, request);
   if (request.grammar && !request.answer_form.tools.empty())
-    refuse("response_format", "is not offered together with tools: a call has a form of its own");
+    refuse_field("response_format", "is not offered together with tools: a call has a form of its own");
   const std::optional<int> newer =
       fields.integer("max_completion_tokens", 1, std::numeric_limits<int>::max());
   if (newer) request.max_tokens = newer;
   const bool wants = fields.boolean("logprobs", false);
   const std::optional<int> top = fields.integer("top_logprobs", 0, kTopLogprobsMax);
-  if (top.value_or(0) > 0 && !wants) refuse("top_logprobs", "needs logprobs: true");
+  if (top.value_or(0) > 0 && !wants) refuse_field("top_logprobs", "needs logprobs: true");
   if (wants) request.logprobs = top.value_or(0);
   fields.not_offered("modalities", {json::array{"text"}}, "only text is offered");
   fields.not_offered("audio", {}, "only text is offered");
@@ -472,20 +376,18 @@ CompletionRequest read_chat(std::string_view body) {
 }
 
 CompletionRequest read_text(std::string_view body) {
-  const json::object object = parse_object(body);
+  const json::object object = parse_json_body(body);
   const Fields fields(object, "");
   CompletionRequest request;
   read_prompts(fields, request);
   fields.not_offered("tools", {json::array{}}, "is for /v1/chat/completions");
   read_common(fields, request);
   if (static_cast<int>(request.prompts.size()) * request.n > kChoicesMax)
-    refuse("n", fmt::format("prompts times n may be at most {}", kChoicesMax));
+    refuse_field("n", fmt::format("prompts times n may be at most {}", kChoicesMax));
   if (!request.max_tokens) request.max_tokens = 16;  // as OpenAI's reference says
   request.logprobs = fields.integer("logprobs", 0, kTopLogprobsMax).value_or(-1);
-  fields.not_offered("best_of", {1, request.n}, "only best_of equal to n is offered");
   fields.not_offered("echo", {false}, "echo is not offered");
   fields.not_offered("suffix", {""}, "suffix is not offered");
-  fields.not_offered("prompt_embeds", {}, "prompt_embeds is not offered: send text or token ids");
   return request;
 }
 

@@ -1,9 +1,9 @@
 // The bodies of /v1/chat/completions and /v1/completions, checked field by field. JSON text in, a typed
 // request or an error that names the field out; nothing here knows sockets, tokenizer or model. Unknown
 // fields are let pass, known ones of a wrong type or out of range are refused, and so is every known field
-// that asks for what Shoal does not do (images, best_of, ...): never silently ignored. Bounded:
-// nesting 64, and the limits below. Field names and ranges: OpenAI's public API reference; extensions are
-// top_k, min_p, repetition_penalty, ignore_eos, priority and timeout.
+// that asks for what Shoal does not do (images, best_of, other servers' grammars): never silently ignored.
+// Bounded: json_fields.h, and the limits below. Field names and ranges: OpenAI's public API reference;
+// extensions are top_k, min_p, repetition_penalty, ignore_eos, priority and timeout.
 #pragma once
 
 #include <cstdint>
@@ -22,7 +22,6 @@
 
 namespace shoal {
 
-inline constexpr int kJsonDepthMax = 64;
 inline constexpr size_t kMessagesMax = 4096;   // of one conversation
 inline constexpr size_t kToolsMax = 128;       // and calls in one message
 inline constexpr int kChoicesMax = 16;         // answers to one request: prompts times n

@@ -241,8 +241,8 @@ class Refusals(OneServer):
                      '{"prompt":"\\ud800"}', '{"prompt":"a"} x', "[" * 100_000, '{"a":' * 3000):
             with self.subTest(body=body[:20]):
                 self.assert_refused(TEXT, body, 400)
-        self.assertEqual(self.server.post(TEXT, '{"prompt":"a\\u0000b","max_tokens":1,"prompt":"a"}')[0], 200)
-        many = json.dumps({**{f"k{i}": i for i in range(200_000)}, **text("a", max_tokens=1)})
+        self.assertEqual(self.server.post(TEXT, '{"prompt":"a\\u0000b","max_tokens":1}')[0], 200)
+        many = json.dumps({**{f"k{i}": i for i in range(4000)}, **text("a", max_tokens=1)})
         self.assertEqual(self.server.post(TEXT, many)[0], 200)
 
     def test_paths_methods_and_types(self):

@@ -1,7 +1,9 @@
 #include <doctest/doctest.h>
+#include <fmt/format.h>
 
 #include <cmath>
 
+#include "node/http/json_fields.h"
 #include "node/http/openai_request.h"
 
 namespace shoal::test {
@@ -187,7 +189,7 @@ TEST_CASE("each field refuses what it cannot mean, by its name") {
   CHECK(chat_refusal("\"logit_bias\":{\"4\":101}") == "logit_bias.4");
   CHECK(chat_refusal("\"model\":5") == "model");
   CHECK(text_refusal("\"logprobs\":true") == "logprobs");
-  CHECK(text_refusal("\"prompt\":\"a\",\"logprobs\":21") == "logprobs");
+  CHECK(text_refusal("\"logprobs\":21") == "logprobs");
 }
 
 TEST_CASE("what is not offered is refused, not ignored") {
@@ -218,7 +220,16 @@ TEST_CASE("what is not offered is refused, not ignored") {
   CHECK(text_refusal("\"n\":2,\"best_of\":2") == "accepted");
   CHECK(text_refusal("\"echo\":true") == "echo");
   CHECK(text_refusal("\"suffix\":\"x\"") == "suffix");
-  CHECK(text_refusal("\"prompt_embeds\":\"AAAA\"") == "prompt_embeds");
+  for (const char* key :
+       {"prompt_embeds", "grammar", "guided_regex", "json_schema", "structured_outputs", "chat_template"}) {
+    CAPTURE(key);
+    CHECK(text_refusal(fmt::format("\"{}\":\"AAAA\"", key)) == key);
+    CHECK(chat_refusal(fmt::format("\"{}\":\"AAAA\"", key)) == key);
+    CHECK(chat_refusal(fmt::format("\"{}\":null", key)) == "accepted");
+  }
+  CHECK(chat_refusal("\"n_discard\":-1") == "n_discard");
+  CHECK(chat_refusal("\"best_of\":1000000") == "best_of");
+  CHECK(chat_refusal("\"metadata\":{\"a\":1},\"store\":false") == "accepted");
 }
 
 TEST_CASE("conversations that say nothing or are malformed are refused where they are wrong") {
@@ -249,6 +260,30 @@ TEST_CASE("conversations that say nothing or are malformed are refused where the
   for (size_t i = 0; i <= kMessagesMax; ++i) many += R"({"role":"user","content":"x"},)";
   many.back() = ']';
   CHECK(refused(many) == "messages");
+}
+
+TEST_CASE("a member that comes twice is refused where it does, and so are very many members") {
+  CHECK(chat_refusal("\"n\":1,\"n\":2") == "n");
+  CHECK(chat_refusal("\"n\":1,\"\\u006e\":1") == "n");
+  CHECK(text_refusal("\"prompt\":\"b\"") == "prompt");
+  CHECK(chat_refusal("\"x\":[{\"a\":{}},{\"a\":{\"b\":[],\"c\":[1,2,{\"d\":1,\"d\":1}]}}]") ==
+        "x[1].a.c[2].d");
+  CHECK(chat_refusal("\"x\":[{\"a\":1},{\"a\":1}],\"a\":1") == "accepted");
+  CHECK(chat_refusal("\"x\":[{\"a\":1},2,{\"b\":1,\"b\":1}]") == "x[2].b");
+  const std::string longest(size_t{1} << 20, 'k');
+  const auto twice = parse_chat_request(chat_with(fmt::format("\"{}\":1,\"{}\":1", longest, longest)));
+  REQUIRE(twice.has_error());
+  CHECK(twice.error().message.size() < 200);  // what a message quotes is bounded too
+  const auto members = [](size_t count) {
+    std::string text = "\"x\":{";
+    for (size_t i = 0; i < count; ++i) text += fmt::format("\"k{}\":1,", i);
+    text.back() = '}';
+    return text;
+  };
+  CHECK(chat_refusal(members(kJsonMembersMax)) == "accepted");
+  const auto many = parse_chat_request(chat_with(members(kJsonMembersMax + 1)));
+  REQUIRE(many.has_error());
+  CHECK(many.error().param == "x");
 }
 
 TEST_CASE("a body that is no bounded JSON object of valid UTF-8 is refused") {

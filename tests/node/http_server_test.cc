@@ -5,6 +5,8 @@
 #include <atomic>
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/ip/tcp.hpp>
+#include <boost/asio/steady_timer.hpp>
+#include <boost/asio/use_awaitable.hpp>
 #include <boost/asio/write.hpp>
 #include <future>
 #include <thread>
@@ -19,7 +21,8 @@ namespace asio = boost::asio;
 using asio::ip::tcp;
 using namespace std::chrono_literals;
 
-// /echo answers its body; /wait until released or its client is gone; /flood streams as fast as it is taken.
+// /echo answers its body; /wait until released or its client is gone; /flood streams as fast as it is taken,
+// /drip a little every few milliseconds.
 class Handler : public HttpHandler {
  public:
   explicit Handler(IoThread& io) : io_(io) {}
@@ -44,6 +47,17 @@ class Handler : public HttpHandler {
       while (open) {
         std::string part(64 << 10, 'x');
         open = co_await exchange.send(std::move(part));
+      }
+      ++gone;
+      co_return;
+    }
+    if (exchange.request().path == "/drip") {
+      asio::steady_timer pause(io_.executor());
+      bool open = co_await exchange.begin_stream("text/plain");
+      while (open) {
+        open = co_await exchange.send(std::string(256, 'x'));
+        pause.expires_after(2ms);
+        co_await pause.async_wait(asio::use_awaitable);
       }
       ++gone;
       co_return;
@@ -125,6 +139,12 @@ class Client {
     if (closed != nullptr) *closed = closed_;
     return text_;
   }
+  // A small window, so that a client that stops reading is noticed within a few kilobytes.
+  void read_little() {
+    const int bytes = 4096;
+    setsockopt(socket_.native_handle(), SOL_SOCKET, SO_RCVBUF, &bytes, sizeof bytes);
+  }
+  bool read_some() { return read_more(); }
   void close() { socket_.close(); }
 
  private:
@@ -292,6 +312,26 @@ TEST_CASE("the slow are dropped: header, body, reader, idle") {
   CHECK(running.within([&] { return running.handler.gone == 1; }));
   CHECK(running.within([&] { return running.counters().connections == 0; }));
   CHECK(running.counters().dropped == 4);
+}
+
+TEST_CASE("a stream's client that stops reading is dropped soon, one that reads slowly is not") {
+  HttpLimits limits = small_limits();
+  limits.stream_stall = 200ms;  // the limit for a write stays at 30 s, and the stream never fills the buffers
+  Running running(limits);
+  Client silent(running.port), slow(running.port);
+  slow.read_little();
+  slow.send(get("/drip"));
+  const auto begun = std::chrono::steady_clock::now();
+  silent.read_little();
+  silent.send(get("/drip"));
+  while (std::chrono::steady_clock::now() - begun < 1s) {
+    REQUIRE(slow.read_some());
+    std::this_thread::sleep_for(20ms);
+  }
+  CHECK(running.within([&] { return running.handler.gone == 1; }));
+  CHECK(running.counters().dropped == 1);
+  CHECK(running.counters().connections == 1);
+  CHECK(slow.read_some());
 }
 
 TEST_CASE("a handler hears at once that its client is gone") {

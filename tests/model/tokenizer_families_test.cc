@@ -1,0 +1,203 @@
+#include <doctest/doctest.h>
+
+#include <algorithm>
+
+#include "base/error.h"
+#include "model/charsmap.h"
+#include "model/tokenizer.h"
+#include "model/ugm.h"
+#include "model/unicode.h"
+#include "model/utf8.h"
+#include "model/vocabulary.h"
+#include "model/wpm.h"
+#include "tests/model/tokenizer_strings.h"
+
+namespace shoal {
+namespace {
+
+VocabData unigram_data(const std::string& name) {
+  VocabData data;
+  data.model = "t5";
+  for (const std::string& line : read_fixture_lines(name)) {
+    if (line.starts_with("charsmap: ")) {
+      data.charsmap = bytes_of_hex(line.substr(10));
+      continue;
+    }
+    const size_t first = line.find('\t'), second = line.find('\t', first + 1);
+    data.types.push_back(static_cast<TokenType>(std::stoi(line)));
+    data.scores.push_back(std::stof(line.substr(first + 1)));
+    data.tokens.push_back(bytes_of_hex(line.substr(second + 1)));
+  }
+  return data;
+}
+
+VocabData wordpiece_data() {
+  VocabData data;
+  data.model = "bert";
+  for (const std::string& hex : read_fixture_lines("tokenizer_wordpiece.txt"))
+    data.tokens.push_back(bytes_of_hex(hex));
+  data.types.assign(data.tokens.size(), TokenType::kNormal);
+  std::fill_n(data.types.begin(), 5, TokenType::kControl);
+  data.padding = 0;
+  data.unknown = 1;
+  data.bos = 2;
+  data.separator = 3;
+  return data;
+}
+
+// "a" and "b" of score -1, "ab" of -3, "▁" of -2, a user-defined "<u>".
+VocabData tiny_unigram() {
+  VocabData data;
+  data.model = "t5";
+  data.tokens = {"<pad>", "</s>", "<unk>", "▁", "a", "b", "ab", "<u>"};
+  data.scores = {0, 0, 0, -2, -1, -1, -3, 0};
+  data.types = {TokenType::kControl, TokenType::kControl, TokenType::kUnknown, TokenType::kNormal,
+                TokenType::kNormal,  TokenType::kNormal,  TokenType::kNormal,  TokenType::kUserDefined};
+  return data;
+}
+
+}  // namespace
+
+TEST_CASE("unigram ids equal SentencePiece's, with and without space prefix and merging of spaces") {
+  for (const char* flags : {"11", "10", "01", "00"}) {
+    VocabData data = unigram_data("tokenizer_unigram.txt");
+    data.add_space_prefix = flags[0] == '1';
+    data.remove_extra_whitespaces = flags[1] == '1';
+    const Tokenizer tokenizer = Tokenizer::from(std::move(data));
+    CHECK(check_digests(std::string("tokenizer_unigram_") + flags + ".txt",
+                        [&](std::string_view text) { return tokenizer.encode(text, false, false); }) >= 1500);
+  }
+}
+
+TEST_CASE("unigram ids with byte fallback equal SentencePiece's, and come back") {
+  const Tokenizer tokenizer = Tokenizer::from(unigram_data("tokenizer_unigram_bytes_vocab.txt"));
+  CHECK(check_digests("tokenizer_unigram_bytes.txt",
+                      [&](std::string_view text) { return tokenizer.encode(text, false, false); }) >= 1500);
+  CHECK(tokenizer.decode(tokenizer.encode("Ꙁ 𒀀 the", false, false)) == "Ꙁ 𒀀 the");
+}
+
+TEST_CASE("WordPiece ids equal those of Hugging Face's tokenizers") {
+  const auto check = [](const char* name, int lower_case, int strip_accents) {
+    VocabData data = wordpiece_data();
+    data.lower_case = lower_case;
+    data.strip_accents = strip_accents;
+    const Tokenizer tokenizer = Tokenizer::from(std::move(data));
+    CHECK(check_digests(name, [&](std::string_view text) { return tokenizer.encode(text, false, false); }) >=
+          1460);
+  };
+  check("tokenizer_wordpiece_uncased.txt", -1, -1);
+  check("tokenizer_wordpiece_cased.txt", 0, -1);
+  check("tokenizer_wordpiece_accents.txt", 1, 0);
+}
+
+TEST_CASE("unigram: the best sum of scores wins, runs without a token are one unknown") {
+  const Tokenizer tokenizer = Tokenizer::from(tiny_unigram());
+  CHECK(tokenizer.encode("ab", false, false) == std::vector<int32_t>{3, 4, 5});  // -2 before -3
+  CHECK(tokenizer.encode("  a  b ", false, false) == std::vector<int32_t>{3, 4, 3, 5});
+  CHECK(tokenizer.encode("a你好b", false, false) == std::vector<int32_t>{3, 4, 2, 5});
+  CHECK(tokenizer.encode("a\xff\xff", false, false) == std::vector<int32_t>{3, 4, 2});
+  CHECK(tokenizer.encode("", false, false).empty());
+  CHECK(tokenizer.encode("   ", false, false).empty());
+  CHECK(tokenizer.decode({3, 4, 3, 5}) == "a b");
+  CHECK(tokenizer.encode("<u>a", false, false) == std::vector<int32_t>{7, 3, 4});
+  CHECK(tokenizer.encode("</s>", false, false) == std::vector<int32_t>{3, 2});
+  CHECK(tokenizer.encode("</s>", true, false) == std::vector<int32_t>{1});
+
+  // An input of an encoder ends with EOS unless the file says otherwise.
+  CHECK(tokenizer.encode_input("a") == std::vector<int32_t>{3, 4, 1});
+  CHECK(tokenizer.encode_input("") == std::vector<int32_t>{1});
+  CHECK(tokenizer.eos() == 1);
+  CHECK(tokenizer.padding() == 0);
+  CHECK_FALSE(tokenizer.adds_bos());
+  CHECK(tokenizer.is_end_of_generation(1));
+  VocabData data = tiny_unigram();
+  data.add_eos = 0;
+  CHECK(Tokenizer::from(std::move(data)).encode_input("a") == std::vector<int32_t>{3, 4});
+}
+
+TEST_CASE("unigram: a long run takes linear time") {
+  const Tokenizer tokenizer = Tokenizer::from(tiny_unigram());
+  CHECK(tokenizer.encode(std::string(1 << 20, 'a'), false, false).size() == (1 << 20) + 1);
+}
+
+TEST_CASE("WordPiece: longest match from the left, unknown words, [CLS] and [SEP]") {
+  VocabData data;
+  data.model = "bert";
+  data.tokens = {"[PAD]", "[UNK]", "[CLS]", "[SEP]", "▁un", "aff", "able", "▁a", "▁,", "▁你", "▁"};
+  data.types.assign(data.tokens.size(), TokenType::kNormal);
+  std::fill_n(data.types.begin(), 4, TokenType::kControl);
+  data.padding = 0;
+  data.unknown = 1;
+  data.bos = 2;
+  data.separator = 3;
+  const Tokenizer tokenizer = Tokenizer::from(std::move(data));
+  CHECK(tokenizer.encode_input("Únaffable, a你") == std::vector<int32_t>{2, 4, 5, 6, 8, 7, 9, 3});
+  CHECK(tokenizer.encode("aaa", false, false) == std::vector<int32_t>{1});
+  CHECK(tokenizer.encode("aff", false, false) == std::vector<int32_t>{1});  // only inside a word
+  CHECK(tokenizer.encode("un\u200b\x01\xff"
+                         "able",
+                         false, false) == std::vector<int32_t>{4, 6});
+  CHECK(tokenizer.encode("[SEP]", false, false) == std::vector<int32_t>{1, 1, 1});
+  CHECK(tokenizer.encode("a[SEP]a", true, false) == std::vector<int32_t>{7, 3, 7});
+  CHECK(tokenizer.encode(std::string(101, 'a'), false, false) == std::vector<int32_t>{1});
+  CHECK(tokenizer.decode(tokenizer.encode("unaffable a", false, false)) == "unaffable a");
+}
+
+TEST_CASE("characters: the properties that WordPiece normalises by") {
+  CHECK(is_punctuation(U'¿'));
+  CHECK_FALSE(is_punctuation(U'$'));
+  CHECK(is_nonspacing_mark(0x301));
+  CHECK(is_control_or_format(0x200B));
+  CHECK_FALSE(is_control_or_format(U'a'));
+  CHECK(to_lower(U'É') == U'é');
+  CHECK(to_lower(U'Ā') == U'ā');
+  CHECK(to_lower(U'ā') == U'ā');
+  CHECK(to_lower(0x10FFFF) == 0x10FFFF);
+  char32_t parts[3];
+  CHECK(decompose_without_marks(U'ệ', parts) == 1);
+  CHECK(parts[0] == U'e');
+  CHECK(decompose_without_marks(0xD55C, parts) == 3);  // 한
+  CHECK(parts[2] == 0x11AB);
+  CHECK(decompose_without_marks(0xAC00, parts) == 2);
+  CHECK(decompose_without_marks(0x301, parts) == 0);
+  CHECK(decompose_without_marks(0x344, parts) == 0);
+}
+
+TEST_CASE("a damaged normalisation table is refused, or replaces within its bounds") {
+  const std::string good = unigram_data("tokenizer_unigram.txt").charsmap;
+  size_t length = 0;
+  const CharsMap map(good);
+  CHECK(map.replacement("ﬁx", length) == "fi");
+  CHECK(length == 3);
+  CHECK(map.replacement("e\u0301", length) == "é");
+  CHECK(length == 3);
+  CHECK(map.replacement("e", length).empty());
+  CHECK(length == 0);
+  CHECK(CharsMap("").replacement("ﬁ", length).empty());
+  CHECK_THROWS_WITH_AS(CharsMap("ab"), doctest::Contains("precompiled_charsmap"), SetupError);
+  CHECK_THROWS_WITH_AS(CharsMap(std::string("\x04\x00\x00\x00", 4)), doctest::Contains("does not fit"),
+                       SetupError);
+  uint64_t state = 5;
+  int refused = 0;
+  for (int i = 0; i < 2000; ++i) {
+    std::string bad = good;
+    if (i % 4 == 0) bad.resize(1 + splitmix64(state) % (bad.size() - 1));
+    for (uint64_t n = splitmix64(state) % 5; n > 0; --n)
+      bad[splitmix64(state) % bad.size()] = static_cast<char>(splitmix64(state));
+    try {
+      const CharsMap hostile(bad);
+      for (size_t s = 0; s < 40; ++s) {
+        const std::string& text = fixture_strings()[s * 38 % fixture_strings().size()];
+        for (size_t at = 0; at < text.size(); ++at) {
+          hostile.replacement(std::string_view(text).substr(at), length);
+          REQUIRE(length <= text.size() - at);
+        }
+      }
+    } catch (const SetupError&) {
+      ++refused;
+    }
+  }
+  CHECK(refused > 100);
+}
+
+}  // namespace shoal
