@@ -171,6 +171,8 @@ int run_parsed(int argc, char** argv) {
   ServeFlags serve;
   TopFlags top;
   NodeFlags node;
+  std::string drained;
+  double drain_timeout_s = 300;
   QuantizeFlags quantize;
   bool probe_json = false;
   InspectFlags inspect;
@@ -198,6 +200,12 @@ int run_parsed(int argc, char** argv) {
                       "start as the head alone: nodes join by address (shoal node --join)");
   CLI::App* node_app = app.add_subcommand("node", "join a running head as one of its devices");
   add_node_flags(*node_app, common, node);
+  CLI::App* drain_app =
+      app.add_subcommand("drain", "take a node's layers off it, so that it can be unplugged");
+  drain_app->add_option("node", drained, "its name")->required();
+  drain_app->add_option("--url", top.url, "where the head serves")->capture_default_str();
+  drain_app->add_option("--api-key-file", top.api_key_file, "the first key of this file is used");
+  drain_app->add_option("--timeout", drain_timeout_s, "seconds to wait for it")->capture_default_str();
   CLI::App* top_app = app.add_subcommand("top", "what a running server does, in the terminal");
   top_app->add_option("--url", top.url, "where it serves")->capture_default_str();
   top_app->add_option("--api-key-file", top.api_key_file, "the first key of this file is used");
@@ -254,6 +262,7 @@ int run_parsed(int argc, char** argv) {
   if (*serve_app) return serve_command(common, serve);
   if (*node_app) return node_command(common, node);
   if (*top_app) return top_command(top);
+  if (*drain_app) return drain_command(top, drained, drain_timeout_s);
   if (*bench_app) return bench_command(common, bench);
   if (*quantize_app) return quantize_command(quantize);
   return inspect_command(inspect);

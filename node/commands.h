@@ -112,6 +112,7 @@ int probe_command(const CommonFlags& common, bool json);
 int bench_command(const CommonFlags& common, const BenchFlags& flags);
 int serve_command(const CommonFlags& common, const ServeFlags& flags);
 int top_command(const TopFlags& flags);
+int drain_command(const TopFlags& server, const std::string& node, double timeout_s);
 int node_command(const CommonFlags& common, const NodeFlags& flags);
 int inspect_command(const InspectFlags& flags);
 int quantize_command(const QuantizeFlags& flags);

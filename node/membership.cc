@@ -29,11 +29,11 @@ Membership::Verdict Membership::may_join(const std::string& node, double now_s) 
                       kJoinsMax, kJoinWindow_s, member.quarantine_s)};
 }
 
-void Membership::joined(const std::string& node, double now_s) {
+void Membership::joined(const std::string& node, double now_s, bool beats) {
   Member& member = members_[node];
   member.here = true;
   member.joined_s = member.heard_s = member.moved_s = now_s;
-  member.beats = false;
+  member.beats = beats;
   member.progress = 0;
   member.joins_s.push_back(now_s);
 }

@@ -45,8 +45,9 @@ class Membership {
 
   // A node asks to come in (again).
   Verdict may_join(const std::string& node, double now_s);
-  // It is there from now on.
-  void joined(const std::string& node, double now_s);
+  // It is there from now on. `beats`: it is expected to give signs of life; else only once it has given the
+  // first.
+  void joined(const std::string& node, double now_s, bool beats = true);
   // Its connection ended, or it was sent away.
   void left(const std::string& node, double now_s);
   void set_limits(const std::string& node, const Limits& limits);
@@ -68,7 +69,7 @@ class Membership {
     bool here = false;
     Limits limits;
     double joined_s = 0, heard_s = 0;
-    bool beats = false;  // it has sent a heartbeat, so it is expected to go on
+    bool beats = false;  // signs of life are expected
     uint64_t progress = 0;
     double moved_s = 0;  // when its progress last changed, or it had nothing to do
     std::deque<double> joins_s;

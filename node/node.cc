@@ -18,7 +18,7 @@ using boost::asio::detached;
 
 namespace {
 
-constexpr size_t kEngineQueueMax = 1026;  // where no plan says how many steps there may be
+constexpr size_t kEngineQueueMax = 1026;  // steps: more than any layout has in flight
 
 }  // namespace
 
@@ -50,9 +50,9 @@ Node::~Node() {
   engine_.reset();  // what it still finishes is posted, and dropped with the io context
 }
 
-void Node::start_engine(size_t queue_max, const Engine::MakeStages& make_stages) {
+void Node::start_engine(const Engine::MakeStages& make_stages) {
   // The engine thread hands finished jobs to the io thread.
-  auto engine = std::make_unique<Engine>(queue_max, [this](std::unique_ptr<StepJob> job) {
+  auto engine = std::make_unique<Engine>(kEngineQueueMax, [this](std::unique_ptr<StepJob> job) {
     auto shared = std::make_shared<std::unique_ptr<StepJob>>(std::move(job));
     io_.post([this, shared] { on_engine_done(std::move(*shared)); });
   });
@@ -64,7 +64,7 @@ void Node::start_engine(size_t queue_max, const Engine::MakeStages& make_stages)
 }
 
 void Node::load(const PipelineLayout& layout, const Engine::MakeStages& make_stages) {
-  start_engine(static_cast<size_t>(layout.steps_in_flight_max) * 2 + 2, make_stages);
+  start_engine(make_stages);
   io_.call([&] {
     layout_ = layout;
     shown_epoch_ = epoch_ = kFirstEpoch;
@@ -75,7 +75,7 @@ void Node::load(const PipelineLayout& layout, const Engine::MakeStages& make_sta
 }
 
 void Node::load_nothing() {
-  start_engine(kEngineQueueMax, [] { return Engine::Stages(); });
+  start_engine([] { return Engine::Stages(); });
 }
 
 void Node::make_buffers() {

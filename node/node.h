@@ -180,7 +180,7 @@ class Node : public PipelineHost {
   Hello hello_to(const std::string& peer, LinkRole role, int stage) const;
   void close_link(const ChannelPtr& channel);
   static ChannelOptions channel_options();
-  void start_engine(size_t queue_max, const Engine::MakeStages& make_stages);
+  void start_engine(const Engine::MakeStages& make_stages);
 
   NodeIdentity identity_;
   PipelineLayout layout_;
@@ -189,7 +189,7 @@ class Node : public PipelineHost {
   bool linked_ = false;  // steps may come: not where the head is lost
   IoThread io_;
   std::unique_ptr<Listener> listener_;
-  std::unique_ptr<StepBuffers> buffers_;
+  std::shared_ptr<StepBuffers> buffers_;  // of the layout; links of the one before may still read into theirs
   std::unique_ptr<Engine> engine_;
   Remake remake_;
   std::map<int, ChannelPtr> to_stage_;          // next stages on other nodes

@@ -149,7 +149,7 @@ awaitable<void> Node::serve_control(ChannelPtr channel, bool of_head) {
   HeapBufferSource probe_bytes(kProbeBytesMax);
   if (of_head) {
     head_ = channel;
-    head_watch_.joined("head", now_s());
+    head_watch_.joined("head", now_s(), /*beats=*/false);
   }
   while (true) {
     Result<IncomingMessage> incoming = co_await channel->receive(probe_bytes);
@@ -183,10 +183,11 @@ void Node::obey(const ChannelPtr& channel, Message&& message) {
 
 awaitable<void> Node::serve_pipeline(ChannelPtr channel, int stage) {
   const uint64_t epoch = epoch_;
+  const std::shared_ptr<StepBuffers> buffers = buffers_;
   last_step_[stage] = 0;
   feeds_.push_back(channel);
   while (true) {
-    Result<IncomingMessage> incoming = co_await channel->receive(*buffers_);
+    Result<IncomingMessage> incoming = co_await channel->receive(*buffers);
     if (epoch != epoch_ || !linked_) co_return;  // the pipeline was laid out anew, and this link is closed
     if (incoming.has_error()) {
       if (!closing_ && !service_ended_) {
@@ -205,6 +206,7 @@ awaitable<void> Node::serve_pipeline(ChannelPtr channel, int stage) {
     }
     forward(std::move(*job));
   }
+  if (epoch != epoch_ || !linked_) co_return;  // by the failure that was just told
   std::erase(feeds_, channel);
   close_link(channel);
   last_step_.erase(stage);

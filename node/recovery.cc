@@ -168,6 +168,7 @@ void Recovery::lost(const std::string& node, const std::string& why, double now_
   if (here_.erase(node) == 0) return;
   draining_.erase(node);
   tell(ClusterEvent::Kind::kLost, now_s, node, fmt::format("node {} is lost: {}", node, why));
+  if (in_plan(node)) failures_ = 0;  // that explains them
   const bool matters = in_plan(node) && (state_ == State::kRunning || state_ == State::kLoading);
   // A plan that is being made counts on it.
   const bool counted_on = state_ == State::kPlanning;
@@ -192,10 +193,6 @@ void Recovery::restart(const std::string& why, double now_s) {
     suspended_ = true;
     stopped_s_ = now_s;
     actions_.push_back(Suspend{why});
-  }
-  if (failures_ > kFailuresMax) {
-    failures_ = 0;
-    actions_.push_back(GiveUp{failure_});
   }
   ++ticket_;
   awaited_.clear();
@@ -273,6 +270,7 @@ void Recovery::ready(const std::string& node, uint64_t epoch, const std::string&
   if (!failure.empty()) {
     if (!unreachable.empty() && unreachable != node) {
       broken_links_[{node, unreachable}] = now_s + kUnfit_s;
+      failures_ = 0;
       tell(ClusterEvent::Kind::kLinkLost, now_s, node,
            fmt::format("node {} cannot reach {}: {}", node, unreachable, failure));
     } else {
@@ -335,7 +333,12 @@ void Recovery::tick(bool quiet, double now_s) {
   }
   switch (state_) {
     case State::kSettling:
-      if (now_s >= plan_at_s_) ask_for_plan(now_s);
+      if (now_s < plan_at_s_) break;
+      if (failures_ > kFailuresMax) {  // and no loss has explained it
+        failures_ = 0;
+        actions_.push_back(GiveUp{failure_});
+      }
+      ask_for_plan(now_s);
       break;
     case State::kDown:
       if (chance) ask_for_plan(now_s);

@@ -1,6 +1,7 @@
 #include "node/stage_factory.h"
 
 #include <fmt/format.h>
+#include <spdlog/spdlog.h>
 
 #include <utility>
 #include <vector>
@@ -20,6 +21,12 @@ StageFactory::StageFactory(std::string node, const GgufFile& file, const ModelCo
       pool_(pool),
       on_progress_(std::move(on_progress)) {}
 
+void StageFactory::tell_held(const std::vector<ShardSpec>& shards) const {
+  int wanted = 0;
+  for (const ShardSpec& shard : shards) wanted += shard.layers.size();
+  spdlog::info("in memory already: {} of {} layers", held_.layers.size(), wanted);
+}
+
 Engine::Stages StageFactory::make(const PipelineLayout& layout, Engine::Stages before) {
   for (auto& [index, stage] : before) held_.add(stage->release_weights());
   before.clear();  // caches and activations go before anything is read
@@ -34,6 +41,7 @@ Engine::Stages StageFactory::make(const PipelineLayout& layout, Engine::Stages b
     mine.emplace_back(i, shards.back());
   }
   held_.keep_for(shards);
+  if (!held_.layers.empty()) tell_held(shards);
   const StageOptions options{layout.context, layout.slots, layout.rows_max,
                              parse_kv_cache(layout.kv_cache, "the plan's kv_cache"), layout.kv_cells};
   Engine::Stages stages;

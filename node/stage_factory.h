@@ -4,6 +4,7 @@
 
 #include <functional>
 #include <string>
+#include <vector>
 
 #include "model/gguf_file.h"
 #include "model/model_config.h"
@@ -26,6 +27,7 @@ class StageFactory {
   Engine::Stages make(const PipelineLayout& layout, Engine::Stages before);
 
  private:
+  void tell_held(const std::vector<ShardSpec>& shards) const;
   const std::string node_;
   const GgufFile& file_;
   const ModelConfig& model_;

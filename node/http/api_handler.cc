@@ -19,6 +19,7 @@ namespace {
 
 constexpr auto kStatsAgeMax = 500ms;
 constexpr std::string_view kModelsPath = "/v1/models";
+constexpr std::string_view kDrainPath = "/cluster/drain";
 constexpr std::string_view kChatPath = "/v1/chat/completions";
 
 struct Route {
@@ -30,7 +31,7 @@ struct Route {
 constexpr Route kRoutes[] = {
     {"/", false, true},         {"/health", false, true},         {"/ready", false, true},
     {"/metrics", false, false}, {"/status.json", false, false},   {kModelsPath, false, false},
-    {kChatPath, true, false},   {"/v1/completions", true, false},
+    {kChatPath, true, false},   {"/v1/completions", true, false}, {kDrainPath, true, false},
 };
 
 const Route* find_route(std::string_view path) {
@@ -132,6 +133,8 @@ awaitable<int> ApiHandler::answer(HttpExchange& exchange) {
     response = co_await metrics();
   } else if (path == "/status.json") {
     response = co_await status();
+  } else if (path == kDrainPath) {
+    response = drain(exchange.request().body);
   } else if (path == "/") {
     response = text_response("text/html; charset=utf-8", std::string(kDashboardHtml));
     response.headers.emplace_back(
@@ -153,6 +156,22 @@ awaitable<HttpResponse> ApiHandler::ready() {
   HttpResponse response = text_response("application/json", R"({"ready":false})");
   response.status = 503;
   co_return response;
+}
+
+// {"node": NAME}: its layers move to others. What came of it is in status.json.
+HttpResponse ApiHandler::drain(const std::string& body) {
+  boost::system::error_code malformed;
+  const json::value asked = json::parse(body, malformed);
+  const json::object* fields = malformed ? nullptr : asked.if_object();
+  const json::value* node = fields == nullptr ? nullptr : fields->if_contains("node");
+  if (node == nullptr || !node->is_string())
+    return to_response({400, "node: a node's name is needed", "node", "", 0});
+  if (!cluster_.keeper) return to_response({400, "node: this cluster has one node alone", "node", "", 0});
+  const Result<void> drained = cluster_.keeper->drain(std::string(node->get_string()));
+  if (drained.has_error()) return to_response({400, "node: " + drained.error().message, "node", "", 0});
+  HttpResponse response = text_response("application/json", R"({"draining":true})");
+  response.status = 202;
+  return response;
 }
 
 awaitable<HttpResponse> ApiHandler::metrics() {

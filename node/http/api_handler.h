@@ -31,6 +31,7 @@ class ApiHandler : public HttpHandler {
   boost::asio::awaitable<HttpResponse> ready();
   boost::asio::awaitable<HttpResponse> metrics();
   boost::asio::awaitable<HttpResponse> status();
+  HttpResponse drain(const std::string& body);
   HttpResponse models(const std::string& path) const;
   ClusterCounts cluster_counts() const;
 

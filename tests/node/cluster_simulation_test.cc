@@ -12,7 +12,11 @@
 namespace shoal::test {
 namespace {
 
+#if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
+constexpr uint64_t kSeeds = 100;
+#else
 constexpr uint64_t kSeeds = 1000;
+#endif
 
 uint64_t number_of(const char* variable, uint64_t otherwise) {
   const char* const text = std::getenv(variable);

@@ -39,6 +39,13 @@ TEST_CASE("a silent node is lost within three seconds, once") {
   CHECK_FALSE(members.is_here("pi"));
 }
 
+TEST_CASE("a node that hangs before its first sign of life is lost too") {
+  Membership members;
+  members.joined("pi", 0);
+  CHECK(wait(members, 0, 2).empty());
+  CHECK(wait(members, 2, 5).size() == 1);
+}
+
 TEST_CASE("a node that beats and gets nothing done is lost only while it has work") {
   Membership members;
   members.joined("pi", 0);
@@ -56,9 +63,9 @@ TEST_CASE("a slow node is not lost within its limits") {
   CHECK(beat(members, 0, 15, true, false).empty());
 }
 
-TEST_CASE("anything heard is a sign of life, and one that never beat is not expected to") {
+TEST_CASE("anything heard is a sign of life, and one of which none is expected is not lost for silence") {
   Membership members;
-  members.joined("pi", 0);
+  members.joined("pi", 0, /*beats=*/false);
   CHECK(wait(members, 0, 60).empty());
   members.heartbeat("pi", 1, false, 60);
   for (double now_s = 60; now_s < 70; now_s += 0.1) {

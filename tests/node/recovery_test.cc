@@ -209,6 +209,7 @@ TEST_CASE("a step that fails again and again ends what runs, and the pipeline is
   Drill drill;
   for (int i = 0; i <= Recovery::kFailuresMax; ++i) {
     CHECK(drill.given_up == 0);
+    drill.load.reset();
     drill.recovery.failed({Errc::kBadFrame, "hidden is not finite"}, drill.now_s);
     drill.act();
     drill.pass(0.5);
@@ -216,9 +217,17 @@ TEST_CASE("a step that fails again and again ends what runs, and the pipeline is
     CHECK(drill.runs);
   }
   CHECK(drill.given_up == 1);
-  drill.recovery.answered();
-  drill.recovery.failed({Errc::kBadFrame, "again"}, drill.now_s);
-  drill.act();
+  // Failures that a loss explains are no reason.
+  for (int i = 0; i <= 2 * Recovery::kFailuresMax; ++i) {
+    drill.recovery.failed({Errc::kPeerLost, "the link to a stage is lost"}, drill.now_s);
+    drill.act();
+    const std::string lost = drill.used();
+    drill.lose(lost);
+    drill.recovery.joined(device(drill.known, lost), links_of(lost, {"head", "a", "b", "c"}), drill.now_s);
+    drill.pass(0.5);
+    drill.all_ready();
+    CHECK(drill.runs);
+  }
   CHECK(drill.given_up == 1);
 }
 

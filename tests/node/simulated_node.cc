@@ -82,7 +82,7 @@ void SimNode::call_head(double pause_s) {
   const LinkPtr link = world_.connect(std::move(here), std::move(there));
   *mine = link;
   head_ = link;
-  head_watch_.joined("head", network.now());
+  head_watch_.joined("head", network.now(), /*beats=*/false);
   SimMessage hello;
   hello.kind = SimMessage::Kind::kHello;
   hello.node = name_;
