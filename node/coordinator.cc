@@ -278,7 +278,7 @@ void Coordinator::watch() {
   const double look_s = host_.now_s() + 1;
   host_.set_timer(PipelineHost::Timer::kSilence, look_s, [this, alive = std::weak_ptr<int>(alive_)] {
     if (alive.expired()) return;
-    watching_ = !steps_.empty() && !suspended_;
+    watching_ = !steps_.empty() && !suspended_ && layout_.step_deadline_s > 0;
     if (!watching_) return;
     const double silence_s = host_.now_s() - last_outcome_s_;
     if (silence_s <= layout_.step_deadline_s) return watch();
@@ -300,6 +300,7 @@ void Coordinator::suspend() {
   if (suspended_) return;
   suspended_ = true;
   watching_ = false;
+  host_.set_timer(PipelineHost::Timer::kSilence, PipelineHost::kNever, {});
   steps_.clear();
   for (const auto& [id, sequence] : running_) sequence->slot = -1;
 }

@@ -5,6 +5,11 @@
 #include <algorithm>
 
 namespace shoal {
+namespace {
+
+constexpr double kNothingToDo = 1e300;  // for a time at which something was last done
+
+}  // namespace
 
 Membership::Verdict Membership::may_join(const std::string& node, double now_s) {
   Member& member = members_[node];
@@ -32,7 +37,8 @@ Membership::Verdict Membership::may_join(const std::string& node, double now_s) 
 void Membership::joined(const std::string& node, double now_s, bool beats) {
   Member& member = members_[node];
   member.here = true;
-  member.joined_s = member.heard_s = member.moved_s = now_s;
+  member.joined_s = member.heard_s = now_s;
+  member.moved_s = kNothingToDo;
   member.beats = beats;
   member.progress = 0;
   member.joins_s.push_back(now_s);
@@ -64,7 +70,11 @@ void Membership::heartbeat(const std::string& node, uint64_t progress, bool work
   Member& member = found->second;
   member.heard_s = now_s;
   member.beats = true;
-  if (!working || progress != member.progress) member.moved_s = now_s;
+  if (!working) {
+    member.moved_s = kNothingToDo;
+  } else if (progress != member.progress || member.moved_s == kNothingToDo) {
+    member.moved_s = now_s;
+  }
   member.progress = progress;
 }
 
@@ -77,7 +87,7 @@ std::vector<Membership::Loss> Membership::tick(double now_s) {
     if (!member.here) continue;
     if (asleep_s > 0) {
       member.heard_s = std::min(now_s, member.heard_s + asleep_s);
-      member.moved_s = std::min(now_s, member.moved_s + asleep_s);
+      if (member.moved_s != kNothingToDo) member.moved_s = std::min(now_s, member.moved_s + asleep_s);
     }
     if (!member.beats) continue;
     if (const double silent = now_s - member.heard_s; silent > member.limits.silence_s) {

@@ -260,7 +260,7 @@ std::vector<PipelineKeeper::Member> PipelineKeeper::members() const {
     } else if (!recovery_.is_here(name)) {
       member.state = "lost";
     } else if (recovery_.is_draining(name)) {
-      member.state = used ? "draining" : "drained";
+      member.state = used || recovery_.suspended() ? "draining" : "drained";
     } else {
       member.state = used ? "in use" : "spare";
     }

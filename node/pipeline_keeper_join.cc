@@ -109,7 +109,8 @@ void PipelineKeeper::on_measured(const std::string& node, const Measured& measur
                                [&](const auto& entry) { return entry.second.asked == node; });
   if (of == joining_.end()) return;
   try {
-    for (const json::value& value : json::parse(measured.links_json).as_array()) {
+    const json::value links = json::parse(measured.links_json);
+    for (const json::value& value : links.as_array()) {
       const json::object& link = value.as_object();
       const LinkProfile profile{link.at("latency_s").to_number<double>(),
                                 link.at("bytes_per_s").to_number<double>()};

@@ -51,6 +51,7 @@ class Stream(threading.Thread):
                         self.times.append(time.monotonic())
                 elif line.startswith(b"data: [DONE]"):
                     self.ended = True
+            connection.close()
         except (OSError, http.client.HTTPException) as error:
             self.error = {"message": str(error), "code": "connection"}
 

@@ -145,7 +145,7 @@ class Launcher(ClusterTest):
     def start(self, path, *more):
         return subprocess.Popen([LAUNCHER, "--quiet", "-n", "3", "--", "run", "-c", path, "-m", MODEL, "-q", "--raw", "-p",
                                  "Once upon a time", "--temp", "0", "--ignore-eos", *more],
-                                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0,
                                 env={**ENVIRONMENT, "SHOAL_PROGRAM": PROGRAM}, start_new_session=True)
 
     def test_a_rank_is_killed_and_the_answer_goes_on(self):
