@@ -311,7 +311,7 @@ void start_coordinator(Cluster& cluster, const std::map<std::string, Endpoint>& 
   if (planned) cluster.node->call([&] { compare_with_plan(cluster); });
   PipelineKeeper::Settings settings;
   settings.config = cluster.config;
-  settings.base = layout_base(cluster.config, cluster.model.n_embd, cluster.model.n_vocab);
+  settings.base = layout_base(cluster.config, cluster.model);
   settings.known = cluster.plan_input;
   settings.endpoints = endpoints;
   cluster.keeper = std::make_unique<PipelineKeeper>(
@@ -341,7 +341,7 @@ void start_alone(Cluster& cluster, Bootstrap& bootstrap, const ClusterOptions& o
     input.devices[i].memory_bytes = cluster.config.nodes[i].memory_bytes;
   }
   input.links = LinkTable(static_cast<int>(input.devices.size()), LinkProfile{});
-  cluster.layout = layout_base(cluster.config, cluster.model.n_embd, cluster.model.n_vocab);
+  cluster.layout = layout_base(cluster.config, cluster.model);
   make_factory(cluster, options);
   cluster.node->load_nothing();
   cluster.node->set_remake(remake_of(cluster));
@@ -379,7 +379,7 @@ void start_cluster(Cluster& cluster, Bootstrap& bootstrap, const ClusterOptions&
       std::fputs(render_explanation(cluster.plan_input, cluster.plan).c_str(), stderr);
     }
   }
-  cluster.layout = lay_out(layout_base(cluster.config, cluster.model.n_embd, cluster.model.n_vocab),
+  cluster.layout = lay_out(layout_base(cluster.config, cluster.model),
                            cluster.plan, endpoints, cluster.config.stall_timeout_s);
   (void)together(bootstrap, cluster.name, [&] {
     make_factory(cluster, options);

@@ -70,8 +70,7 @@ void Coordinator::trace_step(uint64_t id, const StepInFlight& in_flight,
   for (const StepPart& part : in_flight.step.parts) {
     const auto sequence = running_.find(part.sequence);
     const bool decodes = sequence != running_.end() &&
-                         part.first_position >= static_cast<int>(sequence->second->request.prompt.size()) &&
-                         part.rows == 1;
+                         part.first_position >= prompt_positions(sequence->second->request) && part.rows == 1;
     (decodes ? step.decode_rows : step.prompt_rows) += part.rows;
     step.requests.push_back(part.sequence);
   }
@@ -104,6 +103,7 @@ void Coordinator::send(ScheduledStep step) {
   job->epoch = epoch_;
   job->step_id = next_step_++;
   job->candidates = 1;
+  job->kind = step.kind;
   job->ops = cache_.take_ops();
   StepInFlight in_flight;
   for (const StepPart& part : step.parts) {
@@ -111,10 +111,11 @@ void Coordinator::send(ScheduledStep step) {
     for (int i = 0; i < part.rows; ++i) {
       const int position = part.first_position + i;
       const bool wants = part.wants_logits && i + 1 == part.rows;
-      const int32_t token = sequence.tokens[static_cast<size_t>(position)];
+      const std::vector<int32_t>& tokens = step.whole_inputs ? sequence.request.prompt : sequence.tokens;
+      const int32_t token = tokens[static_cast<size_t>(position)];
       if (wants) in_flight.wanted.emplace_back(static_cast<int32_t>(job->rows.size()), sequence.id);
       job->rows.push_back({token, position, sequence.slot, wants});
-      cache_.hold(sequence.slot, position, token);
+      if (!step.whole_inputs) cache_.hold(sequence.slot, position, token);
     }
     if (part.wants_logits) {
       const int need = candidates_wanted(sequence.request);
@@ -167,7 +168,11 @@ void Coordinator::on_outcome(StepOutcome outcome) {
     }
     const auto sequence = running_.find(in_flight.wanted[i].second);
     if (sequence == running_.end()) continue;  // cancelled meanwhile
-    take_token(*sequence->second, outcome.rows[i]);
+    if (in_flight.step.kind == StepKind::kEmbed) {
+      take_embedding(*sequence->second, outcome.rows[i]);
+    } else {
+      take_token(*sequence->second, outcome.rows[i]);
+    }
   }
   if (keeper_.answered) keeper_.answered();
   admit();
@@ -251,6 +256,20 @@ void Coordinator::take_token(Sequence& sequence, const RowOutput& output) {
   if (full) return finish(id, FinishReason::kContextFull);
   cache_.grow(sequence.slot, static_cast<int>(sequence.tokens.size()));
   scheduler_.extend(id);
+}
+
+void Coordinator::take_embedding(Sequence& sequence, const RowOutput& output) {
+  const uint64_t id = sequence.id;
+  const bool finite =
+      std::all_of(output.embedding.begin(), output.embedding.end(), [](float x) { return std::isfinite(x); });
+  if (output.embedding.empty() || !finite)
+    return finish(id, FinishReason::kError, {Errc::kBadFrame, "an embedding that is empty or not finite"});
+  GenerationEvent event;
+  event.request = id;
+  event.embedding = output.embedding;
+  event.prompt_rows = static_cast<int>(sequence.request.prompt.size());
+  sequence.request.on_event(event);
+  finish(id, FinishReason::kStop);
 }
 
 void Coordinator::finish(uint64_t id, FinishReason reason, const Error& error, double retry_after_s) {

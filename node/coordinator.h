@@ -73,7 +73,7 @@ class Coordinator {
     uint64_t id;
     GenerationRequest request;
     Sampler sampler;
-    std::vector<int32_t> tokens;  // prompt and answer
+    std::vector<int32_t> tokens;  // prompt and answer; behind an encoder: the start token and the answer
     int slot;                     // -1: taken off to make room, waits to be computed again
     int reused;                   // positions of the prompt that a cache held already
     double deadline_s;
@@ -95,6 +95,9 @@ class Coordinator {
   bool readmit();
   void run(uint64_t id, Waiting waiting, const CacheSlots::Prefix& prefix);
   void begin(Sequence& sequence, const CacheSlots::Prefix& prefix);
+  int prompt_positions(const GenerationRequest& request) const;
+  std::vector<int32_t> first_tokens(const GenerationRequest& request) const;
+  CacheSlots::Prefix prefix_of(const GenerationRequest& request, std::span<const int32_t> tokens) const;
   bool take_one_off(uint64_t needy);
   void watch_deadlines();
   double row_seconds() const;
@@ -106,6 +109,7 @@ class Coordinator {
   void on_outcome(StepOutcome outcome);
   Result<int32_t> choose(Sequence& sequence, const RowOutput& output);
   void take_token(Sequence& sequence, const RowOutput& output);
+  void take_embedding(Sequence& sequence, const RowOutput& output);
   void mark(uint64_t id, TracedRequest::Mark mark, int tokens,
             TracedRequest::Mark reached = TracedRequest::Mark::kArrived);
   void trace_step(uint64_t id, const StepInFlight& in_flight, const std::vector<StageTime>& times);

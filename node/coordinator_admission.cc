@@ -16,7 +16,7 @@ void Coordinator::start(uint64_t id, GenerationRequest request) {
     event.retry_after_s = refusal_retry_s_;
     return request.on_event(event);
   }
-  const Result<void> checked = check_request(request, layout_.context, layout_.n_vocab);
+  const Result<void> checked = check_request(request, layout_);
   if (checked.has_error()) return refuse(checked.error().code, checked.error().message);
   const int length = static_cast<int>(request.prompt.size());
   const double now = host_.now_s();
@@ -35,6 +35,24 @@ void Coordinator::start(uint64_t id, GenerationRequest request) {
   pump();
 }
 
+// The tokens that a decoder has to compute before its first answer: the prompt, or where an encoder reads
+// that, what answers begin after. An encoder alone computes none.
+std::vector<int32_t> Coordinator::first_tokens(const GenerationRequest& request) const {
+  return layout_.inputs > 0 ? std::vector<int32_t>{std::max(0, layout_.decoder_start_token)} : request.prompt;
+}
+
+int Coordinator::prompt_positions(const GenerationRequest& request) const {
+  return layout_.inputs > 0 ? 1 : static_cast<int>(request.prompt.size());
+}
+
+// K and V of a decoder behind an encoder depend on all of its input, and a pooled embedding on all rows: then
+// no cached beginning serves.
+CacheSlots::Prefix Coordinator::prefix_of(const GenerationRequest& request,
+                                          std::span<const int32_t> tokens) const {
+  const bool reuses = layout_.inputs == 0 && !request.embeds;
+  return cache_.best_prefix(reuses ? tokens : tokens.first(1), request.user);
+}
+
 // Seconds a prompt row takes the pipeline when it is full.
 double Coordinator::row_seconds() const {
   constexpr double kRows = 32;
@@ -49,8 +67,9 @@ void Coordinator::admit() {
     const auto waiting = waiting_.find(*id);
     SHOAL_CHECK(waiting != waiting_.end());
     const GenerationRequest& request = waiting->second.request;
-    const CacheSlots::Prefix prefix = cache_.best_prefix(request.prompt, request.user);
-    if (prefix.slot < 0 || !cache_.has_room(prefix, static_cast<int>(request.prompt.size()))) return;
+    const std::vector<int32_t> tokens = first_tokens(request);
+    const CacheSlots::Prefix prefix = prefix_of(request, tokens);
+    if (prefix.slot < 0 || !cache_.has_room(prefix, static_cast<int>(tokens.size()))) return;
     queue_.take(*id);
     Waiting taken = std::move(waiting->second);
     waiting_.erase(waiting);
@@ -67,7 +86,7 @@ bool Coordinator::readmit() {
       if (first == nullptr || sequence->request.priority > first->request.priority) first = sequence.get();
     }
     if (first == nullptr) return true;
-    const CacheSlots::Prefix prefix = cache_.best_prefix(first->tokens, first->request.user);
+    const CacheSlots::Prefix prefix = prefix_of(first->request, first->tokens);
     if (prefix.slot < 0 || !cache_.has_room(prefix, static_cast<int>(first->tokens.size()))) return false;
     begin(*first, prefix);
   }
@@ -78,8 +97,9 @@ void Coordinator::run(uint64_t id, Waiting waiting, const CacheSlots::Prefix& pr
       Sequence{id, std::move(waiting.request), Sampler(SamplerOptions{}), {}, -1, 0, waiting.deadline_s});
   sequence->sampler = Sampler(sequence->request.sampling);
   if (sequence->request.grammar.json) sequence->grammar.emplace(sequence->request.grammar);
-  sequence->tokens = sequence->request.prompt;
-  for (const int32_t token : sequence->tokens) sequence->sampler.accept(token);
+  sequence->tokens = first_tokens(sequence->request);
+  if (layout_.inputs == 0)
+    for (const int32_t token : sequence->tokens) sequence->sampler.accept(token);
   begin(*sequence, prefix);
   running_[id] = std::move(sequence);
 }
@@ -90,7 +110,16 @@ void Coordinator::begin(Sequence& sequence, const CacheSlots::Prefix& prefix) {
   cache_.take(prefix, sequence.request.user, length);
   sequence.slot = prefix.slot;
   sequence.reused = prefix.length;
-  scheduler_.add(sequence.id, prefix.length, length, host_.now_s(), sequence.request.priority);
+  const GenerationRequest& request = sequence.request;
+  if (layout_.inputs > 0) {
+    scheduler_.add_input(sequence.id, request.embeds ? StepKind::kEmbed : StepKind::kEncode,
+                         static_cast<int>(request.prompt.size()), layout_.decodes ? length : 0, host_.now_s(),
+                         request.priority);
+  } else if (request.embeds) {
+    scheduler_.add_embedding(sequence.id, length, host_.now_s(), request.priority);
+  } else {
+    scheduler_.add(sequence.id, prefix.length, length, host_.now_s(), request.priority);
+  }
   if (sequence.answered == 0) mark(sequence.id, TracedRequest::Mark::kStarted, sequence.reused);
 }
 

@@ -25,26 +25,35 @@ void tell_logprobs(const RowOutput& output, int count, GenerationEvent& event) {
   }
 }
 
-Result<void> check_request(const GenerationRequest& request, int context, int n_vocab) {
+Result<void> check_request(const GenerationRequest& request, const PipelineLayout& layout) {
+  const int length = static_cast<int>(request.prompt.size());
   if (request.prompt.empty())
     return Error{Errc::kInvalidInput, "the prompt is empty: it needs at least one token"};
+  if (request.embeds && layout.inputs > 0 && layout.decodes)
+    return Error{Errc::kInvalidInput, "the model's encoder serves its decoder: it gives no embeddings"};
+  if (!request.embeds && !layout.decodes)
+    return Error{Errc::kInvalidInput, "the model gives embeddings and generates no text"};
   if (request.max_tokens < 1) {
     return Error{
         Errc::kInvalidInput,
         fmt::format("-n (--max-tokens) is {} but an answer has at least 1 token", request.max_tokens)};
   }
-  const int length = static_cast<int>(request.prompt.size());
-  if (length >= context) {
-    return Error{
-        Errc::kContextFull,
-        fmt::format("the prompt has {} tokens and the context holds {}, the answer included: shorten the "
-                    "prompt or raise the context (--context, or context: in the cluster file)",
-                    length, context)};
+  if (layout.inputs > 0 && length > layout.inputs) {
+    return Error{Errc::kContextFull,
+                 fmt::format("the prompt has {} tokens and the model's encoder reads at most {}, all at once: "
+                             "shorten the prompt",
+                             length, layout.inputs)};
+  }
+  if (layout.inputs == 0 && length + !request.embeds > layout.context) {
+    return Error{Errc::kContextFull,
+                 fmt::format("the prompt has {} tokens and the context holds {}, the answer included: shorten the "
+                             "prompt or raise the context (--context, or context: in the cluster file)",
+                             length, layout.context)};
   }
   for (const int32_t token : request.prompt) {
-    if (token < 0 || token >= n_vocab) {
+    if (token < 0 || token >= layout.n_vocab) {
       return Error{Errc::kInvalidInput,
-                   fmt::format("the prompt has token {}, and the vocabulary has {}", token, n_vocab)};
+                   fmt::format("the prompt has token {}, and the vocabulary has {}", token, layout.n_vocab)};
     }
   }
   try {

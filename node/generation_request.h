@@ -11,6 +11,7 @@
 #include "model/grammar_filter.h"
 #include "model/sampler.h"
 #include "node/logit_bias.h"
+#include "node/pipeline_layout.h"
 #include "sharding/stage.h"
 
 namespace shoal {
@@ -33,6 +34,7 @@ struct GenerationEvent {
   // temperature.
   double logprob = 0;                                 // of the token
   std::vector<std::pair<int32_t, double>> best = {};  // the likeliest tokens, best first
+  std::vector<float> embedding = {};                  // where that was asked for; the only event but the end
 };
 
 struct GenerationRequest {
@@ -42,6 +44,7 @@ struct GenerationRequest {
   LogitBias logit_bias;
   AnswerGrammar grammar;    // where it is set the answer is kept within it
   int logprobs = -1;        // tell so many of the likeliest tokens with each; -1: no log-probabilities
+  bool embeds = false;      // the prompt's embedding is wanted, no answer
   bool ignore_end = false;  // go on after an end-of-generation token (benchmarks)
   std::string user;         // users take turns, and a cached prompt serves the user alone who sent it
   int priority = 0;         // higher goes first
@@ -49,8 +52,8 @@ struct GenerationRequest {
   std::function<void(const GenerationEvent&)> on_event;  // called on the io thread; must not block
 };
 
-// Whether a request can be answered with this context and vocabulary at all; the error says what to change.
-Result<void> check_request(const GenerationRequest& request, int context, int n_vocab);
+// Whether a request can be answered by such a model at all; the error says what to change.
+Result<void> check_request(const GenerationRequest& request, const PipelineLayout& layout);
 
 // Candidates that the last stage must return for a row of this request; 0: all.
 int candidates_wanted(const GenerationRequest& request);

@@ -56,6 +56,8 @@ std::string why_unsound(const PipelineLayout& layout) {
     return "n_embd or n_vocab is out of bounds";
   if (!within(layout.context, 1, kContextMax) || !within(layout.slots, 1, kSlotsMax) || layout.kv_cells < 0)
     return "context, slots or kv_cells is out of bounds";
+  if (!within(layout.inputs, 0, layout.rows_max) || layout.decoder_start_token >= layout.n_vocab)
+    return "inputs or decoder_start_token is out of bounds";
   if (!within(layout.steps_in_flight_max, 1, 4 * kStagesMax)) return "steps_in_flight_max is out of bounds";
   if (layout.plan_hash.empty() || layout.plan_hash.size() > kNameBytesMax) return "its hash is missing";
   if (!layout.endpoints.contains(layout.head)) return "the head's address is missing";
@@ -87,6 +89,9 @@ std::string layout_to_json(const PipelineLayout& layout) {
                                       {"n_vocab", layout.n_vocab},
                                       {"context", layout.context},
                                       {"slots", layout.slots},
+                                      {"inputs", layout.inputs},
+                                      {"decodes", layout.decodes},
+                                      {"decoder_start_token", layout.decoder_start_token},
                                       {"kv_cells", layout.kv_cells},
                                       {"kv_cache", layout.kv_cache},
                                       {"steps_in_flight_max", layout.steps_in_flight_max},
@@ -117,6 +122,9 @@ Result<PipelineLayout> layout_from_json(std::string_view text) {
     layout.n_vocab = whole(object, "n_vocab");
     layout.context = whole(object, "context");
     layout.slots = whole(object, "slots");
+    layout.inputs = whole(object, "inputs");
+    layout.decodes = object.at("decodes").as_bool();
+    layout.decoder_start_token = object.at("decoder_start_token").to_number<int32_t>();
     layout.kv_cells = object.at("kv_cells").to_number<int64_t>();
     layout.kv_cache = std::string(object.at("kv_cache").as_string());
     layout.steps_in_flight_max = whole(object, "steps_in_flight_max");

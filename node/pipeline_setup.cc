@@ -27,12 +27,15 @@ std::string sha256_hex(const std::string& text) {
   return hex;
 }
 
-PipelineLayout layout_base(const ClusterConfig& config, int n_embd, int n_vocab) {
+PipelineLayout layout_base(const ClusterConfig& config, const ModelConfig& model) {
   PipelineLayout layout;
   layout.head = config.head;
-  layout.rows_max = kRowsOfStep;
-  layout.n_embd = n_embd;
-  layout.n_vocab = n_vocab;
+  layout.rows_max = rows_of_step(model, config.context);
+  layout.inputs = input_rows(model, config.context);
+  layout.decodes = model.decodes();
+  layout.decoder_start_token = model.decoder_start_token;
+  layout.n_embd = model.n_embd;
+  layout.n_vocab = model.n_vocab;
   layout.context = config.context;
   layout.slots = config.sequences;
   layout.kv_cells = config.kv_cells;

@@ -5,6 +5,7 @@
 #include <map>
 #include <string>
 
+#include "model/model_config.h"
 #include "node/cluster_config.h"
 #include "node/pipeline_layout.h"
 #include "node/scheduler.h"
@@ -16,7 +17,7 @@ std::string sha256_hex(const std::string& text);
 
 // What of a layout does not depend on the plan: sizes, the head, its deadline where the cluster file says
 // one.
-PipelineLayout layout_base(const ClusterConfig& config, int n_embd, int n_vocab);
+PipelineLayout layout_base(const ClusterConfig& config, const ModelConfig& model);
 
 // The layout of a plan. `base`: everything but the stages. `stall_timeout_s`: 0: chosen from the plan.
 PipelineLayout lay_out(const PipelineLayout& base, const Plan& plan,

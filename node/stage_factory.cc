@@ -45,6 +45,7 @@ Engine::Stages StageFactory::make(const PipelineLayout& layout, Engine::Stages b
   const StageOptions options{layout.context, layout.slots, layout.rows_max,
                              parse_kv_cache(layout.kv_cache, "the plan's kv_cache"), layout.kv_cells};
   Engine::Stages stages;
+  std::shared_ptr<const WeightMatrix> embedding;  // that another stage of this node has already
   for (const auto& [index, shard] : mine) {
     ProgressLine progress(fmt::format("loading layers {}-{}", shard.layers.begin, shard.layers.end - 1));
     ShardWeights weights = load_missing(
@@ -53,7 +54,8 @@ Engine::Stages StageFactory::make(const PipelineLayout& layout, Engine::Stages b
           progress.update(done, total);
           if (on_progress_) on_progress_();
         },
-        held_);
+        held_, embedding);
+    if (weights.token_embd) embedding = weights.token_embd;
     stages.emplace_back(index, std::make_unique<Stage>(model_, std::move(weights), options, kernels_, pool_));
   }
   held_ = {};

@@ -84,7 +84,7 @@ ShardWeights load_missing(const GgufFile& file, const ModelConfig& config, const
   ShardWeights fresh;
   if (!has_ends) {
     fresh = load_shard(file, config, {spec.embedding, {spec.layers.begin, first}, spec.output}, pool,
-                       parts.part(), find_embedding(held));
+                       parts.part(), shared ? shared : find_embedding(held));
   }
   std::vector<std::pair<int, ShardWeights>> loaded;
   for (int layer = first; layer < spec.layers.end;) {
