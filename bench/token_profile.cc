@@ -79,7 +79,9 @@ struct TimedTable {
     floats.rms_norm = Timed<kNorm, &FloatOps::rms_norm>::call;
     floats.rope = Timed<kRope, &FloatOps::rope>::call;
     floats.silu_mul = Timed<kSilu, &FloatOps::silu_mul>::call;
+    floats.gelu_mul = Timed<kSilu, &FloatOps::gelu_mul>::call;
     floats.add = Timed<kAdd, &FloatOps::add>::call;
+    floats.add_scaled = Timed<kAdd, &FloatOps::add_scaled>::call;
     floats.store_k = Timed<kStoreKv, &FloatOps::store_k>::call;
     floats.store_v = Timed<kStoreKv, &FloatOps::store_v>::call;
     floats.attention = Timed<kAttention, &FloatOps::attention>::call;

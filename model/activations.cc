@@ -10,11 +10,13 @@ namespace {
 
 // Floats of each region for `rows_max` rows; every buffer begins on a 64-byte boundary.
 struct Sizes {
-  size_t normed, q, k, v, attended, ffn, rope, scratch_stride, threads;
+  size_t normed, q, k, v, attended, ffn, rope, scales, scratch_stride, threads, ropes;
   int cols_max;
 
   size_t layer_region() const { return std::max(q + k + v + attended, 2 * ffn); }
-  size_t total() const { return normed + layer_region() + 2 * rope + scratch_stride * threads; }
+  size_t total() const {
+    return normed + layer_region() + 2 * ropes * rope + scales + scratch_stride * threads;
+  }
 };
 
 size_t aligned_floats(size_t n) {
@@ -29,6 +31,7 @@ Sizes sizes_of(const ModelConfig& config, int rows_max, int context, int threads
   };
   widest(s.normed, config.n_embd);
   widest(s.rope, config.n_rot / 2);
+  widest(s.scales, 1);
   for (int layer = 0; layer < config.n_layer; ++layer) {
     const int n_head = config.n_head[layer], n_head_kv = config.n_head_kv[layer];
     widest(s.q, int64_t{n_head} * config.head_dim_k);
@@ -42,6 +45,7 @@ Sizes sizes_of(const ModelConfig& config, int rows_max, int context, int threads
         s.scratch_stride, aligned_floats(attention_scratch_floats(kv_type, n_head, n_head_kv, context)) + 16);
   }
   s.threads = threads;
+  s.ropes = config.ropes.size();
   return s;
 }
 
@@ -60,8 +64,10 @@ Activations::Activations(const ModelConfig& config, int rows_max, int context, i
   gate = region;
   up = gate + s.ffn;
   rope_cos = region + s.layer_region();
-  rope_sin = rope_cos + s.rope;
-  attention_scratch = rope_sin + s.rope;
+  rope_sin = rope_cos + s.ropes * s.rope;
+  rope_stride = s.rope;
+  attention_scale = rope_sin + s.ropes * s.rope;
+  attention_scratch = attention_scale + s.scales;
   attention_scratch_stride = s.scratch_stride;
 }
 

@@ -7,9 +7,44 @@ namespace shoal {
 namespace {
 
 constexpr Architecture kArchitectures[] = {
-    {.name = "llama", .rope = RopeKind::kInterleaved, .qkv_bias = false, .qk_norm = false},
-    {.name = "qwen2", .rope = RopeKind::kHalfSplit, .qkv_bias = true, .qk_norm = false},
-    {.name = "qwen3", .rope = RopeKind::kHalfSplit, .qkv_bias = false, .qk_norm = true},
+    // Also Mistral, SmolLM2, TinyLlama, R1 distilled into Llama. Mistral 7B v0.1 sees 4096 positions in all
+    // layers.
+    {.name = "llama", .rope = RopeKind::kInterleaved, .windows = WindowPattern::kEveryLayer},
+    {.name = "mistral3", .rope = RopeKind::kInterleaved},
+    {.name = "granite", .rope = RopeKind::kInterleaved, .rope_is_a_choice = true},
+    {.name = "smollm3", .rope = RopeKind::kInterleaved, .no_rope_period = 4},
+    {.name = "qwen2", .rope = RopeKind::kHalfSplit, .qkv_bias = true},
+    {.name = "qwen3", .rope = RopeKind::kHalfSplit, .qk_norm = true},
+    {.name = "phi3",
+     .rope = RopeKind::kHalfSplit,
+     .fused_qkv = true,
+     .fused_gate_up = true,
+     .windows = WindowPattern::kEveryLayer},
+    {.name = "gemma",
+     .rope = RopeKind::kHalfSplit,
+     .gate = GateKind::kGelu,
+     .embedding_times_sqrt_n_embd = true},
+    {.name = "gemma2",
+     .rope = RopeKind::kHalfSplit,
+     .post_norms = true,
+     .gate = GateKind::kGelu,
+     .embedding_times_sqrt_n_embd = true,
+     .attention_soft_cap = 50,
+     .final_soft_cap = 30,
+     .windows = WindowPattern::kAllButEveryNth,
+     .window_period = 2,
+     .window = 4096,
+     .layers_of_scale_by_n_embd = 46},
+    {.name = "gemma3",
+     .rope = RopeKind::kHalfSplit,
+     .qk_norm = true,
+     .post_norms = true,
+     .gate = GateKind::kGelu,
+     .embedding_times_sqrt_n_embd = true,
+     .windows = WindowPattern::kAllButEveryNth,
+     .window_period = 6,
+     .rope_of_windows = true,
+     .layers_of_scale_by_n_embd = 62},
 };
 
 }  // namespace

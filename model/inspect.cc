@@ -75,6 +75,30 @@ std::string range_text(const std::vector<int>& values) {
   return *low == *high ? std::to_string(*low) : std::to_string(*low) + " to " + std::to_string(*high);
 }
 
+std::string rope_text(const ModelConfig& config) {
+  std::string text = std::to_string(config.n_rot) + " dimensions";
+  for (const RopeScaling& rope : config.ropes) {
+    text += std::string(&rope == config.ropes.data() ? ", base " : "; with a window base ") +
+            number_text(rope.freq_base) +
+            (rope.freq_scale != 1 ? ", scaled by " + number_text(rope.freq_scale) : "") +
+            (rope.ramp_height != 0 ? " (yarn)" : "");
+  }
+  if (config.rope_factors) text += ", with factors";
+  if (config.rope_factors_by_context) {
+    text += ", with factors for up to " + std::to_string(config.n_ctx_original) + " tokens and for more";
+  }
+  const auto without = std::count(config.rope.begin(), config.rope.end(), kNoRope);
+  return text + (without > 0 ? "; none in " + std::to_string(without) + " layers" : "");
+}
+
+std::string attention_text(const ModelConfig& config) {
+  const auto all = std::count(config.window.begin(), config.window.end(), 0);
+  if (all == config.n_layer) return "all positions";
+  const int window = *std::max_element(config.window.begin(), config.window.end());
+  return "the last " + std::to_string(window) + " positions" +
+         (all > 0 ? ", all in " + std::to_string(all) + " layers" : "");
+}
+
 void print_model(const GgufFile& file, std::ostream& out) {
   try {
     const ModelConfig config = ModelConfig::from(file);
@@ -86,10 +110,8 @@ void print_model(const GgufFile& file, std::ostream& out) {
     line(out, "heads",
          range_text(config.n_head) + " of " + std::to_string(config.head_dim_k) + ", " +
              range_text(config.n_head_kv) + " for keys and values");
-    line(out, "rope",
-         std::to_string(config.n_rot) + " dimensions, base " + number_text(config.rope_freq_base) +
-             (config.rope_freq_scale != 1 ? ", scaled by " + number_text(config.rope_freq_scale) : "") +
-             (config.rope_factors ? ", with factors" : ""));
+    line(out, "rope", rope_text(config));
+    line(out, "attention", attention_text(config));
     line(out, "context", std::to_string(config.n_ctx_train) + " tokens");
     line(out, "vocabulary", std::to_string(config.n_vocab) + " tokens");
     line(out, "output head", config.tied_output ? "the embedding (tied)" : "its own");

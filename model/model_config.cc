@@ -1,13 +1,10 @@
 #include "model/model_config.h"
 
-#include <algorithm>
 #include <cmath>
-#include <limits>
-#include <set>
 
 #include "base/error.h"
 #include "model/gguf_reader.h"
-#include "tensor/weight_matrix.h"
+#include "model/model_keys.h"
 
 namespace shoal {
 namespace {
@@ -21,67 +18,16 @@ constexpr uint64_t kHeadsMax = 1024;
 constexpr uint64_t kHeadDimMax = 1024;
 constexpr uint64_t kContextMax = uint64_t{1} << 24;
 
-[[noreturn]] void refuse(const GgufFile& file, const std::string& message) {
-  throw SetupError(quoted(file.path(), 4096) + ": " + message);
-}
-
-std::string shape_text(const std::vector<int64_t>& dims) {
-  std::string text = "[";
-  for (int64_t dim : dims) text += (text.size() > 1 ? ", " : "") + std::to_string(dim);
-  return text + "]";
-}
-
-// Trailing dimensions of 1 say nothing.
-std::vector<int64_t> significant(std::vector<int64_t> dims) {
-  while (dims.size() > 1 && dims.back() == 1) dims.pop_back();
-  return dims;
-}
-
-// Reads the keys "ARCH.what" of one file.
-class Keys {
- public:
-  Keys(const GgufFile& file, const std::string& arch) : file_(file), prefix_(arch + ".") {}
-
-  std::string name(const char* what) const { return prefix_ + what; }
-  bool has(const char* what) const { return file_.find(name(what)) != nullptr; }
-  int size(const char* what, uint64_t max) const { return checked(what, file_.get_uint(name(what)), max); }
-  int size(const char* what, uint64_t fallback, uint64_t max) const {
-    return checked(what, file_.get_uint(name(what), fallback), max);
-  }
-  std::vector<int> sizes(const char* what, int n_layer, uint64_t max) const {
-    std::vector<int> sizes;
-    for (uint64_t value : file_.get_uint_per_layer(name(what), static_cast<size_t>(n_layer))) {
-      sizes.push_back(checked(what, value, max));
-    }
-    return sizes;
-  }
-  double number(const char* what, double fallback) const { return file_.get_float(name(what), fallback); }
-  [[noreturn]] void refuse_key(const char* what, const std::string& message) const {
-    refuse(file_, "key " + quoted(name(what)) + " " + message);
-  }
-
- private:
-  int checked(const char* what, uint64_t value, uint64_t max) const {
-    if (value == 0 || value > max) {
-      refuse_key(what, "is " + std::to_string(value) + "; it must be from 1 to " + std::to_string(max));
-    }
-    return static_cast<int>(value);
-  }
-
-  const GgufFile& file_;
-  std::string prefix_;
-};
-
 const Architecture& read_architecture(const GgufFile& file) {
   const std::string name = file.get_string("general.architecture");
   if (const Architecture* found = find_architecture(name)) return *found;
   std::string known;
   for (const std::string& candidate : known_architectures()) known += (known.empty() ? "" : ", ") + candidate;
-  refuse(file, "the model's architecture is " + quoted(name) + ", which Shoal does not compute; known are " +
-                   known);
+  refuse_model(file, "the model's architecture is " + quoted(name) +
+                         ", which Shoal does not compute; known are " + known);
 }
 
-void read_attention(const Keys& keys, ModelConfig& config) {
+void read_attention(const ModelKeys& keys, ModelConfig& config) {
   config.n_head = keys.sizes("attention.head_count", config.n_layer, kHeadsMax);
   config.n_head_kv = config.n_head;
   if (keys.has("attention.head_count_kv")) {
@@ -89,153 +35,93 @@ void read_attention(const Keys& keys, ModelConfig& config) {
   }
   for (int layer = 0; layer < config.n_layer; ++layer) {
     if (config.n_head[layer] % config.n_head_kv[layer] == 0) continue;
-    keys.refuse_key("attention.head_count_kv", "gives layer " + std::to_string(layer) + " " +
-                                                   std::to_string(config.n_head_kv[layer]) +
-                                                   " key-value heads, which do not divide its " +
-                                                   std::to_string(config.n_head[layer]) + " heads");
+    keys.refuse("attention.head_count_kv", "gives layer " + std::to_string(layer) + " " +
+                                               std::to_string(config.n_head_kv[layer]) +
+                                               " key-value heads, which do not divide its " +
+                                               std::to_string(config.n_head[layer]) + " heads");
   }
   // Without the keys, the heads of layer 0 share n_embd evenly; all layers have the same head dimensions.
   const auto head_dim = [&](const char* what) {
     if (keys.has(what)) return keys.size(what, kHeadDimMax);
     if (config.n_embd % config.n_head[0] != 0) {
-      keys.refuse_key("attention.head_count", "is " + std::to_string(config.n_head[0]) +
-                                                  ", which does not divide the embedding length " +
-                                                  std::to_string(config.n_embd));
+      keys.refuse("attention.head_count", "is " + std::to_string(config.n_head[0]) +
+                                              ", which does not divide the embedding length " +
+                                              std::to_string(config.n_embd));
     }
     return keys.size(what, static_cast<uint64_t>(config.n_embd / config.n_head[0]), kHeadDimMax);
   };
   config.head_dim_k = head_dim("attention.key_length");
   config.head_dim_v = head_dim("attention.value_length");
-  // Sliding-window keys are not read: llama.cpp ignores them for these architectures (Mistral 7B v0.1 and
-  // some Qwen2 files carry one) and the models answer well with full attention.
 }
 
-void read_rope(const GgufFile& file, const Keys& keys, ModelConfig& config) {
-  config.n_rot = keys.size("rope.dimension_count", static_cast<uint64_t>(config.head_dim_k), kHeadDimMax);
-  if (config.n_rot > config.head_dim_k || config.n_rot % 2 != 0) {
-    keys.refuse_key("rope.dimension_count", "is " + std::to_string(config.n_rot) +
-                                                "; it must be even and at most the head's " +
-                                                std::to_string(config.head_dim_k) + " dimensions");
+// Layers that see only so many positions.
+void read_windows(const ModelKeys& keys, ModelConfig& config) {
+  const Architecture& arch = *config.arch;
+  config.window.assign(static_cast<size_t>(config.n_layer), 0);
+  if (arch.windows == WindowPattern::kNone) return;
+  const int window =
+      keys.size_or_zero("attention.sliding_window", static_cast<uint64_t>(arch.window), kContextMax);
+  std::vector<bool> has_window(config.window.size(), true);
+  if (arch.windows == WindowPattern::kAllButEveryNth) {
+    const char* const key = "attention.sliding_window_pattern";
+    const MetaValue* value = keys.file().find(keys.name(key));
+    if (const auto* by_layer = value ? std::get_if<std::vector<bool>>(value) : nullptr) {
+      if (by_layer->size() != has_window.size()) {
+        keys.refuse(key, "has " + std::to_string(by_layer->size()) + " entries for " +
+                             std::to_string(config.n_layer) + " layers");
+      }
+      has_window = *by_layer;
+    } else {
+      const int period = keys.size_or_zero(key, static_cast<uint64_t>(arch.window_period), kLayersMax);
+      for (int layer = 0; layer < config.n_layer; ++layer) {
+        has_window[static_cast<size_t>(layer)] = period == 0 || layer % period < period - 1;
+      }
+    }
   }
-  config.rope_freq_base = keys.number("rope.freq_base", 10000);
-  if (!(config.rope_freq_base >= 1 && config.rope_freq_base <= 1e12)) {
-    keys.refuse_key("rope.freq_base", "is not a number from 1 to 1e12");
+  for (size_t layer = 0; layer < has_window.size(); ++layer) {
+    if (has_window[layer]) config.window[layer] = window;
   }
-  const std::string type = file.get_string(keys.name("rope.scaling.type"), "linear");
-  if (type != "none" && type != "linear") {
-    keys.refuse_key("rope.scaling.type", "asks for rope scaling " + quoted(type) +
-                                             ", which Shoal does not compute; known are none, linear and the "
-                                             "factors tensor rope_freqs.weight (Llama 3)");
+}
+
+// What files say with a key, or leave to the family.
+void read_scales(const ModelKeys& keys, ModelConfig& config) {
+  const Architecture& arch = *config.arch;
+  constexpr double kLow = 1e-6, kHigh = 1e6;
+  const double embedding = arch.embedding_times_sqrt_n_embd ? std::sqrt(config.n_embd) : 1;
+  config.embedding_scale = static_cast<float>(keys.number("embedding_scale", embedding, kLow, kHigh));
+  config.residual_scale = static_cast<float>(keys.number("residual_scale", 1, kLow, kHigh));
+  config.logit_scale = static_cast<float>(1 / keys.number("logit_scale", 1, kLow, kHigh));
+  const bool by_n_embd = arch.layers_of_scale_by_n_embd == config.n_layer;
+  const double width = by_n_embd ? config.n_embd / config.n_head[0] : config.head_dim_k;
+  config.attention_scale = 1 / std::sqrt(static_cast<float>(width));
+  if (keys.number("attention.scale", 0) != 0) {  // 0 is what some converters write for "as usual"
+    config.attention_scale = static_cast<float>(keys.number("attention.scale", 0, kLow, kHigh));
   }
-  // An absent type with a factor means linear; "scale_linear" is the key's old name; 0 means no scaling.
-  const char* factor_key = keys.has("rope.scaling.factor") ? "rope.scaling.factor" : "rope.scale_linear";
-  const double factor = keys.number(factor_key, 0);
-  if (factor != 0 && !(factor >= 1e-3 && factor <= 1e6)) {
-    keys.refuse_key(factor_key, "is not a number from 0.001 to 1000000");
-  }
-  if (type == "linear" && factor != 0) config.rope_freq_scale = 1 / factor;
-  if (keys.number("rope.scaling.attn_factor", 1) != 1) {
-    keys.refuse_key("rope.scaling.attn_factor", "is not 1; Shoal does not scale attention with rope");
-  }
-  config.rope_factors = file.find_tensor("rope_freqs.weight") != nullptr;
+  config.attention_soft_cap =
+      static_cast<float>(keys.number("attn_logit_softcapping", arch.attention_soft_cap, 0, kHigh));
+  config.final_soft_cap =
+      static_cast<float>(keys.number("final_logit_softcapping", arch.final_soft_cap, 0, kHigh));
+  config.temperature_scale = static_cast<float>(keys.number("attention.temperature_scale", 0, 0, kHigh));
+  config.temperature_length = config.n_ctx_original;
 }
 
 void read_vocabulary(const GgufFile& file, ModelConfig& config) {
   const TensorInfo& embedding = file.tensor("token_embd.weight");
   const uint64_t rows = static_cast<uint64_t>(embedding.rows());
   if (rows > kVocabMax) {
-    refuse(file, "tensor 'token_embd.weight' has " + std::to_string(rows) + " rows; the limit is " +
-                     std::to_string(kVocabMax));
+    refuse_model(file, "tensor 'token_embd.weight' has " + std::to_string(rows) + " rows; the limit is " +
+                           std::to_string(kVocabMax));
   }
   const std::string key = "tokenizer.ggml.tokens";
   if (const MetaValue* value = file.find(key)) {
     const auto* tokens = std::get_if<std::vector<std::string>>(value);
-    if (!tokens) refuse(file, "key '" + key + "' is not an array of strings");
+    if (!tokens) refuse_model(file, "key '" + key + "' is not an array of strings");
     if (tokens->size() != rows) {
-      refuse(file, "key '" + key + "' lists " + std::to_string(tokens->size()) +
-                       " tokens, but tensor 'token_embd.weight' has " + std::to_string(rows) + " rows");
+      refuse_model(file, "key '" + key + "' lists " + std::to_string(tokens->size()) +
+                             " tokens, but tensor 'token_embd.weight' has " + std::to_string(rows) + " rows");
     }
   }
   config.n_vocab = static_cast<int>(rows);
-}
-
-// Checks tensors one by one and remembers which ones the model uses.
-class TensorCheck {
- public:
-  explicit TensorCheck(const GgufFile& file) : file_(file) {}
-
-  void matrix(const std::string& name, int64_t n_in, int64_t n_out) { shape(name, {n_in, n_out}); }
-  void vector(const std::string& name, int64_t n) {
-    const TensorType type = shape(name, {n}).type;
-    if (type != TensorType::kF32 && type != TensorType::kF16 && type != TensorType::kBF16) {
-      refuse(file_,
-             "tensor " + quoted(name) + " is a vector in a quantised format; F32, F16 and BF16 are possible");
-    }
-  }
-
-  // A tensor that nothing above asked for would be left out of the computation: the answer would be wrong,
-  // silently.
-  void refuse_unused(const Architecture& arch) const {
-    for (const TensorInfo& tensor : file_.tensors()) {
-      if (used_.count(tensor.name) != 0) continue;
-      const bool experts = tensor.name.find("_exps") != std::string::npos ||
-                           tensor.name.find("_shexp") != std::string::npos ||
-                           tensor.name.find("ffn_gate_inp") != std::string::npos;
-      refuse(file_, "tensor " + quoted(tensor.name) +
-                        (experts ? " belongs to a mixture of experts, which Shoal does not compute"
-                                 : std::string(" is not part of architecture ") + arch.name +
-                                       " as Shoal computes it"));
-    }
-  }
-
- private:
-  const TensorInfo& shape(const std::string& name, const std::vector<int64_t>& dims) {
-    const TensorInfo& tensor = file_.tensor(name);
-    if (significant(tensor.dims) != significant(dims)) {
-      refuse(file_, "tensor " + quoted(name) + " has shape " + shape_text(tensor.dims) +
-                        "; the model's keys ask for " + shape_text(dims));
-    }
-    used_.insert(name);
-    return tensor;
-  }
-
-  const GgufFile& file_;
-  std::set<std::string> used_;
-};
-
-void check_layer(TensorCheck& check, const ModelConfig& config, int layer) {
-  const auto name = [&](const char* what) { return TensorNames::layer(layer, what); };
-  const int64_t n_embd = config.n_embd, n_ff = config.n_ff[layer];
-  const int64_t n_q = int64_t{config.n_head[layer]} * config.head_dim_k;
-  const int64_t n_k = config.n_embd_k(layer), n_v = config.n_embd_v(layer);
-  check.vector(name("attn_norm.weight"), n_embd);
-  check.matrix(name("attn_q.weight"), n_embd, n_q);
-  check.matrix(name("attn_k.weight"), n_embd, n_k);
-  check.matrix(name("attn_v.weight"), n_embd, n_v);
-  if (config.arch->qkv_bias) {
-    check.vector(name("attn_q.bias"), n_q);
-    check.vector(name("attn_k.bias"), n_k);
-    check.vector(name("attn_v.bias"), n_v);
-  }
-  if (config.arch->qk_norm) {
-    check.vector(name("attn_q_norm.weight"), config.head_dim_k);
-    check.vector(name("attn_k_norm.weight"), config.head_dim_k);
-  }
-  check.matrix(name("attn_output.weight"), int64_t{config.n_head[layer]} * config.head_dim_v, n_embd);
-  check.vector(name("ffn_norm.weight"), n_embd);
-  check.matrix(name("ffn_gate.weight"), n_embd, n_ff);
-  check.matrix(name("ffn_up.weight"), n_embd, n_ff);
-  check.matrix(name("ffn_down.weight"), n_ff, n_embd);
-}
-
-void check_tensors(const GgufFile& file, const ModelConfig& config) {
-  TensorCheck check(file);
-  check.matrix("token_embd.weight", config.n_embd, config.n_vocab);
-  for (int layer = 0; layer < config.n_layer; ++layer) check_layer(check, config, layer);
-  check.vector("output_norm.weight", config.n_embd);
-  if (!config.tied_output) check.matrix("output.weight", config.n_embd, config.n_vocab);
-  if (config.rope_factors) check.vector("rope_freqs.weight", config.n_rot / 2);
-  check.refuse_unused(*config.arch);
 }
 
 std::string model_name(const GgufFile& file) {
@@ -251,60 +137,29 @@ ModelConfig ModelConfig::from(const GgufFile& file) {
   ModelConfig config;
   config.arch = &read_architecture(file);
   config.name = model_name(file);
-  const Keys keys(file, config.arch->name);
+  const ModelKeys keys(file, config.arch->name);
   if (file.get_uint(keys.name("expert_count"), 0) != 0) {
-    keys.refuse_key("expert_count", "asks for a mixture of experts, which Shoal does not compute");
+    keys.refuse("expert_count", "asks for a mixture of experts, which Shoal does not compute");
   }
   config.n_layer = keys.size("block_count", kLayersMax);
   config.n_embd = keys.size("embedding_length", kEmbdMax);
   config.n_ctx_train = keys.size("context_length", kContextMax);
   config.n_ff = keys.sizes("feed_forward_length", config.n_layer, kFeedForwardMax);
   if (!file.get_bool(keys.name("attention.causal"), true)) {
-    keys.refuse_key("attention.causal", "is false: this is an embedding model; Shoal generates text");
+    keys.refuse("attention.causal", "is false: this is an embedding model; Shoal generates text");
   }
   read_attention(keys, config);
-  read_rope(file, keys, config);
+  read_windows(keys, config);
+  read_rope(keys, config);
+  read_scales(keys, config);
   const double eps = keys.number("attention.layer_norm_rms_epsilon", -1);
   if (!(eps >= 0 && eps < 1))
-    keys.refuse_key("attention.layer_norm_rms_epsilon", "is missing or not from 0 to 1");
+    keys.refuse("attention.layer_norm_rms_epsilon", "is missing or not from 0 to 1");
   config.norm_eps = static_cast<float>(eps);
   config.tied_output = file.find_tensor("output.weight") == nullptr;
   read_vocabulary(file, config);
   check_tensors(file, config);
   return config;
-}
-
-std::string TensorNames::layer(int layer, const char* what) {
-  return "blk." + std::to_string(layer) + "." + what;
-}
-
-namespace {
-
-// Bytes a tensor takes in memory: norms, biases and rope factors as f32, matrices packed.
-uint64_t stored_bytes(const TensorInfo& tensor) {
-  const std::string_view name = tensor.name;
-  if (name.ends_with("norm.weight") || name.ends_with(".bias") || name == "rope_freqs.weight") {
-    return static_cast<uint64_t>(tensor.cols()) * sizeof(float);
-  }
-  return WeightMatrix::packed_bytes(tensor.type, tensor.rows(), tensor.cols());
-}
-
-}  // namespace
-
-UnitBytes unit_bytes(const GgufFile& file, const ModelConfig& config) {
-  UnitBytes bytes;
-  bytes.layers.resize(static_cast<size_t>(config.n_layer));
-  bytes.embedding = stored_bytes(file.tensor("token_embd.weight"));
-  bytes.output = stored_bytes(file.tensor("output_norm.weight")) +
-                 (config.tied_output ? bytes.embedding : stored_bytes(file.tensor("output.weight")));
-  if (config.rope_factors) bytes.shared = stored_bytes(file.tensor("rope_freqs.weight"));
-  for (int layer = 0; layer < config.n_layer; ++layer) {
-    const std::string prefix = TensorNames::layer(layer, "");
-    for (const TensorInfo& tensor : file.tensors()) {
-      if (tensor.name.compare(0, prefix.size(), prefix) == 0) bytes.layers[layer] += stored_bytes(tensor);
-    }
-  }
-  return bytes;
 }
 
 }  // namespace shoal

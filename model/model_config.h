@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "model/gguf_file.h"
+#include "tensor/float_ops.h"
 
 namespace shoal {
 
@@ -14,17 +15,42 @@ enum class RopeKind {
   kHalfSplit,    // pairs (i, i + n/2), "NeoX": qwen and its kin
 };
 
+enum class GateKind { kSilu, kGelu };  // gelu by tanh
+
+// Which layers see only the last attention.sliding_window positions, if the file says how many.
+enum class WindowPattern {
+  kNone,            // the key is not read
+  kEveryLayer,      //
+  kAllButEveryNth,  // layers window_period - 1, 2 window_period - 1, ... see all positions
+};
+
 // What distinguishes a family, as data. transformer.cc branches on these fields, never on a name.
-// A new family of known mechanisms is one row in model/architectures.cc.
+// A new family of known mechanisms is one row in model/architectures.cc. Scales that are keys of the file are
+// read for every family (ModelConfig); here are those that files leave unsaid.
 struct Architecture {
   const char* name;  // general.architecture
   RopeKind rope;
-  bool qkv_bias;  // attn_{q,k,v}.bias present
-  bool qk_norm;   // RMS norm over each head of q and k before rope (attn_{q,k}_norm.weight)
+  bool rope_is_a_choice = false;  // rope.scaling.finetuned = false: positions are not rotated at all
+  int no_rope_period = 0;         // n > 0: layers n - 1, 2n - 1, ... do not rotate
+  bool qkv_bias = false;          // attn_{q,k,v}.bias present
+  bool qk_norm = false;           // RMS norm over each head of q and k before rope (attn_{q,k}_norm.weight)
+  bool post_norms = false;        // what attention and feed-forward add is normed (post_{attention,ffw}_norm)
+  bool fused_qkv = false;         // attn_qkv.weight: the rows of q, k and v in one tensor
+  bool fused_gate_up = false;     // ffn_up.weight: the rows of gate and up in one tensor
+  GateKind gate = GateKind::kSilu;
+  bool embedding_times_sqrt_n_embd = false;
+  float attention_soft_cap = 0, final_soft_cap = 0;  // without a key; 0: none
+  WindowPattern windows = WindowPattern::kNone;
+  int window_period = 0;              // without a key
+  int window = 0;                     // without a key; 0: none
+  bool rope_of_windows = false;       // layers with a window rotate by rope.freq_base_swa, unscaled
+  int layers_of_scale_by_n_embd = 0;  // a model of so many layers divides scores by sqrt(n_embd / n_head)
 };
 
 const Architecture* find_architecture(std::string_view name);  // nullptr if unknown
 std::vector<std::string> known_architectures();
+
+constexpr int kNoRope = -1;
 
 struct ModelConfig {
   const Architecture* arch = nullptr;
@@ -35,11 +61,21 @@ struct ModelConfig {
   int n_ctx_train = 0;  // longest context of training
   int head_dim_k = 0, head_dim_v = 0;
   std::vector<int> n_head, n_head_kv, n_ff;  // per layer
-  int n_rot = 0;                             // dimensions rotated by rope
-  double rope_freq_base = 10000;
-  double rope_freq_scale = 1;  // 1 / linear scaling factor
-  bool rope_factors = false;   // rope_freqs.weight present (Llama 3)
+  std::vector<int> window;         // per layer: positions that a row sees, its own included; 0: all before it
+  int n_rot = 0;                   // dimensions rotated by rope
+  std::vector<RopeScaling> ropes;  // the first may have factors
+  std::vector<int> rope;           // per layer: index in `ropes`, or kNoRope
+  bool rope_factors = false;       // rope_freqs.weight present (Llama 3)
+  bool rope_factors_by_context = false;  // rope_factors_{short,long}.weight present (Phi-3)
+  int n_ctx_original = 0;                // a longer context than this takes rope_factors_long.weight
   float norm_eps = 1e-5f;
+  float embedding_scale = 1;                         // of the embedded tokens
+  float residual_scale = 1;                          // of what attention and feed-forward add
+  float attention_scale = 1;                         // of q . k
+  float logit_scale = 1;                             // of the logits, before the soft cap
+  float attention_soft_cap = 0, final_soft_cap = 0;  // x = cap tanh(x / cap); 0: none
+  float temperature_scale = 0;  // scores grow by 1 + scale ln(1 + floor(position / temperature_length))
+  int temperature_length = 0;
   bool tied_output = false;  // no output.weight: the embedding serves both ends
 
   int n_embd_k(int layer) const { return n_head_kv[layer] * head_dim_k; }
@@ -55,6 +91,10 @@ struct ModelConfig {
 struct TensorNames {
   static std::string layer(int layer, const char* what);  // "blk.7.attn_q.weight" for (7, "attn_q.weight")
 };
+
+// The vectors of factors that rope's frequencies are divided by; of two, the second is for contexts longer
+// than n_ctx_original.
+std::vector<const char*> rope_factor_tensors(const ModelConfig& config);
 
 // Bytes as stored (packed) of each planner unit.
 struct UnitBytes {

@@ -10,23 +10,11 @@
 
 #include "model/batch.h"
 #include "model/kv_cache.h"
+#include "model/layer_weights.h"
 #include "model/model_config.h"
 #include "tensor/matmul.h"
 
 namespace shoal {
-
-// Weights of one layer. Vectors are f32; a vector that the architecture does not have is empty.
-struct LayerWeights {
-  std::vector<float> attn_norm;  // [n_embd]
-  WeightMatrix attn_q, attn_k,
-      attn_v;  // [n_head * head_dim_k | n_head_kv * head_dim_k | n_head_kv * head_dim_v, n_embd]
-  std::vector<float> attn_q_bias, attn_k_bias, attn_v_bias;
-  std::vector<float> attn_q_norm, attn_k_norm;  // [head_dim_k]
-  WeightMatrix attn_output;                     // [n_embd, n_head * head_dim_v]
-  std::vector<float> ffn_norm;                  // [n_embd]
-  WeightMatrix ffn_gate, ffn_up;                // [n_ff, n_embd]
-  WeightMatrix ffn_down;                        // [n_embd, n_ff]
-};
 
 // Buffers of one step, taken once for `rows_max` rows, reused by every layer. Two regions, each the larger of
 // what attention and feed-forward need, since the one is done when the other begins.
@@ -41,16 +29,18 @@ struct Activations {
   AlignedBuffer memory;
   // All f32, [rows_max, ...], row stride the width. `projected` shares memory with `normed`; `gate` and `up`
   // share it with the four of attention.
-  float* normed = nullptr;             // [n_embd]
-  float* projected = nullptr;          // [n_embd] output of attention or feed-forward, to be added to hidden
-  float* q = nullptr;                  // [n_head, head_dim_k]
-  float* k = nullptr;                  // [n_head_kv, head_dim_k]
-  float* v = nullptr;                  // [n_head_kv, head_dim_v]
-  float* attended = nullptr;           // [n_head, head_dim_v]
-  float* gate = nullptr;               // [n_ff]
-  float* up = nullptr;                 // [n_ff]
-  float* rope_cos = nullptr;           // [n_rot / 2]
-  float* rope_sin = nullptr;           // [n_rot / 2]
+  float* normed = nullptr;     // [n_embd]
+  float* projected = nullptr;  // [n_embd] output of attention or feed-forward, to be added to hidden
+  float* q = nullptr;          // [n_head, head_dim_k]
+  float* k = nullptr;          // [n_head_kv, head_dim_k]
+  float* v = nullptr;          // [n_head_kv, head_dim_v]
+  float* attended = nullptr;   // [n_head, head_dim_v]
+  float* gate = nullptr;       // [n_ff]
+  float* up = nullptr;         // [n_ff]
+  float* rope_cos = nullptr;   // one part of [n_rot / 2] for each of config.ropes, `rope_stride` apart
+  float* rope_sin = nullptr;   // the same
+  size_t rope_stride = 0;
+  float* attention_scale = nullptr;    // [1]
   float* attention_scratch = nullptr;  // one part a thread
   size_t attention_scratch_stride = 0;
 };
@@ -60,11 +50,14 @@ struct ComputeContext {
   const Kernels* kernels;
   ThreadPool* pool;
   Activations* act;
-  const float* rope_factors;  // [n_rot / 2] or null
+  const double* rope_frequencies;  // [config.ropes, n_rot / 2]
 };
 
-// Fills act.rope_cos/sin for the rows' positions; once a step.
-void prepare_rope(const ComputeContext& cx, std::span<const BatchRow> rows);
+// What ComputeContext::rope_frequencies points to. `factors` ([n_rot / 2], or empty) divide the first rope's.
+std::vector<double> rope_frequencies(const ModelConfig& config, std::span<const float> factors);
+
+// Fills act.rope_cos/sin and act.attention_scale for the rows' positions; once a step.
+void prepare_positions(const ComputeContext& cx, std::span<const BatchRow> rows);
 
 // hidden[rows, n_embd] in place through layer `layer`; K and V of the rows are stored in the cache, whose
 // slots have been extended to hold them already.

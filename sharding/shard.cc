@@ -13,43 +13,12 @@ namespace shoal {
 
 namespace {
 
-// The tensors of a layer: what a file calls them, where they go, whether this architecture has them.
-struct MatrixField {
-  const char* name;
-  WeightMatrix LayerWeights::*field;
-};
-constexpr MatrixField kLayerMatrices[] = {
-    {"attn_q.weight", &LayerWeights::attn_q},     {"attn_k.weight", &LayerWeights::attn_k},
-    {"attn_v.weight", &LayerWeights::attn_v},     {"attn_output.weight", &LayerWeights::attn_output},
-    {"ffn_gate.weight", &LayerWeights::ffn_gate}, {"ffn_up.weight", &LayerWeights::ffn_up},
-    {"ffn_down.weight", &LayerWeights::ffn_down},
-};
-
-struct VectorField {
-  const char* name;
-  std::vector<float> LayerWeights::*field;
-  bool Architecture::*present;  // null: always
-};
-constexpr VectorField kLayerVectors[] = {
-    {"attn_norm.weight", &LayerWeights::attn_norm, nullptr},
-    {"attn_q.bias", &LayerWeights::attn_q_bias, &Architecture::qkv_bias},
-    {"attn_k.bias", &LayerWeights::attn_k_bias, &Architecture::qkv_bias},
-    {"attn_v.bias", &LayerWeights::attn_v_bias, &Architecture::qkv_bias},
-    {"attn_q_norm.weight", &LayerWeights::attn_q_norm, &Architecture::qk_norm},
-    {"attn_k_norm.weight", &LayerWeights::attn_k_norm, &Architecture::qk_norm},
-    {"ffn_norm.weight", &LayerWeights::ffn_norm, nullptr},
-};
-
-bool has(const ModelConfig& config, const VectorField& vector) {
-  return vector.present == nullptr || config.arch->*vector.present;
-}
-
 bool needs_embedding_matrix(const ModelConfig& config, const ShardSpec& spec) {
   return spec.embedding || (spec.output && config.tied_output);
 }
 
-bool needs_rope_factors(const ModelConfig& config, const ShardSpec& spec) {
-  return config.rope_factors && spec.layers.size() > 0;
+std::vector<const char*> needed_rope_factors(const ModelConfig& config, const ShardSpec& spec) {
+  return spec.layers.size() > 0 ? rope_factor_tensors(config) : std::vector<const char*>{};
 }
 
 void check_spec(const ModelConfig& config, const ShardSpec& spec) {
@@ -57,8 +26,12 @@ void check_spec(const ModelConfig& config, const ShardSpec& spec) {
               spec.layers.end <= config.n_layer);
 }
 
-size_t rounded_bytes(const TensorInfo& info) {  // of a matrix that shares memory with others
-  return (WeightMatrix::packed_bytes(info.type, info.rows(), info.cols()) + 63) / 64 * 64;
+size_t packed_bytes(const GgufFile& file, const LayerMatrix& m) {
+  return WeightMatrix::packed_bytes(file.tensor(m.tensor).type, m.rows, m.cols);
+}
+
+size_t rounded_bytes(const GgufFile& file, const LayerMatrix& m) {  // of one that shares memory with others
+  return (packed_bytes(file, m) + 63) / 64 * 64;
 }
 
 // A piece fits the second-level cache, so that it is packed from there. A share is what a thread claims at
@@ -79,16 +52,16 @@ class ShardReader {
   void plan_matrix(const std::string& name, WeightMatrix* out) {
     const TensorInfo& info = file_.tensor(name);
     *out = WeightMatrix(info.type, info.rows(), info.cols());
-    plan(info, out);
+    plan(info, 0, out);
   }
 
-  // The same with the matrix in bytes [*at, ..) of `memory`; moves *at on.
-  void plan_matrix(const std::string& name, WeightMatrix* out, const std::shared_ptr<AlignedBuffer>& memory,
+  // The same for a matrix of a layer, in bytes [*at, ..) of `memory`; moves *at on.
+  void plan_matrix(const LayerMatrix& matrix, WeightMatrix* out, const std::shared_ptr<AlignedBuffer>& memory,
                    size_t* at) {
-    const TensorInfo& info = file_.tensor(name);
-    *out = WeightMatrix(info.type, info.rows(), info.cols(), memory, *at);
-    *at += rounded_bytes(info);
-    plan(info, out);
+    const TensorInfo& info = file_.tensor(matrix.tensor);
+    *out = WeightMatrix(info.type, matrix.rows, matrix.cols, memory, *at);
+    *at += rounded_bytes(file_, matrix);
+    plan(info, matrix.first_row, out);
   }
 
   // Reads everything planned. Throws the first thread's error, if any, after all have stopped.
@@ -127,15 +100,16 @@ class ShardReader {
  private:
   struct Share {
     const TensorInfo* info;
+    int64_t tensor_row;  // of the matrix's first row
     WeightMatrix* out;
-    int64_t row, rows;
+    int64_t row, rows;  // of the matrix
   };
 
-  void plan(const TensorInfo& info, WeightMatrix* out) {
+  void plan(const TensorInfo& info, int64_t tensor_row, WeightMatrix* out) {
     const uint64_t group_bytes = info.bytes / info.rows() * kRowGroup;
     const int64_t rows = std::max<int64_t>(1, kShareBytes / group_bytes) * kRowGroup;
-    for (int64_t first = 0; first < info.rows(); first += rows) {
-      shares_.push_back({&info, out, first, std::min(rows, info.rows() - first)});
+    for (int64_t first = 0; first < out->rows(); first += rows) {
+      shares_.push_back({&info, tensor_row, out, first, std::min(rows, out->rows() - first)});
     }
   }
 
@@ -148,7 +122,7 @@ class ShardReader {
     for (int64_t row = share.row, end = share.row + share.rows; row < end; row += step) {
       const int64_t n = std::min(step, end - row);
       piece.resize(n * row_bytes);
-      file_.read(*share.info, row * row_bytes, piece);
+      file_.read(*share.info, (share.tensor_row + row) * row_bytes, piece);
       share.out->pack_rows(row, n, piece);
     }
     done_ += share.rows * row_bytes;
@@ -161,7 +135,7 @@ class ShardReader {
       if (i >= static_cast<int64_t>(shares_.size())) return;
       const Share& s = shares_[i];
       const uint64_t row_bytes = s.info->bytes / s.info->rows();
-      file_.expect(*s.info, s.row * row_bytes, s.rows * row_bytes);
+      file_.expect(*s.info, (s.tensor_row + s.row) * row_bytes, s.rows * row_bytes);
     };
     if (index == 0)
       for (int64_t i = 1; i < kReadAheadShares; ++i) ask(i);
@@ -177,33 +151,31 @@ class ShardReader {
   std::vector<std::vector<std::byte>> pieces_;  // of each thread
 };
 
-std::vector<float> checked_rope_factors(const GgufFile& file, std::vector<float> factors) {
+std::vector<float> read_rope_factors(const GgufFile& file, ShardReader& reader, const char* tensor) {
+  std::vector<float> factors = reader.vector(tensor);
   for (const float factor : factors) {
-    if (!(factor > 0 && factor < 1e6f))
-      throw SetupError(file.path() + ": tensor 'rope_freqs.weight' holds " + std::to_string(factor) +
+    if (!(factor > 1e-6f && factor < 1e6f))
+      throw SetupError(file.path() + ": tensor '" + tensor + "' holds " + std::to_string(factor) +
                        ", which cannot divide a frequency; the file is damaged");
   }
   return factors;
 }
 
-// Calls matrix(name) and vector(name) for every tensor of the shard, in the file's usual order.
-template <class Matrix, class Vector>
-void for_each_tensor(const ModelConfig& config, const ShardSpec& spec, Matrix&& matrix, Vector&& vector) {
-  if (needs_embedding_matrix(config, spec)) matrix("token_embd.weight");
-  if (needs_rope_factors(config, spec)) vector("rope_freqs.weight");
-  for (int layer = spec.layers.begin; layer < spec.layers.end; ++layer) {
-    for (const MatrixField& m : kLayerMatrices) matrix(TensorNames::layer(layer, m.name));
-    for (const VectorField& v : kLayerVectors)
-      if (has(config, v)) vector(TensorNames::layer(layer, v.name));
-  }
-  if (spec.output) vector("output_norm.weight");
-  if (spec.output && !config.tied_output) matrix("output.weight");
-}
-
+// Bytes of the shard's tensors in the file.
 uint64_t file_bytes(const GgufFile& file, const ModelConfig& config, const ShardSpec& spec) {
   uint64_t total = 0;
   const auto count = [&](const std::string& name) { total += file.tensor(name).bytes; };
-  for_each_tensor(config, spec, count, count);
+  if (needs_embedding_matrix(config, spec)) count("token_embd.weight");
+  for (const char* name : needed_rope_factors(config, spec)) count(name);
+  for (int layer = spec.layers.begin; layer < spec.layers.end; ++layer) {
+    for (const LayerMatrix& m : layer_matrices(config, layer)) {
+      const TensorInfo& info = file.tensor(m.tensor);
+      total += info.bytes / info.rows() * m.rows;
+    }
+    for (const LayerVector& v : layer_vectors(config, layer)) count(v.tensor);
+  }
+  if (spec.output) count("output_norm.weight");
+  if (spec.output && !config.tied_output) count("output.weight");
   return total;
 }
 
@@ -211,28 +183,19 @@ uint64_t file_bytes(const GgufFile& file, const ModelConfig& config, const Shard
 
 uint64_t shard_bytes(const GgufFile& file, const ModelConfig& config, const ShardSpec& spec) {
   check_spec(config, spec);
-  uint64_t total = 0;
-  for_each_tensor(
-      config, spec,
-      [&](const std::string& name) {
-        const TensorInfo& info = file.tensor(name);
-        total += WeightMatrix::packed_bytes(info.type, info.rows(), info.cols());
-      },
-      [&](const std::string& name) {
-        const TensorInfo& info = file.tensor(name);
-        total += info.rows() * info.cols() * sizeof(float);
-      });
+  const UnitBytes units = unit_bytes(file, config);
+  uint64_t total = needs_embedding_matrix(config, spec) ? units.embedding : 0;
+  if (spec.layers.size() > 0) total += units.shared;
+  for (int layer = spec.layers.begin; layer < spec.layers.end; ++layer) total += units.layers[layer];
+  if (spec.output) total += config.tied_output ? config.n_embd * sizeof(float) : units.output;
   return total;
 }
 
 uint64_t ShardWeights::bytes() const {
-  uint64_t total = (output_norm.size() + rope_factors.size()) * sizeof(float);
+  uint64_t total = (output_norm.size() + rope_factors.size() + rope_factors_long.size()) * sizeof(float);
   if (token_embd) total += token_embd->bytes();
   if (output && output != token_embd) total += output->bytes();
-  for (const LayerWeights& layer : layers) {
-    for (const MatrixField& m : kLayerMatrices) total += (layer.*m.field).bytes();
-    for (const VectorField& v : kLayerVectors) total += (layer.*v.field).size() * sizeof(float);
-  }
+  for (const LayerWeights& layer : layers) total += layer.bytes();
   return total;
 }
 
@@ -254,21 +217,20 @@ ShardWeights load_shard(const GgufFile& file, const ModelConfig& config, const S
     w.token_embd = token_embd = std::make_shared<WeightMatrix>();
     reader.plan_matrix("token_embd.weight", token_embd.get());
   }
-  if (needs_rope_factors(config, spec))
-    w.rope_factors = checked_rope_factors(file, reader.vector("rope_freqs.weight"));
+  const std::vector<const char*> factors = needed_rope_factors(config, spec);
+  if (!factors.empty()) w.rope_factors = read_rope_factors(file, reader, factors[0]);
+  if (factors.size() > 1) w.rope_factors_long = read_rope_factors(file, reader, factors[1]);
   size_t layer_bytes = 0, at = 0;
   for (int layer = spec.layers.begin; layer < spec.layers.end; ++layer) {
-    for (const MatrixField& m : kLayerMatrices)
-      layer_bytes += rounded_bytes(file.tensor(TensorNames::layer(layer, m.name)));
+    for (const LayerMatrix& m : layer_matrices(config, layer)) layer_bytes += rounded_bytes(file, m);
   }
   const auto layer_memory = std::make_shared<AlignedBuffer>(layer_bytes);
   w.layers.resize(spec.layers.size());
   for (int layer = spec.layers.begin; layer < spec.layers.end; ++layer) {
     LayerWeights& l = w.layers[layer - spec.layers.begin];
-    for (const MatrixField& m : kLayerMatrices)
-      reader.plan_matrix(TensorNames::layer(layer, m.name), &(l.*m.field), layer_memory, &at);
-    for (const VectorField& v : kLayerVectors)
-      if (has(config, v)) l.*v.field = reader.vector(TensorNames::layer(layer, v.name));
+    for (const LayerMatrix& m : layer_matrices(config, layer))
+      reader.plan_matrix(m, &(l.*m.field), layer_memory, &at);
+    for (const LayerVector& v : layer_vectors(config, layer)) l.*v.field = reader.vector(v.tensor);
   }
   if (spec.output) {
     w.output_norm = reader.vector("output_norm.weight");

@@ -34,7 +34,9 @@ struct ShardWeights {
   std::vector<LayerWeights> layers;                // layers[i] is layer spec.layers.begin + i
   std::vector<float> output_norm;
   std::shared_ptr<const WeightMatrix> output;  // token_embd itself when tied
-  std::vector<float> rope_factors;
+  std::vector<float> rope_factors;             // that divide rope's frequencies; empty if none
+  std::vector<float>
+      rope_factors_long;  // instead, in a context longer than config.n_ctx_original; may be empty
 
   uint64_t bytes() const;  // resident bytes of all of it, shared matrices counted once
 };

@@ -28,6 +28,12 @@ uint64_t output_bytes(const ModelConfig& config, const ShardSpec& spec, const St
          TopCandidates::bytes(config.n_vocab, logit_rows(options));
 }
 
+// All stages of a model are made for the same context, so they choose alike.
+const std::vector<float>& factors_for(const ModelConfig& config, const ShardWeights& weights, int context) {
+  const bool long_context = context > config.n_ctx_original && !weights.rope_factors_long.empty();
+  return long_context ? weights.rope_factors_long : weights.rope_factors;
+}
+
 Error invalid(const std::string& message) {
   return {Errc::kInvalidInput, message};
 }
@@ -61,8 +67,8 @@ struct Stage::Impl {
                    ? sizeof(float) * logit_rows(options) * (size_t{0} + config.n_vocab + config.n_embd)
                    : 0),
         top(weights.spec.output ? config.n_vocab : 0, logit_rows(options)),
-        cx{&config, &kernels, &pool, &act,
-           weights.rope_factors.empty() ? nullptr : weights.rope_factors.data()} {}
+        frequencies(rope_frequencies(config, factors_for(config, weights, options.context))),
+        cx{&config, &kernels, &pool, &act, frequencies.data()} {}
 
   Result<void> check_ops(std::span<const CacheOp> ops);
   Result<void> check_rows(std::span<const BatchRow> rows, const float* hidden);
@@ -81,6 +87,7 @@ struct Stage::Impl {
   std::vector<int32_t> lengths;  // of the slots as the step being checked would leave them
   AlignedBuffer logits;          // [logit_rows, n_vocab], then [logit_rows, n_embd] of gathered hidden
   TopCandidates top;
+  std::vector<double> frequencies;
   ComputeContext cx;
 };
 
@@ -231,7 +238,7 @@ Result<void> Stage::run(std::span<const CacheOp> ops, std::span<const BatchRow> 
 
   const ThreadPool::Burst burst(s.pool);
   if (spec.embedding) embed(s.cx, *s.weights.token_embd, rows, hidden);
-  if (spec.layers.size() > 0) prepare_rope(s.cx, rows);
+  if (spec.layers.size() > 0) prepare_positions(s.cx, rows);
   for (int layer = spec.layers.begin; layer < spec.layers.end; ++layer)
     forward_layer(s.cx, layer, s.weights.layers[layer - spec.layers.begin], rows, s.cache, hidden);
   if (spec.output)

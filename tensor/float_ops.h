@@ -74,11 +74,29 @@ struct FloatOps {
   float (*sum_of_exps)(const float* x, float highest, int n);
   void (*f16_to_f32)(const uint16_t* x, int n, float* y);
   void (*f32_to_f16)(const float* x, int n, uint16_t* y);  // round to nearest even
+  // gate = gelu(gate) * up, gelu by its tanh form (D. Hendrycks and K. Gimpel, arXiv:1606.08415).
+  void (*gelu_mul)(float* gate, const float* up, int n);
+  void (*add_scaled)(float* x, const float* y, float scale, int n);  // x += scale y, rounded once
+  void (*scale)(float* x, float scale, int n);                       // x *= scale
+  void (*soft_cap)(float* x, float cap, int n);                      // x = cap tanh(x / cap)
 };
 
-// cos and sin of position * theta_i for pairs [0, n_rot/2), theta_i = freq_base^(-2i/n_rot) / factor_i,
-// computed in double by our own code so that every machine gets the same bits. `factors` may be null.
-void rope_angles(int position, int n_rot, double freq_base, double freq_scale, const float* factors,
-                 float* cos, float* sin);
+// How positions become the angles of rotary embedding: pair i turns by position * frequency[i], where
+//   theta[i] = freq_base^(-2i / n_rot) / factor[i]
+//   frequency[i] = theta[i] * (freq_scale + (1 - freq_scale) * kept[i])
+// and what is rotated grows by `magnitude`. kept[i] is 0 but in YaRN (B. Peng et al., arXiv:2309.00071, 3.2),
+// where it falls from `ramp_height` at pair ramp_begin to 0 at ramp_end: fast pairs keep their frequency.
+struct RopeScaling {
+  double freq_base = 10000;
+  double freq_scale = 1;  // 1 / linear scaling factor
+  float magnitude = 1;
+  double ramp_height = 0;  // 0: no ramp
+  double ramp_begin = 0, ramp_end = 0;
+};
+
+// Both computed in double by our own code, so that every machine gets the same bits. `factors`
+// ([n_rot / 2]) may be null.
+void rope_frequencies(const RopeScaling& scaling, int n_rot, const float* factors, double* frequencies);
+void rope_angles(int position, const double* frequencies, int pairs, float magnitude, float* cos, float* sin);
 
 }  // namespace shoal

@@ -127,27 +127,59 @@ void rope(float* x, int n_head, int head_dim, int n_rot, bool interleaved, const
   }
 }
 
-// silu(g) = g / (1 + exp(-g)), by exp of -|g| alone, which cannot overflow.
-SHOAL_VEC Vec silu(const Vec& g) {
+// x = op(x, y), element by element, in 16 lanes. An op is a lambda with SHOAL_OP behind its parameters, so
+// that it becomes part of both loops.
+#define SHOAL_OP __attribute__((always_inline))
+template <class Op>
+SHOAL_VEC void combine(float* x, const float* y, int n, Op op) {
+  int i = 0;
+  for (; i + 16 <= n; i += 16) store(x + i, op(load(x + i), load(y + i)));
+  if (i < n) store_partial(x + i, op(load_partial(x + i, n - i), load_partial(y + i, n - i)), n - i);
+}
+
+// g / (1 + exp(-z)), by exp of -|z| alone, which cannot overflow.
+SHOAL_VEC Vec times_sigmoid(const Vec& g, const Vec& z) {
   const Vec one = broadcast(1.0f);
-  const Vec e = exp_nonpositive(negate(abs(g)));
-  const Vec numerator = select_less(g, broadcast(0.0f), e, one);
+  const Vec e = exp_nonpositive(negate(abs(z)));
+  const Vec numerator = select_less(z, broadcast(0.0f), e, one);
   return mul(g, div(numerator, add(e, one)));
 }
 
 void silu_mul(float* gate, const float* up, int n) {
-  int i = 0;
-  for (; i + 16 <= n; i += 16) store(gate + i, mul(silu(load(gate + i)), load(up + i)));
-  if (i < n) {
-    const Vec v = mul(silu(load_partial(gate + i, n - i)), load_partial(up + i, n - i));
-    store_partial(gate + i, v, n - i);
-  }
+  combine(gate, up, n, [](const Vec& g, const Vec& u) SHOAL_OP { return mul(times_sigmoid(g, g), u); });
+}
+
+// gelu(g) = g / 2 (1 + tanh(u)) = g sigmoid(2 u), u = sqrt(2 / pi) (g + 0.044715 g^3): without the sum, small
+// results keep their digits.
+SHOAL_VEC Vec gelu(const Vec& g) {
+  const Vec square = mul(g, g);
+  const Vec z = mul(g, fma(square, broadcast(0.0713548162726f), broadcast(1.59576912161f)));
+  return times_sigmoid(g, z);
+}
+
+void gelu_mul(float* gate, const float* up, int n) {
+  combine(gate, up, n, [](const Vec& g, const Vec& u) SHOAL_OP { return mul(gelu(g), u); });
 }
 
 void add_to(float* x, const float* y, int n) {
   int i = 0;
   for (; i + 16 <= n; i += 16) store(x + i, add(load(x + i), load(y + i)));
   for (; i < n; ++i) x[i] += y[i];
+}
+
+void add_scaled(float* x, const float* y, float scale, int n) {
+  const Vec s = broadcast(scale);
+  combine(x, y, n, [&](const Vec& a, const Vec& b) SHOAL_OP { return fma(b, s, a); });
+}
+
+void scale_by(float* x, float scale, int n) {
+  const Vec s = broadcast(scale);
+  combine(x, x, n, [&](const Vec& a, const Vec&) SHOAL_OP { return mul(a, s); });
+}
+
+void soft_cap(float* x, float cap, int n) {
+  const Vec c = broadcast(cap);
+  combine(x, x, n, [&](const Vec& a, const Vec&) SHOAL_OP { return mul(c, tanh_of(div(a, c))); });
 }
 
 // Lanes [0, n) of p, -inf in the others.
@@ -215,8 +247,9 @@ void quantize(const float* x, int n, int8_t* q, float* scale, int32_t* sum) {
 namespace shoal {
 namespace {
 
-constexpr FloatOps kTable = {rms_norm,  rope,     silu_mul, add_to,      store_k,    store_v,
-                             attention, quantize, largest,  sum_of_exps, f16_to_f32, f32_to_f16};
+constexpr FloatOps kTable = {rms_norm,  rope,       silu_mul, add_to,      store_k,    store_v,
+                             attention, quantize,   largest,  sum_of_exps, f16_to_f32, f32_to_f16,
+                             gelu_mul,  add_scaled, scale_by, soft_cap};
 
 }  // namespace
 }  // namespace shoal

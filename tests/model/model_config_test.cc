@@ -3,11 +3,12 @@
 
 #include <doctest/doctest.h>
 
+#include <cmath>
 #include <functional>
 
 #include "base/error.h"
 #include "tests/support/temp_dir.h"
-#include "tests/support/tiny_model.h"
+#include "tests/support/tiny_families.h"
 
 namespace shoal {
 namespace {
@@ -99,8 +100,11 @@ TEST_CASE("the fields of a model") {
   CHECK(config.n_ff == std::vector<int>{96, 96, 96});
   CHECK(config.n_embd_k(2) == 64);
   CHECK(config.n_embd_v(2) == 64);
-  CHECK(config.rope_freq_base == 1e6);
-  CHECK(config.rope_freq_scale == 1);
+  REQUIRE(config.ropes.size() == 1);
+  CHECK(config.ropes[0].freq_base == 1e6);
+  CHECK(config.ropes[0].freq_scale == 1);
+  CHECK(config.rope == std::vector<int>{0, 0, 0});
+  CHECK(config.window == std::vector<int>{0, 0, 0});
   CHECK(config.norm_eps == 1e-6f);
   CHECK_FALSE(config.rope_factors);
   CHECK_FALSE(config.tied_output);
@@ -114,7 +118,7 @@ TEST_CASE("absent keys take the format's defaults") {
   writer.write(dir.file("some-model.gguf"));
   const ModelConfig config = ModelConfig::from(GgufFile::open(dir.file("some-model.gguf")));
   CHECK(config.name == "some-model.gguf");
-  CHECK(config.rope_freq_base == 10000);
+  CHECK(config.ropes[0].freq_base == 10000);
   CHECK(config.n_rot == 16);
   CHECK(config.head_dim_k == 16);
 
@@ -143,7 +147,7 @@ TEST_CASE("rope scaling: none, linear and factors; the rest is refused by name")
   const auto scale = [](const std::function<void(GgufWriter&)>& edit) {
     GgufWriter writer = tiny_model(small_options());
     edit(writer);
-    return ModelConfig::from(open_model(writer)).rope_freq_scale;
+    return ModelConfig::from(open_model(writer)).ropes[0].freq_scale;
   };
   CHECK(scale([](GgufWriter& w) { w.set_f32("llama.rope.scaling.factor", 4); }) == 0.25);
   CHECK(scale([](GgufWriter& w) { w.set_f32("llama.rope.scale_linear", 2); }) == 0.5);
@@ -151,13 +155,13 @@ TEST_CASE("rope scaling: none, linear and factors; the rest is refused by name")
           w.set_string("llama.rope.scaling.type", "none");
           w.set_f32("llama.rope.scaling.factor", 4);
         }) == 1);
-  for (const char* type : {"yarn", "longrope", "su\x1b"}) {
+  for (const char* type : {"dynamic", "longrope", "su\x1b"}) {
     check_says(refusal([&](GgufWriter& w) { w.set_string("llama.rope.scaling.type", type); }),
-               {"llama.rope.scaling.type", type[0] == 's' ? "su\\x1B" : type, "none, linear"});
+               {"llama.rope.scaling.type", type[0] == 's' ? "su\\x1B" : type, "none, linear, yarn"});
   }
   check_says(refusal([](GgufWriter& w) { w.set_f32("llama.rope.scaling.factor", -1); }),
              {"rope.scaling.factor"});
-  check_says(refusal([](GgufWriter& w) { w.set_f32("llama.rope.scaling.attn_factor", 1.2f); }),
+  check_says(refusal([](GgufWriter& w) { w.set_f32("llama.rope.scaling.attn_factor", -1.2f); }),
              {"attn_factor"});
 
   TinyModelOptions factors = small_options();
@@ -168,13 +172,13 @@ TEST_CASE("rope scaling: none, linear and factors; the rest is refused by name")
 }
 
 TEST_CASE("an unknown architecture is named beside the known") {
-  check_says(refusal([](GgufWriter& w) { w.set_string("general.architecture", "gemma3"); }),
-             {"model.gguf", "'gemma3'", "llama, qwen2, qwen3"});
+  check_says(refusal([](GgufWriter& w) { w.set_string("general.architecture", "mamba"); }),
+             {"model.gguf", "'mamba'", "llama, mistral3", "qwen3", "gemma3"});
   check_says(refusal([](GgufWriter& w) { w.set_u32("general.architecture", 1); }),
              {"general.architecture", "not a string"});
   check_says(refusal([](GgufWriter& w) { w.erase("general.architecture"); }),
              {"general.architecture", "missing"});
-  CHECK(find_architecture("gemma3") == nullptr);
+  CHECK(find_architecture("mamba") == nullptr);
   CHECK(find_architecture("") == nullptr);
 }
 
@@ -219,7 +223,7 @@ TEST_CASE("contradictions between keys are named") {
 }
 
 TEST_CASE("a missing or misshapen tensor of any layer is named") {
-  for (const char* arch : {"llama", "qwen2", "qwen3"}) {
+  for (const std::string& arch : known_architectures()) {
     TinyModelOptions options = small_options(arch);
     options.tied = false;
     for (const auto& tensor : tiny_model(options).tensors) {
@@ -257,7 +261,101 @@ TEST_CASE("tensors that would be left out of the computation are refused") {
              {"expert_count", "mixture of experts"});
   check_says(refusal([](GgufWriter& w) { w.set_bool("llama.attention.causal", false); }),
              {"attention.causal"});
-  CHECK(refusal([](GgufWriter& w) { w.set_u32("llama.attention.sliding_window", 4096); }).empty());
+}
+
+ModelConfig config_of(const TinyModelOptions& options) {
+  return ModelConfig::from(open_model(tiny_model(options)));
+}
+
+TEST_CASE("windows: which layers, by the family's pattern, a key or a list") {
+  const auto windows = [](const char* arch, int n_layer, const std::function<void(GgufWriter&)>& edit) {
+    TinyModelOptions options = small_options(arch);
+    options.n_layer = n_layer;
+    GgufWriter writer = tiny_model(options);
+    edit(writer);
+    return ModelConfig::from(open_model(writer)).window;
+  };
+  const auto nothing = [](GgufWriter&) {};
+  using Windows = std::vector<int>;
+  CHECK(windows("llama", 2, nothing) == Windows{0, 0});
+  CHECK(windows("llama", 2, [](GgufWriter& w) { w.set_u32("llama.attention.sliding_window", 9); }) ==
+        Windows{9, 9});
+  CHECK(windows("qwen2", 2, [](GgufWriter& w) { w.set_u32("qwen2.attention.sliding_window", 9); }) ==
+        Windows{0, 0});
+  CHECK(windows("phi3", 2, [](GgufWriter& w) { w.set_u32("phi3.attention.sliding_window", 0); }) ==
+        Windows{0, 0});
+  CHECK(windows("gemma2", 5, nothing) == Windows{4096, 0, 4096, 0, 4096});
+  CHECK(windows("gemma3", 13, nothing) == Windows(13, 0));
+  CHECK(windows("gemma3", 13, [](GgufWriter& w) { w.set_u32("gemma3.attention.sliding_window", 7); }) ==
+        Windows{7, 7, 7, 7, 7, 0, 7, 7, 7, 7, 7, 0, 7});
+  CHECK(windows("gemma3", 4, [](GgufWriter& w) {
+          w.set_u32("gemma3.attention.sliding_window", 7);
+          w.set_u32("gemma3.attention.sliding_window_pattern", 2);
+        }) == Windows{7, 0, 7, 0});
+  CHECK(windows("gemma3", 3, [](GgufWriter& w) {
+          w.set_u32("gemma3.attention.sliding_window", 7);
+          w.set_array<uint8_t>("gemma3.attention.sliding_window_pattern", kMetaBool, {0, 1, 1});
+        }) == Windows{0, 7, 7});
+  check_says(refusal(small_options("gemma3"),
+                     [](GgufWriter& w) {
+                       w.set_u32("gemma3.attention.sliding_window", 7);
+                       w.set_array<uint8_t>("gemma3.attention.sliding_window_pattern", kMetaBool, {0, 1, 1});
+                     }),
+             {"gemma3.attention.sliding_window_pattern", "3 entries for 2 layers"});
+}
+
+TEST_CASE("which rope turns which layer") {
+  using Ropes = std::vector<int>;
+  const ModelConfig gemma3 = config_of(tiny_family("gemma3").options);
+  CHECK(gemma3.rope == Ropes{1, 1, 1, 1, 1, 0, 1, 1});
+  REQUIRE(gemma3.ropes.size() == 2);
+  CHECK(gemma3.ropes[0].freq_base == 1e6);
+  CHECK(gemma3.ropes[0].freq_scale == 0.125);
+  CHECK(gemma3.ropes[1].freq_base == 1e4);
+  CHECK(gemma3.ropes[1].freq_scale == 1);
+  CHECK(config_of(tiny_family("smollm3").options).rope == Ropes{0, 0, 0, kNoRope, 0, 0});
+  TinyModelOptions granite = small_options("granite");
+  CHECK(config_of(granite).rope == Ropes{0, 0});
+  granite.keys = [](GgufWriter& w, const std::string& p) { w.set_bool(p + "rope.scaling.finetuned", false); };
+  CHECK(config_of(granite).rope == Ropes{kNoRope, kNoRope});
+}
+
+TEST_CASE("scales: keys, and what the family leaves unsaid") {
+  const ModelConfig granite = config_of(tiny_family("granite").options);
+  CHECK(granite.embedding_scale == 12);
+  CHECK(granite.residual_scale == 0.22f);
+  CHECK(granite.attention_scale == 0.015625f);
+  CHECK(granite.logit_scale == 0.125f);
+  CHECK(granite.final_soft_cap == 0);
+  TinyModelOptions options = small_options("gemma2");
+  const ModelConfig gemma2 = config_of(options);
+  CHECK(gemma2.embedding_scale == 8);
+  CHECK(gemma2.residual_scale == 1);
+  CHECK(gemma2.attention_scale == 0.25f);
+  CHECK(gemma2.attention_soft_cap == 50);
+  CHECK(gemma2.final_soft_cap == 30);
+  options.head_dim = 64;  // wider than n_embd / n_head, which the model of 46 layers divides by
+  CHECK(config_of(options).attention_scale == 0.125f);
+  options.n_layer = 46;
+  CHECK(config_of(options).attention_scale == 0.25f);
+  const ModelConfig mistral3 = config_of(tiny_family("mistral3").options);
+  CHECK(mistral3.temperature_scale == 0.1f);
+  CHECK(mistral3.temperature_length == 16);
+  check_says(refusal(small_options("granite"), [](GgufWriter& w) { w.set_f32("granite.logit_scale", 0); }),
+             {"granite.logit_scale", "is not a number from"});
+}
+
+TEST_CASE("yarn: the ramp and the growth") {
+  const ModelConfig config = config_of(tiny_family("qwen2-yarn").options);
+  REQUIRE(config.ropes.size() == 1);
+  const RopeScaling& rope = config.ropes[0];
+  CHECK(rope.freq_scale == 0.25);
+  CHECK(rope.ramp_height == 1);
+  // pair(turns) = 16 ln(16 / (2 pi turns)) / (2 ln 10000): below 0 for 32 turns, 0.81 for 1.
+  CHECK(rope.ramp_begin == 0);
+  CHECK(rope.ramp_end == 1);
+  CHECK(std::abs(rope.magnitude - (1 + 0.1 * std::log(4.0))) < 1e-6);
+  CHECK(config_of(tiny_family("mistral3").options).ropes[0].magnitude == 1);
 }
 
 TEST_CASE("vectors are not quantised") {

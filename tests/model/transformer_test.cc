@@ -14,19 +14,23 @@
 
 #include "tests/support/reference_model.h"
 #include "tests/support/temp_dir.h"
-#include "tests/support/tiny_model.h"
+#include "tests/support/tiny_families.h"
 
 namespace shoal {
 namespace {
 
-WeightMatrix read_matrix(const GgufFile& file, const std::string& name) {
-  const TensorInfo* info = file.find_tensor(name);
-  if (info == nullptr) return {};
-  std::vector<std::byte> bytes(info->bytes);
-  file.read(*info, 0, bytes);
-  WeightMatrix w(info->type, info->rows(), info->cols());
-  w.pack_rows(0, info->rows(), bytes);
+WeightMatrix read_rows(const GgufFile& file, const std::string& name, int64_t first, int64_t rows) {
+  const TensorInfo& info = file.tensor(name);
+  const uint64_t row_bytes = info.bytes / info.rows();
+  std::vector<std::byte> bytes(rows * row_bytes);
+  file.read(info, first * row_bytes, bytes);
+  WeightMatrix w(info.type, rows, info.cols());
+  w.pack_rows(0, rows, bytes);
   return w;
+}
+
+WeightMatrix read_matrix(const GgufFile& file, const std::string& name) {
+  return read_rows(file, name, 0, file.tensor(name).rows());
 }
 
 std::vector<float> read_vector(const GgufFile& file, const std::string& name) {
@@ -50,29 +54,16 @@ struct Engine {
     token_embd = read_matrix(*file, "token_embd.weight");
     output = read_matrix(*file, config.tied_output ? "token_embd.weight" : "output.weight");
     output_norm = read_vector(*file, "output_norm.weight");
-    rope_factors = read_vector(*file, "rope_freqs.weight");
-    cx = {&config, &this->kernels, &pool, act.get(), rope_factors.empty() ? nullptr : rope_factors.data()};
+    frequencies = rope_frequencies(config, read_vector(*file, "rope_freqs.weight"));
+    cx = {&config, &this->kernels, &pool, act.get(), frequencies.data()};
     for (int layer = 0; layer < config.n_layer; ++layer) load_layer(layer);
   }
 
   void load_layer(int layer) {
-    const auto matrix = [&](const char* what) { return read_matrix(*file, TensorNames::layer(layer, what)); };
-    const auto vector = [&](const char* what) { return read_vector(*file, TensorNames::layer(layer, what)); };
     LayerWeights& l = layers.emplace_back();
-    l.attn_norm = vector("attn_norm.weight");
-    l.attn_q = matrix("attn_q.weight");
-    l.attn_k = matrix("attn_k.weight");
-    l.attn_v = matrix("attn_v.weight");
-    l.attn_q_bias = vector("attn_q.bias");
-    l.attn_k_bias = vector("attn_k.bias");
-    l.attn_v_bias = vector("attn_v.bias");
-    l.attn_q_norm = vector("attn_q_norm.weight");
-    l.attn_k_norm = vector("attn_k_norm.weight");
-    l.attn_output = matrix("attn_output.weight");
-    l.ffn_norm = vector("ffn_norm.weight");
-    l.ffn_gate = matrix("ffn_gate.weight");
-    l.ffn_up = matrix("ffn_up.weight");
-    l.ffn_down = matrix("ffn_down.weight");
+    for (const LayerMatrix& m : layer_matrices(config, layer))
+      l.*m.field = read_rows(*file, m.tensor, m.first_row, m.rows);
+    for (const LayerVector& v : layer_vectors(config, layer)) l.*v.field = read_vector(*file, v.tensor);
   }
 
   // All layers over the rows; hidden[i] is what layer i - 1 left, hidden[n_layer + 1] the logits.
@@ -84,7 +75,7 @@ struct Engine {
     const int n = static_cast<int>(rows.size());
     std::vector<std::vector<float>> hidden(1, std::vector<float>(rows.size() * config.n_embd));
     embed(cx, token_embd, rows, hidden[0].data());
-    prepare_rope(cx, rows);
+    prepare_positions(cx, rows);
     for (int layer = 0; layer < config.n_layer; ++layer) {
       hidden.push_back(hidden.back());
       forward_layer(cx, layer, layers[layer], rows, *cache, hidden.back().data());
@@ -104,7 +95,8 @@ struct Engine {
   std::unique_ptr<Activations> act;
   std::unique_ptr<KvCache> cache;
   WeightMatrix token_embd, output;
-  std::vector<float> output_norm, rope_factors;
+  std::vector<float> output_norm;
+  std::vector<double> frequencies;
   std::vector<LayerWeights> layers;
   ComputeContext cx;
 };
@@ -117,6 +109,8 @@ test::TinyModelOptions options_for(const std::string& arch, TensorType type) {
   o.n_vocab = 300;  // not a multiple of 16
   o.rope_freqs = arch == "llama";
   o.tied = arch != "qwen2";
+  if (arch == "gemma2")
+    o.keys = [](test::GgufWriter& w, const std::string& p) { w.set_u32(p + "attention.sliding_window", 24); };
   if (arch == "qwen2") o.n_head_kv = 1;
   if (arch == "qwen3") o.n_head = 8, o.n_head_kv = 2, o.head_dim = 64;  // wider than n_embd / n_head
   return o;
@@ -151,7 +145,8 @@ std::vector<double> errors_against(test::ReferenceModel reference, const Engine&
     return std::span(hidden[layer]).subspan(r * width, width);
   };
   for (size_t r = 0; r < rows.size(); ++r) {
-    const std::vector<double> embedded = reference.embed(rows[r].token);
+    const std::vector<double> exact = reference.embed(rows[r].token);
+    const std::vector<float> embedded(exact.begin(), exact.end());
     REQUIRE(std::equal(embedded.begin(), embedded.end(), row_of(0, r).begin()));
     for (int layer = 0; layer <= e.config.n_layer; ++layer) {
       const std::span<const float> in = row_of(layer, r);
@@ -184,27 +179,71 @@ std::vector<double> errors_against(test::ReferenceModel reference, const Engine&
 // - kHalf: the same for K and V in f16, 2^-11 / sqrt(3) = 2.8e-4 each; three times that.
 constexpr double kSame = 1e-5, kInt8 = 0.042, kHalf = 0.85e-3;
 
-TEST_CASE("every architecture and format agrees with the float64 reference, layer by layer") {
+// Median and largest error of a model's rows with the engine's roundings and without any.
+struct Errors {
+  double median = 0, largest = 0, plain = 0;
+  void widen(const Errors& e) {
+    median = std::max(median, e.median);
+    largest = std::max(largest, e.largest);
+    plain = std::max(plain, e.plain);
+  }
+};
+
+Errors check_errors(const test::TinyModelOptions& options, int n_rows, bool rounds) {
+  Engine e(options, select_kernels(), 2);
+  const std::vector<BatchRow> rows = random_rows(n_rows, 1, e.config.n_vocab, 3);
+  const std::vector<std::vector<float>> hidden = e.step(rows);
+  const std::vector<double> same = errors_against({*e.file, e.config, {true, true}}, e, rows, hidden);
+  const std::vector<double> plain = errors_against({*e.file, e.config, {false, false}}, e, rows, hidden);
+  CHECK(same[same.size() / 2] < kSame);
+  CHECK(same.back() < (rounds ? kInt8 : kHalf));
+  CHECK(plain.back() < (rounds ? kInt8 : kHalf));
+  return {same[same.size() / 2], same.back(), plain.back()};
+}
+
+void print(const std::string& name, const Errors& e) {
+  MESSAGE(name << ": same roundings: median row " << e.median << ", largest " << e.largest
+               << "; no roundings: largest " << e.plain);
+}
+
+TEST_CASE("every format agrees with the float64 reference, layer by layer") {
   for (const char* arch : {"llama", "qwen2", "qwen3"}) {
-    double worst_median = 0, worst = 0, worst_plain = 0;
+    Errors worst;
     for (const auto& [type, type_name] : test::tiny_model_types()) {
       INFO(std::string(arch), " ", std::string(type_name));
-      Engine e(options_for(arch, type), select_kernels(), 2);
-      const std::vector<BatchRow> rows = random_rows(35, 1, e.config.n_vocab, 3);  // into the second page
-      const std::vector<std::vector<float>> hidden = e.step(rows);
-
       const bool rounds = type != TensorType::kF32 && type != TensorType::kF16 && type != TensorType::kBF16;
-      const std::vector<double> same = errors_against({*e.file, e.config, {true, true}}, e, rows, hidden);
-      CHECK(same[same.size() / 2] < kSame);
-      CHECK(same.back() < (rounds ? kInt8 : kHalf));
-      const std::vector<double> plain = errors_against({*e.file, e.config, {false, false}}, e, rows, hidden);
-      CHECK(plain.back() < (rounds ? kInt8 : kHalf));
-      worst_median = std::max(worst_median, same[same.size() / 2]);
-      worst = std::max(worst, same.back());
-      worst_plain = std::max(worst_plain, plain.back());
+      worst.widen(check_errors(options_for(arch, type), 35, rounds));  // into the second page
     }
-    MESSAGE(std::string(arch) << ": same roundings: median row " << worst_median << ", largest " << worst
-                              << "; no roundings: largest " << worst_plain);
+    print(arch, worst);
+  }
+}
+
+TEST_CASE("every family agrees with the float64 reference, layer by layer") {
+  for (const test::TinyFamily& family : test::tiny_families()) {
+    if (family.options.rope_factors) continue;  // two sets of factors are the stage's to choose from
+    INFO(family.name);
+    print(family.name, check_errors(family.options, test::kFamilyPrompt, false));
+  }
+}
+
+TEST_CASE("a window hides what lies before it, and only in the layers that have one") {
+  for (const char* name : {"gemma2", "gemma3"}) {
+    INFO(std::string(name));
+    Engine e(test::tiny_family(name).options, select_kernels(), 1);
+    const int n = 30, window = *std::max_element(e.config.window.begin(), e.config.window.end());
+    REQUIRE(window > 0);
+    REQUIRE(window < n / 2);
+    std::vector<BatchRow> rows = random_rows(n, 0, e.config.n_vocab, 9);
+    const auto first_layers = [&] {
+      const std::vector<std::vector<float>> hidden = e.step(rows);
+      return std::vector<float>(hidden[1].end() - e.config.n_embd, hidden[1].end());  // layer 0, last row
+    };
+    REQUIRE(e.config.window[0] == window);
+    const std::vector<float> before = first_layers();
+    rows[n - 1 - window].token ^= 1;
+    CHECK(first_layers() == before);
+    rows[n - window].token ^= 1;
+    CHECK(first_layers() != before);
   }
 }
 
@@ -215,7 +254,7 @@ bool same_bits(std::span<const float> a, std::span<const float> b) {
 TEST_CASE(
     "a row of a step equals the same row fed alone, bit for bit, on every kernel table and thread count") {
   for (const TensorType type : {TensorType::kF16, TensorType::kQ4_1, TensorType::kQ6_K}) {
-    for (const char* arch : {"llama", "qwen3"}) {
+    for (const char* arch : {"llama", "qwen3", "gemma2"}) {
       Engine alone(options_for(arch, type), *available_kernels().front(), 1);
       const std::vector<BatchRow> rows = random_rows(70, 0, alone.config.n_vocab, 5);
       std::vector<std::vector<std::vector<float>>> expected;  // of each row, each layer

@@ -39,7 +39,7 @@ test::TinyModelOptions options_for(const char* arch, TensorType type, bool tied)
 TEST_CASE("shard_bytes is what load_shard keeps, and shards of a cut add up to the whole") {
   ThreadPool pool(2);
   for (const bool tied : {false, true}) {
-    for (const char* arch : {"llama", "qwen2", "qwen3"}) {
+    for (const char* arch : {"llama", "qwen2", "qwen3", "phi3", "gemma3"}) {
       const Loaded m(options_for(arch, TensorType::kQ5_K, tied));
       const auto load = [&](const ShardSpec& spec) {
         const ShardWeights w = load_shard(m.file, m.config, spec, pool);

@@ -3,8 +3,11 @@
 
 #include <doctest/doctest.h>
 
+#include <algorithm>
+#include <bit>
 #include <memory>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "sharding/stage.h"
@@ -43,5 +46,43 @@ class StageChain {
   std::vector<std::unique_ptr<Stage>> stages_;
   std::vector<RowOutput> outputs_;
 };
+
+// Bits of hidden and of every output of one position.
+struct Answer {
+  std::vector<uint32_t> bits;
+  bool operator==(const Answer&) const = default;
+};
+using Answers = std::vector<Answer>;
+
+inline Answer answer(const StageChain& chain, size_t row, size_t n_rows) {
+  Answer a;
+  const size_t n_embd = chain.hidden(n_rows).size() / n_rows;
+  for (const float x : chain.hidden(n_rows).subspan(row * n_embd, n_embd))
+    a.bits.push_back(std::bit_cast<uint32_t>(x));
+  const auto output = std::find_if(chain.outputs().begin(), chain.outputs().end(),
+                                   [&](const RowOutput& o) { return o.row == static_cast<int32_t>(row); });
+  REQUIRE(output != chain.outputs().end());
+  a.bits.push_back(std::bit_cast<uint32_t>(output->log_sum_exp));
+  for (const Candidate& c : output->candidates) {
+    a.bits.push_back(static_cast<uint32_t>(c.token));
+    a.bits.push_back(std::bit_cast<uint32_t>(c.logit));
+  }
+  return a;
+}
+
+// Tokens from position `first` on in one slot, `chunk` rows a step; the answers of all of them.
+inline Answers feed(StageChain& chain, const std::vector<int32_t>& tokens, int chunk, int slot = 0,
+                    int first = 0, std::vector<CacheOp> ops = {}) {
+  Answers answers;
+  for (int begin = first; begin < static_cast<int>(tokens.size()); begin += chunk) {
+    std::vector<BatchRow> rows;
+    for (int p = begin; p < std::min<int>(begin + chunk, static_cast<int>(tokens.size())); ++p)
+      rows.push_back({tokens[p], p, slot, true});
+    REQUIRE(chain.run(ops, rows, 0).has_value());
+    ops.clear();
+    for (size_t r = 0; r < rows.size(); ++r) answers.push_back(answer(chain, r, rows.size()));
+  }
+  return answers;
+}
 
 }  // namespace shoal::test

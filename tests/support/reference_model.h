@@ -18,6 +18,7 @@ namespace shoal::test {
 struct ReferenceOptions {
   bool int8_activations = true;
   bool f16_cache = true;
+  int context = 512;  // which of Phi-3's two factors are taken
 };
 
 class ReferenceModel {
@@ -37,16 +38,20 @@ class ReferenceModel {
     std::vector<float> values;  // [rows, cols]; empty if the file has no such tensor
   };
   struct Layer {
-    Tensor attn_norm, q, k, v, q_bias, k_bias, v_bias, q_norm, k_norm, attn_output, ffn_norm, gate, up, down;
+    Tensor attn_norm, q, k, v, q_bias, k_bias, v_bias, q_norm, k_norm, attn_output, attn_post_norm;
+    Tensor ffn_norm, gate, up, down, ffn_post_norm;
     std::vector<std::vector<double>> cached_k, cached_v;  // [positions][n_head_kv * head_dim]
   };
 
   Tensor load(const GgufFile& file, const std::string& name) const;
+  static Tensor rows_of(const Tensor& t, int first, int rows);
   std::vector<double> product(const Tensor& w, std::span<const double> x) const;
   std::vector<double> norm(std::span<const double> x, const Tensor& weight) const;
   void normalise_heads(std::vector<double>& x, const Tensor& weight) const;
-  void rotate(std::vector<double>& x, int position) const;
-  std::vector<double> attention(const Layer& l, std::span<const double> q, int n_head, int n_head_kv) const;
+  double pair_angle(const RopeScaling& rope, int i, int position) const;
+  void rotate(std::vector<double>& x, int layer, int position) const;
+  std::vector<double> attention(int layer, std::span<const double> q) const;
+  std::vector<double> feed_forward(const Layer& l, std::span<const double> x) const;
 
   ModelConfig config_;
   ReferenceOptions options_;

@@ -1,5 +1,6 @@
 #include "tests/support/tiny_model.h"
 
+#include <algorithm>
 #include <bit>
 #include <cmath>
 #include <stdexcept>
@@ -177,10 +178,16 @@ void add_keys(GgufWriter& out, const TinyModelOptions& o) {
   if (o.head_dim != 0) {
     out.set_u32(prefix + "attention.key_length", o.head_dim);
     out.set_u32(prefix + "attention.value_length", o.head_dim);
-    out.set_u32(prefix + "rope.dimension_count", o.head_dim);
   }
+  if (o.head_dim != 0 || o.n_rot != 0)
+    out.set_u32(prefix + "rope.dimension_count", o.n_rot != 0 ? o.n_rot : o.head_dim);
   out.set_f32(prefix + "attention.layer_norm_rms_epsilon", 1e-5f);
   out.set_f32(prefix + "rope.freq_base", 10000.f);
+  if (o.keys) o.keys(out, prefix);
+}
+
+bool is_one_of(const std::string& arch, std::initializer_list<const char*> names) {
+  return std::find(names.begin(), names.end(), arch) != names.end();
 }
 
 // Weights of a matrix deviate by 1 / sqrt(n_in), so that it keeps the size of what passes through.
@@ -208,24 +215,36 @@ class Weights {
 void add_layer(Weights& w, const TinyModelOptions& o, int head_dim, int layer) {
   const std::string prefix = "blk." + std::to_string(layer) + ".";
   const int n_q = o.n_head * head_dim, n_kv = o.n_head_kv * head_dim;
+  const bool qk_norm = is_one_of(o.arch, {"qwen3", "gemma3"});
+  const bool post_norms = is_one_of(o.arch, {"gemma2", "gemma3"});
   w.vector(prefix + "attn_norm.weight", o.n_embd, 1, 0.2f);
-  w.matrix(prefix + "attn_q.weight", o.type, o.n_embd, n_q);
-  w.matrix(prefix + "attn_k.weight", o.type, o.n_embd, n_kv);
-  w.matrix(prefix + "attn_v.weight", o.type, o.n_embd, n_kv);
+  if (o.arch == "phi3") {
+    w.matrix(prefix + "attn_qkv.weight", o.type, o.n_embd, n_q + 2 * n_kv);
+  } else {
+    w.matrix(prefix + "attn_q.weight", o.type, o.n_embd, n_q);
+    w.matrix(prefix + "attn_k.weight", o.type, o.n_embd, n_kv);
+    w.matrix(prefix + "attn_v.weight", o.type, o.n_embd, n_kv);
+  }
   if (o.arch == "qwen2") {
     w.vector(prefix + "attn_q.bias", n_q, 0, 0.5f);
     w.vector(prefix + "attn_k.bias", n_kv, 0, 0.5f);
     w.vector(prefix + "attn_v.bias", n_kv, 0, 0.5f);
   }
-  if (o.arch == "qwen3") {
+  if (qk_norm) {
     w.vector(prefix + "attn_q_norm.weight", head_dim, 1, 0.2f);
     w.vector(prefix + "attn_k_norm.weight", head_dim, 1, 0.2f);
   }
   w.matrix(prefix + "attn_output.weight", o.type, n_q, o.n_embd);
+  if (post_norms) w.vector(prefix + "post_attention_norm.weight", o.n_embd, 1, 0.2f);
   w.vector(prefix + "ffn_norm.weight", o.n_embd, 1, 0.2f);
-  w.matrix(prefix + "ffn_gate.weight", o.type, o.n_embd, o.n_ff);
-  w.matrix(prefix + "ffn_up.weight", o.type, o.n_embd, o.n_ff);
+  if (o.arch == "phi3") {
+    w.matrix(prefix + "ffn_up.weight", o.type, o.n_embd, 2 * o.n_ff);
+  } else {
+    w.matrix(prefix + "ffn_gate.weight", o.type, o.n_embd, o.n_ff);
+    w.matrix(prefix + "ffn_up.weight", o.type, o.n_embd, o.n_ff);
+  }
   w.matrix(prefix + "ffn_down.weight", o.type, o.n_ff, o.n_embd);
+  if (post_norms) w.vector(prefix + "post_ffw_norm.weight", o.n_embd, 1, 0.2f);
 }
 
 }  // namespace
@@ -269,7 +288,12 @@ GgufWriter tiny_model(const TinyModelOptions& o) {
   const TensorType embd_type = o.embd_as_type ? o.type : o.embd_type;
   Weights w(out, o.seed);
   w.matrix("token_embd.weight", embd_type, o.n_embd, o.n_vocab);
-  if (o.rope_freqs) w.vector("rope_freqs.weight", head_dim / 2, 4.5f, 3.5f);
+  const int pairs = (o.n_rot != 0 ? o.n_rot : head_dim) / 2;
+  if (o.rope_freqs) w.vector("rope_freqs.weight", pairs, 4.5f, 3.5f);
+  if (o.rope_factors) {
+    w.vector("rope_factors_long.weight", pairs, 20, 19);
+    w.vector("rope_factors_short.weight", pairs, 1.5f, 0.4f);
+  }
   for (int layer = 0; layer < o.n_layer; ++layer) add_layer(w, o, head_dim, layer);
   w.vector("output_norm.weight", o.n_embd, 1, 0.2f);
   if (!o.tied) w.matrix("output.weight", embd_type, o.n_embd, o.n_vocab);

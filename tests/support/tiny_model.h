@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -12,7 +13,7 @@
 namespace shoal::test {
 
 struct TinyModelOptions {
-  std::string arch = "llama";               // llama, qwen2 or qwen3
+  std::string arch = "llama";               // any that Shoal knows
   TensorType type = TensorType::kF32;       // of all matrices of the layers
   TensorType embd_type = TensorType::kF32;  // of token_embd and output
   bool embd_as_type = true;                 // embd_type is ignored and `type` is used
@@ -23,8 +24,12 @@ struct TinyModelOptions {
   int n_ff = 512;
   int n_vocab = 384;  // at least 259
   int n_ctx = 512;
+  int n_rot = 0;  // 0: the head's dimensions
   bool tied = true;
-  bool rope_freqs = false;
+  bool rope_freqs = false;    // the factors tensor of Llama 3
+  bool rope_factors = false;  // the two of Phi-3
+  // Keys besides those of every model; the names begin with the prefix, "ARCH.".
+  std::function<void(GgufWriter&, const std::string& prefix)> keys;
   uint64_t seed = 1;
   uint32_t version = 3;
 };

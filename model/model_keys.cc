@@ -1,0 +1,63 @@
+#include "model/model_keys.h"
+
+#include <cstdio>
+
+#include "base/error.h"
+#include "model/gguf_reader.h"
+
+namespace shoal {
+namespace {
+
+std::string number_text(double value) {
+  char text[32];
+  std::snprintf(text, sizeof text, "%g", value);
+  return text;
+}
+
+}  // namespace
+
+void refuse_model(const GgufFile& file, const std::string& message) {
+  throw SetupError(quoted(file.path(), 4096) + ": " + message);
+}
+
+int ModelKeys::size(const char* what, uint64_t max) const {
+  return checked(what, file_.get_uint(name(what)), 1, max);
+}
+
+int ModelKeys::size(const char* what, uint64_t fallback, uint64_t max) const {
+  return checked(what, file_.get_uint(name(what), fallback), 1, max);
+}
+
+int ModelKeys::size_or_zero(const char* what, uint64_t fallback, uint64_t max) const {
+  return checked(what, file_.get_uint(name(what), fallback), 0, max);
+}
+
+std::vector<int> ModelKeys::sizes(const char* what, int n_layer, uint64_t max) const {
+  std::vector<int> sizes;
+  for (uint64_t value : file_.get_uint_per_layer(name(what), static_cast<size_t>(n_layer))) {
+    sizes.push_back(checked(what, value, 1, max));
+  }
+  return sizes;
+}
+
+double ModelKeys::number(const char* what, double fallback, double low, double high) const {
+  const double value = number(what, fallback);
+  if (!(value >= low && value <= high)) {
+    refuse(what, "is not a number from " + number_text(low) + " to " + number_text(high));
+  }
+  return value;
+}
+
+void ModelKeys::refuse(const char* what, const std::string& message) const {
+  refuse_model(file_, "key " + quoted(name(what)) + " " + message);
+}
+
+int ModelKeys::checked(const char* what, uint64_t value, uint64_t min, uint64_t max) const {
+  if (value < min || value > max) {
+    refuse(what, "is " + std::to_string(value) + "; it must be from " + std::to_string(min) + " to " +
+                     std::to_string(max));
+  }
+  return static_cast<int>(value);
+}
+
+}  // namespace shoal

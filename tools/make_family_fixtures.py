@@ -1,0 +1,84 @@
+#!/usr/bin/env python3
+"""Writes tests/sharding/fixtures/families.txt: llama.cpp's logits of one tiny model a family, for
+tests/sharding/family_test.cc.
+
+    pip install llama-cpp-python
+    cmake --build build/release --target write_tiny_family
+    tools/make_family_fixtures.py build/release/write_tiny_family tests/sharding/fixtures
+
+The models are written anew by the test's own writer, always the same bytes, so they need not be kept. A line is
+
+    <family> <position> <token>:<logit> ...     for every TOKEN_STEP-th token of the vocabulary
+
+with F32 weights, an F32 cache and no flash attention, so that llama.cpp rounds nothing to fewer bits than f32 has
+(but its gelu, which is a table of halves).
+"""
+
+import ctypes
+import os
+import subprocess
+import sys
+import tempfile
+
+import llama_cpp
+import numpy as np
+
+POSITIONS = [0, 5, 9, 15, 16, 22, 33, 39]
+TOKEN_STEP = 7
+
+
+def logits_of(path, context_length, tokens):
+    model = llama_cpp.llama_model_load_from_file(path.encode(), llama_cpp.llama_model_default_params())
+    if not model:
+        raise RuntimeError(f"llama.cpp does not load {path}")
+    params = llama_cpp.llama_context_default_params()
+    params.n_ctx, params.n_batch, params.n_ubatch = context_length, len(tokens), len(tokens)
+    params.type_k = params.type_v = llama_cpp.GGML_TYPE_F32
+    params.flash_attn_type = llama_cpp.LLAMA_FLASH_ATTN_TYPE_DISABLED
+    params.n_threads = params.n_threads_batch = 1
+    context = llama_cpp.llama_init_from_model(model, params)
+    if llama_cpp.llama_n_ctx(context) != context_length:
+        raise RuntimeError(f"llama.cpp made the context {llama_cpp.llama_n_ctx(context)}")
+    n_vocab = llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(model))
+    batch = llama_cpp.llama_batch_init(len(tokens), 0, 1)
+    batch.n_tokens = len(tokens)
+    for i, token in enumerate(tokens):
+        batch.token[i], batch.pos[i], batch.logits[i] = token, i, True
+        batch.n_seq_id[i], batch.seq_id[i][0] = 1, 0
+    if llama_cpp.llama_decode(context, batch) != 0:
+        raise RuntimeError("llama_decode failed")
+    rows = [np.ctypeslib.as_array(llama_cpp.llama_get_logits_ith(context, i), shape=(n_vocab,)).copy()
+            for i in range(len(tokens))]
+    llama_cpp.llama_batch_free(batch)
+    llama_cpp.llama_free(context)
+    llama_cpp.llama_model_free(model)
+    return rows
+
+
+def main():
+    if len(sys.argv) != 3:
+        sys.exit("usage: make_family_fixtures.py WRITE_TINY_FAMILY FIXTURES_FOLDER")
+    writer, folder = sys.argv[1:]
+    silent = llama_cpp.llama_log_callback(lambda level, text, data: None)
+    if "VERBOSE" not in os.environ:
+        llama_cpp.llama_log_set(silent, ctypes.c_void_p(0))
+    llama_cpp.llama_backend_init()
+    lines = []
+    with tempfile.TemporaryDirectory() as temporary:
+        subprocess.run([writer, temporary], check=True)
+        with open(os.path.join(temporary, "families"), encoding="utf-8") as f:
+            families = [line.split() for line in f]
+        for name, context_length, *tokens in families:
+            path = os.path.join(temporary, name + ".gguf")
+            rows = logits_of(path, int(context_length), [int(token) for token in tokens])
+            for position in POSITIONS:
+                row = rows[position]
+                logits = (f"{token}:{row[token]:.6g}" for token in range(0, len(row), TOKEN_STEP))
+                lines.append(f"{name} {position} " + " ".join(logits))
+    with open(os.path.join(folder, "families.txt"), "w", encoding="utf-8") as f:
+        f.write("\n".join(lines) + "\n")
+    print(f"{len(families)} families")
+
+
+if __name__ == "__main__":
+    main()
