@@ -88,17 +88,28 @@ void name_this_node(Cluster& cluster, Bootstrap& bootstrap, const ClusterOptions
   }
 }
 
+// Of the model and what is added to it.
+std::string fingerprint_of(const Cluster& cluster) {
+  if (cluster.adapters.empty()) return cluster.file->fingerprint();
+  std::string all = cluster.file->fingerprint();
+  for (const LoraFile& adapter : cluster.adapters)
+    all += fmt::format(" {} {}", adapter.name, adapter.file.fingerprint());
+  return sha256_hex(all);
+}
+
 // All ranks must have the same cluster file, program and model; says which one differs from the head and how.
 void agree_on_inputs(Cluster& cluster, Bootstrap& bootstrap) {
   const std::vector<std::string> all = together(bootstrap, cluster.name, [&] {
     cluster.file = std::make_unique<GgufFile>(GgufFile::open(cluster.config.model));
     cluster.model = ModelConfig::from(*cluster.file);
+    for (const AdapterConfig& adapter : cluster.config.adapters)
+      cluster.adapters.push_back(LoraFile::open(adapter.name, adapter.path, cluster.model));
     if (cluster.config.context == 0)  // neither a cluster file nor --context says
       cluster.config.context = std::clamp(cluster.model.n_ctx_train, kContextMin, kContextUnsaid);
     if (bootstrap.rank() == 0)
       cluster.tokenizer = std::make_unique<Tokenizer>(Tokenizer::from(*cluster.file));
     return fmt::format("{}\n{}\n{}\n{}", kVersion, sha256_hex(cluster.config.canonical()),
-                       cluster.file->fingerprint(), cluster.name);
+                       fingerprint_of(cluster), cluster.name);
   });
   RankReport report;
   auto field = [](const std::string& text, int i) {
@@ -107,7 +118,7 @@ void agree_on_inputs(Cluster& cluster, Bootstrap& bootstrap) {
     return text.substr(begin, text.find('\n', begin) - begin);
   };
   static constexpr const char* kWhat[] = {"another version of shoal", "another cluster file",
-                                          "another model file"};
+                                          "another model or adapter file"};
   for (const std::string& one : all) {
     for (int i = 0; i < 3; ++i) {
       if (field(one, i) == field(all[0], i)) continue;
@@ -151,7 +162,7 @@ int threads_of(const Cluster& cluster, const ClusterOptions& options) {
 std::map<std::string, Endpoint> share_endpoints(Cluster& cluster, Bootstrap& bootstrap) {
   const std::vector<std::string> all = together(bootstrap, cluster.name, [&] {
     const NodeConfig& node = cluster.this_node();
-    const NodeIdentity identity{cluster.config.cluster, cluster.name, cluster.file->fingerprint(),
+    const NodeIdentity identity{cluster.config.cluster, cluster.name, fingerprint_of(cluster),
                                 cluster.kernels->numeric_class};
     try {
       cluster.node = std::make_unique<Node>(identity, node.address, node.port);
@@ -196,6 +207,7 @@ PipelineLayout layout_of(const Cluster& cluster, const std::map<std::string, End
   layout.context = cluster.config.context;
   layout.slots = cluster.config.sequences;
   layout.kv_cells = cluster.config.kv_cells;
+  layout.adapters = static_cast<int>(cluster.adapters.size());
   if (layout.node_of_stage.size() > 1) {
     layout.step_deadline_s = cluster.config.stall_timeout_s > 0
                                  ? cluster.config.stall_timeout_s
@@ -252,6 +264,8 @@ std::vector<std::pair<int, std::unique_ptr<Stage>>> make_stages(Cluster& cluster
         *cluster.file, cluster.model, spec, *cluster.pool,
         [&](uint64_t done, uint64_t total) { progress.update(done, total); }, embedding);
     if (weights.token_embd) embedding = weights.token_embd;
+    for (const LoraFile& adapter : cluster.adapters)
+      weights.adapters.push_back(load_lora(adapter, cluster.model, spec.layers));
     const StageOptions options{layout.context, layout.slots, layout.rows_max, cluster.config.kv_cache,
                                layout.kv_cells};
     stages.emplace_back(i, std::make_unique<Stage>(cluster.model, std::move(weights), options,
@@ -298,7 +312,8 @@ std::map<std::string, Endpoint> plan_and_listen(Cluster& cluster, Bootstrap& boo
   choose_kernels(cluster, bootstrap, options);
   (void)together(bootstrap, cluster.name,
                  [&] {  // what is wrong with the request is said before anything is measured
-                   complete_plan_input(cluster.config, *cluster.file, cluster.model, cluster.plan_input);
+                   complete_plan_input(cluster.config, *cluster.file, cluster.model, cluster.plan_input,
+                                       cluster.adapters);
                    return std::string();
                  });
   const std::map<std::string, Endpoint> endpoints = share_endpoints(cluster, bootstrap);
@@ -322,10 +337,11 @@ std::map<std::string, Endpoint> plan_for_one(Cluster& cluster, Bootstrap& bootst
   agree_on_inputs(cluster, bootstrap);
   cluster.kernels = &select_kernels(options.kernels);
   tell_numeric_class(cluster);
-  const ModelProfile model =
-      make_model_profile(*cluster.file, cluster.model, cluster.config, threads_of(cluster, options));
-  const uint64_t weights =
-      shard_bytes(*cluster.file, cluster.model, {true, {0, cluster.model.n_layer}, true});
+  const ModelProfile model = make_model_profile(*cluster.file, cluster.model, cluster.config,
+                                                threads_of(cluster, options), cluster.adapters);
+  uint64_t weights = shard_bytes(*cluster.file, cluster.model, {true, {0, cluster.model.n_layer}, true});
+  for (const LoraFile& adapter : cluster.adapters)
+    weights += lora_bytes(adapter, cluster.model, {0, cluster.model.n_layer});
   const uint64_t kv = std::accumulate(model.layer_kv_bytes.begin(), model.layer_kv_bytes.end(), uint64_t{0});
   const uint64_t rest = model.scratch_bytes + model.scratch_output_bytes + model.base_bytes;
   const uint64_t budget = cluster.this_node().memory_bytes;

@@ -11,6 +11,7 @@
 #include <string>
 
 #include "model/gguf_file.h"
+#include "model/lora_file.h"
 #include "model/model_config.h"
 #include "model/tokenizer.h"
 #include "node/bootstrap.h"
@@ -34,6 +35,7 @@ struct Cluster {
   std::string name;  // of this node
   std::unique_ptr<GgufFile> file;
   ModelConfig model;
+  std::vector<LoraFile> adapters;        // in the order of the cluster file
   std::unique_ptr<Tokenizer> tokenizer;  // head only
   PlanInput plan_input;                  // head only
   Plan plan;

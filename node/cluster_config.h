@@ -47,10 +47,16 @@ struct ServeConfig {
   std::string api_key_file;  // relative to the cluster file's folder
 };
 
+// A low-rank adapter that requests may choose by name.
+struct AdapterConfig {
+  std::string name, path;
+};
+
 struct ClusterConfig {
   std::string path;  // of the file; empty for a cluster of one made from flags
   std::string cluster = "local";
   std::string model;
+  std::vector<AdapterConfig> adapters;
   int context = 4096;
   int sequences = 8;
   KvType kv_cache = KvType::kF16;
@@ -80,6 +86,10 @@ ClusterConfig parse_cluster_config(const std::string& yaml, const std::string& p
 
 // "30s", from 1 s to a day. Throws SetupError that begins with `place`: a flag, or a key's file and line.
 double parse_stall_timeout(const std::string& text, const std::string& place);
+
+// Adds an adapter. Throws SetupError that begins with `place` where the name is malformed or taken.
+void add_adapter(ClusterConfig& config, const std::string& name, const std::string& path,
+                 const std::string& place);
 
 // "~" and paths relative to the cluster file's folder; otherwise a file of that name in the model cache
 // (${XDG_CACHE_HOME:-~/.cache}/shoal/), or the model that was pulled under that name. Throws SetupError where

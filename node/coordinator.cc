@@ -34,6 +34,12 @@ void tell_logprobs(const RowOutput& output, int count, GenerationEvent& event) {
   }
 }
 
+// Whom what a request leaves in the cache may serve: the same user, and behind the same adapter, whose K and
+// V they are.
+std::string cache_owner(const GenerationRequest& request) {
+  return fmt::format("{} {:a} {}", request.adapter.index, request.adapter.scale, request.user);
+}
+
 }  // namespace
 
 Coordinator::Coordinator(Node& node, const PipelineLayout& layout, const SchedulerLimits& limits,
@@ -137,6 +143,10 @@ void Coordinator::start(uint64_t id, GenerationRequest request) {
                                                      token, layout_.n_vocab));
     }
   }
+  if (request.adapter.index < 0 || request.adapter.index > layout_.adapters ||
+      !(std::abs(request.adapter.scale) <= kAdapterScaleMax))
+    return refuse(Errc::kInvalidInput, fmt::format("there is no adapter {} with scale {}",
+                                                   request.adapter.index, request.adapter.scale));
   try {
     request.sampling.validate();
   } catch (const SetupError& error) {
@@ -172,7 +182,7 @@ void Coordinator::admit() {
     const auto waiting = waiting_.find(*id);
     SHOAL_CHECK(waiting != waiting_.end());
     const GenerationRequest& request = waiting->second.request;
-    const CacheSlots::Prefix prefix = cache_.best_prefix(request.prompt, request.user);
+    const CacheSlots::Prefix prefix = cache_.best_prefix(request.prompt, cache_owner(request));
     if (prefix.slot < 0 || !cache_.has_room(prefix, static_cast<int>(request.prompt.size()))) return;
     queue_.take(*id);
     Waiting taken = std::move(waiting->second);
@@ -190,7 +200,7 @@ bool Coordinator::readmit() {
       if (first == nullptr || sequence->request.priority > first->request.priority) first = sequence.get();
     }
     if (first == nullptr) return true;
-    const CacheSlots::Prefix prefix = cache_.best_prefix(first->tokens, first->request.user);
+    const CacheSlots::Prefix prefix = cache_.best_prefix(first->tokens, cache_owner(first->request));
     if (prefix.slot < 0 || !cache_.has_room(prefix, static_cast<int>(first->tokens.size()))) return false;
     begin(*first, prefix);
   }
@@ -210,7 +220,7 @@ void Coordinator::run(uint64_t id, Waiting waiting, const CacheSlots::Prefix& pr
 // From here on the sequence's tokens are computed, but for those of the prefix.
 void Coordinator::begin(Sequence& sequence, const CacheSlots::Prefix& prefix) {
   const int length = static_cast<int>(sequence.tokens.size());
-  cache_.take(prefix, sequence.request.user, length);
+  cache_.take(prefix, cache_owner(sequence.request), length);
   sequence.slot = prefix.slot;
   sequence.reused = prefix.length;
   scheduler_.add(sequence.id, prefix.length, length, now_s(), sequence.request.priority);
@@ -300,7 +310,8 @@ void Coordinator::send(ScheduledStep step) {
       const bool wants = part.wants_logits && i + 1 == part.rows;
       const int32_t token = sequence.tokens[static_cast<size_t>(position)];
       if (wants) in_flight.wanted.emplace_back(static_cast<int32_t>(job->rows.size()), sequence.id);
-      job->rows.push_back({token, position, sequence.slot, wants});
+      const AdapterChoice& adapter = sequence.request.adapter;
+      job->rows.push_back({token, position, sequence.slot, wants, adapter.index, adapter.scale});
       cache_.hold(sequence.slot, position, token);
     }
     if (part.wants_logits) {

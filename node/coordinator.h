@@ -46,11 +46,18 @@ struct GenerationEvent {
   std::vector<std::pair<int32_t, double>> best = {};  // the likeliest tokens, best first
 };
 
+// Which adapter a request's tokens pass through: counted from 1 in the order of the cluster file; 0: none.
+struct AdapterChoice {
+  int index = 0;
+  float scale = 1;  // multiplies what it adds
+};
+
 struct GenerationRequest {
   std::vector<int32_t> prompt;  // at least one token
   int max_tokens = 128;         // at least 1
   SamplerOptions sampling;
   LogitBias logit_bias;
+  AdapterChoice adapter;
   AnswerGrammar grammar;    // where it is set the answer is kept within it
   int logprobs = -1;        // tell so many of the likeliest tokens with each; -1: no log-probabilities
   bool ignore_end = false;  // go on after an end-of-generation token (benchmarks)

@@ -54,6 +54,7 @@ struct PipelineLayout {
   std::string plan_hash;
   int rows_max = 0, n_embd = 0, n_vocab = 0, context = 0, slots = 0;
   int64_t kv_cells = 0;  // positions that each stage's cache holds for all slots; 0: slots x context
+  int adapters = 0;      // that rows may choose from
   int steps_in_flight_max = 0;
   double step_deadline_s = 0;  // no answer to any step for so long: a node hangs. 0: not watched
   int last_stage() const { return static_cast<int>(node_of_stage.size()) - 1; }

@@ -174,6 +174,7 @@ Result<std::unique_ptr<StepJob>> Node::job_of(IncomingMessage& incoming, int sta
   limits.context = static_cast<uint32_t>(layout_.context);
   limits.n_embd = static_cast<uint32_t>(layout_.n_embd);
   limits.n_vocab = static_cast<uint32_t>(layout_.n_vocab);
+  limits.adapters = static_cast<uint32_t>(layout_.adapters);
   const Result<void> checked = check_step(*step, incoming.payload.bytes.size(), limits);
   if (checked.has_error()) return checked.error();
   auto job = std::make_unique<StepJob>();
@@ -186,8 +187,8 @@ Result<std::unique_ptr<StepJob>> Node::job_of(IncomingMessage& incoming, int sta
   for (size_t i = 0; i < step->rows.size(); ++i) {
     const StepRow& row = step->rows[i];
     const int32_t token = stage == 0 ? static_cast<int32_t>(step->token_ids[i]) : -1;
-    job->rows.push_back(
-        {token, static_cast<int32_t>(row.position), static_cast<int32_t>(row.slot), row.wants_logits});
+    job->rows.push_back({token, static_cast<int32_t>(row.position), static_cast<int32_t>(row.slot),
+                         row.wants_logits, row.adapter, row.adapter_scale});
   }
   job->buffer = stage == 0 ? buffers_->take() : StepBuffers::of_payload(incoming.payload);
   if (!job->buffer && !job->rows.empty()) return Error{Errc::kQueueFull, "more steps in flight than agreed"};

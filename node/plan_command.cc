@@ -20,6 +20,8 @@ constexpr LinkProfile kAssumedLink{200e-6, 125e6};  // 0.2 ms, 1 Gbit/s
 void measure_alone(Cluster& cluster, const CommonFlags& common) {
   cluster.file = std::make_unique<GgufFile>(GgufFile::open(cluster.config.model));
   cluster.model = ModelConfig::from(*cluster.file);
+  for (const AdapterConfig& adapter : cluster.config.adapters)
+    cluster.adapters.push_back(LoraFile::open(adapter.name, adapter.path, cluster.model));
   cluster.kernels = &select_kernels(common.kernels);
   const int n = static_cast<int>(cluster.config.nodes.size());
   if (n > 1) {
@@ -53,7 +55,7 @@ void measure_alone(Cluster& cluster, const CommonFlags& common) {
                             link.bytes_per_second.value_or(kAssumedLink.bytes_per_s)};
     input.links.set_both(cluster.config.node_index(link.a), cluster.config.node_index(link.b), given);
   }
-  complete_plan_input(cluster.config, *cluster.file, cluster.model, input);
+  complete_plan_input(cluster.config, *cluster.file, cluster.model, input, cluster.adapters);
 }
 
 PlanInput input_from_profile(const std::string& path, const CommonFlags& common) {

@@ -196,6 +196,7 @@ uint64_t ShardWeights::bytes() const {
   if (token_embd) total += token_embd->bytes();
   if (output && output != token_embd) total += output->bytes();
   for (const LayerWeights& layer : layers) total += layer.bytes();
+  for (const LoraWeights& adapter : adapters) total += adapter.bytes();
   return total;
 }
 

@@ -36,7 +36,8 @@ struct ShardWeights {
   std::shared_ptr<const WeightMatrix> output;  // token_embd itself when tied
   std::vector<float> rope_factors;             // that divide rope's frequencies; empty if none
   std::vector<float>
-      rope_factors_long;  // instead, in a context longer than config.n_ctx_original; may be empty
+      rope_factors_long;              // instead, in a context longer than config.n_ctx_original; may be empty
+  std::vector<LoraWeights> adapters;  // that rows may pass through; sharding/lora_shard.h reads them
 
   uint64_t bytes() const;  // resident bytes of all of it, shared matrices counted once
 };

@@ -68,7 +68,14 @@ struct Stage::Impl {
                    : 0),
         top(weights.spec.output ? config.n_vocab : 0, logit_rows(options)),
         frequencies(rope_frequencies(config, factors_for(config, weights, options.context))),
-        cx{&config, &kernels, &pool, &act, frequencies.data()} {}
+        lora(weights.adapters, options.rows_max),
+        cx{&config,
+           &kernels,
+           &pool,
+           &act,
+           frequencies.data(),
+           weights.adapters.empty() ? nullptr : &lora,
+           weights.spec.layers.begin} {}
 
   Result<void> check_ops(std::span<const CacheOp> ops);
   Result<void> check_rows(std::span<const BatchRow> rows, const float* hidden);
@@ -88,6 +95,7 @@ struct Stage::Impl {
   AlignedBuffer logits;          // [logit_rows, n_vocab], then [logit_rows, n_embd] of gathered hidden
   TopCandidates top;
   std::vector<double> frequencies;
+  LoraStage lora;
   ComputeContext cx;
 };
 
@@ -132,13 +140,15 @@ Result<void> Stage::Impl::check_rows(std::span<const BatchRow> rows, const float
     return invalid("a step of " + std::to_string(rows.size()) + " rows; at most " +
                    std::to_string(options.rows_max));
   for (size_t r = 0; r < rows.size(); ++r) {
-    const auto [token, position, slot, wants_logits] = rows[r];
+    const int32_t token = rows[r].token, position = rows[r].position, slot = rows[r].slot;
     const auto where = [&] {
       return "row " + std::to_string(r) + " (slot " + std::to_string(slot) + ", position " +
              std::to_string(position) + "): ";
     };
     if (slot < 0 || slot >= options.slots) return invalid(where() + "there is no such slot");
     if (position < 0) return invalid(where() + "negative position");
+    if (rows[r].adapter < 0 || rows[r].adapter > static_cast<int64_t>(weights.adapters.size()))
+      return invalid(where() + "there is no adapter " + std::to_string(rows[r].adapter));
     if (position >= options.context)
       return Error{Errc::kContextFull, where() + "beyond the context of " + std::to_string(options.context)};
     if (lengths[slot] >= 0 && position > lengths[slot])
@@ -239,6 +249,7 @@ Result<void> Stage::run(std::span<const CacheOp> ops, std::span<const BatchRow> 
   const ThreadPool::Burst burst(s.pool);
   if (spec.embedding) embed(s.cx, *s.weights.token_embd, rows, hidden);
   if (spec.layers.size() > 0) prepare_positions(s.cx, rows);
+  s.lora.begin_step(rows);
   for (int layer = spec.layers.begin; layer < spec.layers.end; ++layer)
     forward_layer(s.cx, layer, s.weights.layers[layer - spec.layers.begin], rows, s.cache, hidden);
   if (spec.output)
@@ -259,7 +270,8 @@ uint64_t Stage::kv_bytes() const {
 }
 
 uint64_t Stage::scratch_bytes() const {
-  return scratch_bytes(impl_->config, spec(), impl_->options, impl_->pool.size());
+  return scratch_bytes(impl_->config, spec(), impl_->options, impl_->pool.size()) +
+         LoraStage::bytes(LoraStage::sizes(impl_->weights.adapters), impl_->options.rows_max);
 }
 
 uint64_t Stage::scratch_bytes(const ModelConfig& config, const ShardSpec& spec, const StageOptions& options,

@@ -63,6 +63,7 @@ class Stage {
   uint64_t weight_bytes() const;
   uint64_t kv_bytes() const;
   uint64_t scratch_bytes() const;  // activations, logits: at most a few tens of MiB, counted by the planner
+  // Without adapters: LoraStage::bytes() counts theirs.
   static uint64_t scratch_bytes(const ModelConfig& config, const ShardSpec& spec, const StageOptions& options,
                                 int threads);
 

@@ -84,7 +84,7 @@ $Cxx.namespace("shoal::wire");
 # WHAT A RECEIVER OF A STEP CHECKS BEFORE COMPUTING
 #
 # stage is its own; the row lists have one length, 1 to 4096 (or 0 when only cache operations are wanted); at most
-# 4096 cache operations; every slot and position is within the cache; token ids come exactly where the stage embeds, one
+# 4096 cache operations; every slot and position is within the cache; adapters are there; token ids come exactly where the stage embeds, one
 # a row, each below the vocabulary's size, and then there is no payload; otherwise the payload has exactly rows *
 # n_embd * 4 bytes and its type is f32. Any failure ends the connection.
 #
@@ -219,6 +219,10 @@ struct Step {
   # Of the same stages, only in steps whose id is a multiple of 4: when the step reached the stage's queue, in
   # microseconds of the node's own steady clock. LinkProbeAck tells what that clock shows, so that the head can say how
   # long each hop took.
+  adapters @13 :List(UInt16);
+  adapterScales @14 :List(Float32);
+  # Which adapter each row passes through, counted from 1 in the order of the cluster file, 0 for none; and what its
+  # addition is multiplied by, between -100 and 100. Both empty where no row uses one.
 }
 
 struct StageTime {

@@ -116,11 +116,18 @@ class Reader {
     const auto slots = r.getSlots();
     const auto positions = r.getPositions();
     const auto wants_logits = r.getWantsLogits();
-    if (positions.size() != slots.size() || wants_logits.size() != slots.size()) {
+    const auto adapters = r.getAdapters();
+    const auto scales = r.getAdapterScales();
+    const bool adapted = adapters.size() > 0 || scales.size() > 0;
+    if (positions.size() != slots.size() || wants_logits.size() != slots.size() ||
+        (adapted && (adapters.size() != slots.size() || scales.size() != slots.size()))) {
       fail("a step's row lists differ in length");
     } else if (at_most(slots.size(), kStepRowsMax, "rows")) {
       m.rows.reserve(slots.size());
-      for (unsigned i = 0; i < slots.size(); ++i) m.rows.push_back({slots[i], positions[i], wants_logits[i]});
+      for (unsigned i = 0; i < slots.size(); ++i) {
+        m.rows.push_back({slots[i], positions[i], wants_logits[i]});
+        if (adapted) m.rows.back().adapter = adapters[i], m.rows.back().adapter_scale = scales[i];
+      }
     }
     m.token_ids = numbers<uint32_t>(r.getTokenIds());
     if (!m.token_ids.empty() && m.token_ids.size() != slots.size()) {

@@ -219,10 +219,21 @@ struct Writer {
         positions.set(i, m.rows[i].position);
         wants_logits.set(i, m.rows[i].wants_logits);
       }
+      write_adapters(m.rows, b);
     }
     if (!m.token_ids.empty()) b.setTokenIds(kj::arrayPtr(m.token_ids.data(), m.token_ids.size()));
     if (!m.stage_times.empty()) write_times(m.stage_times, b);
     if (!payload.empty()) b.adoptHidden(payload_data());
+  }
+  static void write_adapters(const std::vector<StepRow>& rows, wire::Step::Builder b) {
+    if (std::none_of(rows.begin(), rows.end(), [](const StepRow& row) { return row.adapter != 0; })) return;
+    const auto n = static_cast<unsigned>(rows.size());
+    auto adapters = b.initAdapters(n);
+    auto scales = b.initAdapterScales(n);
+    for (unsigned i = 0; i < n; ++i) {
+      adapters.set(i, rows[i].adapter);
+      scales.set(i, rows[i].adapter_scale);
+    }
   }
   template <class Builder>
   static void write_times(const std::vector<StageTime>& from, Builder to) {
