@@ -190,32 +190,4 @@ TEST_CASE("the model follows the truth: throughput is found again from wrong est
   }
 }
 
-TEST_CASE("thousands of arrivals, cancels and slow stages: nobody is lost, starved or mixed up") {
-  for (unsigned seed = 0; seed < 30; ++seed) {
-    CAPTURE(seed);
-    std::mt19937 random(seed);
-    auto up_to = [&](int n) { return static_cast<int>(random() % static_cast<unsigned>(n)); };
-    SimulatedHardware hardware;
-    hardware.shares.clear();
-    for (int stage = 0, stages = 1 + up_to(6); stage < stages; ++stage)
-      hardware.shares.push_back(0.1 + 0.1 * up_to(5));
-    hardware.hop_s = 1e-4 * (1 + up_to(50));
-    const SchedulerLimits limits{.steps_in_flight_max = 1 + up_to(12), .rows_max = 16 << up_to(5)};
-    std::vector<SimulatedRequest> requests(200);
-    double now = 0;
-    for (SimulatedRequest& request : requests) {
-      now += 0.01 * up_to(100);
-      request = {now, 1 + up_to(up_to(4) == 0 ? 800 : 90), 1 + up_to(40)};
-      if (up_to(8) == 0) request.cancel_s = now + 0.05 * up_to(100);
-    }
-    // Throws on lost, repeated or reordered rows.
-    const SimulatedRun run = simulate(hardware, limits, hardware.model(0.5 + 0.1 * up_to(15)), requests,
-                                      {.slots = 1 + up_to(24), .context = 1024});
-    for (size_t i = 0; i < requests.size(); ++i) {
-      if (run.answers[i].cancelled) continue;
-      CHECK(run.answers[i].token_s.size() == static_cast<size_t>(requests[i].output));
-    }
-  }
-}
-
 }  // namespace shoal

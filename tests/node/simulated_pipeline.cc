@@ -10,11 +10,14 @@ namespace {
 class Simulation {
  public:
   Simulation(const SimulatedHardware& hardware, const SchedulerLimits& limits, PipelineModel model,
-             const std::vector<SimulatedRequest>& requests, const SimulatedCache& cache)
+             const std::vector<SimulatedRequest>& requests, const SimulatedCache& cache,
+             const AdmissionLimits& admission)
       : hardware_(hardware),
         requests_(requests),
         cache_(cache.slots, cache.context, cache.cells),
         stage_cache_(ModelConfig{}, 0, 0, cache.context, cache.slots, KvType::kF16, cache.cells),
+        held_(static_cast<size_t>(cache.slots)),
+        queue_(admission),
         scheduler_(limits, std::move(model)),
         stage_free_(hardware.shares.size()),
         lives_(requests.size()) {
@@ -23,6 +26,7 @@ class Simulation {
     for (size_t i = 0; i < requests.size(); ++i) at(requests[i].arrival_s, Event::kArrival, i);
     for (size_t i = 0; i < requests.size(); ++i) {
       if (requests[i].cancel_s < Scheduler::kNever) at(requests[i].cancel_s, Event::kCancel, i);
+      if (requests[i].time_s < Scheduler::kNever) at(deadline_s(i), Event::kDeadline, i);
     }
   }
 
@@ -31,20 +35,22 @@ class Simulation {
       const Event event = events_.top();
       events_.pop();
       now_ = event.time;
-      if (event.kind == Event::kArrival) waiting_.push_back(event.index);
+      if (event.kind == Event::kArrival) arrive(event.index);
       if (event.kind == Event::kCancel) cancel(event.index);
+      if (event.kind == Event::kDeadline) give_up(event.index);
       if (event.kind == Event::kDone) done(event.index);
       admit();
       pump();
     }
-    if (scheduler_.sequences() > 0 || !waiting_.empty()) throw std::logic_error("work was left lying");
+    if (scheduler_.sequences() > 0 || queue_.size() > 0 || !taken_off_.empty())
+      throw std::logic_error("work was left lying");
     run_.end_s = now_;
     return std::move(run_);
   }
 
  private:
   struct Event {
-    enum Kind { kArrival, kCancel, kDone, kWake } kind;
+    enum Kind { kArrival, kCancel, kDeadline, kDone, kWake } kind;
     double time;
     uint64_t order;
     size_t index;
@@ -55,7 +61,7 @@ class Simulation {
   struct Life {
     int sent = 0, known = 0, answered = 0;
     int slot = -1;
-    bool running = false, over = false;
+    bool waiting = false, running = false, over = false;
   };
   struct Flight {
     ScheduledStep step;
@@ -70,24 +76,50 @@ class Simulation {
     return position < requests_[i].common ? position : static_cast<int32_t>(i) * 4096 + position;
   }
 
+  std::vector<int32_t> tokens_of(size_t i, int length) const {
+    std::vector<int32_t> tokens;
+    for (int position = 0; position < length; ++position) tokens.push_back(token(i, position));
+    return tokens;
+  }
+
+  double deadline_s(size_t i) const { return requests_[i].arrival_s + requests_[i].time_s; }
+
+  double row_seconds() const { return scheduler_.model().bottleneck_seconds({32, 0}) / 32; }
+
+  void arrive(size_t i) {
+    const SimulatedRequest& request = requests_[i];
+    lives_[i].known = request.prompt;
+    const Result<void> queued =
+        queue_.offer({i, request.user, request.priority, request.prompt, now_, deadline_s(i)}, row_seconds());
+    lives_[i].waiting = queued.has_value();
+    run_.answers[i].refused = lives_[i].over = queued.has_error();
+  }
+
+  // First those who were taken off, in their order.
   void admit() {
-    while (!waiting_.empty()) {
-      const size_t i = waiting_.front();
-      Life& life = lives_[i];
-      if (life.known == 0) life.known = requests_[i].prompt;
-      std::vector<int32_t> tokens;
-      for (int position = 0; position < life.known; ++position) tokens.push_back(token(i, position));
-      const CacheSlots::Prefix prefix = cache_.best_prefix(tokens, "");
-      if (prefix.slot < 0 || !cache_.has_room(prefix, life.known)) return;
-      waiting_.pop_front();
-      cache_.take(prefix, "", life.known);
-      life.running = true;
-      life.slot = prefix.slot;
-      life.sent = prefix.length;
-      run_.reused += static_cast<size_t>(prefix.length);
-      if (requests_[i].decoding && life.answered == 0) start_decoding(i);
-      scheduler_.add(i, life.sent, life.known, now_, requests_[i].priority);
+    while (!taken_off_.empty() && begin(taken_off_.front())) taken_off_.pop_front();
+    while (taken_off_.empty()) {
+      const std::optional<uint64_t> next = queue_.next(now_, row_seconds());
+      if (!next || !begin(*next)) return;
+      queue_.take(*next);
+      lives_[*next].waiting = false;
+      run_.answers[*next].admitted_s = now_;
     }
+  }
+
+  // Whether there was room for it.
+  bool begin(size_t i) {
+    Life& life = lives_[i];
+    const CacheSlots::Prefix prefix = cache_.best_prefix(tokens_of(i, life.known), requests_[i].user);
+    if (prefix.slot < 0 || !cache_.has_room(prefix, life.known)) return false;
+    cache_.take(prefix, requests_[i].user, life.known);
+    life.running = true;
+    life.slot = prefix.slot;
+    life.sent = prefix.length;
+    run_.reused += static_cast<size_t>(prefix.length);
+    if (requests_[i].decoding && life.answered == 0) start_decoding(i);
+    scheduler_.add(i, life.sent, life.known, now_, requests_[i].priority);
+    return true;
   }
 
   // As if its prompt had been computed long ago.
@@ -98,7 +130,7 @@ class Simulation {
     if (cache_.reserve(life.slot, life.sent, rows) != rows ||
         stage_cache_.extend(life.slot, rows).has_error())
       throw std::logic_error("a prompt that was there before does not fit the cache");
-    for (; life.sent < life.known - 1; ++life.sent) cache_.hold(life.slot, life.sent, token(i, life.sent));
+    for (; life.sent < life.known - 1; ++life.sent) hold(i, life.sent);
   }
 
   bool take_one_off(size_t needy) {
@@ -109,13 +141,14 @@ class Simulation {
     const std::optional<uint64_t> chosen = victim(residents, needy);
     if (!chosen) return false;
     leave(*chosen);
-    const auto ranks_before = [&](size_t other) {  // waiting_ begins with those taken off before, by rank
-      return lives_[other].known > 0 && (requests_[other].priority != requests_[*chosen].priority
-                                             ? requests_[other].priority > requests_[*chosen].priority
-                                             : other < *chosen);
+    const auto ranks_before = [&](size_t other) {
+      return requests_[other].priority != requests_[*chosen].priority
+                 ? requests_[other].priority > requests_[*chosen].priority
+                 : other < *chosen;
     };
-    waiting_.insert(std::find_if_not(waiting_.begin(), waiting_.end(), ranks_before), *chosen);
+    taken_off_.insert(std::find_if_not(taken_off_.begin(), taken_off_.end(), ranks_before), *chosen);
     ++run_.taken_off;
+    ++run_.answers[*chosen].taken_off;
     return true;
   }
 
@@ -128,13 +161,27 @@ class Simulation {
   void cancel(size_t i) {
     if (lives_[i].over) return;
     run_.answers[i].cancelled = true;
-    std::erase(waiting_, i);
+    end(i);
+  }
+
+  // Its deadline has passed. What waits leaves the queue by itself.
+  void give_up(size_t i) {
+    for (const uint64_t late : queue_.expire(now_)) run_.answers[late].late = lives_[late].over = true;
+    if (lives_[i].over) return;
+    run_.answers[i].late = true;
     end(i);
   }
 
   void end(size_t i) {
-    if (lives_[i].running) leave(i);
-    lives_[i].over = true;
+    Life& life = lives_[i];
+    if (life.running) leave(i);
+    if (life.waiting) {
+      queue_.remove(i);
+    } else {
+      queue_.ended(requests_[i].user);
+      std::erase(taken_off_, i);
+    }
+    life.over = true;
   }
 
   void pump() {
@@ -162,6 +209,25 @@ class Simulation {
       if (op.kind == CacheOpKind::kFork && stage_cache_.fork(op.from_slot, op.slot, op.length).has_error())
         throw std::logic_error("a fork of what a stage does not hold");
       if (op.kind == CacheOpKind::kTrim) stage_cache_.trim(op.slot, op.length);
+      std::vector<int32_t>& held = held_[static_cast<size_t>(op.slot)];
+      if (op.kind == CacheOpKind::kFork) held = held_[static_cast<size_t>(op.from_slot)];
+      const int length = op.kind == CacheOpKind::kFree ? 0 : op.length;
+      held.resize(std::min(held.size(), static_cast<size_t>(length)));
+    }
+  }
+
+  void hold(size_t i, int position) {
+    cache_.hold(lives_[i].slot, position, token(i, position));
+    held_[static_cast<size_t>(lives_[i].slot)].push_back(token(i, position));
+  }
+
+  // A stage computes with what its slot holds: that must be the sequence's own tokens.
+  void check_held(size_t i, int length) const {
+    const std::vector<int32_t>& held = held_[static_cast<size_t>(lives_[i].slot)];
+    if (held.size() != static_cast<size_t>(length)) throw std::logic_error("a slot of another length");
+    for (int position = 0; position < length; ++position) {
+      if (held[static_cast<size_t>(position)] != token(i, position))
+        throw std::logic_error("a slot that holds another sequence's tokens");
     }
   }
 
@@ -170,10 +236,12 @@ class Simulation {
     if (stage_cache_.length(slot) < part.first_position)
       throw std::logic_error("rows beyond what a stage's slot holds");
     stage_cache_.trim(slot, part.first_position);
+    std::vector<int32_t>& held = held_[static_cast<size_t>(slot)];
+    held.resize(std::min(held.size(), static_cast<size_t>(part.first_position)));
+    check_held(part.sequence, part.first_position);
     if (stage_cache_.extend(slot, part.rows).has_error())
       throw std::logic_error("a stage has no page for the rows it was sent");
-    for (int i = 0; i < part.rows; ++i)
-      cache_.hold(slot, part.first_position + i, token(part.sequence, part.first_position + i));
+    for (int i = 0; i < part.rows; ++i) hold(part.sequence, part.first_position + i);
   }
 
   void send(const ScheduledStep& step) {
@@ -192,8 +260,12 @@ class Simulation {
     double time = now_;
     for (size_t stage = 0; stage < stage_free_.size(); ++stage) {
       time += hop(size, flight);
-      const double busy = hardware_.stage_seconds(stage, size);
-      time = std::max(time, stage_free_[stage]) + busy;
+      const double begin = std::max(time, stage_free_[stage]);
+      double busy = hardware_.stage_seconds(stage, size);
+      for (const SimulatedHardware::Spell& spell : hardware_.spells) {
+        if (spell.stage == stage && begin >= spell.begin_s && begin < spell.end_s) busy *= spell.factor;
+      }
+      time = begin + busy;
       stage_free_[stage] = time;
       run_.busy_s[stage] += busy;
       flight.stage_seconds.push_back(busy);
@@ -230,10 +302,12 @@ class Simulation {
   const std::vector<SimulatedRequest>& requests_;
   CacheSlots cache_;
   KvCache stage_cache_;
+  std::vector<std::vector<int32_t>> held_;  // by slot: the tokens whose K and V the stages keep
+  AdmissionQueue queue_;
   Scheduler scheduler_;
   std::vector<double> stage_free_;
   std::vector<Life> lives_;
-  std::deque<size_t> waiting_;
+  std::deque<size_t> taken_off_;  // to be computed again, by rank
   std::vector<Flight> flights_;
   std::priority_queue<Event> events_;
   SimulatedRun run_;
@@ -260,8 +334,9 @@ PipelineModel SimulatedHardware::model(double error) const {
 }
 
 SimulatedRun simulate(const SimulatedHardware& hardware, const SchedulerLimits& limits, PipelineModel model,
-                      const std::vector<SimulatedRequest>& requests, const SimulatedCache& cache) {
-  return Simulation(hardware, limits, std::move(model), requests, cache).run();
+                      const std::vector<SimulatedRequest>& requests, const SimulatedCache& cache,
+                      const AdmissionLimits& admission) {
+  return Simulation(hardware, limits, std::move(model), requests, cache, admission).run();
 }
 
 double percentile(std::vector<double> values, double share) {
