@@ -17,6 +17,7 @@
 #include "node/process_memory.h"
 #include "node/progress.h"
 #include "planner/cost_model.h"
+#include "sharding/lora_shard.h"
 #include "tensor/blas.h"
 
 namespace shoal {

@@ -97,6 +97,10 @@ inline StepMessage sample_step(size_t rows, bool with_tokens) {
 inline std::vector<Message> sample_messages() {
   std::vector<Message> messages;
   messages.push_back(sample_hello());
+  StepMessage adapted = sample_step(3, true);
+  adapted.rows[1].adapter = 7;
+  adapted.rows[1].adapter_scale = -0.75f;
+  messages.push_back(adapted);
   messages.push_back(
       HelloAck{false, Refusal::kModel, "copy the file \xc3\xa9", 1, "pi-1", "sha256:cc", "plan:dd", 9});
   messages.push_back(HelloAck{true, Refusal::kNone, "", 1, "pi-1", "", "", 0});
