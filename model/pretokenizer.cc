@@ -4,118 +4,32 @@
 #include <pcre2.h>
 #include <spdlog/spdlog.h>
 
+#include <algorithm>
+#include <bit>
 #include <cstdint>
 
 #include "base/check.h"
 #include "base/error.h"
+#include "model/pretokenizer_table.h"
 
 namespace shoal {
 namespace {
 
-// Unicode's White_Space property, written out: PCRE2's \s also takes U+180E, which the models' tokenizers do
-// not.
-#define SHOAL_SPACE \
-  R"(\x{9}-\x{d}\x{20}\x{85}\x{a0}\x{1680}\x{2000}-\x{200a}\x{2028}\x{2029}\x{202f}\x{205f}\x{3000})"
-#define SHOAL_S "[" SHOAL_SPACE "]"
-#define SHOAL_OTHER "[^" SHOAL_SPACE R"(\p{L}\p{N}])"
-#define SHOAL_END_OF_SPACE SHOAL_S "+(?![^" SHOAL_SPACE "])|" SHOAL_S "+"
-
-constexpr const char* kGpt2 =
-    R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?)" SHOAL_OTHER "+|" SHOAL_END_OF_SPACE;
-
-#define SHOAL_LLAMA3(digits)                                                                  \
-  R"('[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD]|[^\r\n\p{L}\p{N}]?\p{L}+|)" digits \
-  "| ?" SHOAL_OTHER R"(+[\r\n]*|)" SHOAL_S R"(*[\r\n]+|)" SHOAL_END_OF_SPACE
-
-constexpr const char* kLlama3 = SHOAL_LLAMA3(R"(\p{N}{1,3})");
-constexpr const char* kQwen2 = SHOAL_LLAMA3(R"(\p{N})");
-
-struct Group {
-  const char* name;
-  const char* expressions[4];
-};
-
-constexpr Group kGroups[] = {
-    {"gpt-2", {kGpt2}},
-    {"llama3", {kLlama3}},
-    {"qwen2", {kQwen2}},
-    {"smollm", {R"(\p{N})", kGpt2}},
-    {"default", {R"([\p{P}$+<=>^~|]+)", kGpt2, R"(\p{N}+)", "[0-9][0-9][0-9]"}},
-};
-
-struct Name {
-  const char* name;
-  const char* group;
-  bool ignore_merges = false;
-  bool adds_bos = false;
-};
-
-// A new name of a known group is one row here.
-constexpr Name kNames[] = {
-    {"default", "default"},
-    {"gpt-2", "gpt-2"},
-    {"phi-2", "gpt-2"},
-    {"jina-es", "gpt-2"},
-    {"jina-de", "gpt-2"},
-    {"gigachat", "gpt-2"},
-    {"a.x-4.0", "gpt-2"},
-    {"mellum", "gpt-2"},
-    {"mpt", "gpt-2"},
-    {"olmo", "gpt-2"},
-    {"jais", "gpt-2"},
-    {"trillion", "gpt-2"},
-    {"granite-docling", "gpt-2"},
-    {"exaone4", "gpt-2"},
-    {"llama3", "llama3", true, true},
-    {"llama-v3", "llama3", true, true},
-    {"llama-bpe", "llama3", true, true},
-    {"falcon3", "llama3", true, true},
-    {"falcon-h1", "llama3", true, true},
-    {"pixtral", "llama3", true, true},
-    {"midm-2.0", "llama3", true, true},
-    {"lfm2", "llama3", true, true},
-    {"dbrx", "llama3"},
-    {"smaug-bpe", "llama3"},
-    {"qwen2", "qwen2"},
-    {"deepseek-r1-qwen", "qwen2"},
-    {"megrez", "qwen2"},
-    {"kormo", "qwen2"},
-    {"stablelm2", "qwen2"},
-    {"hunyuan", "qwen2"},
-    {"solar-open", "qwen2"},
-    {"grok-2", "qwen2"},
-    {"smollm", "smollm"},
-    {"starcoder", "smollm"},
-    {"refact", "smollm"},
-    {"command-r", "smollm"},
-    {"codeshell", "smollm"},
-    {"exaone", "smollm"},
-    {"minerva-7b", "smollm"},
-    {"mellum2", "smollm"},
-};
-
-const Name& find_name(const std::string& wanted) {
+const PreTokenizerName& find_name(const std::string& wanted) {
   const std::string name = wanted.empty() ? "default" : wanted;
   if (wanted.empty()) {
     spdlog::warn(
         "the model file does not say how its text is split (tokenizer.ggml.pre is missing); the generic "
-        "rules are "
-        "used and answers may be worse: a newer conversion of the model is better");
-  }
-  for (const Name& row : kNames) {
-    if (name == row.name) return row;
+        "rules "
+        "are used and answers may be worse: a newer conversion of the model is better");
   }
   std::string known;
-  for (const Name& row : kNames) known += std::string(known.empty() ? "" : ", ") + row.name;
+  for (const PreTokenizerName& row : pre_tokenizer_names()) {
+    if (name == row.name) return row;
+    known += std::string(known.empty() ? "" : ", ") + row.name;
+  }
   throw SetupError("unknown pre-tokenizer '" + wanted.substr(0, 80) +
                    "' (tokenizer.ggml.pre); known: " + known);
-}
-
-const Group& find_group(const std::string_view name) {
-  for (const Group& group : kGroups) {
-    if (name == group.name) return group;
-  }
-  check_failed("every name's group exists", __FILE__, __LINE__);
 }
 
 struct CodeFree {
@@ -153,31 +67,60 @@ std::string without_surrogates(std::string_view text) {
   return out;
 }
 
+// Appends the ends of the parts that `cut` makes of `piece`, which begins at `offset` of the text.
+void append_cuts(std::string_view piece, PieceCut cut, size_t offset, std::vector<size_t>& ends) {
+  if (cut == PieceCut::kNone) {
+    ends.push_back(offset + piece.size());
+    return;
+  }
+  const auto begins_character = [&](size_t i) { return (static_cast<uint8_t>(piece[i]) & 0xC0) != 0x80; };
+  size_t left = 0;  // characters
+  for (size_t i = 0; i < piece.size(); ++i) left += begins_character(i) ? 1 : 0;
+  const auto part = [&] {
+    if (cut == PieceCut::kThreesFromEnd) return left % 3 == 0 ? size_t{3} : left % 3;
+    return std::bit_floor(std::min<size_t>(left, 512));
+  };
+  size_t until_end = part() + 1;
+  for (size_t i = 0; i < piece.size(); ++i) {
+    if (!begins_character(i)) continue;
+    if (--until_end == 0) {
+      ends.push_back(offset + i);
+      until_end = part();
+    }
+    --left;
+  }
+  ends.push_back(offset + piece.size());
+}
+
 }  // namespace
 
 struct PreTokenizer::Impl {
-  const Name* name;
-  const Group* group;
-  std::vector<Code> codes;
+  struct Step {
+    Code code;
+    PieceCut cut;
+  };
+  const PreTokenizerName* name;
+  const PreTokenizerGroup* group;
+  std::vector<Step> steps;
   std::unique_ptr<pcre2_match_context, MatchContextFree> context;
 
-  // Appends the ends of the words that `code` makes of text[begin, end).
-  void split_piece(const pcre2_code* code, pcre2_match_data* data, std::string_view text, size_t begin,
-                   size_t end, std::vector<size_t>& ends) const {
+  // Appends the ends of the words that `step` makes of text[begin, end).
+  void split_piece(const Step& step, pcre2_match_data* data, std::string_view text, size_t begin, size_t end,
+                   std::vector<size_t>& ends) const {
     // The piece alone is the subject: look-ahead stops at its end.
     const auto* subject = reinterpret_cast<PCRE2_SPTR>(text.data() + begin);
     const size_t length = end - begin;
     size_t at = 0;
     while (at < length) {
-      int found = pcre2_match(code, subject, length, at, PCRE2_NO_UTF_CHECK, data, context.get());
+      int found = pcre2_match(step.code.get(), subject, length, at, PCRE2_NO_UTF_CHECK, data, context.get());
       if (found == PCRE2_ERROR_JIT_STACKLIMIT) {
-        found =
-            pcre2_match(code, subject, length, at, PCRE2_NO_UTF_CHECK | PCRE2_NO_JIT, data, context.get());
+        found = pcre2_match(step.code.get(), subject, length, at, PCRE2_NO_UTF_CHECK | PCRE2_NO_JIT, data,
+                            context.get());
       }
       if (found < 0) break;  // no match: the rest is one piece
       const size_t* span = pcre2_get_ovector_pointer(data);
       if (span[0] > at) ends.push_back(begin + span[0]);
-      ends.push_back(begin + span[1]);
+      append_cuts(text.substr(begin + span[0], span[1] - span[0]), step.cut, begin + span[0], ends);
       at = span[1];  // no expression matches the empty string
     }
     if (at < length) ends.push_back(end);
@@ -186,9 +129,9 @@ struct PreTokenizer::Impl {
 
 PreTokenizer::PreTokenizer(const std::string& name) : impl_(std::make_unique<Impl>()) {
   impl_->name = &find_name(name);
-  impl_->group = &find_group(impl_->name->group);
-  for (const char* expression : impl_->group->expressions) {
-    if (expression != nullptr) impl_->codes.push_back(compile(expression));
+  impl_->group = &pre_tokenizer_group(impl_->name->group);
+  for (const SplitStep& step : impl_->group->steps) {
+    if (step.expression != nullptr) impl_->steps.push_back({compile(step.expression), step.cut});
   }
   impl_->context.reset(pcre2_match_context_create(nullptr));
   SHOAL_CHECK(impl_->context != nullptr);
@@ -215,10 +158,13 @@ bool PreTokenizer::ignore_merges() const {
 bool PreTokenizer::adds_bos() const {
   return impl_->name->adds_bos;
 }
+bool PreTokenizer::strips_before_mask() const {
+  return impl_->name->strips_before_mask;
+}
 
 std::vector<std::string> PreTokenizer::known_names() {
   std::vector<std::string> names;
-  for (const Name& row : kNames) names.emplace_back(row.name);
+  for (const PreTokenizerName& row : pre_tokenizer_names()) names.emplace_back(row.name);
   return names;
 }
 
@@ -227,15 +173,15 @@ std::vector<size_t> PreTokenizer::split(std::string_view text, bool has_surrogat
   const std::string_view subject = has_surrogates ? std::string_view(copy) : text;
   std::vector<size_t> ends, next;
   if (!subject.empty()) ends.push_back(subject.size());
-  for (const Code& code : impl_->codes) {
+  for (const Impl::Step& step : impl_->steps) {
     const std::unique_ptr<pcre2_match_data, MatchDataFree> data(
-        pcre2_match_data_create_from_pattern(code.get(), nullptr));
+        pcre2_match_data_create_from_pattern(step.code.get(), nullptr));
     SHOAL_CHECK(data != nullptr);
     next.clear();
     next.reserve(ends.size());
     size_t begin = 0;
     for (const size_t end : ends) {
-      impl_->split_piece(code.get(), data.get(), subject, begin, end, next);
+      impl_->split_piece(step, data.get(), subject, begin, end, next);
       begin = end;
     }
     ends.swap(next);

@@ -1,9 +1,10 @@
 // Splits text into the words that byte-level BPE merges within.
 //
-// tokenizer.ggml.pre names the convention a vocabulary was trained with. The names fall into a few groups,
-// each one or more regular expressions applied in turn: every expression splits the pieces that the one
-// before left, and what it does not match stays as a piece of its own. The expressions are those of the
-// models' published tokenizer.json files as llama.cpp groups them. Immutable; safe from several threads.
+// tokenizer.ggml.pre names the convention a vocabulary was trained with. The names fall into groups
+// (pretokenizer_table.cc), each one or more regular expressions applied in turn: every expression splits the
+// pieces that the one before left, and what it does not match stays as a piece of its own. The expressions
+// are those of the models' published tokenizer.json files as llama.cpp groups them. Immutable; safe from
+// several threads.
 #pragma once
 
 #include <cstddef>
@@ -24,11 +25,12 @@ class PreTokenizer {
   PreTokenizer& operator=(PreTokenizer&&) noexcept;
 
   std::string_view name() const;   // as the file says
-  std::string_view group() const;  // "gpt-2", "llama3", "qwen2", "smollm" or "default"
+  std::string_view group() const;  // of the names that split alike
   // A word that is a token as a whole is taken without merging.
   bool ignore_merges() const;
   // Whether BOS is prepended where the file does not say.
   bool adds_bos() const;
+  bool strips_before_mask() const;  // spaces before the token <mask> are dropped
 
   // Ends of the words of `text`, ascending, the last being text.size(). `text` comes from
   // normalise_lenient().

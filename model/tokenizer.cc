@@ -23,6 +23,10 @@ struct Fragment {
   int32_t token;
 };
 
+bool is_ascii_space(char c) {
+  return c == ' ' || (c >= '\t' && c <= '\r');
+}
+
 // Ascending, disjoint byte ranges in which control tokens may be found.
 struct TrustedRanges {
   std::vector<std::pair<size_t, size_t>> ranges;
@@ -63,6 +67,7 @@ Tokenizer::Impl::Impl(VocabData data) : vocabulary(std::move(data)) {
     pre_tokenizer.emplace(d.pre);
     bpe.emplace(vocabulary, pre_tokenizer->ignore_merges());
     adds_bos = d.add_bos == -1 ? pre_tokenizer->adds_bos() : d.add_bos == 1;
+    if (pre_tokenizer->strips_before_mask()) vocabulary.set_strips_before(vocabulary.find("<mask>"));
     // A space prefix is SentencePiece's; byte-level vocabularies write the flag but do not mean it.
   } else if (d.model == "llama") {
     spm.emplace(vocabulary);
@@ -135,9 +140,15 @@ std::vector<Fragment> Tokenizer::Impl::partition(std::string_view text, const Tr
           from = match + 1;
           continue;
         }
-        if (match > begin) next.push_back({begin, match, -1});
+        size_t left_end = match;
+        while (vocabulary.strips_before(special) && left_end > begin && is_ascii_space(text[left_end - 1]))
+          --left_end;
+        if (left_end > begin) next.push_back({begin, left_end, -1});
         next.push_back({match, match + wanted.size(), special});
-        begin = from = match + wanted.size();
+        begin = match + wanted.size();
+        while (vocabulary.strips_after(special) && begin < fragment.end && is_ascii_space(text[begin]))
+          ++begin;
+        from = begin;
       }
       if (begin < fragment.end) next.push_back({begin, fragment.end, fragment.token});
     }
@@ -189,7 +200,8 @@ std::vector<int32_t> Tokenizer::Impl::encode(std::string_view text, const Truste
 std::string Tokenizer::Impl::piece(int32_t token, bool show_special) const {
   if (token < 0 || token >= vocabulary.size()) return {};
   const std::string& text = vocabulary.text(token);
-  if (vocabulary.is_control(token)) return show_special ? text : std::string();
+  if (vocabulary.is_control(token))
+    return show_special || !vocabulary.is_hidden(token) ? text : std::string();
   switch (vocabulary.type(token)) {
     case TokenType::kUserDefined:
       return text;

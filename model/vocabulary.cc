@@ -26,7 +26,20 @@ constexpr std::string_view kEndTexts[] = {
     "<eos>",
     "<end_of_utterance>",
     "<｜end▁of▁sentence｜>",
+    "<|return|>",
+    "<|call|>",
+    "<|calls|>",
+    "<|flush|>",
+    "<turn|>",
+    "<|tool_response>",
+    "[e~[",
 };
+
+// Marks inside an answer (gpt-oss), which are part of its text.
+constexpr std::string_view kShownTexts[] = {"<|channel|>", "<|message|>", "<|start|>", "<|constrain|>"};
+
+// Phi-3's control tokens that keep the spaces after them.
+constexpr std::string_view kKeepsSpacesAfter[] = {"<unk>", "<s>", "<|endoftext|>"};
 
 // Fill-in-the-middle: padding and the marks between repositories and files end a generation; the others are
 // only control tokens. The first of its kind in the vocabulary counts.
@@ -67,6 +80,7 @@ Vocabulary::Vocabulary(VocabData data) : data_(std::move(data)) {
   index_tokens();
   resolve_ids();
   find_control_and_end();
+  find_stripping();
 }
 
 int32_t Vocabulary::find(std::string_view text) const {
@@ -160,6 +174,7 @@ void Vocabulary::find_control_and_end() {
   control_.assign(n, false);
   mergeable_.assign(n, false);
   end_.assign(n, false);
+  shown_.assign(n, false);
   for (size_t id = 0; id < n; ++id) {
     const TokenType type = data_.types[id];
     control_[id] = type == TokenType::kControl || type == TokenType::kUnknown;
@@ -187,12 +202,47 @@ void Vocabulary::find_control_and_end() {
       }
     }
   }
+  correct_harmony_ends();
   for (size_t id = 0; id < n; ++id) {
     if (control_[id] || data_.types[id] == TokenType::kUserDefined)
       specials_.push_back(static_cast<int32_t>(id));
   }
   std::stable_sort(specials_.begin(), specials_.end(),
                    [&](int32_t a, int32_t b) { return text(a).size() > text(b).size(); });
+}
+
+// Vocabularies in which some of the texts above mean something else.
+void Vocabulary::correct_harmony_ends() {
+  const auto ends = [&](std::string_view text) {
+    const int32_t id = find(text);
+    return id >= 0 && end_[id];
+  };
+  const auto show = [&](std::string_view text) {
+    if (const int32_t id = find(text); id >= 0) shown_[id] = true;
+  };
+  for (const auto text : kShownTexts) show(text);
+  // Where an answer has parts of its own ends, <|end|> only ends a part.
+  const bool call = ends("<|call|>") || ends("<|calls|>");
+  if (const int32_t id = find("<|end|>"); id >= 0 && call && (ends("<|return|>") || ends("<|flush|>"))) {
+    end_[id] = false;
+    show("<|end|>");
+  }
+  // Gemma 4 and PLaMo know </s> as a piece of HTML.
+  if (const int32_t id = find("</s>"); id >= 0 && (ends("<|tool_response>") || ends("<|plamo:eos|>"))) {
+    data_.types[id] = TokenType::kNormal;
+    control_[id] = end_[id] = false;
+    mergeable_[id] = true;
+  }
+}
+
+void Vocabulary::find_stripping() {
+  strips_after_.assign(data_.tokens.size(), false);
+  if (!data_.strips_after_control) return;
+  for (const int32_t id : specials_) strips_after_[id] = true;
+  if (const int32_t id = find("</s>"); id >= 0) strips_after_[id] = true;
+  for (const auto text : kKeepsSpacesAfter) {
+    if (const int32_t id = find(text); id >= 0) strips_after_[id] = false;
+  }
 }
 
 }  // namespace shoal

@@ -39,7 +39,9 @@ struct VocabData {
   int add_bos = -1, add_eos = -1, add_space_prefix = -1;
   int remove_extra_whitespaces = -1;        // "t5": runs of spaces count as one
   int lower_case = -1, strip_accents = -1;  // "bert"
-  std::string charsmap;                     // "t5": precompiled_charsmap, see model/charsmap.h
+  // Control tokens swallow the spaces after them, as Phi-3's do; no key says so.
+  bool strips_after_control = false;
+  std::string charsmap;  // "t5": precompiled_charsmap, see model/charsmap.h
 
   // Throws SetupError when a key is absent or of the wrong type.
   static VocabData read(const GgufFile& file);
@@ -63,12 +65,17 @@ class Vocabulary {
   TokenType type(int32_t id) const { return data_.types[id]; }
   size_t longest_text() const { return longest_text_; }
 
-  // Matched only in trusted text and never shown: control and unknown tokens, and those whose text marks an
-  // end.
+  // Matched only in trusted text: control and unknown tokens, and those whose text marks an end.
   bool is_control(int32_t id) const { return control_[id]; }
+  // Not part of the text that a reader sees: control tokens but for those that structure an answer.
+  bool is_hidden(int32_t id) const { return control_[id] && !shown_[id]; }
   // May come out of merging ordinary text: not control, unknown or byte.
   bool is_mergeable(int32_t id) const { return mergeable_[id]; }
   bool is_end_of_generation(int32_t id) const { return end_[id]; }
+  // A special token in a text swallows the ASCII spaces after it, or before it.
+  bool strips_after(int32_t id) const { return strips_after_[id]; }
+  bool strips_before(int32_t id) const { return id == strips_before_; }
+  void set_strips_before(int32_t id) { strips_before_ = id; }
   // Tokens matched whole before anything else, longest text first.
   const std::vector<int32_t>& specials() const { return specials_; }
 
@@ -84,10 +91,13 @@ class Vocabulary {
   void index_tokens();
   void resolve_ids();
   void find_control_and_end();
+  void correct_harmony_ends();
+  void find_stripping();
 
   VocabData data_;
   std::unordered_map<std::string_view, int32_t> index_;
-  std::vector<bool> control_, mergeable_, end_;
+  std::vector<bool> control_, mergeable_, end_, shown_, strips_after_;
+  int32_t strips_before_ = -1;
   std::vector<int32_t> specials_;
   size_t longest_text_ = 0;
   int32_t bos_ = -1, eos_ = -1, unknown_ = -1, separator_ = -1, padding_ = -1;

@@ -59,6 +59,17 @@ int read_flag(const GgufFile& file, const char* suffix) {
   return file.find(name) == nullptr ? -1 : static_cast<int>(file.get_bool(name, false));
 }
 
+// Phi-3 with its first tokenizer: by name, as llama.cpp tells it, and by architecture, as names are changed.
+bool is_phi3(const GgufFile& file, const VocabData& data) {
+  if (data.model != "llama") return false;
+  std::string name = file.get_string("general.name", "");
+  for (char& c : name) {
+    if (c >= 'A' && c <= 'Z') c = static_cast<char>(c - 'A' + 'a');
+  }
+  return name.find("phi-3") != std::string::npos || name.find("phi3") != std::string::npos ||
+         file.get_string("general.architecture", "") == "phi3";
+}
+
 }  // namespace
 
 VocabData VocabData::read(const GgufFile& file) {
@@ -86,6 +97,7 @@ VocabData VocabData::read(const GgufFile& file) {
   data.remove_extra_whitespaces = read_flag(file, "remove_extra_whitespaces");
   data.lower_case = read_flag(file, "normalizer.lowercase");
   data.strip_accents = read_flag(file, "normalizer.strip_accents");
+  data.strips_after_control = is_phi3(file, data);
   for_each_number(file, key("precompiled_charsmap"),
                   [&](double x) { data.charsmap += static_cast<char>(static_cast<int>(x)); });
   return data;

@@ -13,6 +13,8 @@ Files:
                            "model", which is the file as it is
   tokenizer_ids_NAME.txt   "eog: ids" and "pieces: FNV-1a of all pieces", then a line a string:
                            ids with control tokens as text TAB ids with control tokens parsed ("=" if the same)
+  tokenizer_digest_NAME.txt  digests of the ids of these and 1000 generated strings (tools/tokenizer_strings.py), which needs
+                           tokenizer_pieces.txt of tools/make_sentencepiece_fixtures.py for the test
   tokenizer_spm_vocab.txt  a token a line: type TAB score TAB text in hex
 """
 import ctypes
@@ -24,6 +26,9 @@ from pathlib import Path
 
 import gguf
 import llama_cpp
+
+from tokenizer_strings import digest_file
+from tokenizer_strings import strings as all_strings
 
 # One or two names of each group; llama-bpe sets ignore_merges and smaug-bpe, the same expression, does not.
 PRE_NAMES = ["smollm", "gpt-2", "llama-bpe", "smaug-bpe", "qwen2", "default"]
@@ -236,6 +241,8 @@ def write_ids(folder, name, oracle, texts, comment):
         right = "=" if plain == parsed else " ".join(map(str, parsed))
         lines.append(" ".join(map(str, plain)) + "\t" + right)
     (folder / f"tokenizer_ids_{name}.txt").write_text("\n".join(lines) + "\n")
+    digest_file(folder / f"tokenizer_digest_{name}.txt", comment, all_strings(folder), lambda text: oracle.ids(text, True),
+                shown=4)
 
 
 def main():

@@ -1,9 +1,13 @@
 #include <doctest/doctest.h>
 
 #include <algorithm>
+#include <chrono>
+#include <set>
 
 #include "base/error.h"
+#include "model/bpe.h"
 #include "model/charsmap.h"
+#include "model/pretokenizer.h"
 #include "model/tokenizer.h"
 #include "model/ugm.h"
 #include "model/unicode.h"
@@ -56,6 +60,63 @@ VocabData tiny_unigram() {
   return data;
 }
 
+// Byte-level vocabulary whose merges cross words, digits, spaces and line ends.
+VocabData crossing_vocabulary(const std::string& pre) {
+  static const VocabData common = [] {
+    VocabData data;
+    data.model = "gpt2";
+    data.add_bos = 0;
+    for (int byte = 0; byte < 256; ++byte)
+      data.tokens.emplace_back(byte_to_symbol(static_cast<uint8_t>(byte)));
+    bool merges = true;
+    for (std::string line : read_fixture_lines("tokenizer_pre_merges.txt")) {
+      if (line == "tokens:") {
+        merges = false;
+        continue;
+      }
+      if (merges) {
+        data.merges.push_back(line);
+        line.erase(line.find(' '), 1);
+      }
+      data.tokens.push_back(line);
+    }
+    return data;
+  }();
+  VocabData data = common;
+  data.pre = pre;
+  return data;
+}
+
+// Two where the names of a group differ in whether whole words are taken without merging.
+constexpr const char* kOneOfEachGroup[] = {
+    "default",     "gpt-2",    "llama-bpe", "dbrx",           "glm4",
+    "qwen2",       "qwen35",   "smollm",    "jais-2",         "deepseek-llm",
+    "deepseek-v3", "spark2_5", "youtu",     "deepseek-coder", "falcon",
+    "bloom",       "viking",   "tekken",    "gpt-4o",         "granite-embed-multi-97m",
+    "chameleon",   "tiny_aya", "kimi-k2",   "superbpe",       "bailingmoe",
+    "seed-coder",  "ufakzeka", "afmoe",     "laguna",         "exaone-moe",
+    "minicpm5"};
+
+// Every vocabulary that the fixtures give, by name.
+std::vector<std::pair<std::string, Tokenizer>> all_tokenizers() {
+  std::vector<std::pair<std::string, Tokenizer>> all;
+  for (const char* pre : kOneOfEachGroup) all.emplace_back(pre, Tokenizer::from(crossing_vocabulary(pre)));
+  all.emplace_back("unigram", Tokenizer::from(unigram_data("tokenizer_unigram.txt")));
+  all.emplace_back("unigram-bytes", Tokenizer::from(unigram_data("tokenizer_unigram_bytes_vocab.txt")));
+  all.emplace_back("wordpiece", Tokenizer::from(wordpiece_data()));
+  return all;
+}
+
+std::string random_bytes(uint64_t& state) {
+  std::string text;
+  for (uint64_t left = splitmix64(state) % 40; left > 0; --left) {
+    // Half of them bytes of UTF-8's longer forms, so that forms get cut and broken.
+    const uint64_t draw = splitmix64(state);
+    text += static_cast<char>(draw % 2 == 0 ? 0x80 + (draw >> 8) % 0x80 : (draw >> 8) % 0x80);
+  }
+  return text;
+}
+
 }  // namespace
 
 TEST_CASE("unigram ids equal SentencePiece's, with and without space prefix and merging of spaces") {
@@ -88,6 +149,19 @@ TEST_CASE("WordPiece ids equal those of Hugging Face's tokenizers") {
   check("tokenizer_wordpiece_uncased.txt", -1, -1);
   check("tokenizer_wordpiece_cased.txt", 0, -1);
   check("tokenizer_wordpiece_accents.txt", 1, 0);
+}
+
+TEST_CASE(
+    "ids under every group of pre-tokenizers equal those of llama.cpp or of the published expressions") {
+  std::set<std::string> groups;
+  for (const char* name : kOneOfEachGroup) {
+    groups.insert(std::string(PreTokenizer(name).group()));
+    const Tokenizer tokenizer = Tokenizer::from(crossing_vocabulary(name));
+    CHECK(check_digests("tokenizer_pre_" + std::string(name) + ".txt",
+                        [&](std::string_view text) { return tokenizer.encode(text, false, false); }) >= 1500);
+  }
+  for (const std::string& name : PreTokenizer::known_names())
+    CHECK_MESSAGE(groups.contains(std::string(PreTokenizer(name).group())), name);
 }
 
 TEST_CASE("unigram: the best sum of scores wins, runs without a token are one unknown") {
@@ -198,6 +272,74 @@ TEST_CASE("a damaged normalisation table is refused, or replaces within its boun
     }
   }
   CHECK(refused > 100);
+}
+
+TEST_CASE("any bytes encode without harm and come back as far as they are text") {
+  for (const auto& [name, tokenizer] : all_tokenizers()) {
+    CAPTURE(name);
+    const bool byte_level = tokenizer.pre_tokenizer() == name;
+    uint64_t state = 17;
+    bool sound = true;
+    for (int i = 0; i < 600; ++i) {
+      const std::string text = i < 300 ? random_bytes(state) : fixture_strings()[500 + i];
+      CAPTURE(text);
+      const std::vector<int32_t> ids = tokenizer.encode(text, i % 2 == 0, false);
+      for (const int32_t id : ids) sound &= id >= 0 && id < tokenizer.vocab_size();
+      std::string streamed;
+      StreamDecoder decoder(tokenizer);
+      for (const int32_t id : ids) {
+        const std::string part = decoder.push(id);
+        sound &= is_valid_utf8(part);
+        streamed += part;
+      }
+      streamed += decoder.finish();
+      sound &= is_valid_utf8(streamed);
+      if (byte_level && is_valid_utf8(text)) sound &= streamed == text && tokenizer.decode(ids) == text;
+      REQUIRE(sound);
+    }
+  }
+}
+
+TEST_CASE("any tokens decode to text, the same whether streamed or at once") {
+  for (const auto& [name, tokenizer] : all_tokenizers()) {
+    CAPTURE(name);
+    uint64_t state = 23;
+    for (int i = 0; i < 300; ++i) {
+      std::vector<int32_t> ids(splitmix64(state) % 12);
+      for (int32_t& id : ids)
+        id = static_cast<int32_t>(splitmix64(state) % static_cast<uint64_t>(tokenizer.vocab_size() + 2)) - 1;
+      std::string streamed;
+      StreamDecoder decoder(tokenizer);
+      bool sound = true;
+      for (const int32_t id : ids) {
+        const std::string part = decoder.push(id);
+        sound &= is_valid_utf8(part);
+        streamed += part;
+      }
+      streamed += decoder.finish();
+      const std::string whole = tokenizer.decode(ids);
+      sound &= is_valid_utf8(streamed);
+      if (is_valid_utf8(whole)) sound &= streamed == whole;
+      REQUIRE(sound);
+    }
+  }
+}
+
+TEST_CASE("every group splits one long run in about linear time") {
+  for (const char* name : kOneOfEachGroup) {
+    const PreTokenizer pre(name);
+    for (const char* unit :
+         {"a", "A", "aB", " ", "\n", " \n", "1", "1a", "'s", "é", "中", "〇", "a ", "!", "\u0301", "😀"}) {
+      std::string text;
+      while (text.size() < (1u << 17)) text += unit;
+      CAPTURE(name);
+      CAPTURE(unit);
+      const auto start = std::chrono::steady_clock::now();
+      CHECK(pre.split(text, false).back() == text.size());
+      const std::chrono::duration<double> took = std::chrono::steady_clock::now() - start;
+      CHECK(took.count() < 5);  // milliseconds in Release
+    }
+  }
 }
 
 }  // namespace shoal

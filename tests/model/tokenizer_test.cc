@@ -6,7 +6,6 @@
 #include <array>
 #include <chrono>
 #include <cstdlib>
-#include <fstream>
 #include <limits>
 #include <sstream>
 
@@ -16,38 +15,16 @@
 #include "model/spm.h"
 #include "model/utf8.h"
 #include "model/vocabulary.h"
+#include "tests/model/tokenizer_strings.h"
 
 namespace shoal {
 namespace {
-
-const std::string kFixtures = std::string(SHOAL_SOURCE_DIR) + "/tests/model/fixtures/";
-
-std::vector<std::string> read_lines(const std::string& name) {
-  std::ifstream in(kFixtures + name);
-  REQUIRE_MESSAGE(in.good(), "cannot read " << kFixtures << name);
-  std::vector<std::string> lines;
-  for (std::string line; std::getline(in, line);) lines.push_back(line);
-  return lines;
-}
-
-std::string from_hex(const std::string& hex) {
-  std::string out;
-  for (size_t i = 0; i + 1 < hex.size(); i += 2)
-    out += static_cast<char>(std::stoi(hex.substr(i, 2), nullptr, 16));
-  return out;
-}
 
 std::vector<int32_t> parse_ids(const std::string& text) {
   std::istringstream in(text);
   std::vector<int32_t> ids;
   for (int32_t id; in >> id;) ids.push_back(id);
   return ids;
-}
-
-std::string show(const std::vector<int32_t>& ids) {
-  std::string out;
-  for (const int32_t id : ids) out += std::to_string(id) + " ";
-  return out;
 }
 
 struct Fixture {
@@ -59,8 +36,9 @@ struct Fixture {
 
 Fixture read_fixture(const std::string& name) {
   Fixture fixture;
-  for (const std::string& hex : read_lines("tokenizer_strings.txt")) fixture.texts.push_back(from_hex(hex));
-  const auto lines = read_lines("tokenizer_ids_" + name + ".txt");
+  for (const std::string& hex : read_fixture_lines("tokenizer_strings.txt"))
+    fixture.texts.push_back(bytes_of_hex(hex));
+  const auto lines = read_fixture_lines("tokenizer_ids_" + name + ".txt");
   REQUIRE(lines.size() == fixture.texts.size() + 3);
   fixture.end_of_generation = parse_ids(lines[1].substr(lines[1].find(':') + 1));
   fixture.pieces_hash = lines[2].substr(lines[2].find(' ') + 1);
@@ -90,8 +68,8 @@ void check_against_oracle(const Tokenizer& tokenizer, const std::string& name) {
       const auto ids = tokenizer.encode(fixture.texts[i], parse_special, false);
       const auto& expected = parse_special ? fixture.parsed[i] : fixture.plain[i];
       CHECK_MESSAGE(ids == expected, name << ", string " << i << " '" << fixture.texts[i]
-                                          << "', parse_special " << parse_special << ": got " << show(ids)
-                                          << "expected " << show(expected));
+                                          << "', parse_special " << parse_special << ": got "
+                                          << ids_as_text(ids) << " expected " << ids_as_text(expected));
     }
     // SentencePiece writes U+2581 for a space, and a space after each user-defined token.
     const bool ambiguous =
@@ -107,6 +85,8 @@ void check_against_oracle(const Tokenizer& tokenizer, const std::string& name) {
     }
   }
   CHECK(came_back > 400);
+  CHECK(check_digests("tokenizer_digest_" + name + ".txt",
+                      [&](std::string_view text) { return tokenizer.encode(text, true, false); }) >= 1500);
   std::vector<int32_t> end;
   uint64_t hash = 0xCBF29CE484222325u;
   for (int32_t id = 0; id < tokenizer.vocab_size(); ++id) {
@@ -115,7 +95,7 @@ void check_against_oracle(const Tokenizer& tokenizer, const std::string& name) {
       hash = (hash ^ static_cast<uint8_t>(byte)) * 0x100000001B3u;
     }
   }
-  CHECK(show(end) == show(fixture.end_of_generation));
+  CHECK(ids_as_text(end) == ids_as_text(fixture.end_of_generation));
   char text[17];
   std::snprintf(text, sizeof(text), "%016lx", static_cast<unsigned long>(hash));
   CHECK(text == fixture.pieces_hash);
@@ -124,11 +104,11 @@ void check_against_oracle(const Tokenizer& tokenizer, const std::string& name) {
 VocabData spm_data() {
   VocabData data;
   data.model = "llama";
-  for (const std::string& line : read_lines("tokenizer_spm_vocab.txt")) {
+  for (const std::string& line : read_fixture_lines("tokenizer_spm_vocab.txt")) {
     const size_t first = line.find('\t'), second = line.find('\t', first + 1);
     data.types.push_back(static_cast<TokenType>(std::stoi(line)));
     data.scores.push_back(std::stof(line.substr(first + 1)));
-    data.tokens.push_back(from_hex(line.substr(second + 1)));
+    data.tokens.push_back(bytes_of_hex(line.substr(second + 1)));
   }
   data.bos = 1;
   data.eos = 2;
@@ -169,7 +149,7 @@ Tokenizer model_tokenizer(const std::string& pre) {
   data.pre = pre;
   bool merges = true;
   const Vocabulary known{VocabData(data)};
-  for (std::string line : read_lines("tokenizer_extra.txt")) {
+  for (std::string line : read_fixture_lines("tokenizer_extra.txt")) {
     if (line == "tokens:") {
       merges = false;
       continue;
@@ -339,6 +319,53 @@ TEST_CASE("a prompt whose template wrote BOS gets no second one") {
   CHECK(tokenizer.encode(std::vector<PromptPiece>{}, true) == std::vector<int32_t>{kControl});
 }
 
+TEST_CASE("Phi-3's control tokens swallow the spaces after them") {
+  VocabData data = tiny_bpe_data();
+  data.tokens.emplace_back("<s>");
+  data.types.push_back(TokenType::kControl);
+  const int32_t begin = static_cast<int32_t>(data.tokens.size()) - 1;
+  data.strips_after_control = true;
+  const Tokenizer tokenizer = Tokenizer::from(std::move(data));
+  const auto encode = [&](const char* text) { return tokenizer.encode(text, true, false); };
+  CHECK(encode("<|ctl|> \n\t ab") == std::vector<int32_t>{kControl, kAb});
+  CHECK(encode("<user>  ab") == std::vector<int32_t>{kUser, kAb});
+  CHECK(encode("<|ctl|>  ") == std::vector<int32_t>{kControl});
+  CHECK(encode("<|ctl|> <|im_end|>") == std::vector<int32_t>{kControl, kImEnd});
+  CHECK(encode("<s> ab") != std::vector<int32_t>{begin, kAb});
+  CHECK(tokenizer.encode("<|ctl|>  ab", false, false).size() == 10);  // the user's text stays as it is
+}
+
+TEST_CASE("the spaces before a mask are dropped where the vocabulary was trained so") {
+  VocabData data = tiny_bpe_data();
+  data.tokens.emplace_back("<mask>");
+  data.types.push_back(TokenType::kControl);
+  const int32_t mask = static_cast<int32_t>(data.tokens.size()) - 1;
+  data.pre = "jina-v2-code";
+  CHECK(Tokenizer::from(VocabData(data)).encode("ab  <mask>", true, false) ==
+        std::vector<int32_t>{kAb, mask});
+  data.pre = "gpt-2";
+  CHECK(Tokenizer::from(VocabData(data)).encode("ab  <mask>", true, false).size() == 4);
+}
+
+TEST_CASE("gpt-oss: <|end|> ends a part of an answer and its marks are shown") {
+  VocabData data = tiny_bpe_data();
+  const auto add = [&](const char* text) {
+    data.tokens.emplace_back(text);
+    data.types.push_back(TokenType::kControl);
+    return static_cast<int32_t>(data.tokens.size()) - 1;
+  };
+  const int32_t end = add("<|end|>"), channel = add("<|channel|>"), give = add("<|return|>");
+  const Tokenizer plain = Tokenizer::from(VocabData(data));
+  CHECK(plain.is_end_of_generation(end));
+  CHECK(plain.is_end_of_generation(give));
+  CHECK(plain.piece(channel) == "<|channel|>");
+  const int32_t call = add("<|call|>");
+  const Tokenizer harmony = Tokenizer::from(VocabData(data));
+  CHECK_FALSE(harmony.is_end_of_generation(end));
+  CHECK(harmony.is_end_of_generation(give));
+  CHECK(harmony.is_end_of_generation(call));
+}
+
 TEST_CASE("a stream shows the control tokens that it is told to") {
   const Tokenizer tokenizer = Tokenizer::from(tiny_bpe_data());
   StreamDecoder decoder(tokenizer, {kControl});
@@ -355,7 +382,7 @@ TEST_CASE("a vocabulary that contradicts itself is refused with its key") {
   refused([](VocabData& d) { d.pre = "mystery-7"; }, "unknown pre-tokenizer 'mystery-7'");
   refused([](VocabData& d) { d.pre = "mystery-7"; }, "smaug-bpe");
   refused([](VocabData& d) { d.model = "unigram"; }, "unknown tokenizer model 'unigram'");
-  refused([](VocabData& d) { d.model = ""; }, "known: gpt2, llama");
+  refused([](VocabData& d) { d.model = ""; }, "known: gpt2, llama, t5, bert");
   refused([](VocabData& d) { d.tokens.clear(); }, "tokens is empty");
   refused([](VocabData& d) { d.types.pop_back(); }, "token_type has 263 entries");
   refused([](VocabData& d) { d.scores.assign(3, 0); }, "scores has 3 entries");
