@@ -14,8 +14,8 @@ struct TinyLoraOptions {
   int rank = 4;
   float alpha = 8;
   TensorType type = TensorType::kF32;
-  std::string only = {};    // changes only the tensors whose name holds this; empty: every matrix of the layers
-  float deviation = 0;  // of the elements; 0: such that the adapter adds about as much as the model has
+  std::string only = {};  // changes only the tensors whose name holds this; empty: every matrix of the layers
+  float deviation = 0;    // of the elements; 0: such that the adapter adds about as much as the model has
   uint64_t seed = 7;
 };
 

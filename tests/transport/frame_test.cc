@@ -97,7 +97,7 @@ TEST_CASE("a decode step costs at most 272 bytes beyond its payload") {
   REQUIRE(frame);
   const size_t overhead = frame->size_bytes() - hidden.bytes().size();
   MESSAGE("one decode row: " << overhead << " bytes beyond the payload");
-  CHECK(overhead <= 272);  // of eight stages, without adapters
+  CHECK(overhead <= 272);                                        // of eight stages, without adapters
   for (StageTime& time : step.stage_times) time.arrived_us = 1;  // one step in kArrivalsEvery
   const Result<EncodedFrame> telling = encode_frame({step, hidden.bytes(), {}});
   REQUIRE(telling);
