@@ -45,6 +45,21 @@ constexpr Architecture kArchitectures[] = {
      .window_period = 6,
      .rope_of_windows = true,
      .layers_of_scale_by_n_embd = 62},
+    // Also MiniLM, bge, e5, gte and other sentence encoders; cross-encoders.
+    {.name = "bert",
+     .rope = RopeKind::kHalfSplit,
+     .qkv_bias = true,
+     .layout = LayerLayout::kBert,
+     .encoder_only = true,
+     .learned_positions = true},
+    {.name = "nomic-bert",
+     .rope = RopeKind::kHalfSplit,
+     .fused_qkv = true,
+     .layout = LayerLayout::kBert,
+     .encoder_only = true},
+    // Also Flan-T5, LaMini-Flan-T5.
+    {.name = "t5", .rope = RopeKind::kHalfSplit, .layout = LayerLayout::kT5},
+    {.name = "t5encoder", .rope = RopeKind::kHalfSplit, .layout = LayerLayout::kT5, .encoder_only = true},
 };
 
 }  // namespace

@@ -8,6 +8,12 @@ namespace shoal {
 
 inline constexpr int kRowsMax = 512;  // rows of one step
 
+// What a step's rows are. An encode step carries whole inputs, which an encoder sees in both directions: of
+// each slot in it all rows, at positions from 0; the slots' caches begin anew. It gives no outputs. An embed
+// step gives embeddings: of an encoder alone it carries whole inputs too, of a decoder rows like a decode
+// step.
+enum class StepKind : uint8_t { kDecode, kEncode, kEmbed };
+
 struct BatchRow {
   int32_t token;            // -1 where the stage does not embed
   int32_t position;         // 0-based

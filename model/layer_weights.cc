@@ -1,20 +1,28 @@
 #include "model/layer_weights.h"
 
+#include "model/bert.h"
+#include "model/encoder_decoder_config.h"
+
 namespace shoal {
 
 uint64_t LayerWeights::bytes() const {
   uint64_t total = 0;
-  for (const WeightMatrix* m : {&attn_q, &attn_k, &attn_v, &attn_output, &ffn_gate, &ffn_up, &ffn_down}) {
+  for (const WeightMatrix* m : {&attn_q, &attn_k, &attn_v, &attn_output, &ffn_gate, &ffn_up, &ffn_down,
+                                &cross_q, &cross_k, &cross_v, &cross_output}) {
     total += m->bytes();
   }
-  for (const std::vector<float>* v : {&attn_norm, &attn_q_bias, &attn_k_bias, &attn_v_bias, &attn_q_norm,
-                                      &attn_k_norm, &attn_post_norm, &ffn_norm, &ffn_post_norm}) {
+  for (const std::vector<float>* v :
+       {&attn_norm, &attn_q_bias, &attn_k_bias, &attn_v_bias, &attn_q_norm, &attn_k_norm, &attn_post_norm,
+        &ffn_norm, &ffn_post_norm, &relative_bias, &cross_norm, &encoder_norm, &attn_output_bias,
+        &ffn_down_bias, &attn_post_norm_bias, &ffn_post_norm_bias, &ffn_up_bias}) {
     total += v->size() * sizeof(float);
   }
   return total;
 }
 
 std::vector<LayerMatrix> layer_matrices(const ModelConfig& config, int layer) {
+  if (config.arch->layout == LayerLayout::kT5) return encoder_decoder_matrices(config, layer);
+  if (config.arch->layout == LayerLayout::kBert) return bert_matrices(config, layer);
   using W = LayerWeights;
   struct Part {
     WeightMatrix W::*field;
@@ -51,6 +59,8 @@ std::vector<LayerMatrix> layer_matrices(const ModelConfig& config, int layer) {
 }
 
 std::vector<LayerVector> layer_vectors(const ModelConfig& config, int layer) {
+  if (config.arch->layout == LayerLayout::kT5) return encoder_decoder_vectors(config, layer);
+  if (config.arch->layout == LayerLayout::kBert) return bert_vectors(config, layer);
   using W = LayerWeights;
   std::vector<LayerVector> vectors;
   const auto add = [&](bool present, const char* what, int64_t size, std::vector<float> W::*field) {
@@ -67,6 +77,49 @@ std::vector<LayerVector> layer_vectors(const ModelConfig& config, int layer) {
   add(true, "ffn_norm.weight", config.n_embd, &W::ffn_norm);
   add(arch.post_norms, "post_ffw_norm.weight", config.n_embd, &W::ffn_post_norm);
   return vectors;
+}
+
+uint64_t EmbeddingWeights::bytes() const {
+  return (positions.size() + types.size() + norm.size() + norm_bias.size()) * sizeof(float);
+}
+
+uint64_t ClassifierWeights::bytes() const {
+  return dense.bytes() + output.bytes() + (dense_bias.size() + output_bias.size()) * sizeof(float);
+}
+
+std::vector<EmbeddingVector> embedding_vectors(const ModelConfig& config) {
+  using E = EmbeddingWeights;
+  if (config.arch->layout != LayerLayout::kBert) return {};
+  const int64_t n = config.n_embd;
+  std::vector<EmbeddingVector> vectors = {{"token_embd_norm.weight", n, 1, &E::norm},
+                                          {"token_embd_norm.bias", n, 1, &E::norm_bias}};
+  if (config.n_positions > 0)
+    vectors.push_back({"position_embd.weight", n * config.n_positions, config.n_positions, &E::positions});
+  if (config.n_token_types > 0)
+    vectors.push_back({"token_types.weight", n * config.n_token_types, config.n_token_types, &E::types});
+  return vectors;
+}
+
+std::vector<ClassifierMatrix> classifier_matrices(const ModelConfig& config) {
+  std::vector<ClassifierMatrix> matrices;
+  if (!config.ranks()) return matrices;
+  if (config.classifier_dense)
+    matrices.push_back({"cls.weight", config.n_embd, config.n_embd, &ClassifierWeights::dense});
+  matrices.push_back({"cls.output.weight", config.n_scores, config.n_embd, &ClassifierWeights::output});
+  return matrices;
+}
+
+std::vector<ClassifierVector> classifier_vectors(const ModelConfig& config) {
+  std::vector<ClassifierVector> vectors;
+  if (!config.ranks()) return vectors;
+  if (config.classifier_dense) vectors.push_back({"cls.bias", config.n_embd, &ClassifierWeights::dense_bias});
+  vectors.push_back({"cls.output.bias", config.n_scores, &ClassifierWeights::output_bias});
+  return vectors;
+}
+
+std::vector<std::string> unread_tensors(const ModelConfig& config) {
+  if (config.arch->layout == LayerLayout::kT5) return encoder_decoder_unread(config);
+  return {};
 }
 
 }  // namespace shoal

@@ -48,6 +48,7 @@ class Checker {
     if (architecture != config_.arch->name)
       fail("is for the architecture " + quoted(architecture) + ", and the model is a " +
            quoted(config_.arch->name));
+    if (config_.encodes()) fail("cannot be used: adapters are for models without an encoder");
     if (file.find("adapter.alora.invocation_tokens") != nullptr)
       fail("acts only after certain tokens (an activated LoRA), which Shoal does not have");
     if (!std::isfinite(adapter_.alpha) || std::abs(adapter_.alpha) > 1e6)

@@ -1,22 +1,19 @@
 #include "model/model_config.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "base/error.h"
+#include "model/bert.h"
+#include "model/encoder_decoder_config.h"
 #include "model/gguf_reader.h"
 #include "model/model_keys.h"
 
 namespace shoal {
 namespace {
 
-// Above any model of these families; products of two of them fit in an int.
-constexpr uint64_t kLayersMax = 1024;
-constexpr uint64_t kEmbdMax = 65536;
-constexpr uint64_t kFeedForwardMax = uint64_t{1} << 20;
+constexpr int64_t kScoresMax = 1024;  // of a classifier
 constexpr uint64_t kVocabMax = uint64_t{1} << 20;
-constexpr uint64_t kHeadsMax = 1024;
-constexpr uint64_t kHeadDimMax = 1024;
-constexpr uint64_t kContextMax = uint64_t{1} << 24;
 
 const Architecture& read_architecture(const GgufFile& file) {
   const std::string name = file.get_string("general.architecture");
@@ -124,6 +121,42 @@ void read_vocabulary(const GgufFile& file, ModelConfig& config) {
   config.n_vocab = static_cast<int>(rows);
 }
 
+// The format's numbers: 0 is none, which leaves it to the program. Text models end in what they know best.
+void read_pooling(const ModelKeys& keys, ModelConfig& config) {
+  config.pooling = config.decodes() ? Pooling::kLast : Pooling::kMean;
+  switch (keys.size_or_zero("pooling_type", 0, 4)) {
+    case 1:
+      config.pooling = Pooling::kMean;
+      break;
+    case 2:
+      config.pooling = Pooling::kFirst;
+      break;
+    case 3:
+      config.pooling = Pooling::kLast;
+      break;
+    case 4:
+      config.pooling = Pooling::kRank;
+      break;
+    default:
+      break;
+  }
+  const GgufFile& file = keys.file();
+  const uint64_t eos = file.get_uint("tokenizer.ggml.eos_token_id", UINT32_MAX);
+  const uint64_t separator =
+      file.get_uint("tokenizer.ggml.seperator_token_id", eos);  // the format's spelling
+  if (separator < static_cast<uint64_t>(config.n_vocab))
+    config.separator_token = static_cast<int32_t>(separator);
+  if (!config.ranks()) return;
+  const TensorInfo* output = file.find_tensor("cls.output.weight");
+  if (config.decodes() || output == nullptr) {
+    keys.refuse("pooling_type",
+                "is 4 (rank), and there is no classifier that Shoal computes (cls.output.weight of an "
+                "encoder)");
+  }
+  config.classifier_dense = file.find_tensor("cls.weight") != nullptr;
+  config.n_scores = static_cast<int>(std::min<int64_t>(output->rows(), kScoresMax));
+}
+
 std::string model_name(const GgufFile& file) {
   const std::string name = file.get_string("general.name", "");
   if (!name.empty()) return printable(name);
@@ -141,6 +174,13 @@ ModelConfig ModelConfig::from(const GgufFile& file) {
   if (file.get_uint(keys.name("expert_count"), 0) != 0) {
     keys.refuse("expert_count", "asks for a mixture of experts, which Shoal does not compute");
   }
+  read_vocabulary(file, config);
+  if (config.arch->layout != LayerLayout::kPreNorm) {
+    config.arch->layout == LayerLayout::kT5 ? read_encoder_decoder(keys, config) : read_bert(keys, config);
+    read_pooling(keys, config);
+    check_tensors(file, config);
+    return config;
+  }
   config.n_layer = keys.size("block_count", kLayersMax);
   config.n_embd = keys.size("embedding_length", kEmbdMax);
   config.n_ctx_train = keys.size("context_length", kContextMax);
@@ -152,12 +192,9 @@ ModelConfig ModelConfig::from(const GgufFile& file) {
   read_windows(keys, config);
   read_rope(keys, config);
   read_scales(keys, config);
-  const double eps = keys.number("attention.layer_norm_rms_epsilon", -1);
-  if (!(eps >= 0 && eps < 1))
-    keys.refuse("attention.layer_norm_rms_epsilon", "is missing or not from 0 to 1");
-  config.norm_eps = static_cast<float>(eps);
+  config.norm_eps = keys.norm_eps("attention.layer_norm_rms_epsilon");
   config.tied_output = file.find_tensor("output.weight") == nullptr;
-  read_vocabulary(file, config);
+  read_pooling(keys, config);
   check_tensors(file, config);
   return config;
 }

@@ -24,6 +24,21 @@ enum class WindowPattern {
   kAllButEveryNth,  // layers window_period - 1, 2 window_period - 1, ... see all positions
 };
 
+// The layers' mathematics.
+enum class LayerLayout {
+  kPreNorm,  // transformer.cc: every half of a layer adds to hidden what it makes of hidden's norm
+  kT5,       // encoder_decoder.cc: that, without rotation, with an encoder and relative position biases
+  kBert,     // bert.cc: an encoder that norms hidden after each half has been added
+};
+
+// What becomes of a text's rows where its embedding is wanted (ARCH.pooling_type).
+enum class Pooling {
+  kMean,
+  kFirst,
+  kLast,
+  kRank,  // the first row goes through a classifier: scores of a query and a document
+};
+
 // What distinguishes a family, as data. transformer.cc branches on these fields, never on a name.
 // A new family of known mechanisms is one row in model/architectures.cc. Scales that are keys of the file are
 // read for every family (ModelConfig); here are those that files leave unsaid.
@@ -41,9 +56,12 @@ struct Architecture {
   bool embedding_times_sqrt_n_embd = false;
   float attention_soft_cap = 0, final_soft_cap = 0;  // without a key; 0: none
   WindowPattern windows = WindowPattern::kNone;
-  int window_period = 0;              // without a key
-  int window = 0;                     // without a key; 0: none
-  bool rope_of_windows = false;       // layers with a window rotate by rope.freq_base_swa, unscaled
+  int window_period = 0;         // without a key
+  int window = 0;                // without a key; 0: none
+  bool rope_of_windows = false;  // layers with a window rotate by rope.freq_base_swa, unscaled
+  LayerLayout layout = LayerLayout::kPreNorm;
+  bool encoder_only = false;
+  bool learned_positions = false;     // position_embd.weight is added to the tokens' embedding
   int layers_of_scale_by_n_embd = 0;  // a model of so many layers divides scores by sqrt(n_embd / n_head)
 };
 
@@ -77,9 +95,26 @@ struct ModelConfig {
   float temperature_scale = 0;  // scores grow by 1 + scale ln(1 + floor(position / temperature_length))
   int temperature_length = 0;
   bool tied_output = false;  // no output.weight: the embedding serves both ends
+  // Layers [0, n_encoder) are an encoder's: they see a whole input at once, in both directions, and keep
+  // nothing. The others are a decoder's. 0: a decoder alone; n_layer: an encoder alone.
+  int n_encoder = 0;
+  int relative_buckets = 0;          // of the relative position bias
+  std::vector<int> bias_layer;       // per layer: whose relative position bias it has
+  bool gated_ffn = true;             // else relu(W_up x) alone, as the first T5
+  int32_t decoder_start_token = -1;  // what an answer begins after, where there is an encoder and a decoder
+  int n_positions = 0;               // learned; 0: none
+  int n_token_types = 0;             // 0: no embedding of types
+  int32_t separator_token = -1;      // of a pair's parts
+  Pooling pooling = Pooling::kLast;
+  bool classifier_dense = false;  // cls.weight before cls.output.weight
+  int n_scores = 0;               // of a classifier
 
   int n_embd_k(int layer) const { return n_head_kv[layer] * head_dim_k; }
   int n_embd_v(int layer) const { return n_head_kv[layer] * head_dim_v; }
+  bool is_encoder(int layer) const { return layer < n_encoder; }
+  bool encodes() const { return n_encoder > 0; }
+  bool decodes() const { return n_encoder < n_layer; }
+  bool ranks() const { return pooling == Pooling::kRank; }
 
   // Throws SetupError: unknown architecture (lists the known), missing key, contradiction between metadata
   // and tensor shapes, unknown tensor type, unsupported rope scaling, expert tensors; names the key, tensor
@@ -95,6 +130,9 @@ struct TensorNames {
 // The vectors of factors that rope's frequencies are divided by; of two, the second is for contexts longer
 // than n_ctx_original.
 std::vector<const char*> rope_factor_tensors(const ModelConfig& config);
+
+// The norm in front of the output head.
+const char* output_norm_tensor(const ModelConfig& config);
 
 // Bytes as stored (packed) of each planner unit.
 struct UnitBytes {

@@ -48,6 +48,20 @@ double ModelKeys::number(const char* what, double fallback, double low, double h
   return value;
 }
 
+float ModelKeys::norm_eps(const char* what) const {
+  const double eps = number(what, -1);
+  if (!(eps >= 0 && eps < 1)) refuse(what, "is missing or not from 0 to 1");
+  return static_cast<float>(eps);
+}
+
+int32_t ModelKeys::token(const char* what, uint64_t fallback, int n_vocab) const {
+  const uint64_t token = file_.get_uint(name(what), fallback);
+  if (token >= static_cast<uint64_t>(n_vocab))
+    refuse(what,
+           "is " + std::to_string(token) + "; the vocabulary has " + std::to_string(n_vocab) + " tokens");
+  return static_cast<int32_t>(token);
+}
+
 void ModelKeys::refuse(const char* what, const std::string& message) const {
   refuse_model(file_, "key " + quoted(name(what)) + " " + message);
 }

@@ -10,6 +10,14 @@
 
 namespace shoal {
 
+// Above any model of these families; products of two of them fit in an int.
+inline constexpr uint64_t kLayersMax = 1024;
+inline constexpr uint64_t kEmbdMax = 65536;
+inline constexpr uint64_t kFeedForwardMax = uint64_t{1} << 20;
+inline constexpr uint64_t kHeadsMax = 1024;
+inline constexpr uint64_t kHeadDimMax = 1024;
+inline constexpr uint64_t kContextMax = uint64_t{1} << 24;
+
 [[noreturn]] void refuse_model(const GgufFile& file, const std::string& message);
 
 class ModelKeys {
@@ -28,6 +36,10 @@ class ModelKeys {
   double number(const char* what, double fallback) const { return file_.get_float(name(what), fallback); }
   // A number from low to high.
   double number(const char* what, double fallback, double low, double high) const;
+
+  float norm_eps(const char* what) const;  // must be there
+  // A token of the vocabulary.
+  int32_t token(const char* what, uint64_t fallback, int n_vocab) const;
 
   [[noreturn]] void refuse(const char* what, const std::string& message) const;
 

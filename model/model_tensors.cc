@@ -27,13 +27,15 @@ class TensorCheck {
   explicit TensorCheck(const GgufFile& file) : file_(file) {}
 
   void matrix(const std::string& name, int64_t n_in, int64_t n_out) { shape(name, {n_in, n_out}); }
-  void vector(const std::string& name, int64_t n) {
-    const TensorType type = shape(name, {n}).type;
+  void vector(const std::string& name, int64_t n, int64_t rows = 1) {
+    const TensorType type = shape(name, {n, rows}).type;
     if (type != TensorType::kF32 && type != TensorType::kF16 && type != TensorType::kBF16) {
       refuse_model(file_, "tensor " + quoted(name) +
                               " is a vector in a quantised format; F32, F16 and BF16 are possible");
     }
   }
+
+  void ignore(const std::string& name) { used_.insert(name); }
 
   // A tensor that nothing above asked for would be left out of the computation: the answer would be wrong,
   // silently.
@@ -55,7 +57,7 @@ class TensorCheck {
     const TensorInfo& tensor = file_.tensor(name);
     if (significant(tensor.dims) != significant(dims)) {
       refuse_model(file_, "tensor " + quoted(name) + " has shape " + shape_text(tensor.dims) +
-                              "; the model's keys ask for " + shape_text(dims));
+                              "; the model's keys ask for " + shape_text(significant(dims)));
     }
     used_.insert(name);
     return tensor;
@@ -66,7 +68,8 @@ class TensorCheck {
 };
 
 void check_layer(TensorCheck& check, const ModelConfig& config, int layer) {
-  for (const LayerVector& vector : layer_vectors(config, layer)) check.vector(vector.tensor, vector.size);
+  for (const LayerVector& vector : layer_vectors(config, layer))
+    check.vector(vector.tensor, vector.size / vector.rows, vector.rows);
   const std::vector<LayerMatrix> matrices = layer_matrices(config, layer);
   for (size_t i = 0; i < matrices.size(); ++i) {  // a tensor's last part tells how many rows it has
     if (i + 1 < matrices.size() && matrices[i + 1].tensor == matrices[i].tensor) continue;
@@ -80,14 +83,24 @@ void check_tensors(const GgufFile& file, const ModelConfig& config) {
   TensorCheck check(file);
   check.matrix("token_embd.weight", config.n_embd, config.n_vocab);
   for (int layer = 0; layer < config.n_layer; ++layer) check_layer(check, config, layer);
-  check.vector("output_norm.weight", config.n_embd);
-  if (!config.tied_output) check.matrix("output.weight", config.n_embd, config.n_vocab);
+  if (config.decodes()) check.vector(output_norm_tensor(config), config.n_embd);
+  if (config.decodes() && !config.tied_output) check.matrix("output.weight", config.n_embd, config.n_vocab);
+  for (const EmbeddingVector& v : embedding_vectors(config)) check.vector(v.tensor, v.size / v.rows, v.rows);
+  for (const ClassifierMatrix& m : classifier_matrices(config)) check.matrix(m.tensor, m.cols, m.rows);
+  for (const ClassifierVector& v : classifier_vectors(config)) {
+    if (file.find_tensor(v.tensor) != nullptr) check.vector(v.tensor, v.size);
+  }
+  for (const std::string& name : unread_tensors(config)) check.ignore(name);
   for (const char* name : rope_factor_tensors(config)) check.vector(name, config.n_rot / 2);
   check.refuse_unused(*config.arch);
 }
 
 std::string TensorNames::layer(int layer, const char* what) {
   return "blk." + std::to_string(layer) + "." + what;
+}
+
+const char* output_norm_tensor(const ModelConfig& config) {
+  return config.encodes() ? "dec.output_norm.weight" : "output_norm.weight";
 }
 
 std::vector<const char*> rope_factor_tensors(const ModelConfig& config) {
@@ -103,8 +116,16 @@ UnitBytes unit_bytes(const GgufFile& file, const ModelConfig& config) {
   };
   UnitBytes bytes;
   bytes.embedding = matrix_bytes("token_embd.weight");
-  bytes.output = static_cast<uint64_t>(config.n_embd) * sizeof(float) +
-                 (config.tied_output ? bytes.embedding : matrix_bytes("output.weight"));
+  for (const EmbeddingVector& v : embedding_vectors(config))
+    bytes.embedding += static_cast<uint64_t>(v.size) * sizeof(float);
+  for (const ClassifierMatrix& m : classifier_matrices(config)) bytes.output += matrix_bytes(m.tensor);
+  for (const ClassifierVector& v : classifier_vectors(config)) {
+    if (file.find_tensor(v.tensor) != nullptr) bytes.output += static_cast<uint64_t>(v.size) * sizeof(float);
+  }
+  if (config.decodes()) {
+    bytes.output += static_cast<uint64_t>(config.n_embd) * sizeof(float) +
+                    (config.tied_output ? bytes.embedding : matrix_bytes("output.weight"));
+  }
   bytes.shared = rope_factor_tensors(config).size() * static_cast<uint64_t>(config.n_rot / 2) * sizeof(float);
   for (int layer = 0; layer < config.n_layer; ++layer) {
     uint64_t& sum = bytes.layers.emplace_back(0);

@@ -2,24 +2,13 @@
 
 #include <algorithm>
 
+#include "model/row_ops.h"
 #include "tensor/exact_math.h"
 #include "tensor/float_ops.h"
 
 namespace shoal {
 
 namespace {
-
-// Elements of an elementwise pass that are worth a thread of their own.
-constexpr int64_t kElementGrain = 2048;
-
-void rms_norm_rows(const ComputeContext& cx, const float* x, std::span<const float> weight, int n_rows,
-                   float* y) {
-  const int n = cx.config->n_embd;
-  cx.pool->for_range(n_rows, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t r = begin; r < end; ++r)
-      cx.kernels->floats->rms_norm(x + r * n, weight.data(), cx.config->norm_eps, n, y + r * n);
-  });
-}
 
 // hidden += residual_scale * normed(added), where the family norms what a half of the layer adds.
 void add_to_hidden(const ComputeContext& cx, float* hidden, float* added, std::span<const float> post_norm,
@@ -39,13 +28,6 @@ void activate_gate(const ComputeContext& cx, float* gate, const float* up, int64
   cx.pool->for_range(n, kElementGrain, [&](int64_t begin, int64_t end) {
     activate(gate + begin, up + begin, static_cast<int>(end - begin));
   });
-}
-
-// All products of the same rows x[n_rows, n_in] at once.
-void multiply(const ComputeContext& cx, const float* x, int n_in, int n_rows,
-              std::initializer_list<Product> products) {
-  cx.act->rows.assign(*cx.kernels, *cx.pool, x, n_in, n_rows, n_in);
-  matmul(*cx.kernels, *cx.pool, cx.act->rows, products);
 }
 
 // What the rows' adapters add to products of x[rows, n_in].

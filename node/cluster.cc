@@ -202,7 +202,10 @@ PipelineLayout layout_of(const Cluster& cluster, const std::map<std::string, End
   layout.plan_hash =
       sha256_hex(canonical_plan_text(cluster.plan) + "kv-cache " + kv_cache_name(cluster.config.kv_cache) +
                  fmt::format(" cells {}", cluster.config.kv_cells));
-  layout.rows_max = kRowsOfStep;
+  layout.rows_max = rows_of_step(cluster.model, cluster.config.context);
+  layout.inputs = input_rows(cluster.model, cluster.config.context);
+  layout.decodes = cluster.model.decodes();
+  layout.decoder_start_token = cluster.model.decoder_start_token;
   layout.n_embd = cluster.model.n_embd;
   layout.n_vocab = cluster.model.n_vocab;
   layout.context = cluster.config.context;

@@ -108,8 +108,7 @@ void Coordinator::trace_step(uint64_t id, const StepInFlight& in_flight,
   for (const StepPart& part : in_flight.step.parts) {
     const auto sequence = running_.find(part.sequence);
     const bool decodes = sequence != running_.end() &&
-                         part.first_position >= static_cast<int>(sequence->second->request.prompt.size()) &&
-                         part.rows == 1;
+                         part.first_position >= prompt_positions(sequence->second->request) && part.rows == 1;
     (decodes ? step.decode_rows : step.prompt_rows) += part.rows;
     step.requests.push_back(part.sequence);
   }
@@ -121,22 +120,9 @@ void Coordinator::start(uint64_t id, GenerationRequest request) {
     request.on_event({id, -1, true, FinishReason::kError, {code, std::move(text)}});
   };
   if (is_broken_) return refuse(broken_.code, broken_.message);
-  if (request.prompt.empty()) {
-    return refuse(Errc::kInvalidInput, "the prompt is empty: it needs at least one token");
-  }
-  if (request.max_tokens < 1) {
-    return refuse(
-        Errc::kInvalidInput,
-        fmt::format("-n (--max-tokens) is {} but an answer has at least 1 token", request.max_tokens));
-  }
+  if (const std::optional<Error> refused = refusal_of(request))
+    return refuse(refused->code, refused->message);
   const int length = static_cast<int>(request.prompt.size());
-  if (length >= layout_.context) {
-    return refuse(
-        Errc::kContextFull,
-        fmt::format("the prompt has {} tokens and the context holds {}, the answer included: shorten the "
-                    "prompt or raise the context (--context, or context: in the cluster file)",
-                    length, layout_.context));
-  }
   for (const int32_t token : request.prompt) {
     if (token < 0 || token >= layout_.n_vocab) {
       return refuse(Errc::kInvalidInput, fmt::format("the prompt has token {}, and the vocabulary has {}",
@@ -168,6 +154,55 @@ void Coordinator::start(uint64_t id, GenerationRequest request) {
   pump();
 }
 
+// What the model cannot do with a request, whatever its tokens are.
+std::optional<Error> Coordinator::refusal_of(const GenerationRequest& request) const {
+  const int length = static_cast<int>(request.prompt.size());
+  if (request.prompt.empty())
+    return Error{Errc::kInvalidInput, "the prompt is empty: it needs at least one token"};
+  if (request.embeds && layout_.inputs > 0 && layout_.decodes)
+    return Error{Errc::kInvalidInput, "the model's encoder serves its decoder: it gives no embeddings"};
+  if (!request.embeds && !layout_.decodes)
+    return Error{Errc::kInvalidInput, "the model gives embeddings and generates no text"};
+  if (request.max_tokens < 1) {
+    return Error{
+        Errc::kInvalidInput,
+        fmt::format("-n (--max-tokens) is {} but an answer has at least 1 token", request.max_tokens)};
+  }
+  if (layout_.inputs > 0 && length > layout_.inputs) {
+    return Error{
+        Errc::kContextFull,
+        fmt::format("the prompt has {} tokens and the model's encoder reads at most {}, all at once: "
+                    "shorten the prompt",
+                    length, layout_.inputs)};
+  }
+  if (layout_.inputs == 0 && length + !request.embeds > layout_.context) {
+    return Error{
+        Errc::kContextFull,
+        fmt::format("the prompt has {} tokens and the context holds {}, the answer included: shorten the "
+                    "prompt or raise the context (--context, or context: in the cluster file)",
+                    length, layout_.context)};
+  }
+  return std::nullopt;
+}
+
+// The tokens that a decoder has to compute before its first answer: the prompt, or where an encoder reads
+// that, what answers begin after. An encoder alone computes none.
+std::vector<int32_t> Coordinator::first_tokens(const GenerationRequest& request) const {
+  return layout_.inputs > 0 ? std::vector<int32_t>{std::max(0, layout_.decoder_start_token)} : request.prompt;
+}
+
+int Coordinator::prompt_positions(const GenerationRequest& request) const {
+  return layout_.inputs > 0 ? 1 : static_cast<int>(request.prompt.size());
+}
+
+// K and V of a decoder behind an encoder depend on all of its input, and a pooled embedding on all rows: then
+// no cached beginning serves.
+CacheSlots::Prefix Coordinator::prefix_of(const GenerationRequest& request,
+                                          std::span<const int32_t> tokens) const {
+  const bool reuses = layout_.inputs == 0 && !request.embeds;
+  return cache_.best_prefix(reuses ? tokens : tokens.first(1), cache_owner(request));
+}
+
 // Seconds a prompt row takes the pipeline when it is full.
 double Coordinator::row_seconds() const {
   constexpr double kRows = 32;
@@ -182,8 +217,9 @@ void Coordinator::admit() {
     const auto waiting = waiting_.find(*id);
     SHOAL_CHECK(waiting != waiting_.end());
     const GenerationRequest& request = waiting->second.request;
-    const CacheSlots::Prefix prefix = cache_.best_prefix(request.prompt, cache_owner(request));
-    if (prefix.slot < 0 || !cache_.has_room(prefix, static_cast<int>(request.prompt.size()))) return;
+    const std::vector<int32_t> tokens = first_tokens(request);
+    const CacheSlots::Prefix prefix = prefix_of(request, tokens);
+    if (prefix.slot < 0 || !cache_.has_room(prefix, static_cast<int>(tokens.size()))) return;
     queue_.take(*id);
     Waiting taken = std::move(waiting->second);
     waiting_.erase(waiting);
@@ -200,7 +236,7 @@ bool Coordinator::readmit() {
       if (first == nullptr || sequence->request.priority > first->request.priority) first = sequence.get();
     }
     if (first == nullptr) return true;
-    const CacheSlots::Prefix prefix = cache_.best_prefix(first->tokens, cache_owner(first->request));
+    const CacheSlots::Prefix prefix = prefix_of(first->request, first->tokens);
     if (prefix.slot < 0 || !cache_.has_room(prefix, static_cast<int>(first->tokens.size()))) return false;
     begin(*first, prefix);
   }
@@ -211,8 +247,9 @@ void Coordinator::run(uint64_t id, Waiting waiting, const CacheSlots::Prefix& pr
       Sequence{id, std::move(waiting.request), Sampler(SamplerOptions{}), {}, -1, 0, waiting.deadline_s});
   sequence->sampler = Sampler(sequence->request.sampling);
   if (sequence->request.grammar.json) sequence->grammar.emplace(sequence->request.grammar);
-  sequence->tokens = sequence->request.prompt;
-  for (const int32_t token : sequence->tokens) sequence->sampler.accept(token);
+  sequence->tokens = first_tokens(sequence->request);
+  if (layout_.inputs == 0)
+    for (const int32_t token : sequence->tokens) sequence->sampler.accept(token);
   begin(*sequence, prefix);
   running_[id] = std::move(sequence);
 }
@@ -223,7 +260,16 @@ void Coordinator::begin(Sequence& sequence, const CacheSlots::Prefix& prefix) {
   cache_.take(prefix, cache_owner(sequence.request), length);
   sequence.slot = prefix.slot;
   sequence.reused = prefix.length;
-  scheduler_.add(sequence.id, prefix.length, length, now_s(), sequence.request.priority);
+  const GenerationRequest& request = sequence.request;
+  if (layout_.inputs > 0) {
+    scheduler_.add_input(sequence.id, request.embeds ? StepKind::kEmbed : StepKind::kEncode,
+                         static_cast<int>(request.prompt.size()), layout_.decodes ? length : 0, now_s(),
+                         request.priority);
+  } else if (request.embeds) {
+    scheduler_.add_embedding(sequence.id, length, now_s(), request.priority);
+  } else {
+    scheduler_.add(sequence.id, prefix.length, length, now_s(), request.priority);
+  }
   if (sequence.answered == 0) mark(sequence.id, TracedRequest::Mark::kStarted, sequence.reused);
 }
 
@@ -301,6 +347,7 @@ void Coordinator::send(ScheduledStep step) {
   job->epoch = 1;
   job->step_id = next_step_++;
   job->candidates = 1;
+  job->kind = step.kind;
   job->ops = cache_.take_ops();
   StepInFlight in_flight;
   for (const StepPart& part : step.parts) {
@@ -308,11 +355,12 @@ void Coordinator::send(ScheduledStep step) {
     for (int i = 0; i < part.rows; ++i) {
       const int position = part.first_position + i;
       const bool wants = part.wants_logits && i + 1 == part.rows;
-      const int32_t token = sequence.tokens[static_cast<size_t>(position)];
+      const std::vector<int32_t>& tokens = step.whole_inputs ? sequence.request.prompt : sequence.tokens;
+      const int32_t token = tokens[static_cast<size_t>(position)];
       if (wants) in_flight.wanted.emplace_back(static_cast<int32_t>(job->rows.size()), sequence.id);
       const AdapterChoice& adapter = sequence.request.adapter;
       job->rows.push_back({token, position, sequence.slot, wants, adapter.index, adapter.scale});
-      cache_.hold(sequence.slot, position, token);
+      if (!step.whole_inputs) cache_.hold(sequence.slot, position, token);
     }
     if (part.wants_logits) {
       const int need = candidates_wanted(sequence.request);
@@ -364,7 +412,11 @@ void Coordinator::on_outcome(StepOutcome outcome) {
     }
     const auto sequence = running_.find(in_flight.wanted[i].second);
     if (sequence == running_.end()) continue;  // cancelled meanwhile
-    take_token(*sequence->second, outcome.rows[i]);
+    if (in_flight.step.kind == StepKind::kEmbed) {
+      take_embedding(*sequence->second, outcome.rows[i]);
+    } else {
+      take_token(*sequence->second, outcome.rows[i]);
+    }
   }
   admit();
   pump();
@@ -447,6 +499,20 @@ void Coordinator::take_token(Sequence& sequence, const RowOutput& output) {
   if (full) return finish(id, FinishReason::kContextFull);
   cache_.grow(sequence.slot, static_cast<int>(sequence.tokens.size()));
   scheduler_.extend(id);
+}
+
+void Coordinator::take_embedding(Sequence& sequence, const RowOutput& output) {
+  const uint64_t id = sequence.id;
+  const bool finite =
+      std::all_of(output.embedding.begin(), output.embedding.end(), [](float x) { return std::isfinite(x); });
+  if (output.embedding.empty() || !finite)
+    return finish(id, FinishReason::kError, {Errc::kBadFrame, "an embedding that is empty or not finite"});
+  GenerationEvent event;
+  event.request = id;
+  event.embedding = output.embedding;
+  event.prompt_rows = static_cast<int>(sequence.request.prompt.size());
+  sequence.request.on_event(event);
+  finish(id, FinishReason::kStop);
 }
 
 void Coordinator::finish(uint64_t id, FinishReason reason, const Error& error) {

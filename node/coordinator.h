@@ -44,6 +44,7 @@ struct GenerationEvent {
   // temperature.
   double logprob = 0;                                 // of the token
   std::vector<std::pair<int32_t, double>> best = {};  // the likeliest tokens, best first
+  std::vector<float> embedding = {};                  // where that was asked for; the only event but the end
 };
 
 // Which adapter a request's tokens pass through: counted from 1 in the order of the cluster file; 0: none.
@@ -60,6 +61,7 @@ struct GenerationRequest {
   AdapterChoice adapter;
   AnswerGrammar grammar;    // where it is set the answer is kept within it
   int logprobs = -1;        // tell so many of the likeliest tokens with each; -1: no log-probabilities
+  bool embeds = false;      // the prompt's embedding is wanted, no answer
   bool ignore_end = false;  // go on after an end-of-generation token (benchmarks)
   std::string user;         // users take turns, and a cached prompt serves the user alone who sent it
   int priority = 0;         // higher goes first
@@ -91,7 +93,7 @@ class Coordinator {
     uint64_t id;
     GenerationRequest request;
     Sampler sampler;
-    std::vector<int32_t> tokens;  // prompt and answer
+    std::vector<int32_t> tokens;  // prompt and answer; behind an encoder: the start token and the answer
     int slot;                     // -1: taken off to make room, waits to be computed again
     int reused;                   // positions of the prompt that a cache held already
     double deadline_s;
@@ -113,6 +115,10 @@ class Coordinator {
   bool readmit();
   void run(uint64_t id, Waiting waiting, const CacheSlots::Prefix& prefix);
   void begin(Sequence& sequence, const CacheSlots::Prefix& prefix);
+  std::optional<Error> refusal_of(const GenerationRequest& request) const;
+  int prompt_positions(const GenerationRequest& request) const;
+  std::vector<int32_t> first_tokens(const GenerationRequest& request) const;
+  CacheSlots::Prefix prefix_of(const GenerationRequest& request, std::span<const int32_t> tokens) const;
   bool take_one_off(uint64_t needy);
   void watch_deadlines();
   double row_seconds() const;
@@ -124,6 +130,7 @@ class Coordinator {
   void on_outcome(StepOutcome outcome);
   Result<int32_t> choose(Sequence& sequence, const RowOutput& output);
   void take_token(Sequence& sequence, const RowOutput& output);
+  void take_embedding(Sequence& sequence, const RowOutput& output);
   void mark(uint64_t id, TracedRequest::Mark mark, int tokens,
             TracedRequest::Mark reached = TracedRequest::Mark::kArrived);
   void trace_step(uint64_t id, const StepInFlight& in_flight, const std::vector<StageTime>& times);

@@ -99,7 +99,8 @@ void Engine::compute(StepJob& job) {
     const auto begin = std::chrono::steady_clock::now();
     float* const hidden =
         job.buffer ? job.buffer->as<float>() : nullptr;  // a step of cache operations alone has none
-    const Result<void> result = hosted->stage->run(job.ops, job.rows, job.candidates, hidden, job.outputs);
+    const Result<void> result =
+        hosted->stage->run(job.ops, job.rows, job.candidates, hidden, job.outputs, job.kind);
     const auto busy = std::chrono::steady_clock::now() - begin;
     StageTime time{microseconds(begin - job.queued), microseconds(busy), 0};
     if (job.step_id % kArrivalsEvery == 0) time.arrived_us = clock_microseconds(job.queued);

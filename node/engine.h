@@ -31,6 +31,7 @@ struct StepJob {
   uint64_t epoch = 0, step_id = 0;
   std::vector<CacheOp> ops;
   std::vector<BatchRow> rows;
+  StepKind kind = StepKind::kDecode;
   int candidates = 1;            // wanted for each row with wants_logits; 0: the whole vocabulary
   StepBuffer buffer;             // [rows, n_embd]
   std::vector<StageTime> times;  // of the stages behind it; the engine adds its own

@@ -9,6 +9,7 @@
 #include "model/chat_template.h"
 #include "node/command_support.h"
 #include "node/commands.h"
+#include "node/plain_prompt.h"
 #include "node/session.h"
 
 namespace shoal {
@@ -96,8 +97,12 @@ GenerationRequest request_of(const Cluster& cluster, const CommonFlags& common, 
 
 void answer_once(Cluster& cluster, const CommonFlags& common, const RunFlags& flags) {
   std::vector<int32_t> prompt;
-  if (flags.raw) {
-    prompt = cluster.tokenizer->encode(flags.prompt, /*parse_special=*/true, /*add_bos=*/true);
+  if (!cluster.model.decodes())
+    throw SetupError("the model generates no text: shoal serve offers its embeddings or scores");
+  if (flags.raw || takes_plain_text(cluster)) {
+    if (!flags.raw && !flags.system.empty())
+      throw SetupError("--system: the model has no chat template; write it into the prompt");
+    prompt = text_prompt(cluster, flags.prompt);
   } else {
     std::vector<ChatMessage> messages;
     if (!flags.system.empty()) messages.push_back({"system", flags.system});

@@ -53,6 +53,9 @@ struct PipelineLayout {
   std::map<std::string, Endpoint> endpoints;
   std::string plan_hash;
   int rows_max = 0, n_embd = 0, n_vocab = 0, context = 0, slots = 0;
+  int inputs = 0;                    // rows of a whole input that the model's encoder takes; 0: it has none
+  bool decodes = true;               // the model generates text
+  int32_t decoder_start_token = -1;  // what answers begin after, where the encoder reads the prompt
   int64_t kv_cells = 0;  // positions that each stage's cache holds for all slots; 0: slots x context
   int adapters = 0;      // that rows may choose from
   int steps_in_flight_max = 0;

@@ -172,6 +172,7 @@ Result<std::unique_ptr<StepJob>> Node::job_of(IncomingMessage& incoming, int sta
   limits.rows_max = static_cast<size_t>(layout_.rows_max);
   limits.slots = static_cast<uint32_t>(layout_.slots);
   limits.context = static_cast<uint32_t>(layout_.context);
+  limits.inputs = static_cast<uint32_t>(layout_.inputs);
   limits.n_embd = static_cast<uint32_t>(layout_.n_embd);
   limits.n_vocab = static_cast<uint32_t>(layout_.n_vocab);
   limits.adapters = static_cast<uint32_t>(layout_.adapters);
@@ -182,6 +183,7 @@ Result<std::unique_ptr<StepJob>> Node::job_of(IncomingMessage& incoming, int sta
   job->epoch = step->epoch;
   job->step_id = step->step_id;
   job->candidates = static_cast<int>(step->candidates);
+  job->kind = static_cast<StepKind>(step->kind);
   job->times = step->stage_times;
   for (const WireCacheOp& op : step->cache_ops) job->ops.push_back(from_wire(op));
   for (size_t i = 0; i < step->rows.size(); ++i) {

@@ -33,6 +33,17 @@ void fill_constraints(const ClusterConfig& config, int n_layer, PlanInput& input
 
 }  // namespace
 
+int input_rows(const ModelConfig& model, int context) {
+  if (!model.encodes()) return 0;
+  const int most = std::min(model.n_ctx_train, kInputRowsMax);
+  return model.decodes() ? most
+                         : std::min(most, context);  // the context is the decoder's, where there is one
+}
+
+int rows_of_step(const ModelConfig& model, int context) {
+  return std::max(kRowsOfStep, input_rows(model, context));
+}
+
 Targets targets_of(const PlanConfig& config) {
   return {config.ttft_ms / 1e3, config.ms_per_token / 1e3, config.power_cap};
 }
@@ -48,9 +59,10 @@ ModelProfile make_model_profile(const GgufFile& file, const ModelConfig& config,
   profile.sequences = cluster.sequences;
   profile.embedding_bytes = units.embedding;
   profile.layer_bytes = units.layers;
+  const int rows = rows_of_step(config, cluster.context);
+  const StageOptions options{cluster.context, cluster.sequences, rows, cluster.kv_cache, cluster.kv_cells};
   for (int i = 0; i < config.n_layer; ++i) {
-    profile.layer_kv_bytes.push_back(KvCache::bytes(config, i, i + 1, cluster.context, cluster.sequences,
-                                                    cluster.kv_cache, cluster.kv_cells));
+    profile.layer_kv_bytes.push_back(Stage::kv_bytes(config, {i, i + 1}, options));
     for (const LoraFile& adapter : adapters)
       profile.layer_bytes[static_cast<size_t>(i)] += lora_bytes(adapter, config, {i, i + 1});
   }
@@ -58,14 +70,12 @@ ModelProfile make_model_profile(const GgufFile& file, const ModelConfig& config,
   profile.output_bytes =
       config.tied_output ? static_cast<uint64_t>(config.n_embd) * sizeof(float) : units.output;
   profile.shared_bytes = units.shared;
-  const StageOptions options{cluster.context, cluster.sequences, kRowsOfStep, cluster.kv_cache,
-                             cluster.kv_cells};
-  const uint64_t buffers = static_cast<uint64_t>(kRowsOfStep) * static_cast<uint64_t>(config.n_embd) *
+  const uint64_t buffers = static_cast<uint64_t>(rows) * static_cast<uint64_t>(config.n_embd) *
                            sizeof(float) *
                            static_cast<uint64_t>(steps_in_flight_most(cluster.nodes.size()) + 1);
   profile.scratch_bytes =
       Stage::scratch_bytes(config, {false, {0, config.n_layer}, false}, options, threads) + buffers +
-      LoraStage::bytes(lora_sizes(adapters, config), kRowsOfStep);
+      LoraStage::bytes(lora_sizes(adapters, config), rows);
   const uint64_t with_output =
       Stage::scratch_bytes(config, {false, {0, config.n_layer}, true}, options, threads);
   profile.scratch_output_bytes =

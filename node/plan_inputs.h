@@ -14,7 +14,13 @@
 
 namespace shoal {
 
-constexpr int kRowsOfStep = 128;  // the most rows of one step: what every stage's buffers are made for
+constexpr int kRowsOfStep = 128;     // the most rows of one step: what every stage's buffers are made for
+constexpr int kInputRowsMax = 2048;  // of a whole input that an encoder reads in one step
+
+// Rows of a whole input, where the model has an encoder; 0: it has none.
+int input_rows(const ModelConfig& model, int context);
+// The most rows of one step of this model.
+int rows_of_step(const ModelConfig& model, int context);
 
 // For each stage one step that is computed and one on its way; the scheduler uses fewer where that is enough.
 constexpr int steps_in_flight_most(size_t stages) {

@@ -41,14 +41,21 @@ double median_seconds(Prepare&& prepare, Body&& body) {
   return times[times.size() / 2];
 }
 
-// Layers [0, n) that together outgrow the caches but stay inside the device's budget.
+// The layers that a token passes: those of the decoder, where there is one.
+int first_layer(const ModelConfig& config) {
+  return config.decodes() ? config.n_encoder : 0;
+}
+
+// Layers from first_layer() on that together outgrow the caches but stay inside the device's budget.
 int layers_to_probe(const GgufFile& file, const ModelConfig& config, uint64_t memory_bytes) {
   const UnitBytes units = unit_bytes(file, config);
   const uint64_t budget = std::min(kProbeWeightBytes, std::max<uint64_t>(memory_bytes / 3, 1));
   uint64_t bytes = 0;
   int n = 0;
-  while (n < config.n_layer && (n == 0 || bytes + units.layers[static_cast<size_t>(n)] <= budget)) {
-    bytes += units.layers[static_cast<size_t>(n)];
+  const int first = first_layer(config);
+  while (first + n < config.n_layer &&
+         (n == 0 || bytes + units.layers[static_cast<size_t>(first + n)] <= budget)) {
+    bytes += units.layers[static_cast<size_t>(first + n)];
     ++n;
   }
   return n;
@@ -68,13 +75,26 @@ std::vector<BatchRow> prompt_rows(int first, int rows) {
   return batch;
 }
 
-// A stage and the rows that are put through it.
+// A stage and the rows that are put through it. An encoder alone is measured by whole inputs.
 struct Bench {
   Bench(const GgufFile& file, const ModelConfig& config, const ShardSpec& spec, const Kernels& kernels,
         ThreadPool& pool)
       : stage(config, load_shard(file, config, spec, pool), {kProbeContext, kProbeRowsMax, kPrefillChunkRows},
               kernels, pool),
-        hidden(static_cast<size_t>(kPrefillChunkRows) * static_cast<size_t>(config.n_embd) * sizeof(float)) {}
+        hidden(static_cast<size_t>(kPrefillChunkRows) * static_cast<size_t>(config.n_embd) * sizeof(float)) {
+    if (!config.decodes()) kind = StepKind::kEncode;
+    if (config.encodes() && config.decodes()) encode_something();
+  }
+
+  // Every sequence gets an input for its decoder to attend to.
+  void encode_something() {
+    std::vector<BatchRow> rows;
+    for (int i = 0; i < kPrefillChunkRows; ++i) rows.push_back({-1, i % 2, i / 2, false});
+    fill();
+    kind = StepKind::kEncode;
+    run({}, rows);
+    kind = StepKind::kDecode;
+  }
 
   // Small steady values: a stage works in place, so its input is made anew each time.
   void fill() {
@@ -83,7 +103,7 @@ struct Bench {
       x[i] = 0.01f * static_cast<float>(i % 37) - 0.18f;
   }
   void run(std::span<const CacheOp> ops, std::span<const BatchRow> rows) {
-    const Result<void> result = stage.run(ops, rows, 1, hidden.as<float>(), outputs);
+    const Result<void> result = stage.run(ops, rows, 1, hidden.as<float>(), outputs, kind);
     if (result.has_error()) throw SetupError("the probe failed: " + result.error().message, kExitFailed);
   }
   double seconds(std::span<const BatchRow> rows) {
@@ -93,16 +113,23 @@ struct Bench {
   Stage stage;
   AlignedBuffer hidden;
   std::vector<RowOutput> outputs;
+  StepKind kind = StepKind::kDecode;
 };
 
 void probe_layers(const GgufFile& file, const ModelConfig& config, const Kernels& kernels,
                   const ProbeOptions& options, ThreadPool& pool, DeviceProfile& profile) {
   const int n = layers_to_probe(file, config, options.memory_bytes);
   const auto begin = SteadyClock::now();
-  Bench bench(file, config, {false, {0, n}, false}, kernels, pool);
+  const int first_probed = first_layer(config);
+  Bench bench(file, config, {false, {first_probed, first_probed + n}, false}, kernels, pool);
   profile.load_bytes_per_s = static_cast<double>(bench.stage.weight_bytes()) / seconds_since(begin);
   const std::vector<BatchRow> chunk = prompt_rows(0, kPrefillChunkRows);
   profile.prefill_layer_row_seconds = bench.seconds(chunk) / n / kPrefillChunkRows;
+  if (!config.decodes()) {
+    for (const int rows : {1, 2, 4, 8, 16})
+      profile.decode_layer.push_back({rows, bench.seconds(prompt_rows(0, rows)) / n});
+    return;
+  }
   // One sequence reads half a context, so that attention has something to walk over; the others share its
   // pages.
   for (int first = 0; first < kProbePosition; first += kPrefillChunkRows) {
@@ -134,6 +161,15 @@ void probe_ends(const GgufFile& file, const ModelConfig& config, const Kernels& 
   }
 }
 
+// A token passes the decoder's layers alone. The encoder's cost a row of a prompt, and there is about one for
+// each token of an answer (planner/types.h, Workload).
+void scale_encoder(const ModelConfig& config, DeviceProfile& profile) {
+  if (!config.encodes() || !config.decodes()) return;
+  const double row = profile.prefill_layer_row_seconds / profile.decode_layer.front().seconds;
+  for (int layer = 0; layer < config.n_layer; ++layer)
+    profile.layer_scale.push_back(config.is_encoder(layer) ? std::min(1.0, row) : 1.0);
+}
+
 }  // namespace
 
 DeviceProfile probe_device(const GgufFile& file, const ModelConfig& config, const Kernels& kernels,
@@ -144,6 +180,7 @@ DeviceProfile probe_device(const GgufFile& file, const ModelConfig& config, cons
   ThreadPool pool(options.threads);
   probe_layers(file, config, kernels, options, pool, profile);
   probe_ends(file, config, kernels, options, pool, profile);
+  scale_encoder(config, profile);
   profile.embedding_row_seconds = 2e-6;  // decoding one row of n_embd weights: far below the clock's noise
   return profile;
 }

@@ -8,11 +8,17 @@
 namespace shoal {
 namespace {
 
-constexpr int kProgressRows = 4;  // of a prompt beside decoders, whatever they wait
-constexpr double kTie = 0.97;     // a grouping or chunk gives way to one that takes less than this share
+constexpr int kProgressRows = 4;    // of a prompt beside decoders, whatever they wait
+constexpr int kEmbeddingRows = 32;  // of a step for embeddings beside decoders
+constexpr double kTie = 0.97;       // a grouping or chunk gives way to one that takes less than this share
 
 StepSize part_size(int rows, int first_position) {
   return {static_cast<double>(rows), rows * (first_position + (rows + 1) / 2.0)};
+}
+
+// Every row of an input sees all of it.
+StepSize input_size(int rows) {
+  return {static_cast<double>(rows), static_cast<double>(rows) * rows};
 }
 
 StepSize sum(const StepSize& a, const StepSize& b) {
@@ -23,7 +29,8 @@ StepSize sum(const StepSize& a, const StepSize& b) {
 
 StepSize ScheduledStep::size() const {
   StepSize size;
-  for (const StepPart& part : parts) size = sum(size, part_size(part.rows, part.first_position));
+  for (const StepPart& part : parts)
+    size = sum(size, whole_inputs ? input_size(part.rows) : part_size(part.rows, part.first_position));
   return size;
 }
 
@@ -35,6 +42,20 @@ Scheduler::Scheduler(const SchedulerLimits& limits, PipelineModel model)
 void Scheduler::add(uint64_t sequence, int computed, int length, double now_s, int priority) {
   SHOAL_CHECK(computed < length);
   sequences_.push_back({sequence, computed, length, now_s, priority});
+}
+
+void Scheduler::add_input(uint64_t sequence, StepKind kind, int rows, int length, double now_s,
+                          int priority) {
+  SHOAL_CHECK(kind != StepKind::kDecode && rows > 0 && rows <= limits_.rows_max && length >= 0);
+  Entry entry{sequence, 0, length, now_s, priority};
+  entry.input_rows = rows;
+  entry.input_kind = kind;
+  sequences_.push_back(entry);
+}
+
+void Scheduler::add_embedding(uint64_t sequence, int length, double now_s, int priority) {
+  add(sequence, 0, length, now_s, priority);
+  sequences_.back().kind = StepKind::kEmbed;
 }
 
 void Scheduler::extend(uint64_t sequence) {
@@ -59,10 +80,15 @@ std::optional<ScheduledStep> Scheduler::next_step(double now_s, const Reserve& r
   const Grouping grouping = this->grouping();
   if (grouping.decoding > 0 && steps_in_flight_ >= grouping.steps) return std::nullopt;
   ScheduledStep step;
-  add_decode_rows(grouping, reserve, step);
-  add_prompt_rows(grouping, now_s, reserve, step);
+  if (grouping.decoding == 0 || other_steps_in_flight_ == 0) add_inputs(now_s, step);
+  if (grouping.decoding > 0 && other_steps_in_flight_ == 0) add_embedding_rows(now_s, reserve, step);
+  if (step.parts.empty()) {
+    add_decode_rows(grouping, reserve, step);
+    add_prompt_rows(grouping, now_s, reserve, step);
+  }
   if (step.parts.empty()) return std::nullopt;
   ++steps_in_flight_;
+  other_steps_in_flight_ += step.kind != StepKind::kDecode;
   decode_steps_in_flight_ += step.decodes;
   step.predicted_s = model_.bottleneck_seconds(step.size());
   bottleneck_free_s_ = now_s + backlog_seconds(now_s) + step.predicted_s;
@@ -80,6 +106,7 @@ void Scheduler::step_done(const ScheduledStep& step, const std::vector<double>& 
                           double hops_seconds) {
   --steps_in_flight_;
   decode_steps_in_flight_ -= step.decodes;
+  other_steps_in_flight_ -= step.kind != StepKind::kDecode;
   in_flight_s_ = steps_in_flight_ == 0 ? 0 : in_flight_s_ - step.predicted_s;
   for (const StepPart& part : step.parts) {
     for (Entry& entry : sequences_) {
@@ -165,14 +192,53 @@ void Scheduler::add_decode_rows(const Grouping& grouping, const Reserve& reserve
   }
 }
 
-std::vector<Scheduler::Entry*> Scheduler::prompts_by_urgency(double now_s) {
+// What an encoder reads, of all that wait as much as one step takes.
+void Scheduler::add_inputs(double now_s, ScheduledStep& step) {
+  int rows_left = limits_.rows_max;
+  for (Entry* const entry : prompts_by_urgency(now_s, /*inputs=*/true)) {
+    if (entry->input_rows > rows_left) continue;
+    if (!step.parts.empty() && entry->input_kind != step.kind) continue;
+    if (step.parts.empty() && steps_in_flight_ >= steps_alone(input_size(entry->input_rows))) return;
+    step.kind = entry->input_kind;
+    step.whole_inputs = true;
+    step.parts.push_back({entry->id, 0, entry->input_rows, step.kind == StepKind::kEmbed});
+    rows_left -= entry->input_rows;
+    entry->input_rows = 0;
+    ++entry->in_flight;
+  }
+}
+
+// Beside decoders: a chunk of the most urgent text whose embedding is wanted, in a step of its own.
+void Scheduler::add_embedding_rows(double now_s, const Reserve& reserve, ScheduledStep& step) {
+  if (!step.parts.empty()) return;
+  for (Entry* const entry : prompts_by_urgency(now_s, /*inputs=*/false)) {
+    if (entry->kind != StepKind::kEmbed) continue;
+    const int wanted = std::min({entry->length - entry->sent, limits_.rows_max, kEmbeddingRows});
+    const int rows = reserve_rows(*entry, wanted, reserve);
+    if (rows > 0) add_part(*entry, rows, step);
+    return;
+  }
+}
+
+// The next rows of a prompt.
+void Scheduler::add_part(Entry& entry, int rows, ScheduledStep& step) {
+  const bool last = entry.sent + rows == entry.length;
+  step.kind = entry.kind;
+  step.parts.push_back({entry.id, entry.sent, rows, last});
+  entry.sent += rows;
+  ++entry.in_flight;
+  entry.decoding = last && entry.kind == StepKind::kDecode;
+}
+
+// Prompts, or inputs, that have not been sent whole.
+std::vector<Scheduler::Entry*> Scheduler::prompts_by_urgency(double now_s, bool inputs) {
   std::vector<Entry*> prompts;
   for (Entry& entry : sequences_) {
-    if (!entry.decoding && entry.sent < entry.length) prompts.push_back(&entry);
+    if (inputs ? entry.input_rows > 0 : entry.has_prompt()) prompts.push_back(&entry);
   }
   const double row_s = model_.bottleneck_seconds(part_size(32, 0)) / 32;
   auto key = [&](const Entry* e) {
-    return (e->length - e->sent) * row_s - limits_.ageing * (now_s - e->since_s);
+    return (e->length - e->sent + e->input_rows) * row_s - limits_.ageing * (now_s - e->since_s);
   };
   std::stable_sort(prompts.begin(), prompts.end(), [&](const Entry* a, const Entry* b) {
     return a->priority != b->priority ? a->priority > b->priority : key(a) < key(b);
@@ -194,7 +260,9 @@ void Scheduler::add_prompt_rows(const Grouping& grouping, double now_s, const Re
   // few rows go with each whatever it is, or prompts would never get on.
   int progress_left = step.decodes ? kProgressRows : 0;
   StepSize size = step.size();
-  for (Entry* const entry : prompts_by_urgency(now_s)) {
+  for (Entry* const entry : prompts_by_urgency(now_s, /*inputs=*/false)) {
+    if (!step.parts.empty() && entry->kind != step.kind) continue;
+    if (grouping.decoding > 0 && entry->kind != StepKind::kDecode) continue;
     int rows = std::min(entry->length - entry->sent, limits_.rows_max - static_cast<int>(size.rows));
     if (grouping.decoding > 0) {
       const double backlog_s = backlog_seconds(now_s);
@@ -215,12 +283,8 @@ void Scheduler::add_prompt_rows(const Grouping& grouping, double now_s, const Re
     if (rows <= 0) break;
     rows = reserve_rows(*entry, rows, reserve);
     if (rows == 0) break;
-    const bool last = entry->sent + rows == entry->length;
     size = sum(size, part_size(rows, entry->sent));
-    step.parts.push_back({entry->id, entry->sent, rows, last});
-    entry->sent += rows;
-    ++entry->in_flight;
-    entry->decoding = last;
+    add_part(*entry, rows, step);
   }
 }
 

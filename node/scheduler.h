@@ -12,6 +12,10 @@
 // than a step or two. Of several prompts the one with the shortest remaining work goes first, less what it
 // has waited (ageing), chosen again at each step; a higher priority goes before a lower.
 //
+// Steps are of one kind. What an encoder reads goes whole into one step, with others as far as they fit; rows
+// whose embedding is wanted travel in chunks. While sequences decode, one step of these kinds is under way at
+// most, so that a decoder waits for no more than one between two tokens.
+//
 // docs/decisions.md says where these rules come from and what simulation showed of the simpler ones.
 #pragma once
 
@@ -22,6 +26,7 @@
 #include <optional>
 #include <vector>
 
+#include "model/batch.h"
 #include "node/pipeline_model.h"
 
 namespace shoal {
@@ -43,8 +48,10 @@ struct StepPart {
 
 struct ScheduledStep {
   std::vector<StepPart> parts;
-  bool decodes = false;    // carries decode rows, and so counts as a group under way
-  double predicted_s = 0;  // what it was expected to take the slowest stage
+  StepKind kind = StepKind::kDecode;
+  bool whole_inputs = false;  // its parts are whole inputs of an encoder
+  bool decodes = false;       // carries decode rows, and so counts as a group under way
+  double predicted_s = 0;     // what it was expected to take the slowest stage
   StepSize size() const;
 };
 
@@ -56,6 +63,11 @@ class Scheduler {
 
   // A sequence whose positions [computed, length) are known tokens, still to be computed.
   void add(uint64_t sequence, int computed, int length, double now_s, int priority = 0);
+  // A sequence whose `rows` rows of input an encoder reads first, all in one step; then it has the tokens of
+  // positions [0, length) to compute, which may be none. `kind`: of that step.
+  void add_input(uint64_t sequence, StepKind kind, int rows, int length, double now_s, int priority = 0);
+  // A sequence of [0, length) known tokens whose embedding is wanted, not the next token.
+  void add_embedding(uint64_t sequence, int length, double now_s, int priority = 0);
   // A token was sampled and appended: there is one more position to compute.
   void extend(uint64_t sequence);
   void remove(uint64_t sequence);
@@ -89,6 +101,10 @@ class Scheduler {
     int priority;
     bool decoding = false;  // its prompt has been sent whole
     int in_flight = 0;
+    int input_rows = 0;  // still to be sent
+    StepKind input_kind = StepKind::kEncode;
+    StepKind kind = StepKind::kDecode;  // of its steps otherwise
+    bool has_prompt() const { return !decoding && input_rows == 0 && sent < length; }
   };
   // How the decoding sequences are grouped, and what that leaves for prompts.
   struct Grouping {
@@ -103,9 +119,12 @@ class Scheduler {
   double backlog_seconds(double now_s) const;
   void choose_steps(Grouping& grouping, double gap_s, const StepSize& group, int deepest_prompt) const;
   int reserve_rows(const Entry& entry, int rows, const Reserve& reserve);
+  void add_inputs(double now_s, ScheduledStep& step);
+  void add_embedding_rows(double now_s, const Reserve& reserve, ScheduledStep& step);
+  static void add_part(Entry& entry, int rows, ScheduledStep& step);
   void add_decode_rows(const Grouping& grouping, const Reserve& reserve, ScheduledStep& step);
   void add_prompt_rows(const Grouping& grouping, double now_s, const Reserve& reserve, ScheduledStep& step);
-  std::vector<Entry*> prompts_by_urgency(double now_s);
+  std::vector<Entry*> prompts_by_urgency(double now_s, bool inputs);
   int chunk_alone(int rows, int position) const;
   int rows_within(double seconds, const StepSize& beside, int rows, int position) const;
   int steps_alone(const StepSize& chunk) const;
@@ -115,8 +134,9 @@ class Scheduler {
   std::list<Entry> sequences_;  // by age
   int steps_in_flight_ = 0;
   int decode_steps_in_flight_ = 0;
-  int groups_ = 1;                // G as chosen last: kept until another is better by more than kTie
-  double bottleneck_free_s_ = 0;  // when the slowest stage will have done all that was sent, as predicted
+  int other_steps_in_flight_ = 0;  // that are not of kind kDecode
+  int groups_ = 1;                 // G as chosen last: kept until another is better by more than kTie
+  double bottleneck_free_s_ = 0;   // when the slowest stage will have done all that was sent, as predicted
   double in_flight_s_ = 0;  // of the slowest stage, by all steps in flight, as predicted at their sending
   double wake_s_ = kNever;
   std::optional<uint64_t> needy_;

@@ -95,7 +95,8 @@ void serve(Cluster& cluster, const Door& door, const ServeFlags& flags, const st
   StatsCollector stats(*cluster.node);
   TraceSession trace(trace_path, cluster);
   CompletionService service(cluster, metrics);
-  ApiHandler handler(cluster, service, *metrics, stats, door.keys);
+  EmbeddingService embeddings(cluster, metrics, service.model_id());
+  ApiHandler handler(cluster, service, embeddings, *metrics, stats, door.keys);
   HttpServer server(io, handler, HttpLimits());
   handler.set_server(server);
   const tcp::endpoint endpoint = server.listen(door.endpoint);
@@ -114,8 +115,10 @@ void serve(Cluster& cluster, const Door& door, const ServeFlags& flags, const st
              stderr);
   stats.run([&] { trace.write(); });
   spdlog::info("stopping: answers under way have {:g} s", flags.grace_s);
-  server.stop(std::chrono::milliseconds(static_cast<int64_t>(flags.grace_s * 1e3)),
-              [&] { service.cancel_all(); });
+  server.stop(std::chrono::milliseconds(static_cast<int64_t>(flags.grace_s * 1e3)), [&] {
+    service.cancel_all();
+    embeddings.cancel_all();
+  });
 }
 
 }  // namespace

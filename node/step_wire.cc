@@ -27,6 +27,7 @@ StepMessage to_message(const StepJob& job) {
   step.step_id = job.step_id;
   step.stage = static_cast<uint32_t>(job.stage);
   step.candidates = static_cast<uint32_t>(job.candidates);
+  step.kind = static_cast<WireStepKind>(job.kind);  // the same order
   step.stage_times = job.times;
   for (const CacheOp& op : job.ops) step.cache_ops.push_back(to_wire(op));
   for (const BatchRow& row : job.rows) {
@@ -43,7 +44,7 @@ ResultMessage to_message(const StepJob& job, std::vector<RowOutput>&& outputs) {
   result.step_id = job.step_id;
   result.stage_times = job.times;
   for (const RowOutput& output : outputs) {
-    RowResult row{static_cast<uint32_t>(output.row), output.log_sum_exp, {}, {}};
+    RowResult row{static_cast<uint32_t>(output.row), output.log_sum_exp, {}, {}, output.embedding};
     for (const Candidate& c : output.candidates) {
       row.tokens.push_back(static_cast<uint32_t>(c.token));
       row.logits.push_back(c.logit);
@@ -57,7 +58,7 @@ StepOutcome from_message(const ResultMessage& message) {
   StepOutcome outcome{
       message.step_id, {}, message.failed, {message.failure_code, message.failure_text}, message.stage_times};
   for (const RowResult& row : message.rows) {
-    RowOutput output{static_cast<int32_t>(row.row), row.log_sum_exp, {}};
+    RowOutput output{static_cast<int32_t>(row.row), row.log_sum_exp, {}, row.embedding};
     for (size_t i = 0; i < row.logits.size(); ++i) {
       const int32_t token = static_cast<int32_t>(row.tokens.empty() ? i : row.tokens[i]);
       output.candidates.push_back({token, row.logits[i]});

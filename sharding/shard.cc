@@ -174,8 +174,15 @@ uint64_t file_bytes(const GgufFile& file, const ModelConfig& config, const Shard
     }
     for (const LayerVector& v : layer_vectors(config, layer)) count(v.tensor);
   }
-  if (spec.output) count("output_norm.weight");
-  if (spec.output && !config.tied_output) count("output.weight");
+  if (spec.embedding)
+    for (const EmbeddingVector& v : embedding_vectors(config)) count(v.tensor);
+  if (spec.output) {
+    for (const ClassifierMatrix& m : classifier_matrices(config)) count(m.tensor);
+    for (const ClassifierVector& v : classifier_vectors(config))
+      if (file.find_tensor(v.tensor) != nullptr) count(v.tensor);
+  }
+  if (spec.output && config.decodes()) count(output_norm_tensor(config));
+  if (spec.output && config.decodes() && !config.tied_output) count("output.weight");
   return total;
 }
 
@@ -192,7 +199,8 @@ uint64_t shard_bytes(const GgufFile& file, const ModelConfig& config, const Shar
 }
 
 uint64_t ShardWeights::bytes() const {
-  uint64_t total = (output_norm.size() + rope_factors.size() + rope_factors_long.size()) * sizeof(float);
+  uint64_t total = embedding.bytes() + (classifier ? classifier->bytes() : 0);
+  total += (output_norm.size() + rope_factors.size() + rope_factors_long.size()) * sizeof(float);
   if (token_embd) total += token_embd->bytes();
   if (output && output != token_embd) total += output->bytes();
   for (const LayerWeights& layer : layers) total += layer.bytes();
@@ -218,6 +226,16 @@ ShardWeights load_shard(const GgufFile& file, const ModelConfig& config, const S
     w.token_embd = token_embd = std::make_shared<WeightMatrix>();
     reader.plan_matrix("token_embd.weight", token_embd.get());
   }
+  if (spec.embedding)
+    for (const EmbeddingVector& v : embedding_vectors(config)) w.embedding.*v.field = reader.vector(v.tensor);
+  std::unique_ptr<ClassifierWeights> classifier;
+  if (spec.output && config.ranks()) {
+    classifier = std::make_unique<ClassifierWeights>();
+    for (const ClassifierMatrix& m : classifier_matrices(config))
+      reader.plan_matrix(m.tensor, &((*classifier).*m.field));
+    for (const ClassifierVector& v : classifier_vectors(config))
+      if (file.find_tensor(v.tensor) != nullptr) (*classifier).*v.field = reader.vector(v.tensor);
+  }
   const std::vector<const char*> factors = needed_rope_factors(config, spec);
   if (!factors.empty()) w.rope_factors = read_rope_factors(file, reader, factors[0]);
   if (factors.size() > 1) w.rope_factors_long = read_rope_factors(file, reader, factors[1]);
@@ -233,8 +251,8 @@ ShardWeights load_shard(const GgufFile& file, const ModelConfig& config, const S
       reader.plan_matrix(m, &(l.*m.field), layer_memory, &at);
     for (const LayerVector& v : layer_vectors(config, layer)) l.*v.field = reader.vector(v.tensor);
   }
-  if (spec.output) {
-    w.output_norm = reader.vector("output_norm.weight");
+  if (spec.output && config.decodes()) {
+    w.output_norm = reader.vector(output_norm_tensor(config));
     if (config.tied_output) {
       w.output = w.token_embd;
     } else {
@@ -243,6 +261,7 @@ ShardWeights load_shard(const GgufFile& file, const ModelConfig& config, const S
     }
   }
   reader.read();
+  w.classifier = std::move(classifier);
   return w;
 }
 

@@ -30,8 +30,10 @@ struct ShardSpec {
 
 struct ShardWeights {
   ShardSpec spec;
-  std::shared_ptr<const WeightMatrix> token_embd;  // if spec.embedding, or spec.output of a tied model
-  std::vector<LayerWeights> layers;                // layers[i] is layer spec.layers.begin + i
+  std::shared_ptr<const WeightMatrix> token_embd;       // if spec.embedding, or spec.output of a tied model
+  std::vector<LayerWeights> layers;                     // layers[i] is layer spec.layers.begin + i
+  EmbeddingWeights embedding;                           // if spec.embedding, where the family has any
+  std::shared_ptr<const ClassifierWeights> classifier;  // if spec.output of a model that ranks
   std::vector<float> output_norm;
   std::shared_ptr<const WeightMatrix> output;  // token_embd itself when tied
   std::vector<float> rope_factors;             // that divide rope's frequencies; empty if none

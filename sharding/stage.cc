@@ -5,6 +5,9 @@
 #include <string>
 
 #include "base/check.h"
+#include "model/bert.h"
+#include "sharding/encoder_state.h"
+#include "sharding/pooler.h"
 
 namespace shoal {
 
@@ -22,9 +25,21 @@ int activation_rows(const ShardSpec& spec, const StageOptions& options) {
   return spec.layers.size() > 0 ? options.rows_max : logit_rows(options);
 }
 
+// The most positions that a row attends to.
+int attention_positions(const ModelConfig& config, const StageOptions& options) {
+  return config.encodes() ? std::max(options.context, options.rows_max) : options.context;
+}
+
+// Whether a step's rows are whole inputs of an encoder.
+bool whole_inputs(const ModelConfig& config, StepKind kind) {
+  return kind == StepKind::kEncode || (kind == StepKind::kEmbed && config.encodes());
+}
+
 uint64_t output_bytes(const ModelConfig& config, const ShardSpec& spec, const StageOptions& options) {
   if (!spec.output) return 0;
-  return uint64_t{sizeof(float)} * logit_rows(options) * (uint64_t{0} + config.n_vocab + config.n_embd) +
+  if (!config.decodes()) return Pooler::bytes(config, options.slots);
+  return Pooler::bytes(config, options.slots) +
+         uint64_t{sizeof(float)} * logit_rows(options) * (uint64_t{0} + config.n_vocab + config.n_embd) +
          TopCandidates::bytes(config.n_vocab, logit_rows(options));
 }
 
@@ -59,14 +74,16 @@ struct Stage::Impl {
         options(stage_options),
         kernels(kernel_table),
         pool(thread_pool),
-        act(config, activation_rows(weights.spec, options), options.context, pool.size(), options.kv_type),
-        cache(config, weights.spec.layers.begin, weights.spec.layers.end, options.context, options.slots,
-              options.kv_type, options.kv_cells),
+        act(config, activation_rows(weights.spec, options), attention_positions(config, options), pool.size(),
+            options.kv_type),
+        cache(config, decoder_part(config, weights.spec.layers).begin,
+              decoder_part(config, weights.spec.layers).end, options.context, options.slots, options.kv_type,
+              options.kv_cells),
         lengths(options.slots),
-        logits(weights.spec.output
+        logits(weights.spec.output && config.decodes()
                    ? sizeof(float) * logit_rows(options) * (size_t{0} + config.n_vocab + config.n_embd)
                    : 0),
-        top(weights.spec.output ? config.n_vocab : 0, logit_rows(options)),
+        top(weights.spec.output && config.decodes() ? config.n_vocab : 0, logit_rows(options)),
         frequencies(rope_frequencies(config, factors_for(config, weights, options.context))),
         lora(weights.adapters, options.rows_max),
         cx{&config,
@@ -75,12 +92,17 @@ struct Stage::Impl {
            &act,
            frequencies.data(),
            weights.adapters.empty() ? nullptr : &lora,
-           weights.spec.layers.begin} {}
+           weights.spec.layers.begin} {
+    if (config.encodes()) encoder = std::make_unique<EncoderState>(config, weights, options);
+    if (weights.spec.output) pooler = std::make_unique<Pooler>(config, options.slots);
+  }
 
   Result<void> check_ops(std::span<const CacheOp> ops);
-  Result<void> check_rows(std::span<const BatchRow> rows, const float* hidden);
+  Result<void> check_kind(StepKind kind, std::span<const BatchRow> rows);
+  Result<void> check_rows(StepKind kind, std::span<const BatchRow> rows, const float* hidden);
   void apply(std::span<const CacheOp> ops);
-  Result<void> make_room(std::span<const BatchRow> rows);
+  Result<void> make_room(StepKind kind, std::span<const BatchRow> rows);
+  void compute_layers(StepKind kind, std::span<const BatchRow> rows, float* hidden);
   void compute_outputs(std::span<const BatchRow> rows, int candidates, const float* hidden,
                        std::vector<RowOutput>& outputs);
 
@@ -97,11 +119,14 @@ struct Stage::Impl {
   std::vector<double> frequencies;
   LoraStage lora;
   ComputeContext cx;
+  std::unique_ptr<EncoderState> encoder;  // null: the model has none
+  std::unique_ptr<Pooler> pooler;         // where the output head is
 };
 
 // Plays the operations through on `lengths`.
 Result<void> Stage::Impl::check_ops(std::span<const CacheOp> ops) {
   for (int slot = 0; slot < options.slots; ++slot) lengths[slot] = cache.length(slot);
+  if (encoder) encoder->begin_check();
   const auto is_slot = [&](int32_t slot) { return slot >= 0 && slot < options.slots; };
   for (const CacheOp& op : ops) {
     if (!is_slot(op.slot))
@@ -128,6 +153,29 @@ Result<void> Stage::Impl::check_ops(std::span<const CacheOp> ops) {
       default:
         return invalid("cache operation of unknown kind " + std::to_string(static_cast<int>(op.kind)));
     }
+    if (encoder) encoder->play(op);
+  }
+  return {};
+}
+
+// Whether the model has such steps. Whole inputs begin their slots anew, whatever they hold.
+Result<void> Stage::Impl::check_kind(StepKind kind, std::span<const BatchRow> rows) {
+  if (kind == StepKind::kEncode && !encoder) return invalid("an encode step, and the model has no encoder");
+  if (kind == StepKind::kEmbed && encoder && config.decodes())
+    return invalid("an embed step, and the model's encoder serves its decoder");
+  if (whole_inputs(config, kind)) {
+    std::fill(lengths.begin(), lengths.end(), 0);
+    for (size_t r = 1; r < rows.size(); ++r) {
+      if (rows[r].position != 0 && rows[r].slot != rows[r - 1].slot)
+        return invalid("row " + std::to_string(r) + " stands apart from the rest of its input");
+    }
+    return {};
+  }
+  if (rows.empty() || !encoder) return {};
+  if (!config.decodes()) return invalid("a decode step, and the model has no decoder");
+  for (const BatchRow& row : rows) {
+    if (row.slot >= 0 && row.slot < options.slots && encoder->checked_length(row.slot) == 0)
+      return invalid("a decode step for slot " + std::to_string(row.slot) + ", which holds no encoded input");
   }
   return {};
 }
@@ -135,7 +183,9 @@ Result<void> Stage::Impl::check_ops(std::span<const CacheOp> ops) {
 // Continues check_ops: `lengths` are those after the operations. A slot's first row may lie anywhere inside
 // what the slot holds; from then on its length is kept as -1 - (next position), so that a later row is known
 // to be a later one.
-Result<void> Stage::Impl::check_rows(std::span<const BatchRow> rows, const float* hidden) {
+Result<void> Stage::Impl::check_rows(StepKind kind, std::span<const BatchRow> rows, const float* hidden) {
+  if (Result<void> checked = check_kind(kind, rows); !checked) return checked;
+  const int positions = whole_inputs(config, kind) ? options.rows_max : options.context;
   if (rows.size() > static_cast<size_t>(options.rows_max))
     return invalid("a step of " + std::to_string(rows.size()) + " rows; at most " +
                    std::to_string(options.rows_max));
@@ -149,8 +199,8 @@ Result<void> Stage::Impl::check_rows(std::span<const BatchRow> rows, const float
     if (position < 0) return invalid(where() + "negative position");
     if (rows[r].adapter < 0 || rows[r].adapter > static_cast<int64_t>(weights.adapters.size()))
       return invalid(where() + "there is no adapter " + std::to_string(rows[r].adapter));
-    if (position >= options.context)
-      return Error{Errc::kContextFull, where() + "beyond the context of " + std::to_string(options.context)};
+    if (position >= positions)
+      return Error{Errc::kContextFull, where() + "beyond the context of " + std::to_string(positions)};
     if (lengths[slot] >= 0 && position > lengths[slot])
       return invalid(where() + "the slot holds only " + std::to_string(lengths[slot]) + " positions");
     if (lengths[slot] < 0 && position != -1 - lengths[slot])
@@ -171,10 +221,16 @@ void Stage::Impl::apply(std::span<const CacheOp> ops) {
     if (op.kind == CacheOpKind::kTrim) cache.trim(op.slot, op.length);
     if (op.kind == CacheOpKind::kFree) cache.free(op.slot);
     if (op.kind == CacheOpKind::kFork) SHOAL_CHECK(cache.fork(op.from_slot, op.slot, op.length).has_value());
+    if (encoder) encoder->apply(op);
   }
 }
 
-Result<void> Stage::Impl::make_room(std::span<const BatchRow> rows) {
+Result<void> Stage::Impl::make_room(StepKind kind, std::span<const BatchRow> rows) {
+  if (whole_inputs(config, kind)) {
+    for (const BatchRow& row : rows) cache.free(row.slot);
+    encoder->take_inputs(rows);
+    return {};
+  }
   // A slot's first row: `lengths` is negative until it has been seen, and then tells its length.
   for (const BatchRow& row : rows) {
     if (lengths[row.slot] < 0) cache.trim(row.slot, row.position);
@@ -190,6 +246,15 @@ Result<void> Stage::Impl::make_room(std::span<const BatchRow> rows) {
     lengths[row.slot] = length;
   }
   return {};
+}
+
+void Stage::Impl::compute_layers(StepKind kind, std::span<const BatchRow> rows, float* hidden) {
+  const LayerRange& layers = weights.spec.layers;
+  if (whole_inputs(config, kind)) return encoder->encode(cx, weights, rows, hidden);
+  if (encoder) return encoder->decode(cx, weights, rows, cache, hidden);
+  if (layers.size() > 0) prepare_positions(cx, rows);
+  for (int layer = layers.begin; layer < layers.end; ++layer)
+    forward_layer(cx, layer, weights.layers[layer - layers.begin], rows, cache, hidden);
 }
 
 void Stage::Impl::compute_outputs(std::span<const BatchRow> rows, int candidates, const float* hidden,
@@ -232,30 +297,34 @@ const KvCache& Stage::cache() const {
 }
 
 Result<void> Stage::run(std::span<const CacheOp> ops, std::span<const BatchRow> rows, int candidates,
-                        float* hidden, std::vector<RowOutput>& outputs) {
+                        float* hidden, std::vector<RowOutput>& outputs, StepKind kind) {
   Impl& s = *impl_;
   const ShardSpec& spec = s.weights.spec;
   if (candidates < 0) return invalid(std::to_string(candidates) + " candidates wanted");
   if (candidates == 0 || candidates > s.config.n_vocab) candidates = s.config.n_vocab;
   if (Result<void> checked = s.check_ops(ops); !checked) return checked;
-  if (Result<void> checked = s.check_rows(rows, hidden); !checked) return checked;
+  if (Result<void> checked = s.check_rows(kind, rows, hidden); !checked) return checked;
   s.apply(ops);
-  if (Result<void> room = s.make_room(rows); !room) return room;
+  if (Result<void> room = s.make_room(kind, rows); !room) return room;
   if (rows.empty()) {
     outputs.clear();
     return {};
   }
 
   const ThreadPool::Burst burst(s.pool);
-  if (spec.embedding) embed(s.cx, *s.weights.token_embd, rows, hidden);
-  if (spec.layers.size() > 0) prepare_positions(s.cx, rows);
+  if (spec.embedding) {
+    embed(s.cx, *s.weights.token_embd, rows, hidden);
+    if (!s.weights.embedding.norm.empty()) embed_positions(s.cx, s.weights.embedding, rows, hidden);
+  }
   s.lora.begin_step(rows);
-  for (int layer = spec.layers.begin; layer < spec.layers.end; ++layer)
-    forward_layer(s.cx, layer, s.weights.layers[layer - spec.layers.begin], rows, s.cache, hidden);
-  if (spec.output)
+  s.compute_layers(kind, rows, hidden);
+  if (spec.output && kind == StepKind::kDecode) {
     s.compute_outputs(rows, candidates, hidden, outputs);
-  else
+  } else if (spec.output && kind == StepKind::kEmbed) {
+    s.pooler->run(s.cx, s.weights, rows, hidden, outputs);
+  } else {
     outputs.clear();
+  }
   return {};
 }
 
@@ -264,9 +333,14 @@ uint64_t Stage::weight_bytes() const {
 }
 
 uint64_t Stage::kv_bytes() const {
-  const LayerRange& layers = spec().layers;
-  return KvCache::bytes(impl_->config, layers.begin, layers.end, impl_->options.context, impl_->options.slots,
-                        impl_->options.kv_type, impl_->options.kv_cells);
+  return kv_bytes(impl_->config, spec().layers, impl_->options);
+}
+
+uint64_t Stage::kv_bytes(const ModelConfig& config, const LayerRange& layers, const StageOptions& options) {
+  const LayerRange decoder = decoder_part(config, layers);
+  return KvCache::bytes(config, decoder.begin, decoder.end, options.context, options.slots, options.kv_type,
+                        options.kv_cells) +
+         (config.encodes() ? EncoderState::kv_bytes(config, layers, options) : 0);
 }
 
 uint64_t Stage::scratch_bytes() const {
@@ -276,9 +350,10 @@ uint64_t Stage::scratch_bytes() const {
 
 uint64_t Stage::scratch_bytes(const ModelConfig& config, const ShardSpec& spec, const StageOptions& options,
                               int threads) {
-  return Activations::bytes(config, activation_rows(spec, options), options.context, threads,
-                            options.kv_type) +
-         output_bytes(config, spec, options);
+  return Activations::bytes(config, activation_rows(spec, options), attention_positions(config, options),
+                            threads, options.kv_type) +
+         output_bytes(config, spec, options) +
+         (config.encodes() ? EncoderState::scratch_bytes(config, spec.layers, options) : 0);
 }
 
 }  // namespace shoal

@@ -30,6 +30,7 @@ struct RowOutput {
   int32_t row;                        // index in the step's rows
   float log_sum_exp;                  // over the whole vocabulary
   std::vector<Candidate> candidates;  // best first
+  std::vector<float> embedding = {};  // of an embed step, instead: [n_embd]
 };
 
 struct StageOptions {
@@ -58,10 +59,11 @@ class Stage {
   // filled when the shard has the output head: `candidates` best for each row that wants logits (0: the whole
   // vocabulary). Reused entries of `outputs` keep their memory.
   Result<void> run(std::span<const CacheOp> ops, std::span<const BatchRow> rows, int candidates,
-                   float* hidden, std::vector<RowOutput>& outputs);
+                   float* hidden, std::vector<RowOutput>& outputs, StepKind kind = StepKind::kDecode);
 
   uint64_t weight_bytes() const;
   uint64_t kv_bytes() const;
+  static uint64_t kv_bytes(const ModelConfig& config, const LayerRange& layers, const StageOptions& options);
   uint64_t scratch_bytes() const;  // activations, logits: at most a few tens of MiB, counted by the planner
   // Without adapters: LoraStage::bytes() counts theirs.
   static uint64_t scratch_bytes(const ModelConfig& config, const ShardSpec& spec, const StageOptions& options,

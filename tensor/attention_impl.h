@@ -2,9 +2,9 @@
 //
 // Two passes over the visible positions: all scores, then the weighted sum of the values with one division at
 // the end. There is no running rescale, so neither pages nor blocks can change a result:
-//   score[t] = (sum over d ascending of k[t][d] q[d]) * scale, a lane is a position
-//   weight[t] = exp(score[t] - max), their sum over 16 lanes, lane = t mod 16
-//   out[d] = (sum over t ascending of v[t][d] weight[t]) * (1 / sum), a lane is a dimension
+//   score[t] = (sum over d ascending of k[t][d] q[d]) * scale, a lane is a position; + bias[t] where there is
+//   one weight[t] = exp(score[t] - max), their sum over 16 lanes, lane = t mod 16 out[d] = (sum over t
+//   ascending of v[t][d] weight[t]) * (1 / sum), a lane is a dimension
 // With a q8_0 cache k[t][d] and v[t][d] are bytes, and their scales join the sums by 32 dimensions:
 //   score[t] = (sum over blocks ascending, by fma, of scale[t][block] (sum over d of k[t][d] q[d])) * scale
 //   out[d] = (sum over t ascending of v[t][d] (weight[t] scale[t][block of d])) * (1 / sum)
@@ -162,10 +162,14 @@ void scores_of_heads(const Visible& visible, const float* q, float* scores) {
 
 // Turns the scores of one query head into weights exp(score - max), 0 for positions outside [first, last) of
 // the first and last block. Returns 1 / their sum.
-float softmax(const Visible& visible, float* scores) {
+float softmax(const Visible& visible, int head, float* scores) {
   const AttentionArgs& args = visible.args;
   const int begin = visible.first_block * kAttentionLanes;
   const int n = visible.end_block * kAttentionLanes - begin;
+  if (args.bias != nullptr) {
+    const float* bias = args.bias + static_cast<size_t>(head) * args.bias_stride + begin;
+    for (int i = 0; i < n; i += 16) store(scores + i, add(load(scores + i), load(bias + i)));
+  }
   if (args.soft_cap != 0.0f) {
     const Vec cap = broadcast(args.soft_cap);
     for (int i = 0; i < n; i += 16) store(scores + i, mul(cap, tanh_of(div(load(scores + i), cap))));
@@ -304,7 +308,7 @@ void attend_heads(const Visible& visible, int head) {
   scores_of_heads<H>(visible, args.q + static_cast<size_t>(head) * static_cast<size_t>(args.head_dim_k),
                      scores);
   for (int h = 0; h < H; ++h) {
-    inverse_sums[h] = softmax(visible, scores + static_cast<size_t>(h) * visible.score_stride);
+    inverse_sums[h] = softmax(visible, head + h, scores + static_cast<size_t>(h) * visible.score_stride);
   }
   float* out = args.out + static_cast<size_t>(head) * static_cast<size_t>(args.head_dim_v);
   if (args.kv.type == KvType::kF16) return values_f16<H>(visible, scores, inverse_sums, out);

@@ -44,6 +44,10 @@ struct AttentionArgs {
   float soft_cap;   // 0: none; otherwise cap * tanh(score / cap)
   int head_kv_begin, head_kv_end;  // KV heads to compute in this call (threads share a row by heads)
   float* scratch;                  // attention_scratch_floats(...) floats, private to the thread
+  // What is added to the scaled score of query head h and position t: bias[h * bias_stride + t], readable
+  // from t = first rounded down to t = last rounded up, both to kAttentionLanes. Null: nothing.
+  const float* bias = nullptr;
+  size_t bias_stride = 0;
 };
 
 // Scratch that one call needs: scores of one group of query heads, and the same again for a q8_0 cache.
@@ -79,6 +83,10 @@ struct FloatOps {
   void (*add_scaled)(float* x, const float* y, float scale, int n);  // x += scale y, rounded once
   void (*scale)(float* x, float scale, int n);                       // x *= scale
   void (*soft_cap)(float* x, float cap, int n);                      // x = cap tanh(x / cap)
+  // y = (x - mean(x)) / sqrt(mean((x - mean)^2) + eps) * weight + bias, over n elements; y may be x.
+  void (*layer_norm)(const float* x, const float* weight, const float* bias, float eps, int n, float* y);
+  // x = x Phi(x), Phi the normal distribution's function by its definition; absolute error below 2e-7 |x|.
+  void (*gelu)(float* x, int n);
 };
 
 // How positions become the angles of rotary embedding: pair i turns by position * frequency[i], where

@@ -101,6 +101,36 @@ void rms_norm(const float* x, const float* weight, float eps, int n, float* y) {
   }
 }
 
+// x - mean of 16 elements from x on; lanes beyond the n that exist are +0.
+SHOAL_VEC Vec centred(const float* x, int n, float mean) {
+  if (n >= 16) return sub(load(x), broadcast(mean));
+  float t[16] = {};
+  for (int i = 0; i < n; ++i) t[i] = x[i] - mean;
+  return load(t);
+}
+
+void layer_norm(const float* x, const float* weight, const float* bias, float eps, int n, float* y) {
+  Vec sum = broadcast(0.0f);
+  int i = 0;
+  for (; i + 16 <= n; i += 16) sum = add(sum, load(x + i));
+  if (i < n) sum = add(sum, load_partial(x + i, n - i));
+  const float mean = reduce_add(sum) / static_cast<float>(n);
+  Vec squares = broadcast(0.0f);
+  for (i = 0; i < n; i += 16) {
+    const Vec v = centred(x + i, n - i, mean);
+    squares = fma(v, v, squares);
+  }
+  const Vec inverse = broadcast(1.0f / __builtin_sqrtf(reduce_add(squares) / static_cast<float>(n) + eps));
+  for (i = 0; i < n; i += 16) {
+    const Vec v = mul(centred(x + i, n - i, mean), inverse);
+    if (i + 16 <= n) {
+      store(y + i, fma(v, load(weight + i), load(bias + i)));
+    } else {
+      store_partial(y + i, fma(v, load_partial(weight + i, n - i), load_partial(bias + i, n - i)), n - i);
+    }
+  }
+}
+
 // Rotates the pair (a, b) by the angle whose cosine and sine are c and s.
 SHOAL_VEC void rotate(float& a, float& b, float c, float s) {
   const float a0 = a, b0 = b;
@@ -155,6 +185,24 @@ SHOAL_VEC Vec gelu(const Vec& g) {
   const Vec square = mul(g, g);
   const Vec z = mul(g, fma(square, broadcast(0.0713548162726f), broadcast(1.59576912161f)));
   return times_sigmoid(g, z);
+}
+
+// x Phi(x). Phi(-|x|) = erfc(|x| / sqrt(2)) / 2 by the polynomial 7.1.26 of Abramowitz and Stegun.
+SHOAL_VEC Vec gelu_by_erf(const Vec& x) {
+  const Vec one = broadcast(1.0f);
+  const Vec z = mul(abs(x), broadcast(0.70710678119f));
+  const Vec t = div(one, fma(z, broadcast(0.3275911f), one));
+  Vec p = broadcast(1.061405429f);
+  p = fma(p, t, broadcast(-1.453152027f));
+  p = fma(p, t, broadcast(1.421413741f));
+  p = fma(p, t, broadcast(-0.284496736f));
+  p = fma(p, t, broadcast(0.254829592f));
+  const Vec tail = mul(mul(mul(p, t), broadcast(0.5f)), exp_nonpositive(negate(mul(z, z))));
+  return mul(x, select_less(x, broadcast(0.0f), tail, sub(one, tail)));
+}
+
+void gelu_of(float* x, int n) {
+  combine(x, x, n, [](const Vec& a, const Vec&) { return gelu_by_erf(a); });
 }
 
 void gelu_mul(float* gate, const float* up, int n) {
@@ -249,7 +297,7 @@ namespace {
 
 constexpr FloatOps kTable = {rms_norm,  rope,       silu_mul, add_to,      store_k,    store_v,
                              attention, quantize,   largest,  sum_of_exps, f16_to_f32, f32_to_f16,
-                             gelu_mul,  add_scaled, scale_by, soft_cap};
+                             gelu_mul,  add_scaled, scale_by, soft_cap,    layer_norm, gelu_of};
 
 }  // namespace
 }  // namespace shoal

@@ -1,5 +1,6 @@
 #include "transport/messages.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstdlib>
 #include <new>
@@ -62,15 +63,19 @@ Result<void> check_cache_ops(const StepMessage& step, const StepLimits& limits) 
 }
 
 Result<void> check_rows(const StepMessage& step, const StepLimits& limits) {
+  if (step.kind == WireStepKind::kEncode && limits.inputs == 0)
+    return bad_step(step, "it encodes, and the model has no encoder");
+  const uint32_t positions =
+      step.kind == WireStepKind::kDecode ? limits.context : std::max(limits.context, limits.inputs);
   if (step.rows.size() > limits.rows_max) {
     return bad_step(step, std::to_string(step.rows.size()) + " rows, this stage takes at most " +
                               std::to_string(limits.rows_max));
   }
   for (const StepRow& row : step.rows) {
-    if (row.slot >= limits.slots || row.position >= limits.context) {
+    if (row.slot >= limits.slots || row.position >= positions) {
       return bad_step(step, "a row at slot " + std::to_string(row.slot) + ", position " +
                                 std::to_string(row.position) + "; the cache has " +
-                                std::to_string(limits.slots) + " slots of " + std::to_string(limits.context) +
+                                std::to_string(limits.slots) + " slots of " + std::to_string(positions) +
                                 " positions");
     }
     if (row.adapter > limits.adapters) {

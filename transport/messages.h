@@ -120,6 +120,9 @@ struct StageTime {
   bool operator==(const StageTime&) const = default;
 };
 
+// What a step's rows are; wire.capnp says what each kind carries.
+enum class WireStepKind : uint8_t { kDecode, kEncode, kEmbed };
+
 // One batch on its way through the pipeline. Its payload is hidden [rows, n_embd], empty on the way to the
 // stage that embeds, which gets token_ids instead.
 struct StepMessage {
@@ -131,6 +134,7 @@ struct StepMessage {
   std::vector<uint32_t> token_ids;  // [rows], or empty
   uint32_t candidates = 0;  // how many candidates a row that wants logits gets; 0: the whole vocabulary
   PayloadType payload_type = PayloadType::kF32;
+  WireStepKind kind = WireStepKind::kDecode;
   std::vector<StageTime> stage_times;  // of the stages that have computed the step
   bool operator==(const StepMessage&) const = default;
 };
@@ -142,6 +146,7 @@ struct RowResult {
   float log_sum_exp = 0;  // over the whole vocabulary
   std::vector<uint32_t> tokens;
   std::vector<float> logits;
+  std::vector<float> embedding = {};  // of an embed step, instead of the three above
   bool operator==(const RowResult&) const = default;
 };
 
@@ -286,6 +291,7 @@ struct StepLimits {
   uint32_t context = 0;  // positions per slot
   uint32_t n_embd = 0;
   uint32_t n_vocab = 0;
+  uint32_t inputs = 0;  // rows of a whole input that an encoder takes; 0: the model has no encoder
   uint32_t adapters = 0;
 };
 

@@ -194,6 +194,17 @@ enum PayloadType {
   # Reserved names for links that trade exactness for speed.
 }
 
+enum StepKind {
+  decode @0;
+  # Rows continue what their slots hold.
+  encode @1;
+  # For an encoder with a decoder: of each slot in the step all rows of its input, at positions from 0. What the
+  # slot held is forgotten; the decoder's stages keep what they attend to across. No row wants anything.
+  embed @2;
+  # The rows' embedding is wanted, not tokens: a row that wants it gets one vector for its slot's rows so far.
+  # Of an encoder alone such a step carries whole inputs, as encode; of a decoder rows continue their slots.
+}
+
 struct Step {
   # One batch of rows on its way through the stages. The three row lists are read together, index by index.
   epoch @0 :UInt64;
@@ -219,8 +230,9 @@ struct Step {
   # Of the same stages, only in steps whose id is a multiple of 4: when the step reached the stage's queue, in
   # microseconds of the node's own steady clock. LinkProbeAck tells what that clock shows, so that the head can say how
   # long each hop took.
-  adapters @13 :List(UInt16);
-  adapterScales @14 :List(Float32);
+  kind @13 :StepKind;
+  adapters @14 :List(UInt16);
+  adapterScales @15 :List(Float32);
   # Which adapter each row passes through, counted from 1 in the order of the cluster file, 0 for none; and what its
   # addition is multiplied by, between -100 and 100. Both empty where no row uses one.
 }
@@ -239,6 +251,8 @@ struct RowResult {
   tokens @2 :List(UInt32);
   # Best first. Empty when logits has the whole vocabulary in the order of token ids.
   logits @3 :List(Float32);
+  embedding @4 :List(Float32);
+  # The answer of an embed step instead of all that.
 }
 
 struct StepResult {

@@ -104,6 +104,7 @@ class Reader {
     m.stage = r.getStage();
     m.candidates = r.getCandidates();
     m.payload_type = enumerator<PayloadType>(r.getPayloadType(), PayloadType::kQ8, "payload type");
+    m.kind = enumerator<WireStepKind>(r.getKind(), WireStepKind::kEmbed, "step kind");
     const auto ops = r.getCacheOps();
     if (at_most(ops.size(), kCacheOpsMax, "cache operations")) {
       m.cache_ops.reserve(ops.size());
@@ -173,7 +174,7 @@ class Reader {
         m.rows.reserve(rows.size());
         for (const auto row : rows) {
           m.rows.push_back({row.getRow(), row.getLogSumExp(), numbers<uint32_t>(row.getTokens()),
-                            numbers<float>(row.getLogits())});
+                            numbers<float>(row.getLogits()), numbers<float>(row.getEmbedding())});
           const RowResult& read = m.rows.back();
           if (!read.tokens.empty() && read.tokens.size() != read.logits.size()) {
             fail("a result's row has " + std::to_string(read.tokens.size()) + " tokens but " +

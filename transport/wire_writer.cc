@@ -128,9 +128,10 @@ struct WordsBound {
   }
   size_t operator()(const ResultMessage& m) const {
     size_t words =
-        text_words(m.failure_text) + list_words(m.rows.size(), 24) + times_words(m.stage_times) + 1;
+        text_words(m.failure_text) + list_words(m.rows.size(), 32) + times_words(m.stage_times) + 1;
     for (const RowResult& row : m.rows)
-      words += list_words(row.tokens.size(), 4) + list_words(row.logits.size(), 4);
+      words += list_words(row.tokens.size(), 4) + list_words(row.logits.size(), 4) +
+               list_words(row.embedding.size(), 4);
     return words;
   }
   size_t operator()(const StatsMessage& m) const {
@@ -200,6 +201,7 @@ struct Writer {
     b.setStage(m.stage);
     b.setCandidates(m.candidates);
     b.setPayloadType(same_enum<wire::PayloadType>(m.payload_type));
+    b.setKind(same_enum<wire::StepKind>(m.kind));
     if (!m.cache_ops.empty()) {
       auto ops = b.initCacheOps(static_cast<unsigned>(m.cache_ops.size()));
       for (unsigned i = 0; i < ops.size(); ++i) {
@@ -264,6 +266,8 @@ struct Writer {
       rows[i].setLogSumExp(row.log_sum_exp);
       if (!row.tokens.empty()) rows[i].setTokens(kj::arrayPtr(row.tokens.data(), row.tokens.size()));
       if (!row.logits.empty()) rows[i].setLogits(kj::arrayPtr(row.logits.data(), row.logits.size()));
+      if (!row.embedding.empty())
+        rows[i].setEmbedding(kj::arrayPtr(row.embedding.data(), row.embedding.size()));
     }
   }
   void operator()(const StatsRequest&) { root.setStatsRequest(); }

@@ -20,6 +20,8 @@ namespace {
 constexpr auto kStatsAgeMax = 500ms;
 constexpr std::string_view kModelsPath = "/v1/models";
 constexpr std::string_view kChatPath = "/v1/chat/completions";
+constexpr std::string_view kEmbeddingsPath = "/v1/embeddings";
+constexpr std::string_view kRerankPath = "/v1/rerank";
 
 struct Route {
   std::string_view path;
@@ -30,7 +32,8 @@ struct Route {
 constexpr Route kRoutes[] = {
     {"/", false, true},         {"/health", false, true},         {"/ready", false, true},
     {"/metrics", false, false}, {"/status.json", false, false},   {kModelsPath, false, false},
-    {kChatPath, true, false},   {"/v1/completions", true, false},
+    {kChatPath, true, false},   {"/v1/completions", true, false}, {kEmbeddingsPath, true, false},
+    {kRerankPath, true, false},
 };
 
 const Route* find_route(std::string_view path) {
@@ -62,9 +65,14 @@ HttpResponse text_response(std::string content_type, std::string body) {
 
 }  // namespace
 
-ApiHandler::ApiHandler(Cluster& cluster, CompletionService& service, ApiMetrics& metrics,
-                       StatsCollector& stats, ApiKeys keys)
-    : cluster_(cluster), service_(service), metrics_(metrics), stats_(stats), keys_(std::move(keys)) {}
+ApiHandler::ApiHandler(Cluster& cluster, CompletionService& service, EmbeddingService& embeddings,
+                       ApiMetrics& metrics, StatsCollector& stats, ApiKeys keys)
+    : cluster_(cluster),
+      service_(service),
+      embeddings_(embeddings),
+      metrics_(metrics),
+      stats_(stats),
+      keys_(std::move(keys)) {}
 
 HttpResponse ApiHandler::refusal(int status, const std::string& problem) {
   metrics_.count_request("none", status);
@@ -121,6 +129,8 @@ awaitable<int> ApiHandler::answer(HttpExchange& exchange) {
   if (path.starts_with("/v1/") && find_route(path)->posts) {
     std::string user =
         keys_.user_of(exchange.request().authorization).value_or("");  // nobody where no keys are
+    if (path == kEmbeddingsPath) co_return co_await embeddings_.embed(exchange, std::move(user));
+    if (path == kRerankPath) co_return co_await embeddings_.rerank(exchange, std::move(user));
     co_return co_await service_.complete(exchange, path == kChatPath, std::move(user));
   }
   HttpResponse response;

@@ -8,6 +8,7 @@
 #include "node/http/api_keys.h"
 #include "node/http/api_metrics.h"
 #include "node/http/completion_service.h"
+#include "node/http/embedding_service.h"
 #include "node/http/http_server.h"
 #include "node/http/stats_collector.h"
 
@@ -16,8 +17,8 @@ namespace shoal {
 class ApiHandler : public HttpHandler {
  public:
   // All of them outlive the handler.
-  ApiHandler(Cluster& cluster, CompletionService& service, ApiMetrics& metrics, StatsCollector& stats,
-             ApiKeys keys);
+  ApiHandler(Cluster& cluster, CompletionService& service, EmbeddingService& embeddings, ApiMetrics& metrics,
+             StatsCollector& stats, ApiKeys keys);
   void set_server(const HttpServer& server) { server_ = &server; }  // before it listens
   void set_stopping() { stopping_ = true; }
 
@@ -35,6 +36,7 @@ class ApiHandler : public HttpHandler {
 
   Cluster& cluster_;
   CompletionService& service_;
+  EmbeddingService& embeddings_;
   ApiMetrics& metrics_;
   StatsCollector& stats_;
   const ApiKeys keys_;

@@ -11,6 +11,7 @@
 #include <random>
 
 #include "node/command_support.h"
+#include "node/plain_prompt.h"
 
 namespace shoal {
 
@@ -62,7 +63,7 @@ CompletionService::CompletionService(Cluster& cluster, std::shared_ptr<ApiMetric
   const NodeIdentity& identity = cluster.node->identity();
   fingerprint_ = identity.numeric_class + "-" + identity.model_fingerprint.substr(0, 16);
   try {
-    chat_template_ = chat_template_of(cluster);
+    if (!takes_plain_text(cluster)) chat_template_ = chat_template_of(cluster);
   } catch (const SetupError& error) {
     no_template_ = error.what();
     spdlog::warn("/v1/chat/completions is not offered: {}", no_template_);
@@ -109,7 +110,13 @@ ApiResult<CompletionService::Prepared> CompletionService::prepare(const std::str
   ApiResult<CompletionRequest> request = chat ? parse_chat_request(body) : parse_text_request(body);
   if (request.has_error()) return request.error();
   if (const auto refused = choose_model(*request)) return *refused;
-  if (chat && !chat_template_)
+  if (!cluster_.model.decodes()) {
+    return ApiError{400,
+                    fmt::format("model: it generates no text: use {}",
+                                cluster_.model.ranks() ? "/v1/rerank" : "/v1/embeddings"),
+                    "model", "unsupported_model", 0};
+  }
+  if (chat && !chat_template_ && !takes_plain_text(cluster_))
     return ApiError{400, fmt::format("messages: {}; /v1/completions takes text as it is", no_template_),
                     "messages", "", 0};
   for (const auto& [token, bias] : request->logit_bias) {
@@ -119,7 +126,7 @@ ApiResult<CompletionService::Prepared> CompletionService::prepare(const std::str
   }
   if (chat) {
     if (const auto refused = refuse_tools(*request)) return *refused;
-    set_answer_form(*request);
+    if (chat_template_) set_answer_form(*request);
   }
   if (!request->seeded) request->sampling.seed = random_bits();
   Prepared prepared;
@@ -138,8 +145,9 @@ std::optional<ApiError> CompletionService::refuse_tools(const CompletionRequest&
     return ApiError{400, fmt::format("{}: this model's chat template takes no {}", field, field), field, "",
                     0};
   };
-  if (!request.answer_form.tools.empty() && !chat_template_->takes_tools()) return refused("tools");
-  if (request.has_tool_messages && !chat_template_->takes_tool_messages())
+  if (!request.answer_form.tools.empty() && !(chat_template_ && chat_template_->takes_tools()))
+    return refused("tools");
+  if (request.has_tool_messages && !(chat_template_ && chat_template_->takes_tool_messages()))
     return ApiError{400, "messages: this model's chat template takes no tool calls or their results",
                     "messages", "", 0};
   return std::nullopt;
@@ -167,18 +175,29 @@ void CompletionService::set_answer_form(CompletionRequest& request) const {
 // One prompt's tokens, if they fit the context.
 ApiResult<std::vector<int32_t>> CompletionService::encode(CompletionRequest& request, size_t prompt) const {
   const Tokenizer& tokenizer = *cluster_.tokenizer;
-  const auto context = static_cast<size_t>(cluster_.layout.context);
+  const bool encoder = cluster_.layout.inputs > 0;
+  const auto most =  // tokens of a prompt
+      static_cast<size_t>(encoder ? cluster_.layout.inputs : cluster_.layout.context - 1);
   const char* field = prompt_field(request.chat);
   auto too_long = [&](const std::string& length) {
-    return ApiError{
-        400, fmt::format("{}: {}, and the context holds {}, the answer included", field, length, context),
-        field, "context_length_exceeded", 0};
+    const std::string limit =
+        encoder ? fmt::format("the model's encoder reads at most {}, all at once", most)
+                : fmt::format("the context holds {}, the answer included", cluster_.layout.context);
+    return ApiError{400, fmt::format("{}: {}, and {}", field, length, limit), field,
+                    "context_length_exceeded", 0};
   };
-  auto cannot_fit = [&](size_t bytes) { return bytes / piece_bytes_max_ >= context; };
+  auto cannot_fit = [&](size_t bytes) { return bytes / piece_bytes_max_ > most; };
   std::vector<int32_t> tokens;
   if (request.chat) {
     const size_t bytes = request.message_bytes;
     if (cannot_fit(bytes)) return too_long(fmt::format("{} bytes are more tokens than that", bytes));
+    if (!chat_template_) {
+      const std::optional<std::string> text = last_user_text(request.conversation);
+      if (!text) return ApiError{400, "messages: none of the role user says anything", "messages", "", 0};
+      tokens = tokenizer.encode_input(*text);
+      if (tokens.size() > most) return too_long(fmt::format("{} tokens", tokens.size()));
+      return tokens;
+    }
     const Result<std::vector<PromptPiece>> prompt_text = chat_template_->render(request.conversation);
     if (!prompt_text) return ApiError{400, "messages: " + prompt_text.error().message, "messages", "", 0};
     if (!prompt_text->empty() && ends_in_thought(prompt_text->back().text))
@@ -187,7 +206,7 @@ ApiResult<std::vector<int32_t>> CompletionService::encode(CompletionRequest& req
   } else if (const auto* text = std::get_if<std::string>(&request.prompts[prompt])) {
     if (cannot_fit(text->size()))
       return too_long(fmt::format("{} bytes are more tokens than that", text->size()));
-    tokens = tokenizer.encode(*text, /*parse_special=*/true, /*add_bos=*/true);
+    tokens = text_prompt(cluster_, *text);
   } else {
     tokens = std::get<std::vector<int32_t>>(request.prompts[prompt]);
     for (const int32_t token : tokens) {
@@ -196,7 +215,7 @@ ApiResult<std::vector<int32_t>> CompletionService::encode(CompletionRequest& req
     }
   }
   if (tokens.empty()) return ApiError{400, fmt::format("{}: is empty", field), field, "", 0};
-  if (tokens.size() >= context) return too_long(fmt::format("{} tokens", tokens.size()));
+  if (tokens.size() > most) return too_long(fmt::format("{} tokens", tokens.size()));
   return tokens;
 }
 
@@ -328,6 +347,7 @@ void CompletionService::note(const Generation& generation) {
 }
 
 awaitable<bool> CompletionService::ready() {
+  if (!cluster_.model.decodes()) co_return co_await embeds_now();
   auto fresh = [&] {
     for (const UnderWay& entry : under_way_) note(*entry.generation);
     return last_token_ && (!last_failure_ || *last_token_ > *last_failure_) &&
@@ -345,6 +365,28 @@ awaitable<bool> CompletionService::ready() {
   if (!probe->finished()) probe->cancel();
   if (probe_ == probe) probe_.reset();
   co_return fresh();
+}
+
+// A model that generates no text: whether the embedding of one token comes back.
+awaitable<bool> CompletionService::embeds_now() {
+  const auto done = std::make_shared<std::optional<bool>>();
+  GenerationRequest request;
+  request.prompt = {std::max(cluster_.tokenizer->bos(), 0)};
+  request.embeds = true;
+  request.user = kOwnUser;
+  request.priority = kPriorityMax;
+  request.on_event = [done](const GenerationEvent& event) {
+    if (event.finished) *done = event.reason == FinishReason::kStop;
+  };
+  const uint64_t id = cluster_.coordinator->submit(std::move(request));
+  asio::steady_timer pause(cluster_.node->io().executor());
+  const steady_clock::time_point begun = steady_clock::now();
+  while (!*done && steady_clock::now() - begun < kProbeDeadline) {
+    pause.expires_after(10ms);
+    co_await pause.async_wait(use_awaitable);
+  }
+  if (!*done) cluster_.coordinator->cancel(id);
+  co_return done->value_or(false);
 }
 
 // One token from a prompt of one token.

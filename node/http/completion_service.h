@@ -66,6 +66,7 @@ class CompletionService {
   boost::asio::awaitable<int> refuse(HttpExchange& exchange, const ApiError& error);
   ResponseHead new_head(bool chat);
   void probe();
+  boost::asio::awaitable<bool> embeds_now();
 
   Cluster& cluster_;
   const std::shared_ptr<ApiMetrics> metrics_;

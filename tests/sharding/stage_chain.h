@@ -32,9 +32,10 @@ class StageChain {
     }
   }
 
-  Result<void> run(std::span<const CacheOp> ops, std::span<const BatchRow> rows, int candidates) {
+  Result<void> run(std::span<const CacheOp> ops, std::span<const BatchRow> rows, int candidates,
+                   StepKind kind = StepKind::kDecode) {
     for (const std::unique_ptr<Stage>& stage : stages_)
-      if (Result<void> done = stage->run(ops, rows, candidates, hidden_.as<float>(), outputs_); !done)
+      if (Result<void> done = stage->run(ops, rows, candidates, hidden_.as<float>(), outputs_, kind); !done)
         return done;
     return {};
   }

@@ -65,6 +65,19 @@ TEST_CASE("float ops: elementwise functions and norm have the generic bits") {
     kFloatOpsGeneric.add(b.data(), other.data(), n);
     CHECK(same_bits(a, b));
 
+    a = b = x;
+    ops.gelu(a.data(), n);
+    kFloatOpsGeneric.gelu(b.data(), n);
+    CHECK(same_bits(a, b));
+
+    const std::vector<float> bias = Random(static_cast<uint64_t>(n) + 7).floats(x.size(), 1.0f);
+    ops.layer_norm(x.data(), other.data(), bias.data(), 1e-5f, n, a.data());
+    kFloatOpsGeneric.layer_norm(x.data(), other.data(), bias.data(), 1e-5f, n, b.data());
+    CHECK(same_bits(a, b));
+    a = x;
+    ops.layer_norm(a.data(), other.data(), bias.data(), 1e-5f, n, a.data());  // in place
+    CHECK(same_bits(a, b));
+
     ops.rms_norm(x.data(), other.data(), 1e-5f, n, a.data());
     kFloatOpsGeneric.rms_norm(x.data(), other.data(), 1e-5f, n, b.data());
     CHECK(same_bits(a, b));
@@ -109,6 +122,35 @@ TEST_CASE("float ops: rope has the generic bits and rotates") {
       }
     }
   }
+}
+
+TEST_CASE("float ops: layer norm and gelu by erf against double") {
+  Random random(16);
+  for (int n : {2, 16, 100, 384, 1027}) {
+    std::vector<float> x = random.floats(static_cast<size_t>(n), 3.0f);
+    for (float& v : x) v += 5.0f;  // a mean to be taken off
+    const std::vector<float> weight = random.floats(x.size(), 2.0f), bias = random.floats(x.size(), 2.0f);
+    std::vector<float> y(x.size());
+    kFloatOpsGeneric.layer_norm(x.data(), weight.data(), bias.data(), 1e-12f, n, y.data());
+    double mean = 0, squares = 0;
+    for (float v : x) mean += v;
+    mean /= n;
+    for (float v : x) squares += (v - mean) * (v - mean);
+    for (size_t i = 0; i < x.size(); ++i) {
+      const double expected = (x[i] - mean) / std::sqrt(squares / n + 1e-12) * weight[i] + bias[i];
+      CHECK(std::abs(y[i] - expected) <= 2e-6 * (1 + std::abs(expected)));
+    }
+  }
+  std::vector<float> x;
+  for (float v = -12.0f; v < 12.0f; v += 0.00137f) x.push_back(v);
+  std::vector<float> y = x;
+  kFloatOpsGeneric.gelu(y.data(), static_cast<int>(y.size()));
+  double worst = 0;
+  for (size_t i = 0; i < x.size(); ++i) {
+    const double expected = 0.5 * x[i] * std::erfc(-x[i] / std::sqrt(2.0));
+    worst = std::max(worst, std::abs(y[i] - expected) / std::max(1.0f, std::abs(x[i])));
+  }
+  CHECK(worst < 2e-7);
 }
 
 TEST_CASE("float ops: norm and silu against double") {

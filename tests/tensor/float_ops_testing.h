@@ -175,7 +175,12 @@ inline float stored_v(KvType type, const std::byte* page, int dim, int head, int
 struct AttentionShape {
   int n_head, n_head_kv, dim_k, dim_v, first, last;
   float soft_cap = 0.0f;
+  float bias = 0.0f;  // of scores: bias_at() times this; 0: none is given
 };
+
+inline float bias_at(int head, int t) {
+  return static_cast<float>((head * 37 + t * 11) % 29 - 14) / 14.0f;
+}
 
 // Runs one row with its KV heads split into `parts` calls; checks that scratch beyond the stated size is
 // untouched.
@@ -185,6 +190,13 @@ inline std::vector<float> attend(const FloatOps& ops, const AttentionShape& shap
   std::vector<float> out(static_cast<size_t>(shape.n_head * shape.dim_v), 1e9f);
   const size_t floats = attention_scratch_floats(kv.type, shape.n_head, shape.n_head_kv, shape.last);
   std::vector<float> scratch(floats + 16, 12345.0f);
+  // Beyond the visible positions it holds what must not count.
+  const size_t bias_stride = static_cast<size_t>(shape.last) + 19;
+  std::vector<float> bias(bias_stride * static_cast<size_t>(shape.n_head), 1e30f);
+  for (int h = 0; h < shape.n_head; ++h) {
+    for (int t = shape.first; t < shape.last; ++t)
+      bias[static_cast<size_t>(h) * bias_stride + static_cast<size_t>(t)] = shape.bias * bias_at(h, t);
+  }
   for (int part = 0; part < parts; ++part) {
     AttentionArgs args = {};
     args.q = q.data();
@@ -201,6 +213,10 @@ inline std::vector<float> attend(const FloatOps& ops, const AttentionShape& shap
     args.head_kv_begin = shape.n_head_kv * part / parts;
     args.head_kv_end = shape.n_head_kv * (part + 1) / parts;
     args.scratch = scratch.data();
+    if (shape.bias != 0.0f) {
+      args.bias = bias.data();
+      args.bias_stride = bias_stride;
+    }
     ops.attention(args);
   }
   if (scratch_kept != nullptr) {

@@ -411,6 +411,21 @@ TEST_CASE("a step is checked against the stage before it is computed") {
   refused([](StepMessage& s) { s.token_ids = {1, 2, 3, 4}; }, bytes, limits);
   refused([](StepMessage& s) { s.rows.resize(65, s.rows[0]); }, 65 * 96 * 4, limits);
   refused([](StepMessage& s) { s.rows.clear(), s.cache_ops.clear(); }, 0, limits);
+  refused([](StepMessage& s) { s.kind = WireStepKind::kEncode; }, bytes, limits);  // the model has no encoder
+
+  StepLimits encodes = limits;
+  encodes.inputs = 400;
+  StepMessage input = good;
+  input.kind = WireStepKind::kEncode;
+  input.rows[3].position = 399;  // beyond what a slot holds of answers
+  CHECK(check_step(input, bytes, encodes));
+  input.kind = WireStepKind::kEmbed;
+  CHECK(check_step(input, bytes, encodes));
+  input.rows[3].position = 400;
+  CHECK_FALSE(check_step(input, bytes, encodes));
+  input.rows[3].position = 399;
+  input.kind = WireStepKind::kDecode;
+  CHECK_FALSE(check_step(input, bytes, encodes));
 
   StepLimits embeds = limits;
   embeds.embeds = true;

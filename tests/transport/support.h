@@ -107,6 +107,11 @@ inline std::vector<Message> sample_messages() {
   messages.push_back(sample_step(1, false));
   messages.push_back(sample_step(33, true));
   messages.push_back(StepMessage{});
+  for (const WireStepKind kind : {WireStepKind::kEncode, WireStepKind::kEmbed}) {
+    StepMessage step = sample_step(7, true);
+    step.kind = kind;
+    messages.push_back(step);
+  }
   messages.push_back(ResultMessage{3,
                                    4,
                                    false,
@@ -114,6 +119,8 @@ inline std::vector<Message> sample_messages() {
                                    {{1, 2}, {3, 4}},
                                    Errc::kIo,
                                    ""});
+  messages.push_back(
+      ResultMessage{3, 4, false, {{6, 0, {}, {}, {0.5f, -0.25f, 1e-30f}}}, {{1, 2}}, Errc::kIo, ""});
   messages.push_back(ResultMessage{3, 5, true, {}, {}, Errc::kContextFull, "slot 3 is full"});
   messages.push_back(StatsRequest{});
   messages.push_back(StatsMessage{
