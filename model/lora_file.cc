@@ -15,11 +15,22 @@ struct Shape {
   int64_t rows, cols;
 };
 
-// The matrices of the model that an adapter may change: those of its layers.
+// Whether forward_layer() lets adapters add to a matrix: experts and their router are left as they are.
+bool can_be_adapted(const LayerMatrix& matrix) {
+  using W = LayerWeights;
+  for (const MatrixOfLayer field :
+       {&W::attn_q, &W::attn_k, &W::attn_v, &W::attn_output, &W::ffn_gate, &W::ffn_up, &W::ffn_down}) {
+    if (matrix.experts == nullptr && matrix.field == field) return true;
+  }
+  return false;
+}
+
+// The matrices of the model that an adapter may change.
 std::map<std::string, Shape> matrices_of(const ModelConfig& config) {
   std::map<std::string, Shape> shapes;
   for (int layer = 0; layer < config.n_layer; ++layer) {
     for (const LayerMatrix& matrix : layer_matrices(config, layer)) {
+      if (!can_be_adapted(matrix)) continue;
       Shape& shape = shapes.try_emplace(matrix.tensor, Shape{0, matrix.cols}).first->second;
       shape.rows += matrix.rows;
     }
@@ -75,7 +86,7 @@ class Checker {
       const bool edge = base == "token_embd.weight" || base == "output.weight";
       fail("changes " + quoted(base) +
            (edge ? ", and only matrices of layers can be adapted"
-                 : ", which is no matrix of a layer of this model"));
+                 : ", which is no matrix of a layer that can be adapted"));
     }
     const TensorInfo *a = adapter_.a(base), *b = adapter_.b(base);
     if (a == nullptr || b == nullptr) fail("has one half of the pair for " + quoted(base) + " only");

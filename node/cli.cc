@@ -40,8 +40,17 @@ void add_cluster_flags(CLI::App& app, CommonFlags& flags) {
       ->check(whole_number(16, kKvCellsMax));
   app.add_option("--adapter", flags.adapters,
                  "NAME=FILE.gguf: a LoRA adapter that requests may choose; several");
+  app.add_option(
+      "--cache-size", flags.cache_size,
+      "disk for weights that a node without the model file fetches, e.g. 8GiB, or none (default: half of "
+      "what is free)");
   app.add_option("--objective", flags.objective, "latency | throughput | energy (plan: what to make best)");
   app.add_option("--keep-on-head", flags.keep_on_head, "none | first-layer | ends");
+  CLI::Option* insecure = app.add_flag("--insecure", flags.insecure,
+                                       "no TLS between nodes (off loopback only with --trust-network)");
+  app.add_flag("--trust-network", flags.trust_network,
+               "everybody who reaches the nodes' ports may read and send activations")
+      ->needs(insecure);
   app.add_flag("-q,--quiet", flags.quiet, "only the answer: no plan, no table");
 }
 
@@ -196,6 +205,8 @@ int run_parsed(int argc, char** argv) {
   add_trace_flag(*serve_app, common);
   serve_app->add_option("--listen", serve.listen, "ADDRESS:PORT (default 127.0.0.1:8080)");
   serve_app->add_option("--api-key-file", serve.api_key_file, "file with one API key a line");
+  serve_app->add_option("--allow-origin", serve.allow_origin,
+                        "web pages that may use the server through a browser, e.g. http://localhost:3000");
   serve_app->add_flag("--without-api-key", serve.without_keys,
                       "listen off loopback though anybody there may then use the server");
   serve_app->add_option("--grace", serve.grace_s, "seconds that answers under way may take after SIGTERM")

@@ -103,7 +103,8 @@ class MapReader {
 
 NodeConfig read_node(const MapReader& nodes, const std::string& name, const std::string& file) {
   const MapReader map(nodes.get(name), file, "nodes." + name,
-                      {"address", "port", "memory", "threads", "kernels", "pin", "idle-watts", "busy-watts"});
+                      {"address", "port", "memory", "threads", "kernels", "pin", "weights", "cache-size",
+                       "idle-watts", "busy-watts"});
   NodeConfig node;
   node.name = name;
   node.address = map.text("address", node.address);
@@ -120,6 +121,13 @@ NodeConfig read_node(const MapReader& nodes, const std::string& name, const std:
   if (pin != "true" && pin != "false")
     map.fail(map.get("pin"), fmt::format("{} must be true or false, not '{}'", map.path("pin"), pin));
   node.pin = pin == "true";
+  const std::string weights = map.text("weights", "any");
+  if (weights != "any" && weights != "file" && weights != "fetch")
+    map.fail(map.get("weights"),
+             fmt::format("{} must be any, file or fetch, not '{}'", map.path("weights"), weights));
+  node.own_file = weights != "fetch";
+  node.needs_file = weights == "file";
+  if (map.has("cache-size")) parse_cache_size(map.text("cache-size", ""), map.place("cache-size"), node);
   node.idle_watts = map.number("idle-watts", 0, 0, 1e5, "W");
   node.busy_watts = map.number("busy-watts", 0, 0, 1e5, "W");
   if (node.idle_watts > 0 && node.busy_watts < node.idle_watts)
@@ -233,8 +241,9 @@ void read_plan(ClusterConfig& config, const MapReader& top) {
 
 void read_serve(ClusterConfig& config, const MapReader& top) {
   if (!top.has("serve")) return;
-  const MapReader map(top.get("serve"), config.path, "serve", {"listen", "api-key-file"});
+  const MapReader map(top.get("serve"), config.path, "serve", {"listen", "api-key-file", "allow-origin"});
   config.serve.listen = map.text("listen", "");
+  config.serve.allow_origin = map.text("allow-origin", "");
   const std::filesystem::path keys = map.text("api-key-file", "");
   if (!keys.empty())
     config.serve.api_key_file = (std::filesystem::path(config.path).parent_path() / keys).string();
@@ -274,9 +283,9 @@ int ClusterConfig::node_index(const std::string& name) const {
 }
 
 std::string ClusterConfig::canonical() const {
-  std::string text = fmt::format("{}|{}|{}|{}|{}|{}|{}|{}|{}|{}|{}|{}\n", cluster, context, sequences,
+  std::string text = fmt::format("{}|{}|{}|{}|{}|{}|{}|{}|{}|{}|{}|{}|{}\n", cluster, context, sequences,
                                  kv_cache_name(kv_cache), kv_cells, head, plan.objective, plan.keep_on_head,
-                                 stall_timeout_s, plan.ttft_ms, plan.ms_per_token, plan.power_cap);
+                                 stall_timeout_s, plan.ttft_ms, plan.ms_per_token, plan.power_cap, insecure);
   for (const NodeConfig& n : nodes) {
     text += fmt::format("{}|{}|{}|{}|{}|{}|{}|{}|{}\n", n.name, n.address, n.port, n.memory_bytes, n.threads,
                         n.kernels, n.pin, n.idle_watts, n.busy_watts);
@@ -337,6 +346,11 @@ ClusterConfig parse_cluster_config(const std::string& yaml, const std::string& p
     throw SetupError(fmt::format("{}:{}: {}", path, e.mark.line + 1, e.msg));
   }
   return config;
+}
+
+void parse_cache_size(const std::string& text, const std::string& place, NodeConfig& node) {
+  node.cache = text != "none";
+  node.cache_bytes = node.cache ? parse_bytes(text, place) : 0;
 }
 
 double parse_stall_timeout(const std::string& text, const std::string& place) {

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <boost/asio/ip/address.hpp>
 #include <charconv>
 #include <cmath>
 
@@ -22,6 +23,18 @@ void add_adapters(const CommonFlags& common, ClusterConfig& config) {
   }
   if (const Result<AdapterChoice> choice = choose_adapter(config, common.lora); !choice)
     throw SetupError("--lora: " + choice.error().message);
+}
+
+void refuse_off_loopback(const ClusterConfig& config) {
+  for (const NodeConfig& node : config.nodes) {
+    boost::system::error_code not_a_number;
+    const auto address = boost::asio::ip::make_address(node.address, not_a_number);
+    if (node.address == "localhost" || (!not_a_number && address.is_loopback())) continue;
+    throw SetupError(fmt::format(
+        "--insecure: node {} is at {}, off loopback, where strangers could read and send activations: leave "
+        "--insecure out, or add --trust-network if everybody there may",
+        node.name, node.address));
+  }
 }
 
 }  // namespace
@@ -59,7 +72,8 @@ ClusterConfig config_of(const CommonFlags& common) {
     }
     for (const auto& [flag, value] :
          {std::pair("--objective", common.objective), std::pair("--keep-on-head", common.keep_on_head),
-          std::pair("--node", common.node), std::pair("--stall-timeout", common.stall_timeout)}) {
+          std::pair("--node", common.node), std::pair("--stall-timeout", common.stall_timeout),
+          std::pair("--cache-size", common.cache_size)}) {
       if (!value.empty())
         throw SetupError(fmt::format("{} {} is for a cluster: name a cluster file with -c", flag, value));
     }
@@ -81,6 +95,11 @@ ClusterConfig config_of(const CommonFlags& common) {
   if (!common.stall_timeout.empty())
     config.stall_timeout_s = parse_stall_timeout(common.stall_timeout, "--stall-timeout");
   add_adapters(common, config);
+  config.insecure = common.insecure;
+  if (config.insecure && !common.trust_network) refuse_off_loopback(config);
+  if (!common.cache_size.empty()) {
+    for (NodeConfig& node : config.nodes) parse_cache_size(common.cache_size, "--cache-size", node);
+  }
   (void)parse_objective(config.plan.objective);  // refuse a wrong word before anything is measured
   (void)parse_keep_on_head(config.plan.keep_on_head);
   return config;

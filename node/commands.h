@@ -20,6 +20,7 @@ struct CommonFlags {
   std::string kernels;
   std::string objective, keep_on_head;  // override the cluster file's
   std::string stall_timeout;            // overrides the cluster file's
+  std::string cache_size;               // overrides the cluster file's
   int context = 0;                      // 0: the cluster file's, or 4096 (less where the model's is less)
   int threads = 0;
   int sequences = 0;
@@ -28,7 +29,8 @@ struct CommonFlags {
   std::string kv_cache;               // empty: the cluster file's, or f16
   int64_t kv_cells = 0;               // 0: the cluster file's
   bool quiet = false;                 // no plan, no table
-  std::string trace;                  // a file to record the steps in; empty: none
+  bool insecure = false, trust_network = false;  // no TLS between nodes; off loopback too
+  std::string trace;                             // a file to record the steps in; empty: none
 };
 
 struct RunFlags {
@@ -73,6 +75,7 @@ struct BenchFlags {
 struct ServeFlags {
   std::string listen;         // overrides the cluster file's; empty: 127.0.0.1:8080
   std::string api_key_file;   // overrides the cluster file's
+  std::string allow_origin;   // overrides the cluster file's
   bool without_keys = false;  // off loopback, though nobody needs a key
   double grace_s = 10;        // for answers under way after a signal to end
 };

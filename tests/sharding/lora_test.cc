@@ -219,7 +219,7 @@ TEST_CASE("an adapter that does not fit is refused by name") {
   refused("one half of the pair", [](auto& w) { w.erase_tensor("blk.1.attn_k.weight.lora_b"); });
   refused("only pairs",
           [](auto& w) { w.tensor("blk.1.attn_k.weight.lora_b").name = "blk.1.attn_norm.weight"; });
-  refused("no matrix of a layer", [](auto& w) {
+  refused("no matrix of a layer that can be adapted", [](auto& w) {
     w.tensor("blk.1.attn_k.weight.lora_a").name = "blk.9.attn_k.weight.lora_a";
     w.tensor("blk.1.attn_k.weight.lora_b").name = "blk.9.attn_k.weight.lora_b";
   });
