@@ -10,7 +10,7 @@ import time
 import unittest
 
 from server import Server
-from support import ClusterTest, MODEL, cluster_file, even_layers, run
+from support import ClusterTest, MODEL, cluster_file, even_layers, processes_of, run
 
 # A TLS alert is one record of two bytes in clear, or encrypted under keys that the stranger has too: 24 bytes. What a
 # server says of itself before it asks for a certificate (ServerHello to Finished) is public.
@@ -96,9 +96,7 @@ class LinksTest(ClusterTest):
         return Server(["-c", config, "-m", MODEL, *more], ranks=3)
 
     def node_ports(self, server):
-        pids = [int(pid) for pid in subprocess.run(["pgrep", "-f", self.folder], capture_output=True, text=True,
-                                                   check=True).stdout.split()]
-        pids = [pid for pid in pids if "shoal" in os.readlink(f"/proc/{pid}/exe")]
+        pids = [pid for pid in processes_of(self.folder) if "shoal" in os.readlink(f"/proc/{pid}/exe")]
         ports = [port for port in listening_ports(pids) if port != server.port]
         self.assertEqual(len(ports), 3)
         return ports
