@@ -102,15 +102,6 @@ RerankRequest read_rerank(std::string_view body) {
   return request;
 }
 
-template <class Request>
-ApiResult<Request> guarded(Request (*read)(std::string_view), std::string_view body) {
-  try {
-    return read(body);
-  } catch (const FieldError& refused) {
-    return refused.error;
-  }
-}
-
 }  // namespace
 
 ApiResult<EmbeddingRequest> parse_embedding_request(std::string_view body) {

@@ -58,4 +58,14 @@ class Fields {
   std::string path_;
 };
 
+// What `read` makes of a body, or the field that it refused.
+template <class Request>
+ApiResult<Request> guarded(Request (*read)(std::string_view), std::string_view body) {
+  try {
+    return read(body);
+  } catch (const FieldError& refused) {
+    return refused.error;
+  }
+}
+
 }  // namespace shoal

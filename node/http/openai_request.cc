@@ -391,14 +391,6 @@ CompletionRequest read_text(std::string_view body) {
   return request;
 }
 
-ApiResult<CompletionRequest> guarded(CompletionRequest (*read)(std::string_view), std::string_view body) {
-  try {
-    return read(body);
-  } catch (const FieldError& refused) {
-    return refused.error;
-  }
-}
-
 }  // namespace
 
 ApiResult<CompletionRequest> parse_chat_request(std::string_view body) {
