@@ -207,7 +207,8 @@ class Refusals(OneServer):
     def test_a_time_limit(self):
         status, answer = self.server.post(TEXT, text("hi", max_tokens=400, timeout=0.05, ignore_eos=True))
         self.assertEqual((status, answer["error"]["code"]), (504, "deadline_exceeded"), answer)
-        events = self.server.stream(TEXT, text("hi", max_tokens=400, timeout=3, ignore_eos=True, n=4))
+        events = self.server.stream(TEXT, text("hi", max_tokens=400, timeout=1.5, ignore_eos=True, n=16))
+        # 6400 tokens: more than any two cores make in the time given, whose end then falls into the stream.
         self.assertEqual(json.loads(events[-2])["error"]["code"], "deadline_exceeded")
         self.assertEqual(self.server.post(TEXT, text("hi", max_tokens=2, timeout=60, priority=3))[0], 200)
 
