@@ -212,6 +212,10 @@ int run_parsed(int argc, char** argv) {
   serve_app->add_option("--api-key-file", serve.api_key_file, "file with one API key a line");
   serve_app->add_option("--allow-origin", serve.allow_origin,
                         "web pages that may use the server through a browser, e.g. http://localhost:3000");
+  serve_app
+      ->add_option("--requests-per-minute", serve.requests_per_minute,
+                   "of one key, or of all without keys (default: any)")
+      ->check(whole_number(1, 1 << 20));
   serve_app->add_flag("--without-api-key", serve.without_keys,
                       "listen off loopback though anybody there may then use the server");
   serve_app->add_option("--grace", serve.grace_s, "seconds that answers under way may take after SIGTERM")

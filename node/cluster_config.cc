@@ -267,9 +267,11 @@ std::string beside_file(const std::string& config_path, const std::string& path)
 
 void read_serve(ClusterConfig& config, const MapReader& top) {
   if (!top.has("serve")) return;
-  const MapReader map(top.get("serve"), config.path, "serve", {"listen", "api-key-file", "allow-origin"});
+  const MapReader map(top.get("serve"), config.path, "serve",
+                      {"listen", "api-key-file", "allow-origin", "requests-per-minute"});
   config.serve.listen = map.text("listen", "");
   config.serve.allow_origin = map.text("allow-origin", "");
+  config.serve.requests_per_minute = static_cast<int>(map.integer("requests-per-minute", 0, 1, 1 << 20));
   config.serve.api_key_file = beside_file(config.path, map.text("api-key-file", ""));
 }
 

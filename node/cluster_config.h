@@ -51,9 +51,10 @@ struct PlanConfig {
 
 // The head's HTTP door (shoal serve).
 struct ServeConfig {
-  std::string listen;        // empty: 127.0.0.1:8080
-  std::string api_key_file;  // relative to the cluster file's folder
-  std::string allow_origin;  // empty: no web page from elsewhere
+  std::string listen;           // empty: 127.0.0.1:8080
+  std::string api_key_file;     // relative to the cluster file's folder
+  std::string allow_origin;     // empty: no web page from elsewhere
+  int requests_per_minute = 0;  // of one key; 0: no limit
 };
 
 struct ClusterConfig {

@@ -72,11 +72,12 @@ struct BenchFlags {
 };
 
 struct ServeFlags {
-  std::string listen;         // overrides the cluster file's; empty: 127.0.0.1:8080
-  std::string api_key_file;   // overrides the cluster file's
-  std::string allow_origin;   // overrides the cluster file's
-  bool without_keys = false;  // off loopback, though nobody needs a key
-  double grace_s = 10;        // for answers under way after a signal to end
+  std::string listen;           // overrides the cluster file's; empty: 127.0.0.1:8080
+  std::string api_key_file;     // overrides the cluster file's
+  std::string allow_origin;     // overrides the cluster file's
+  int requests_per_minute = 0;  // of one key; 0: the cluster file's, or no limit
+  bool without_keys = false;    // off loopback, though nobody needs a key
+  double grace_s = 10;          // for answers under way after a signal to end
 };
 
 struct QuantizeFlags {
