@@ -28,7 +28,8 @@ struct CommonFlags {
   int64_t kv_cells = 0;                          // 0: the cluster file's
   bool quiet = false;                            // no plan, no table
   bool insecure = false, trust_network = false;  // no TLS between nodes; off loopback too
-  std::string trace;                             // a file to record the steps in; empty: none
+  std::string model_key;  // the model must be signed with this key; overrides the file's
+  std::string trace;      // a file to record the steps in; empty: none
 };
 
 struct RunFlags {
@@ -86,6 +87,13 @@ struct QuantizeFlags {
   int threads = 0;  // 0: all
 };
 
+struct SignFlags {
+  std::string model;
+  std::string key;      // the private key, PEM
+  std::string new_key;  // where one is to be made
+  std::string verify;   // a public key: nothing is signed, the signature that is there is checked
+};
+
 struct TopFlags {
   std::string url = "http://127.0.0.1:8080";
   std::string api_key_file;
@@ -119,6 +127,7 @@ int serve_command(const CommonFlags& common, const ServeFlags& flags);
 int top_command(const TopFlags& flags);
 int inspect_command(const InspectFlags& flags);
 int quantize_command(const QuantizeFlags& flags);
+int sign_command(const SignFlags& flags);
 int pull_command(const PullFlags& flags);
 int list_command(const ListFlags& flags);
 int rm_command(const std::string& name);
