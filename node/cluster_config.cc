@@ -142,11 +142,8 @@ void read_nodes(ClusterConfig& config, const MapReader& top) {
   const MapReader nodes(top.get("nodes"), config.path, "nodes", {});
   for (const auto& entry : top.get("nodes")) {
     const std::string name = entry.first.as<std::string>();
-    const bool clean =
-        !name.empty() && name.size() <= 63 && std::all_of(name.begin(), name.end(), [](char c) {
-          return std::isalnum(static_cast<unsigned char>(c)) || c == '-' || c == '_' || c == '.';
-        });
-    if (!clean) nodes.fail(entry.first, "a node's name is 1 to 63 letters, digits, '-', '_' or '.'");
+    if (!is_node_name(name))
+      nodes.fail(entry.first, "a node's name is 1 to 63 letters, digits, '-', '_' or '.'");
     config.nodes.push_back(read_node(nodes, name, config.path));
   }
   if (config.nodes.empty()) nodes.fail(top.get("nodes"), "nodes is empty: at least one device is needed");
@@ -240,12 +237,14 @@ void read_plan(ClusterConfig& config, const MapReader& top) {
 
 void read_serve(ClusterConfig& config, const MapReader& top) {
   if (!top.has("serve")) return;
-  const MapReader map(top.get("serve"), config.path, "serve", {"listen", "api-key-file", "allow-origin"});
+  const MapReader map(top.get("serve"), config.path, "serve",
+                      {"listen", "api-key-file", "admin-key-file", "allow-origin"});
   config.serve.listen = map.text("listen", "");
   config.serve.allow_origin = map.text("allow-origin", "");
-  const std::filesystem::path keys = map.text("api-key-file", "");
-  if (!keys.empty())
-    config.serve.api_key_file = (std::filesystem::path(config.path).parent_path() / keys).string();
+  const std::filesystem::path folder = std::filesystem::path(config.path).parent_path();
+  const std::filesystem::path keys = map.text("api-key-file", ""), admins = map.text("admin-key-file", "");
+  if (!keys.empty()) config.serve.api_key_file = (folder / keys).string();
+  if (!admins.empty()) config.serve.admin_key_file = (folder / admins).string();
 }
 
 }  // namespace
@@ -319,6 +318,12 @@ ClusterConfig parse_cluster_config(const std::string& yaml, const std::string& p
     throw SetupError(fmt::format("{}:{}: {}", path, e.mark.line + 1, e.msg));
   }
   return config;
+}
+
+bool is_node_name(const std::string& name) {
+  return !name.empty() && name.size() <= 63 && std::all_of(name.begin(), name.end(), [](char c) {
+    return std::isalnum(static_cast<unsigned char>(c)) || c == '-' || c == '_' || c == '.';
+  });
 }
 
 void parse_cache_size(const std::string& text, const std::string& place, NodeConfig& node) {

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 #include <string>
+#include <utility>
 
 #include "base/check.h"
 #include "model/bert.h"
@@ -100,7 +101,7 @@ struct Stage::Impl {
                        std::vector<RowOutput>& outputs);
 
   const ModelConfig config;
-  const ShardWeights weights;
+  ShardWeights weights;
   const StageOptions options;
   const Kernels& kernels;
   ThreadPool& pool;
@@ -315,6 +316,10 @@ Result<void> Stage::run(std::span<const CacheOp> ops, std::span<const BatchRow> 
     outputs.clear();
   }
   return {};
+}
+
+ShardWeights Stage::release_weights() {
+  return std::move(impl_->weights);
 }
 
 uint64_t Stage::weight_bytes() const {
