@@ -20,7 +20,7 @@ using namespace std::chrono_literals;
 namespace {
 
 constexpr auto kConnectDeadline = 20s;  // the peers load their shards meanwhile
-constexpr auto kRelinkDeadline = 4s;    // the peers have loaded something before
+constexpr std::chrono::milliseconds kRelinkDeadline{static_cast<int64_t>(Membership::kRelink_s * 1e3)};
 constexpr auto kRefusedPause = 30ms;
 constexpr auto kProbeDeadline = 5s;
 constexpr size_t kSmallBytes = 64;

@@ -1,4 +1,5 @@
-"""A cluster whose nodes join by address, as real processes on loopback, to be killed, stopped and brought back."""
+"""A cluster whose nodes join by address, as real processes, to be killed, stopped and brought back: on loopback, or each
+in a place of its own (bench/testbed makes such)."""
 
 import http.client
 import json
@@ -15,10 +16,21 @@ from support import ENVIRONMENT, MODEL, PROGRAM
 PROMPT = "The lighthouse keeper opened his book and began to read aloud: "
 
 
+# Without keys a server answers to its own machine's names alone.
+HEADERS = {"Content-Type": "application/json", "Host": "localhost"}
+
+
 def free_port():
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
         return one.getsockname()[1]
+
+
+class Place:
+    """Where a process runs: the address that others reach it by, and the words before its command."""
+
+    def __init__(self, address="127.0.0.1", words=()):
+        self.address, self.words = address, list(words)
 
 
 class Stream(threading.Thread):
@@ -33,9 +45,8 @@ class Stream(threading.Thread):
 
     def run(self):
         try:
-            connection = http.client.HTTPConnection("127.0.0.1", self.cluster.http_port, timeout=120)
-            connection.request("POST", "/v1/completions", json.dumps({**self.body, "stream": True}),
-                               {"Content-Type": "application/json"})
+            connection = http.client.HTTPConnection(self.cluster.places[0].address, self.cluster.http_port, timeout=120)
+            connection.request("POST", "/v1/completions", json.dumps({**self.body, "stream": True}), HEADERS)
             answer = connection.getresponse()
             self.status, self.headers = answer.status, dict(answer.headers)
             if answer.status != 200:
@@ -71,20 +82,23 @@ class Stream(threading.Thread):
 class Elastic:
     """`with Elastic(folder, nodes=3) as cluster`: node-0 is the head; the others join it."""
 
-    def __init__(self, folder, nodes=3, memory="220MiB", context=1024, sequences=4, options=(), layers=None):
+    def __init__(self, folder, nodes=3, memory="220MiB", context=1024, sequences=4, options=(), layers=None,
+                 places=None):
         self.folder, self.memory = folder, memory
+        self.places = places or [Place()] * (nodes + 1)  # the last one is for visitors
         self.names = [f"node-{i}" for i in range(nodes)]
         self.port = free_port()
         self.config = os.path.join(folder, f"elastic-{self.port}.yaml")
         self.options = list(options)
         self.processes, self.http_port = {}, None
         self.invited, self.invitations = set(), []
+        self.own_environment = {}  # of single nodes, by name
         self.environment = {**ENVIRONMENT, "XDG_DATA_HOME": os.path.join(folder, f"data-{self.port}"),
                             "XDG_CACHE_HOME": os.path.join(folder, "cache")}
         text = f"cluster: test\ncontext: {context}\nsequences: {sequences}\nhead: node-0\nnodes:\n"
         for i, name in enumerate(self.names):
             port = f", port: {self.port}" if i == 0 else ""
-            text += f"  {name}: {{address: 127.0.0.1, memory: {memory}, threads: 1{port}}}\n"
+            text += f"  {name}: {{address: {self.places[i].address}, memory: {memory}, threads: 1{port}}}\n"
         text += "links:\n"
         for i in range(nodes):
             for j in range(i):
@@ -102,18 +116,22 @@ class Elastic:
         with open(self.log_path(name), encoding="utf-8", errors="replace") as text:
             return text.read()
 
+    def place(self, name):
+        return self.places[self.names.index(name) if name in self.names else len(self.names)]
+
     def spawn(self, name, arguments):
         with open(self.log_path(name), "ab") as log:
-            self.processes[name] = subprocess.Popen([PROGRAM, *arguments], stdin=subprocess.DEVNULL,
-                                                    stdout=subprocess.DEVNULL, stderr=log, env=self.environment)
+            self.processes[name] = subprocess.Popen([*self.place(name).words, PROGRAM, *arguments],
+                                                    stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=log,
+                                                    env={**self.environment, **self.own_environment.get(name, {})})
 
     def start_head(self):
         begun = os.path.getsize(self.log_path("node-0")) if os.path.exists(self.log_path("node-0")) else 0
-        self.spawn("node-0", ["serve", "-c", self.config, "-m", MODEL, "--await-nodes", "--listen", "127.0.0.1:0",
-                              *self.options])
+        self.spawn("node-0", ["serve", "-c", self.config, "-m", MODEL, "--await-nodes", "--listen",
+                              f"{self.places[0].address}:0", *self.options])
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline:
-            found = re.findall(r"serving .* on http://127.0.0.1:(\d+)", self.log("node-0")[begun:])
+            found = re.findall(r"serving .* on http://[\d.]+:(\d+)", self.log("node-0")[begun:])
             if found:
                 self.http_port = int(found[0])
                 return
@@ -124,7 +142,7 @@ class Elastic:
 
     def invite(self, *options):
         """A token, and the process that waits for who comes with it."""
-        process = subprocess.Popen([PROGRAM, "invite", "-c", self.config, *options], stdin=subprocess.DEVNULL,
+        process = subprocess.Popen([*self.places[0].words, PROGRAM, "invite", "-c", self.config, *options], stdin=subprocess.DEVNULL,
                                    stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=self.environment)
         self.invitations.append(process)
         for line in process.stdout:
@@ -134,8 +152,8 @@ class Elastic:
 
     def start_node(self, name, memory=None, options=None):
         """With its model file, unless `options` say otherwise. The first time it is invited."""
-        arguments = ["node", "--join", f"127.0.0.1:{self.port}", "--name", name, "-t", "1",
-                     "--memory", memory or self.memory, "--address", "127.0.0.1",
+        arguments = ["node", "--join", f"{self.places[0].address}:{self.port}", "--name", name, "-t", "1",
+                     "--memory", memory or self.memory, "--address", self.place(name).address,
                      *(["-m", MODEL] if options is None else options)]
         if name not in self.invited:
             arguments += ["--token", self.invite("--name", name)[0]]
@@ -175,10 +193,9 @@ class Elastic:
     # ---- What the head says ----
 
     def request(self, method, path, body=None):
-        connection = http.client.HTTPConnection("127.0.0.1", self.http_port, timeout=60)
+        connection = http.client.HTTPConnection(self.places[0].address, self.http_port, timeout=60)
         try:
-            connection.request(method, path, json.dumps(body) if body is not None else None,
-                               {"Content-Type": "application/json"})
+            connection.request(method, path, json.dumps(body) if body is not None else None, HEADERS)
             answer = connection.getresponse()
             return answer.status, dict(answer.headers), answer.read()
         finally:

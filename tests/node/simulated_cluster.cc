@@ -156,7 +156,10 @@ class Simulation {
         net().stop(node);
         if (end_s - net().now() > 3.2) head_->noticed_when_lost(node, net().now());
       });
-      net().at(end_s, [this, node] { net().go_on(node); });
+      net().at(end_s, [this, node] {
+        net().go_on(node);
+        head_->healed(node);
+      });
     }
     for (int i = 0; i < faults_.cuts + faults_.one_way_cuts; ++i) {
       const std::string node = any_worker(), other = any_other(node);
@@ -170,7 +173,10 @@ class Simulation {
         const std::string far = from == "head" ? to : to == "head" ? from : "";
         if (!far.empty() && end_s - net().now() > 3.2) head_->noticed_when_lost(far, net().now());
       });
-      net().at(end_s, [this, from, to] { net().mend(from, to), net().mend(to, from); });
+      net().at(end_s, [this, from, to] {
+        net().mend(from, to), net().mend(to, from);
+        if (from == "head" || to == "head") head_->healed(from == "head" ? to : from);
+      });
     }
     for (int i = 0; i < faults_.slowdowns; ++i) {
       SimNode* const node = nodes_.at(any_worker()).get();

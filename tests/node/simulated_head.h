@@ -55,6 +55,14 @@ class SimHead : public PipelineHost {
   void noticed_when_lost(const std::string& node, double since_s) {
     if (recovery_.is_here(node)) faulty_since_[node] = since_s;
   }
+  // The fault is over, by its own end or another's: it had so long to be noticed.
+  void healed(const std::string& node) {
+    const auto faulty = faulty_since_.find(node);
+    if (faulty == faulty_since_.end()) return;
+    if (recovery_.is_here(node))
+      run_.slowest_notice_s = std::max(run_.slowest_notice_s, now_s() - faulty->second);
+    faulty_since_.erase(faulty);
+  }
 
   double now_s() const override { return world_.network.now(); }
   void post(std::function<void()> work) override { world_.network.after(0, std::move(work)); }

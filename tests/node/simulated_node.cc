@@ -165,7 +165,7 @@ void SimNode::follow(uint64_t epoch, const PipelineLayout& layout) {
     ++progress_;
     if (epoch != epoch_ || !linked_) return;
     loading_ = false;
-    connect_next(epoch, 0, world_.network.now() + 4);
+    connect_next(epoch, 0, world_.network.now() + Membership::kRelink_s);
   });
 }
 
