@@ -106,11 +106,12 @@ std::shared_ptr<NodeWeights> weights_of(const CommonFlags& common, const WeightA
   return std::make_shared<NodeWeights>(head.manifest, asker, nullptr, open_weight_cache(settings));
 }
 
-Join describe(const NodeFlags& flags, const std::string& name, int threads, const GgufFile& file,
+Join describe(const NodeFlags& flags, const std::string& name, int threads, const NodeWeights& weights,
               const ModelConfig& model, const Kernels& kernels) {
   const uint64_t memory = flags.memory.empty() ? 0 : parse_bytes(flags.memory, "--memory");
   const uint64_t own_memory = static_cast<uint64_t>(static_cast<double>(device_memory()) * kShareOfDevice);
-  DeviceProfile profile = probe_device(file, model, kernels, {threads, memory > 0 ? memory : own_memory});
+  DeviceProfile profile = probe_device(weights.model(), model, kernels,
+                                       {threads, memory > 0 ? memory : own_memory, !weights.has_file()});
   profile.name = name;
   if (memory == 0) profile.memory_bytes = own_memory;
   Join join;
@@ -144,7 +145,7 @@ int node_command(const CommonFlags& common, const NodeFlags& flags) {
 
   Comeback comeback;
   comeback.head = head;
-  comeback.join = describe(flags, name, threads, weights->model(), model, kernels);
+  comeback.join = describe(flags, name, threads, *weights, model, kernels);
   ThreadPool pool(threads);
   Node* running = nullptr;
   const auto on_progress = [&running] { running->note_progress(); };

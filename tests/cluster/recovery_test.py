@@ -82,7 +82,7 @@ class Recovery(ClusterTest):
             self.assertEqual(cluster.complete(40), expected)
 
     def test_the_head_is_killed_and_started_again(self):
-        with Elastic(self.folder, nodes=3) as cluster:
+        with Elastic(self.folder, nodes=3, layers=["0-9", "10-19", "20-29"]) as cluster:
             expected = cluster.complete(40)
             used = set(cluster.used())
             cluster.signal("node-0", signal.SIGKILL)
