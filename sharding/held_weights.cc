@@ -132,6 +132,10 @@ ShardWeights load_missing(const GgufFile& file, const ModelConfig& config, const
   ShardWeights whole = has_ends ? std::move(*ends) : std::move(fresh);
   if (has_ends) held.ends.erase(ends);
   whole.spec = spec;
+  if (spec.layers.size() == 0) {  // nobody would use them
+    whole.rope_factors = {};
+    whole.rope_factors_long = {};
+  }
   whole.layers = std::move(layers);
   return whole;
 }
