@@ -11,6 +11,8 @@
 #include <thread>
 
 #include "base/units.h"
+#include "model/signature.h"
+#include "node/process_memory.h"
 #include "node/progress.h"
 #include "tensor/thread_pool.h"
 
@@ -21,7 +23,10 @@ std::shared_ptr<const GgufFile> open_model(const Cluster& cluster, bool must_hav
   std::error_code ignored;
   const bool there = std::filesystem::exists(cluster.config.model, ignored);
   if (!must_have && !node.needs_file && (!node.own_file || !there)) return nullptr;
-  return std::make_shared<const GgufFile>(GgufFile::open(cluster.config.model));
+  auto file = std::make_shared<const GgufFile>(GgufFile::open(cluster.config.model));
+  if (!cluster.config.model_key.empty())
+    require_signature(*file, *make_manifest(*file, device_processors()), cluster.config.model_key);
+  return file;
 }
 
 std::shared_ptr<const WeightManifest> make_manifest(const GgufFile& file, int threads) {

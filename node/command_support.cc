@@ -40,6 +40,7 @@ ClusterConfig config_of(const CommonFlags& common) {
         single_node_config(resolve_model_path(common.model, ""), common.context, sequences, common.threads);
     if (!common.kv_cache.empty()) config.kv_cache = parse_kv_cache(common.kv_cache, "--kv-cache");
     config.kv_cells = common.kv_cells;
+    config.model_key = common.model_key;
     return config;
   }
   ClusterConfig config = load_cluster_config(common.config, common.model);
@@ -51,6 +52,7 @@ ClusterConfig config_of(const CommonFlags& common) {
   if (!common.keep_on_head.empty()) config.plan.keep_on_head = common.keep_on_head;
   if (!common.stall_timeout.empty())
     config.stall_timeout_s = parse_stall_timeout(common.stall_timeout, "--stall-timeout");
+  if (!common.model_key.empty()) config.model_key = common.model_key;
   config.insecure = common.insecure;
   if (config.insecure && !common.trust_network) refuse_off_loopback(config);
   if (!common.cache_size.empty()) {

@@ -23,8 +23,8 @@ class Membership {
   static constexpr double kSilence_s = 2.4;  // with the tick below, noticed within 3 s
   static constexpr double kStallLeast_s = 3;
   static constexpr double kRelink_s = 2.5;  // a node tries for so long to reach the next one of a new plan
-  static constexpr double kTick_s = 0.1;  // how often tick() is to be called
-  static constexpr int kJoinsMax = 3;     // joins, and tries to, of one node
+  static constexpr double kTick_s = 0.1;    // how often tick() is to be called
+  static constexpr int kJoinsMax = 3;       // joins, and tries to, of one node
   static constexpr double kJoinWindow_s = 60;
   static constexpr double kQuarantineMax_s = 600;
   static constexpr double kForgiven_s = 600;

@@ -51,6 +51,8 @@ void PipelineKeeper::on_joined(const std::string& node, const Join& join) {
   const int listed = settings_.config.node_index(node);
   if (listed >= 0 && device->memory_bytes == 0)
     device->memory_bytes = settings_.config.nodes[static_cast<size_t>(listed)].memory_bytes;
+  // The cluster file's word, not the node's own: a stranger to it is not trusted.
+  device->trusted = listed >= 0 && settings_.config.nodes[static_cast<size_t>(listed)].trusted;
   endpoints_[node] = {join.address.empty() ? node_.address_of(node) : join.address, join.port};
   memory_[node] = device->memory_bytes;
   if (!join.layout_json.empty()) {

@@ -11,6 +11,7 @@
 #include "node/http/cors.h"
 #include "node/http/embedding_service.h"
 #include "node/http/http_server.h"
+#include "node/http/rate_limit.h"
 #include "node/http/stats_collector.h"
 
 namespace shoal {
@@ -19,7 +20,8 @@ class ApiHandler : public HttpHandler {
  public:
   // All of them outlive the handler.
   ApiHandler(Cluster& cluster, CompletionService& service, EmbeddingService& embeddings, ApiMetrics& metrics,
-             StatsCollector& stats, ApiKeys keys, ApiKeys admins, AllowedOrigins origins);
+             StatsCollector& stats, ApiKeys keys, ApiKeys admins, AllowedOrigins origins,
+             int requests_per_minute);
   void set_server(const HttpServer& server) { server_ = &server; }  // before it listens
   void set_stopping() { stopping_ = true; }
 
@@ -30,6 +32,7 @@ class ApiHandler : public HttpHandler {
 
  private:
   std::optional<HttpResponse> find_refusal(const HttpRequest& head) const;
+  std::optional<HttpResponse> too_often(const HttpRequest& head);
   boost::asio::awaitable<int> answer(HttpExchange& exchange);
   boost::asio::awaitable<HttpResponse> ready();
   boost::asio::awaitable<HttpResponse> metrics();
@@ -46,6 +49,7 @@ class ApiHandler : public HttpHandler {
   const ApiKeys keys_;
   const ApiKeys admins_;  // who may drain nodes; empty: whoever is on this machine (and has a key of keys_)
   const AllowedOrigins origins_;
+  RateLimit rate_;
   const HttpServer* server_ = nullptr;
   bool stopping_ = false;
 };
