@@ -3,7 +3,12 @@
 #include <fmt/format.h>
 #include <spdlog/spdlog.h>
 
+#include <chrono>
+#include <condition_variable>
 #include <filesystem>
+#include <mutex>
+#include <stop_token>
+#include <thread>
 
 #include "base/units.h"
 #include "model/signature.h"
@@ -33,11 +38,7 @@ std::shared_ptr<const WeightManifest> make_manifest(const GgufFile& file, int th
                   [&](uint64_t done, uint64_t total) { progress.update(done, total); }));
 }
 
-namespace {
-
-// Null where nothing can be kept, which is said.
-std::unique_ptr<WeightCache> open_cache(const Cluster& cluster) {
-  const NodeConfig& node = cluster.this_node();
+std::unique_ptr<WeightCache> open_weight_cache(const NodeConfig& node) {
   if (!node.cache) return nullptr;
   const std::string home = cache_home();
   if (home.empty()) {
@@ -56,11 +57,9 @@ std::unique_ptr<WeightCache> open_cache(const Cluster& cluster) {
   return std::move(*cache);
 }
 
-}  // namespace
-
 void set_up_weights(Cluster& cluster) {
   const std::shared_ptr<const GgufFile> own = cluster.file;
-  std::unique_ptr<WeightCache> cache = own ? nullptr : open_cache(cluster);
+  std::unique_ptr<WeightCache> cache = own ? nullptr : open_weight_cache(cluster.this_node());
   cluster.weights = std::make_shared<NodeWeights>(
       cluster.manifest, WeightAsker{cluster.config.cluster, cluster.name, cluster.model_hash}, own,
       std::move(cache));
@@ -82,19 +81,48 @@ std::vector<WeightPeer> weight_peers(const Cluster& cluster, const std::map<std:
   return peers;
 }
 
-void fetch_weights(Cluster& cluster, const PipelineLayout& layout) {
-  if (!cluster.weights || cluster.weights->has_file()) return;
-  std::vector<ShardSpec> shards;
-  for (size_t i = 0; i < layout.node_of_stage.size(); ++i) {
-    if (layout.node_of_stage[i] == cluster.name) shards.push_back(layout.shard_of_stage[i]);
+std::vector<WeightPeer> weight_peers(const PipelineLayout& layout, const std::string& node) {
+  std::vector<WeightPeer> peers;
+  for (const auto& [name, endpoint] : layout.endpoints) {
+    if (name == node) continue;
+    peers.insert(name == layout.head ? peers.begin() : peers.end(), {name, endpoint.address, endpoint.port});
   }
-  if (shards.empty()) return;
+  return peers;
+}
+
+namespace {
+
+constexpr auto kToldEvery = std::chrono::milliseconds(500);
+
+// Says again and again that something goes on. What it goes on with has deadlines of its own.
+class Going {
+ public:
+  explicit Going(const std::function<void()>& tell) {
+    if (tell) thread_ = std::jthread([this, tell](const std::stop_token& stop) { run(stop, tell); });
+  }
+
+ private:
+  void run(const std::stop_token& stop, const std::function<void()>& tell) {
+    std::unique_lock lock(mutex_);
+    while (!wake_.wait_for(lock, stop, kToldEvery, [&] { return stop.stop_requested(); })) tell();
+  }
+  std::mutex mutex_;
+  std::condition_variable_any wake_;
+  std::jthread thread_;  // last: it ends before what it uses
+};
+
+}  // namespace
+
+void fetch_weights(NodeWeights& weights, const std::string& node, const ModelConfig& model,
+                   std::span<const ShardSpec> shards, const std::function<void()>& on_progress) {
+  if (weights.has_file() || shards.empty()) return;
+  const Going going(on_progress);
   ProgressLine progress("fetching weights");
-  const FetchReport report = cluster.weights->fetch_missing(
-      cluster.model, shards, [&](uint64_t done, uint64_t total) { progress.update(done, total); });
+  const FetchReport report = weights.fetch_missing(
+      model, shards, [&](uint64_t done, uint64_t total) { progress.update(done, total); });
   std::string text =
-      fmt::format("node {} has no model file: {} of weights, {} of them on its disk, {} fetched",
-                  cluster.name, format_bytes(report.needed_bytes), format_bytes(report.cached_bytes),
+      fmt::format("node {} has no model file: {} of weights, {} of them on its disk, {} fetched", node,
+                  format_bytes(report.needed_bytes), format_bytes(report.cached_bytes),
                   format_bytes(report.fetched_bytes));
   if (report.fetched_bytes > 0 && report.seconds > 0) {
     text += fmt::format(" in {} ({})", format_seconds(report.seconds),

@@ -3,7 +3,9 @@
 // Cluster::weights.
 #pragma once
 
+#include <functional>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -17,6 +19,9 @@ std::shared_ptr<const GgufFile> open_model(const Cluster& cluster, bool must_hav
 // The head's manifest, read from disk where it was made before. Throws SetupError.
 std::shared_ptr<const WeightManifest> make_manifest(const GgufFile& file, int threads);
 
+// Where a node keeps what it fetches. Null where nothing can be kept, which is said.
+std::unique_ptr<WeightCache> open_weight_cache(const NodeConfig& node);
+
 // Sets cluster.weights by cluster.manifest and cluster.file; where there is no file, the manifest's header
 // becomes it.
 void set_up_weights(Cluster& cluster);
@@ -25,7 +30,12 @@ void set_up_weights(Cluster& cluster);
 std::vector<WeightPeer> weight_peers(const Cluster& cluster, const std::map<std::string, Endpoint>& endpoints,
                                      const std::map<std::string, std::string>& inventories);
 
-// Fetches what this node's stages need and it lacks, with a progress line and a sentence about it.
-void fetch_weights(Cluster& cluster, const PipelineLayout& layout);
+// All others that a layout names, the head first: what they have is not known.
+std::vector<WeightPeer> weight_peers(const PipelineLayout& layout, const std::string& node);
+
+// Fetches what the shards need and the node lacks, with a progress line and a sentence about it.
+// `on_progress`: called while it goes on, from some thread; a slow link may bring nothing for seconds.
+void fetch_weights(NodeWeights& weights, const std::string& node, const ModelConfig& model,
+                   std::span<const ShardSpec> shards, const std::function<void()>& on_progress = {});
 
 }  // namespace shoal

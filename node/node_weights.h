@@ -101,8 +101,12 @@ class NodeWeights : public BlockSource, public WeightProvider {
 // What inventory() said, of a model of so many tensors. Empty for "all".
 std::vector<bool> parse_inventory(const std::string& text, size_t tensors);
 
+struct FetchedManifest {
+  std::shared_ptr<const WeightManifest> manifest;
+  std::string model_hash;  // what nodes compare in a hello
+};
 // From a node that has it. `name`: what the model is called in messages.
-Result<std::shared_ptr<const WeightManifest>> fetch_manifest(const WeightAsker& asker, const WeightPeer& peer,
-                                                             const std::string& name);
+Result<FetchedManifest> fetch_manifest(const WeightAsker& asker, const WeightPeer& peer,
+                                       const std::string& name);
 
 }  // namespace shoal
