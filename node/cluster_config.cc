@@ -2,14 +2,12 @@
 
 #include <fmt/format.h>
 #include <yaml-cpp/depthguard.h>
-#include <yaml-cpp/eventhandler.h>
 #include <yaml-cpp/yaml.h>
 
 #include <algorithm>
 #include <charconv>
 #include <filesystem>
 #include <set>
-#include <sstream>
 
 #include "base/error.h"
 #include "base/units.h"
@@ -259,26 +257,6 @@ void read_plan(ClusterConfig& config, const MapReader& top) {
   }
 }
 
-// YAML::LoadAll would collect them; for some malformed texts yaml-cpp finds documents without end.
-bool more_than_one_document(const std::string& yaml) {
-  struct Ignore : YAML::EventHandler {
-    void OnDocumentStart(const YAML::Mark&) override {}
-    void OnDocumentEnd() override {}
-    void OnNull(const YAML::Mark&, YAML::anchor_t) override {}
-    void OnAlias(const YAML::Mark&, YAML::anchor_t) override {}
-    void OnScalar(const YAML::Mark&, const std::string&, YAML::anchor_t, const std::string&) override {}
-    void OnSequenceStart(const YAML::Mark&, const std::string&, YAML::anchor_t,
-                         YAML::EmitterStyle::value) override {}
-    void OnSequenceEnd() override {}
-    void OnMapStart(const YAML::Mark&, const std::string&, YAML::anchor_t,
-                    YAML::EmitterStyle::value) override {}
-    void OnMapEnd() override {}
-  } ignore;
-  std::istringstream text(yaml);
-  YAML::Parser parser(text);
-  return parser.HandleNextDocument(ignore) && parser.HandleNextDocument(ignore);
-}
-
 // A path relative to the cluster file's folder; empty stays empty.
 std::string beside_file(const std::string& config_path, const std::string& path) {
   return path.empty() ? path : (std::filesystem::path(config_path).parent_path() / path).string();
@@ -335,14 +313,13 @@ ClusterConfig parse_cluster_config(const std::string& yaml, const std::string& p
   ClusterConfig config;
   config.path = path;
   try {
-    const YAML::Node document = YAML::Load(yaml);
-    if (document.IsNull())
+    const std::vector<YAML::Node> documents = YAML::LoadAll(yaml);
+    if (documents.empty() || documents.front().IsNull())
       throw SetupError(fmt::format("{}: the cluster file is empty (see configs/ for examples)", path));
-    if (more_than_one_document(yaml)) {
-      throw SetupError(
-          fmt::format("{}: 2 documents in one file, or more (lines of ---): a cluster file is one", path));
-    }
-    const MapReader top(document, path, "",
+    if (documents.size() > 1)
+      throw SetupError(fmt::format("{}: {} documents in one file (lines of ---): a cluster file is one", path,
+                                   documents.size()));
+    const MapReader top(documents.front(), path, "",
                         {"cluster", "model", "model-key", "context", "sequences", "kv-cache", "kv-cells",
                          "head", "nodes", "links", "plan", "stall-timeout", "serve"});
     config.cluster = top.text("cluster", config.cluster);
