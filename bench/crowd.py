@@ -5,7 +5,8 @@
 
 One user streams an answer, alone and then in each crowd, in turns; a row tells the 50th and 99th percentile of the time
 between two of its pieces, how long the first took, and the server's memory. The model is SHOAL_TEST_MODEL where none is named.
-The crowd comes from a process of its own, which needs as many open files as it has connections.
+The crowd comes from a process of its own, which needs as many open files as it has connections, and a processor: the server
+computes with --threads, so that they do not take it from each other.
 """
 import argparse
 import json
@@ -108,12 +109,14 @@ def main():
     parser.add_argument("--program", default="build/release/shoal")
     parser.add_argument("--idle", type=int, default=10000)
     parser.add_argument("--slow", type=int, default=1000)
+    parser.add_argument("--threads", type=int, default=max(1, (os.cpu_count() or 2) - 1))
     parser.add_argument("--tokens", type=int, default=300)
     parser.add_argument("--runs", type=int, default=3)
     arguments = parser.parse_args()
     if not arguments.model:
         parser.error("name a model (--model), or set SHOAL_TEST_MODEL")
-    server = subprocess.Popen([arguments.program, "serve", arguments.model, "--listen", "127.0.0.1:0"],
+    server = subprocess.Popen([arguments.program, "serve", arguments.model, "--listen", "127.0.0.1:0",
+                               "--threads", str(arguments.threads)],
                               stderr=subprocess.PIPE, text=True)
     try:
         for line in server.stderr:
@@ -135,6 +138,7 @@ def main():
                     worker.start()
                     if ready.get(timeout=120) < count * 0.9:
                         sys.exit("crowd.py: the crowd could not connect")
+                    time.sleep(3)  # they are there, not arriving
                 first, gaps = stream(port, arguments.tokens)
                 rows[name].append((first, percentile(gaps, 0.5), percentile(gaps, 0.99), memory_mib(server.pid)))
                 if worker:
