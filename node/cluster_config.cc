@@ -20,6 +20,7 @@ namespace {
 
 constexpr size_t kFileBytesMax = 1 << 20;
 constexpr size_t kNodesMax = 256;
+constexpr size_t kAdaptersMax = 1024;
 constexpr int kContextMax = 1 << 20;
 constexpr int kSequencesMax = 4096;
 constexpr double kStallTimeoutMin = 1, kStallTimeoutMax = 86400;  // seconds
@@ -248,7 +249,31 @@ void read_serve(ClusterConfig& config, const MapReader& top) {
     config.serve.api_key_file = (std::filesystem::path(config.path).parent_path() / keys).string();
 }
 
+void read_adapters(ClusterConfig& config, const MapReader& top) {
+  if (!top.has("adapters")) return;
+  const MapReader map(top.get("adapters"), config.path, "adapters", {});
+  for (const auto& entry : top.get("adapters")) {
+    const std::string name = entry.first.as<std::string>();
+    add_adapter(config, name, map.text(name, ""), map.place(name));
+  }
+}
+
 }  // namespace
+
+void add_adapter(ClusterConfig& config, const std::string& name, const std::string& path,
+                 const std::string& place) {
+  const bool clean = !name.empty() && name.size() <= 63 && std::all_of(name.begin(), name.end(), [](char c) {
+    return std::isalnum(static_cast<unsigned char>(c)) || c == '-' || c == '_' || c == '.';
+  });
+  if (!clean) throw SetupError(place + ": an adapter's name is 1 to 63 letters, digits, '-', '_' or '.'");
+  if (path.empty()) throw SetupError(fmt::format("{}: adapter '{}' has no file", place, name));
+  for (const AdapterConfig& other : config.adapters) {
+    if (other.name == name) throw SetupError(fmt::format("{}: there are two adapters '{}'", place, name));
+  }
+  if (config.adapters.size() == kAdaptersMax)
+    throw SetupError(fmt::format("{}: more than {} adapters", place, kAdaptersMax));
+  config.adapters.push_back({name, path, ""});
+}
 
 int ClusterConfig::node_index(const std::string& name) const {
   for (size_t i = 0; i < nodes.size(); ++i) {
@@ -268,6 +293,7 @@ std::string ClusterConfig::canonical() const {
   for (const LinkConfig& l : links) {
     text += fmt::format("{}|{}|{}|{}\n", l.a, l.b, l.bytes_per_second.value_or(-1), l.latency_s.value_or(-1));
   }
+  for (const AdapterConfig& adapter : adapters) text += fmt::format("adapter {}\n", adapter.name);
   for (const auto& [node, range] : plan.layers)
     text += fmt::format("{}|{}-{}\n", node, range.first, range.last);
   return text;
@@ -295,7 +321,7 @@ ClusterConfig parse_cluster_config(const std::string& yaml, const std::string& p
                                    documents.size()));
     const MapReader top(documents.front(), path, "",
                         {"cluster", "model", "context", "sequences", "kv-cache", "kv-cells", "head", "nodes",
-                         "links", "plan", "stall-timeout", "serve"});
+                         "links", "plan", "stall-timeout", "serve", "adapters"});
     config.cluster = top.text("cluster", config.cluster);
     config.model = top.text("model", "");
     config.context = static_cast<int>(top.integer("context", config.context, 16, kContextMax));
@@ -310,6 +336,7 @@ ClusterConfig parse_cluster_config(const std::string& yaml, const std::string& p
     if (top.has("stall-timeout"))
       config.stall_timeout_s = parse_stall_timeout(top.text("stall-timeout", ""), top.place("stall-timeout"));
     read_serve(config, top);
+    read_adapters(config, top);
   } catch (const YAML::DeepRecursion& e) {
     throw SetupError(fmt::format("{}:{}: nested too deeply", path, e.mark.line + 1));
   } catch (const YAML::BadConversion& e) {
@@ -353,12 +380,14 @@ ClusterConfig load_cluster_config(const std::string& path, const std::string& mo
   if (!in) throw SetupError(fmt::format("{}: cannot be read", path));
   ClusterConfig config = parse_cluster_config(text.str(), path);
   if (!model_override.empty()) {
-    config.model = resolve_model_path(model_override, "");
+    config.model = find_model_path(model_override, "", &config.model_missing);
   } else if (config.model.empty()) {
     throw SetupError(fmt::format("{}: no model: add model: FILE.gguf, or pass --model FILE.gguf", path));
   } else {
-    config.model = resolve_model_path(config.model, path);
+    config.model = find_model_path(config.model, path, &config.model_missing);
   }
+  for (AdapterConfig& adapter : config.adapters)
+    adapter.path = find_model_path(adapter.path, path, &adapter.missing);
   return config;
 }
 
@@ -380,6 +409,16 @@ std::string resolve_model_path(const std::string& model, const std::string& conf
     if (const std::optional<std::string> pulled = pulled_path(model)) return *pulled;
   }
   return beside.string();
+}
+
+std::string find_model_path(const std::string& model, const std::string& config_path, std::string* missing) {
+  missing->clear();
+  try {
+    return resolve_model_path(model, config_path);
+  } catch (const SetupError& error) {
+    *missing = error.what();
+    return model;
+  }
 }
 
 }  // namespace shoal

@@ -67,7 +67,8 @@ class Reader {
       }
       case wire::Message::WEIGHTS_REQUEST: {
         const auto r = m.getWeightsRequest();
-        return Message(WeightsRequest{r.getId(), r.getTensor(), r.getLength(), r.getOffset()});
+        return Message(
+            WeightsRequest{r.getId(), r.getTensor(), r.getLength(), r.getOffset(), r.getAdapter()});
       }
       case wire::Message::WEIGHTS_DATA: {
         const auto r = m.getWeightsData();
@@ -124,14 +125,7 @@ class Reader {
       }
     }
     const auto slots = r.getSlots();
-    const auto positions = r.getPositions();
-    const auto wants_logits = r.getWantsLogits();
-    if (positions.size() != slots.size() || wants_logits.size() != slots.size()) {
-      fail("a step's row lists differ in length");
-    } else if (at_most(slots.size(), kStepRowsMax, "rows")) {
-      m.rows.reserve(slots.size());
-      for (unsigned i = 0; i < slots.size(); ++i) m.rows.push_back({slots[i], positions[i], wants_logits[i]});
-    }
+    if (at_most(slots.size(), kStepRowsMax, "rows")) step_rows(r, m.rows);
     m.token_ids = numbers<uint32_t>(r.getTokenIds());
     if (!m.token_ids.empty() && m.token_ids.size() != slots.size()) {
       fail("a step has " + std::to_string(m.token_ids.size()) + " token ids for " +
@@ -140,6 +134,27 @@ class Reader {
     m.stage_times = stage_times(r.getStageTimes(), r.getArrivedUs());
     expect_payload(r.getHidden());
     return m;
+  }
+
+  void step_rows(wire::Step::Reader r, std::vector<StepRow>& rows) {
+    const auto slots = r.getSlots();
+    const auto positions = r.getPositions();
+    const bool adapted = r.isAdapted();
+    const unsigned rest = adapted ? r.getAdapted().size() : r.getWantsLogits().size();
+    if (positions.size() != slots.size() || rest != slots.size())
+      return fail("a step's row lists differ in length");
+    rows.reserve(slots.size());
+    for (unsigned i = 0; i < slots.size(); ++i) rows.push_back({slots[i], positions[i]});
+    for (unsigned i = 0; i < rows.size(); ++i) {
+      if (adapted) {
+        const auto row = r.getAdapted()[i];
+        rows[i].wants_logits = row.getWantsLogits();
+        rows[i].adapter = row.getAdapter();
+        rows[i].adapter_scale = row.getScale();
+      } else {
+        rows[i].wants_logits = r.getWantsLogits()[i];
+      }
+    }
   }
 
   std::vector<StageTime> stage_times(capnp::List<wire::StageTime>::Reader r,

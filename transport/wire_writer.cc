@@ -217,16 +217,30 @@ struct Writer {
       const auto n = static_cast<unsigned>(m.rows.size());
       auto slots = b.initSlots(n);
       auto positions = b.initPositions(n);
-      auto wants_logits = b.initWantsLogits(n);
       for (unsigned i = 0; i < n; ++i) {
         slots.set(i, m.rows[i].slot);
         positions.set(i, m.rows[i].position);
-        wants_logits.set(i, m.rows[i].wants_logits);
       }
+      write_wishes(m.rows, b);
     }
     if (!m.token_ids.empty()) b.setTokenIds(kj::arrayPtr(m.token_ids.data(), m.token_ids.size()));
     if (!m.stage_times.empty()) write_times(m.stage_times, b);
     if (!payload.empty()) b.adoptHidden(payload_data());
+  }
+  // What is wanted of each row, and where one passes through an adapter, that too.
+  static void write_wishes(const std::vector<StepRow>& rows, wire::Step::Builder b) {
+    const auto n = static_cast<unsigned>(rows.size());
+    if (std::none_of(rows.begin(), rows.end(), [](const StepRow& row) { return row.adapter != 0; })) {
+      auto wants_logits = b.initWantsLogits(n);
+      for (unsigned i = 0; i < n; ++i) wants_logits.set(i, rows[i].wants_logits);
+      return;
+    }
+    auto adapted = b.initAdapted(n);
+    for (unsigned i = 0; i < n; ++i) {
+      adapted[i].setWantsLogits(rows[i].wants_logits);
+      adapted[i].setAdapter(rows[i].adapter);
+      adapted[i].setScale(rows[i].adapter_scale);
+    }
   }
   template <class Builder>
   static void write_times(const std::vector<StageTime>& from, Builder to) {
@@ -323,6 +337,7 @@ struct Writer {
     b.setTensor(m.tensor);
     b.setLength(m.length);
     b.setOffset(m.offset);
+    b.setAdapter(m.adapter);
   }
   void operator()(const WeightsData& m) {
     auto b = root.initWeightsData();

@@ -2,6 +2,7 @@
 
 #include <doctest/doctest.h>
 
+#include <cmath>
 #include <cstring>
 #include <random>
 #include <string>
@@ -96,7 +97,7 @@ TEST_CASE("a decode step costs at most 256 bytes beyond its payload") {
   REQUIRE(frame);
   const size_t overhead = frame->size_bytes() - hidden.bytes().size();
   MESSAGE("one decode row: " << overhead << " bytes beyond the payload");
-  CHECK(overhead <= 256);
+  CHECK(overhead <= 256);                                        // of eight stages, without adapters
   for (StageTime& time : step.stage_times) time.arrived_us = 1;  // one step in kArrivalsEvery
   const Result<EncodedFrame> telling = encode_frame({step, hidden.bytes(), {}});
   REQUIRE(telling);
@@ -409,6 +410,17 @@ TEST_CASE("a step is checked against the stage before it is computed") {
   refused([](StepMessage& s) { s.stage = 2; }, bytes, limits);
   refused([](StepMessage& s) { s.rows[0].slot = 8; }, bytes, limits);
   refused([](StepMessage& s) { s.rows[3].position = 256; }, bytes, limits);
+  refused([](StepMessage& s) { s.rows[1].adapter = 1; }, bytes, limits);
+  StepLimits adapted = limits;
+  adapted.adapters = 2;
+  StepMessage through = good;
+  through.rows[1].adapter = 2;
+  through.rows[1].adapter_scale = -kAdapterScaleMax;
+  CHECK(check_step(through, bytes, adapted));
+  refused([](StepMessage& s) { s.rows[1].adapter = 3; }, bytes, adapted);
+  for (const float scale : {101.0f, -1e30f, INFINITY, NAN}) {
+    refused([&](StepMessage& s) { s.rows[2].adapter = 1, s.rows[2].adapter_scale = scale; }, bytes, adapted);
+  }
   refused([](StepMessage& s) { s.cache_ops[0].slot = 8; }, bytes, limits);
   refused([](StepMessage& s) { s.cache_ops[1].from_slot = 0xffffffffu; }, bytes, limits);
   refused([](StepMessage& s) { s.cache_ops[1].from_slot = s.cache_ops[1].slot; }, bytes, limits);
