@@ -1,6 +1,7 @@
 #include "sharding/stage.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <string>
 
@@ -320,6 +321,17 @@ Result<void> Stage::run(std::span<const CacheOp> ops, std::span<const BatchRow> 
   s.compute_layers(kind, rows, hidden);
   if (spec.output && kind == StepKind::kDecode) {
     s.compute_outputs(rows, candidates, hidden, outputs);
+    if (const auto broken =
+            std::find_if(outputs.begin(), outputs.end(),
+                         [](const RowOutput& out) { return !std::isfinite(out.log_sum_exp); });
+        broken != outputs.end()) {
+      // No token may be drawn from such logits, and what the step left in the cache is as little to be
+      // trusted.
+      const Error fault = invalid("row " + std::to_string(broken->row) + ": its logits are not finite");
+      for (const BatchRow& row : rows) s.cache.trim(row.slot, row.position);
+      outputs.clear();
+      return fault;
+    }
   } else if (spec.output && kind == StepKind::kEmbed) {
     s.pooler->run(s.cx, s.weights, rows, hidden, outputs);
   } else {

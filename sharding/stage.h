@@ -54,7 +54,8 @@ class Stage {
   // the vocabulary, hidden finite, rows <= rows_max), then applies ops and computes. The first position of a
   // slot's rows trims what the slot holds beyond it. A step may consist of ops alone. On error
   // (kInvalidInput, kContextFull) nothing has changed, and the message names the slot, position or row; only
-  // where the cache has no pages left for the rows, `ops` have been applied.
+  // where the cache has no pages left for the rows, or where logits are not finite, `ops` have been applied
+  // (and the rows are not in the cache).
   // hidden: [rows, n_embd], 64-byte aligned, in place; ignored as input if the shard embeds. `outputs` is
   // filled when the shard has the output head: `candidates` best for each row that wants logits (0: the whole
   // vocabulary). Reused entries of `outputs` keep their memory.

@@ -6,7 +6,8 @@
 
 The layers, bottom first, are base, tensor, model, sharding; planner and transport stand beside them on base alone, so
 that dividing layers needs no socket and the wire needs no model; node knows all. A test of a layer may include what the
-layer may, and tests/support. Nothing includes tests, bench or tools, but tests include tests/support.
+layer may, and tests/support; the hostile corpora and the fuzz targets also the helpers of each layer's tests. Nothing
+includes tests, bench or tools, but tests include tests/support.
 """
 import argparse
 import pathlib
@@ -26,6 +27,8 @@ ALLOWED = {
 LAYERS = set(ALLOWED)
 # Folders that are no layer: nothing but tests themselves may reach into them.
 OUTSIDE = {"tests", "bench", "tools"}
+# Tests of several layers at once, which use their tests' helpers.
+CROSSING = {"hostile", "fuzz"}
 SUFFIXES = {".h", ".cc"}
 INCLUDE = re.compile(r'^\s*#\s*include\s*([<"])([^>"]+)[>"]')
 
@@ -40,6 +43,8 @@ def allowed_folders(path):
     # tests/<layer>, tests/support, tests/cluster, tests/fuzz, and files of tests/ itself.
     second = path.parts[1] if len(path.parts) > 2 else ""
     own = {"tests/support", f"tests/{second}"}
+    if second in CROSSING:
+        own |= {f"tests/{layer}" for layer in LAYERS}
     return ALLOWED.get(second, LAYERS) | own
 
 
@@ -96,6 +101,7 @@ def self_test():
         "node/a.cc": '#include "planner/plan.h"\n#include "transport/frame.h"\n#include "sharding/stage.h"\n',
         "tests/tensor/a.cc": '#include "base/check.h"\n#include "tests/support/gguf.h"\n#include "tests/tensor/x.h"\n',
         "tests/cluster/a.cc": '#include "node/main.h"\n',
+        "tests/hostile/a.cc": '#include "model/batch.h"\n#include "tests/transport/support.h"\n',
         "bench/a.cc": '#include "model/transformer.h"\n',
     }
     bad = {
