@@ -125,7 +125,7 @@ class Reader {
       }
     }
     const auto slots = r.getSlots();
-    if (at_most(slots.size(), kStepRowsMax, "rows")) step_rows(r, m.rows);
+    if (at_most(slots.size(), kStepRowsMax, "rows")) step_rows(r, slots, m.rows);
     m.token_ids = numbers<uint32_t>(r.getTokenIds());
     if (!m.token_ids.empty() && m.token_ids.size() != slots.size()) {
       fail("a step has " + std::to_string(m.token_ids.size()) + " token ids for " +
@@ -136,25 +136,25 @@ class Reader {
     return m;
   }
 
-  void step_rows(wire::Step::Reader r, std::vector<StepRow>& rows) {
-    const auto slots = r.getSlots();
+  // Each list is asked for once: each time counts towards how much of a message may be read.
+  void step_rows(wire::Step::Reader r, capnp::List<uint32_t>::Reader slots, std::vector<StepRow>& rows) {
     const auto positions = r.getPositions();
-    const bool adapted = r.isAdapted();
-    const unsigned rest = adapted ? r.getAdapted().size() : r.getWantsLogits().size();
-    if (positions.size() != slots.size() || rest != slots.size())
-      return fail("a step's row lists differ in length");
+    if (positions.size() != slots.size()) return fail("a step's row lists differ in length");
     rows.reserve(slots.size());
     for (unsigned i = 0; i < slots.size(); ++i) rows.push_back({slots[i], positions[i]});
-    for (unsigned i = 0; i < rows.size(); ++i) {
-      if (adapted) {
-        const auto row = r.getAdapted()[i];
-        rows[i].wants_logits = row.getWantsLogits();
-        rows[i].adapter = row.getAdapter();
-        rows[i].adapter_scale = row.getScale();
-      } else {
-        rows[i].wants_logits = r.getWantsLogits()[i];
+    if (r.isAdapted()) {
+      const auto adapted = r.getAdapted();
+      if (adapted.size() != slots.size()) return fail("a step's row lists differ in length");
+      for (unsigned i = 0; i < adapted.size(); ++i) {
+        rows[i].wants_logits = adapted[i].getWantsLogits();
+        rows[i].adapter = adapted[i].getAdapter();
+        rows[i].adapter_scale = adapted[i].getScale();
       }
+      return;
     }
+    const auto wants_logits = r.getWantsLogits();
+    if (wants_logits.size() != slots.size()) return fail("a step's row lists differ in length");
+    for (unsigned i = 0; i < wants_logits.size(); ++i) rows[i].wants_logits = wants_logits[i];
   }
 
   std::vector<StageTime> stage_times(capnp::List<wire::StageTime>::Reader r,

@@ -176,6 +176,21 @@ TEST_CASE("control characters do not reach a terminal") {
   CHECK_FALSE(decode_bytes(bytes_of(*frame)));
 }
 
+TEST_CASE("the largest step arrives whole, with adapters and without") {
+  for (const bool adapted : {false, true}) {
+    StepMessage step = sample_step(kStepRowsMax, true);
+    for (size_t i = 0; i < step.rows.size() && adapted; ++i) {
+      step.rows[i].adapter = static_cast<uint16_t>(i % 3);
+      step.rows[i].adapter_scale = static_cast<float>(i) / 100;
+    }
+    const Result<EncodedFrame> frame = encode_frame({step, {}, {}});
+    REQUIRE(frame);
+    const auto decoded = decode_bytes(bytes_of(*frame));
+    REQUIRE_MESSAGE(decoded.has_value(), (decoded.has_error() ? decoded.error().message : ""));
+    CHECK(std::get<StepMessage>(*decoded) == step);
+  }
+}
+
 TEST_CASE("a step is checked against the stage before it is computed") {
   const StepLimits limits{1, false, 64, 8, 256, 96, 1000};
   const StepMessage good = sample_step(4, false);
