@@ -36,8 +36,8 @@ TIMEOUT_S = 900  # of one run
 # Test: nodes, share of a core each (0: no testbed), answers at once, prompt, generated tokens, target.
 TESTS = {
     "pair": ([1, 2], 0.4, 8, 0, 48, ("speed", 1.9)),
-    "four": ([1, 4], 0.2, 128, 0, 6, ("speed", 3.6)),
-    "eight": ([1, 8], 0.1, 256, 0, 4, ("speed", 7.2)),
+    "four": ([1, 4], 0.2, 128, 0, 16, ("speed", 3.6)),
+    "eight": ([1, 8], 0.1, 256, 0, 10, ("speed", 7.2)),
     "prompt2": ([1, 2], 0.4, 1, 2048, 0, ("time", 0.6)),
     "prompt4": ([1, 4], 0.2, 1, 2048, 0, ("time", 0.35)),
     "single": ([1, 2], 0, 1, 0, 96, ("speed", 0.95)),

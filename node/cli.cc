@@ -45,7 +45,9 @@ void add_cluster_flags(CLI::App& app, CommonFlags& flags) {
       "disk for weights that a node without the model file fetches, e.g. 8GiB, or none (default: half of "
       "what is free)");
   app.add_option("--objective", flags.objective, "latency | throughput | energy (plan: what to make best)");
-  app.add_option("--keep-on-head", flags.keep_on_head, "none | first-layer | ends");
+  app.add_option("--keep-on-head", flags.keep_on_head, "none | first-layer | ends | first:K,last:L");
+  app.add_option("--model-key", flags.model_key,
+                 "public key (PEM) that the model must be signed with (shoal sign)");
   CLI::Option* insecure = app.add_flag("--insecure", flags.insecure,
                                        "no TLS between nodes (off loopback only with --trust-network)");
   app.add_flag("--trust-network", flags.trust_network,
@@ -168,6 +170,16 @@ void add_quantize_flags(CLI::App& app, QuantizeFlags& flags) {
       ->check(whole_number(1, 1024, "-t"));
 }
 
+void add_sign_flags(CLI::App& app, SignFlags& flags) {
+  app.add_option("model", flags.model, "GGUF model file; the signature is written beside it, MODEL.sig");
+  CLI::Option* key = app.add_option("--key", flags.key, "the private key (PEM, Ed25519)");
+  CLI::Option* made =
+      app.add_option("--new-key", flags.new_key, "make a key: this file, and FILE.pub for others");
+  app.add_option("--verify", flags.verify, "sign nothing: check the signature with this public key")
+      ->excludes(key)
+      ->excludes(made);
+}
+
 int run_parsed(int argc, char** argv) {
   CLI::App app{"Shoal runs one language model on several small devices.", "shoal"};
   app.set_version_flag("--version", std::string("shoal ") + kVersion);
@@ -183,6 +195,7 @@ int run_parsed(int argc, char** argv) {
   ServeFlags serve;
   TopFlags top;
   QuantizeFlags quantize;
+  SignFlags sign;
   bool probe_json = false;
   InspectFlags inspect;
   PullFlags pull;
@@ -207,6 +220,10 @@ int run_parsed(int argc, char** argv) {
   serve_app->add_option("--api-key-file", serve.api_key_file, "file with one API key a line");
   serve_app->add_option("--allow-origin", serve.allow_origin,
                         "web pages that may use the server through a browser, e.g. http://localhost:3000");
+  serve_app
+      ->add_option("--requests-per-minute", serve.requests_per_minute,
+                   "of one key, or of all without keys (default: any)")
+      ->check(whole_number(1, 1 << 20));
   serve_app->add_flag("--without-api-key", serve.without_keys,
                       "listen off loopback though anybody there may then use the server");
   serve_app->add_option("--grace", serve.grace_s, "seconds that answers under way may take after SIGTERM")
@@ -252,6 +269,8 @@ int run_parsed(int argc, char** argv) {
       ->needs(show_prompt);
   CLI::App* quantize_app = app.add_subcommand("quantize", "write a model file in another format");
   add_quantize_flags(*quantize_app, quantize);
+  CLI::App* sign_app = app.add_subcommand("sign", "sign a model file, so that others can tell who made it");
+  add_sign_flags(*sign_app, sign);
   CLI::App* pull_app = app.add_subcommand("pull", "get a model from a hub");
   add_pull_flags(*pull_app, pull);
   CLI::App* list_app = app.add_subcommand("list", "the models that were pulled");
@@ -279,6 +298,7 @@ int run_parsed(int argc, char** argv) {
   if (*list_app) return list_command(list);
   if (*rm_app) return rm_command(removed);
   if (*quantize_app) return quantize_command(quantize);
+  if (*sign_app) return sign_command(sign);
   return inspect_command(inspect);
 }
 

@@ -7,18 +7,15 @@
 #include <algorithm>
 #include <charconv>
 #include <filesystem>
-#include <fstream>
 #include <set>
-#include <sstream>
 
 #include "base/error.h"
 #include "base/units.h"
-#include "node/pull/model_store.h"
+#include "planner/planner.h"
 
 namespace shoal {
 namespace {
 
-constexpr size_t kFileBytesMax = 1 << 20;
 constexpr size_t kNodesMax = 256;
 constexpr size_t kAdaptersMax = 1024;
 constexpr int kContextMax = 1 << 20;
@@ -104,7 +101,7 @@ class MapReader {
 NodeConfig read_node(const MapReader& nodes, const std::string& name, const std::string& file) {
   const MapReader map(nodes.get(name), file, "nodes." + name,
                       {"address", "port", "memory", "threads", "kernels", "pin", "weights", "cache-size",
-                       "idle-watts", "busy-watts"});
+                       "idle-watts", "busy-watts", "trusted"});
   NodeConfig node;
   node.name = name;
   node.address = map.text("address", node.address);
@@ -117,10 +114,14 @@ NodeConfig read_node(const MapReader& nodes, const std::string& name, const std:
   node.memory_bytes = parse_bytes(map.text("memory", ""), map.place("memory"));
   node.threads = static_cast<int>(map.integer("threads", 0, 0, 1024));
   node.kernels = map.text("kernels", "");
-  const std::string pin = map.text("pin", "false");
-  if (pin != "true" && pin != "false")
-    map.fail(map.get("pin"), fmt::format("{} must be true or false, not '{}'", map.path("pin"), pin));
-  node.pin = pin == "true";
+  const auto flag = [&](const char* key, bool fallback) {
+    const std::string text = map.text(key, fallback ? "true" : "false");
+    if (text != "true" && text != "false")
+      map.fail(map.get(key), fmt::format("{} must be true or false, not '{}'", map.path(key), text));
+    return text == "true";
+  };
+  node.pin = flag("pin", false);
+  if (map.has("trusted")) node.says_trusted = flag("trusted", true);
   const std::string weights = map.text("weights", "any");
   if (weights != "any" && weights != "file" && weights != "fetch")
     map.fail(map.get("weights"),
@@ -157,6 +158,18 @@ void read_nodes(ClusterConfig& config, const MapReader& top) {
   config.head = top.text("head", config.nodes.front().name);
   if (config.head_index() < 0) {
     top.fail(top.get("head"), fmt::format("head '{}' is not one of the nodes", config.head));
+  }
+  const bool some_are_named = std::any_of(config.nodes.begin(), config.nodes.end(),
+                                          [](const NodeConfig& node) { return node.says_trusted == true; });
+  for (NodeConfig& node : config.nodes) {
+    const bool head = node.name == config.head;
+    if (head && node.says_trusted == false) {
+      nodes.fail(nodes.get(node.name),
+                 fmt::format("node '{}' is the head, where prompts come in: it cannot be "
+                             "trusted: false",
+                             node.name));
+    }
+    node.trusted = head || node.says_trusted.value_or(!some_are_named);
   }
 }
 
@@ -213,8 +226,9 @@ LayersOfNode parse_layers(const MapReader& map, const std::string& node) {
 
 void read_plan(ClusterConfig& config, const MapReader& top) {
   if (!top.has("plan")) return;
-  const MapReader map(top.get("plan"), config.path, "plan",
-                      {"objective", "keep-on-head", "layers", "ttft-ms", "ms-per-token", "power-cap"});
+  const MapReader map(
+      top.get("plan"), config.path, "plan",
+      {"objective", "keep-on-head", "keep-on-trusted", "layers", "ttft-ms", "ms-per-token", "power-cap"});
   PlanConfig& plan = config.plan;
   plan.objective = map.text("objective", plan.objective);
   if (plan.objective != "latency" && plan.objective != "throughput" && plan.objective != "energy") {
@@ -225,10 +239,18 @@ void read_plan(ClusterConfig& config, const MapReader& top) {
   plan.ms_per_token = map.number("ms-per-token", 0, 0, 1e9, "ms");
   plan.power_cap = map.number("power-cap", 0, 0, 1e9, "W");
   plan.keep_on_head = map.text("keep-on-head", plan.keep_on_head);
-  if (plan.keep_on_head != "none" && plan.keep_on_head != "first-layer" && plan.keep_on_head != "ends") {
-    map.fail(map.get("keep-on-head"),
-             fmt::format("plan.keep-on-head is none, first-layer or ends, not '{}'", plan.keep_on_head));
-  }
+  const auto check_layers = [&](const char* key, const std::string& text) {
+    try {
+      (void)parse_keep_on_head(text);
+    } catch (const SetupError&) {
+      map.fail(
+          map.get(key),
+          fmt::format("plan.{} is none, first-layer, ends, first:K or first:K,last:L, not '{}'", key, text));
+    }
+  };
+  check_layers("keep-on-head", plan.keep_on_head);
+  plan.keep_on_trusted = map.text("keep-on-trusted", plan.keep_on_trusted);
+  check_layers("keep-on-trusted", plan.keep_on_trusted);
   if (!map.has("layers")) return;
   const MapReader layers(map.get("layers"), config.path, "plan.layers", {});
   for (const auto& entry : map.get("layers")) {
@@ -239,14 +261,19 @@ void read_plan(ClusterConfig& config, const MapReader& top) {
   }
 }
 
+// A path relative to the cluster file's folder; empty stays empty.
+std::string beside_file(const std::string& config_path, const std::string& path) {
+  return path.empty() ? path : (std::filesystem::path(config_path).parent_path() / path).string();
+}
+
 void read_serve(ClusterConfig& config, const MapReader& top) {
   if (!top.has("serve")) return;
-  const MapReader map(top.get("serve"), config.path, "serve", {"listen", "api-key-file", "allow-origin"});
+  const MapReader map(top.get("serve"), config.path, "serve",
+                      {"listen", "api-key-file", "allow-origin", "requests-per-minute"});
   config.serve.listen = map.text("listen", "");
   config.serve.allow_origin = map.text("allow-origin", "");
-  const std::filesystem::path keys = map.text("api-key-file", "");
-  if (!keys.empty())
-    config.serve.api_key_file = (std::filesystem::path(config.path).parent_path() / keys).string();
+  config.serve.requests_per_minute = static_cast<int>(map.integer("requests-per-minute", 0, 1, 1 << 20));
+  config.serve.api_key_file = beside_file(config.path, map.text("api-key-file", ""));
 }
 
 void read_adapters(ClusterConfig& config, const MapReader& top) {
@@ -283,12 +310,13 @@ int ClusterConfig::node_index(const std::string& name) const {
 }
 
 std::string ClusterConfig::canonical() const {
-  std::string text = fmt::format("{}|{}|{}|{}|{}|{}|{}|{}|{}|{}|{}|{}|{}\n", cluster, context, sequences,
+  std::string text = fmt::format("{}|{}|{}|{}|{}|{}|{}|{}|{}|{}|{}|{}|{}|{}\n", cluster, context, sequences,
                                  kv_cache_name(kv_cache), kv_cells, head, plan.objective, plan.keep_on_head,
-                                 stall_timeout_s, plan.ttft_ms, plan.ms_per_token, plan.power_cap, insecure);
+                                 plan.keep_on_trusted, stall_timeout_s, plan.ttft_ms, plan.ms_per_token,
+                                 plan.power_cap, insecure);
   for (const NodeConfig& n : nodes) {
-    text += fmt::format("{}|{}|{}|{}|{}|{}|{}|{}|{}\n", n.name, n.address, n.port, n.memory_bytes, n.threads,
-                        n.kernels, n.pin, n.idle_watts, n.busy_watts);
+    text += fmt::format("{}|{}|{}|{}|{}|{}|{}|{}|{}|{}\n", n.name, n.address, n.port, n.memory_bytes,
+                        n.threads, n.kernels, n.pin, n.idle_watts, n.busy_watts, n.trusted);
   }
   for (const LinkConfig& l : links) {
     text += fmt::format("{}|{}|{}|{}\n", l.a, l.b, l.bytes_per_second.value_or(-1), l.latency_s.value_or(-1));
@@ -320,10 +348,11 @@ ClusterConfig parse_cluster_config(const std::string& yaml, const std::string& p
       throw SetupError(fmt::format("{}: {} documents in one file (lines of ---): a cluster file is one", path,
                                    documents.size()));
     const MapReader top(documents.front(), path, "",
-                        {"cluster", "model", "context", "sequences", "kv-cache", "kv-cells", "head", "nodes",
-                         "links", "plan", "stall-timeout", "serve", "adapters"});
+                        {"cluster", "model", "model-key", "context", "sequences", "kv-cache", "kv-cells",
+                         "head", "nodes", "links", "plan", "stall-timeout", "serve", "adapters"});
     config.cluster = top.text("cluster", config.cluster);
     config.model = top.text("model", "");
+    config.model_key = beside_file(path, top.text("model-key", ""));
     config.context = static_cast<int>(top.integer("context", config.context, 16, kContextMax));
     config.sequences = static_cast<int>(top.integer("sequences", config.sequences, 1, kSequencesMax));
     if (top.has("kv-cache")) {
@@ -360,65 +389,6 @@ double parse_stall_timeout(const std::string& text, const std::string& place) {
                                  kStallTimeoutMax, text));
   }
   return seconds;
-}
-
-ClusterConfig load_cluster_config(const std::string& path, const std::string& model_override) {
-  std::error_code ec;
-  if (!std::filesystem::exists(path, ec)) {
-    throw SetupError(fmt::format("{}: no such cluster file (see configs/ for examples)", path));
-  }
-  if (!std::filesystem::is_regular_file(path, ec)) {
-    throw SetupError(fmt::format("{}: not a file but a {}; -c wants a cluster file (see configs/)", path,
-                                 std::filesystem::is_directory(path, ec) ? "folder" : "device or pipe"));
-  }
-  if (std::filesystem::file_size(path, ec) > kFileBytesMax) {
-    throw SetupError(fmt::format("{}: larger than 1 MiB, not a cluster file", path));
-  }
-  std::ifstream in(path);
-  std::stringstream text;
-  text << in.rdbuf();
-  if (!in) throw SetupError(fmt::format("{}: cannot be read", path));
-  ClusterConfig config = parse_cluster_config(text.str(), path);
-  if (!model_override.empty()) {
-    config.model = find_model_path(model_override, "", &config.model_missing);
-  } else if (config.model.empty()) {
-    throw SetupError(fmt::format("{}: no model: add model: FILE.gguf, or pass --model FILE.gguf", path));
-  } else {
-    config.model = find_model_path(config.model, path, &config.model_missing);
-  }
-  for (AdapterConfig& adapter : config.adapters)
-    adapter.path = find_model_path(adapter.path, path, &adapter.missing);
-  return config;
-}
-
-std::string resolve_model_path(const std::string& model, const std::string& config_path) {
-  namespace fs = std::filesystem;
-  const char* home = std::getenv("HOME");
-  const fs::path home_path = home != nullptr ? home : "";
-  if (model.starts_with("~/")) return (home_path / model.substr(2)).string();
-  const fs::path path(model);
-  if (path.is_absolute()) return model;
-  const fs::path beside = fs::path(config_path).parent_path() / path;
-  std::error_code ec;
-  if (fs::exists(beside, ec)) return beside.string();
-  if (home != nullptr || std::getenv("XDG_CACHE_HOME") != nullptr) {
-    const fs::path cache = cache_folder();
-    for (const fs::path& candidate : {cache / path, cache / "models" / path}) {
-      if (fs::exists(candidate, ec) && !fs::is_directory(candidate, ec)) return candidate.string();
-    }
-    if (const std::optional<std::string> pulled = pulled_path(model)) return *pulled;
-  }
-  return beside.string();
-}
-
-std::string find_model_path(const std::string& model, const std::string& config_path, std::string* missing) {
-  missing->clear();
-  try {
-    return resolve_model_path(model, config_path);
-  } catch (const SetupError& error) {
-    *missing = error.what();
-    return model;
-  }
 }
 
 }  // namespace shoal

@@ -20,8 +20,11 @@ struct NodeConfig {
   uint64_t memory_bytes = 0;          // what Shoal may use on the device, all told
   int threads = 0;                    // 0: as many as the device has processors
   std::string kernels;                // empty: the fastest table the processor can run
-  bool pin = false;                   // binds each kernel thread to a processor of its own
-  bool own_file = true;               // whether the model file is looked for on this node
+  bool trusted = true;                // with the layers that plan.keep-on-trusted names; the head always is
+  std::optional<bool>
+      says_trusted;          // what the file says; without a word: trusted, unless others are named so
+  bool pin = false;          // binds each kernel thread to a processor of its own
+  bool own_file = true;      // whether the model file is looked for on this node
   bool needs_file = false;   // and must be there; otherwise the node fetches its share from the others
   uint64_t cache_bytes = 0;  // of weights kept on its disk; 0: half of what is free there
   bool cache = true;
@@ -39,17 +42,19 @@ struct LayersOfNode {
 };
 
 struct PlanConfig {
-  std::string objective = "latency";                    // latency | throughput | energy
-  std::string keep_on_head = "first-layer";             // none | first-layer | ends
-  std::map<std::string, LayersOfNode> layers;           // a split by hand; empty: the planner's choice
+  std::string objective = "latency";           // latency | throughput | energy
+  std::string keep_on_head = "first-layer";    // none | first-layer | ends | first:K | first:K,last:L
+  std::string keep_on_trusted = "ends";        // the same, of the nodes that are trusted
+  std::map<std::string, LayersOfNode> layers;  // a split by hand; empty: the planner's choice
   double ttft_ms = 0, ms_per_token = 0, power_cap = 0;  // targets (power in watts); 0: none
 };
 
 // The head's HTTP door (shoal serve).
 struct ServeConfig {
-  std::string listen;        // empty: 127.0.0.1:8080
-  std::string api_key_file;  // relative to the cluster file's folder
-  std::string allow_origin;  // empty: no web page from elsewhere
+  std::string listen;           // empty: 127.0.0.1:8080
+  std::string api_key_file;     // relative to the cluster file's folder
+  std::string allow_origin;     // empty: no web page from elsewhere
+  int requests_per_minute = 0;  // of one key; 0: no limit
 };
 
 // A low-rank adapter that requests may choose by name.
@@ -64,6 +69,7 @@ struct ClusterConfig {
   std::string model;
   std::string model_missing;  // why a pulled model's name led to no file here; other nodes may have it
   std::vector<AdapterConfig> adapters;
+  std::string model_key;  // public key that the model must be signed with; empty: none is asked for
   int context = 4096;
   int sequences = 8;
   KvType kv_cache = KvType::kF16;

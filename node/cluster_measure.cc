@@ -85,6 +85,8 @@ std::vector<DeviceProfile> measure_devices(Cluster& cluster, Bootstrap& bootstra
     }
     profiles[static_cast<size_t>(cluster.config.node_index(profile->name))] = *profile;
   }
+  for (size_t i = 0; i < profiles.size(); ++i)  // the file's word, not the node's own
+    profiles[i].trusted = cluster.config.nodes[i].trusted;
   return profiles;
 }
 

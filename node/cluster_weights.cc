@@ -9,21 +9,13 @@
 #include <sstream>
 
 #include "base/units.h"
+#include "model/signature.h"
+#include "node/process_memory.h"
 #include "node/progress.h"
 #include "sharding/lora_shard.h"
 #include "tensor/thread_pool.h"
 
 namespace shoal {
-
-std::shared_ptr<const GgufFile> open_model(const Cluster& cluster, bool must_have) {
-  const NodeConfig& node = cluster.this_node();
-  std::error_code ignored;
-  const std::string& missing = cluster.config.model_missing;
-  const bool there = missing.empty() && std::filesystem::exists(cluster.config.model, ignored);
-  if (!must_have && !node.needs_file && (!node.own_file || !there)) return nullptr;
-  if (!missing.empty()) throw SetupError(missing);
-  return std::make_shared<const GgufFile>(GgufFile::open(cluster.config.model));
-}
 
 namespace {
 
@@ -35,6 +27,27 @@ std::shared_ptr<const WeightManifest> make_manifest(const GgufFile& file, int th
       manifest_of(file, cache.empty() ? "" : cache + "/manifests", pool,
                   [&](uint64_t done, uint64_t total) { progress.update(done, total); }));
 }
+
+// Opens a model or an adapter, which the owner of `key` must have signed where one is named.
+std::shared_ptr<const GgufFile> open_trusted(const std::string& path, const std::string& key) {
+  auto file = std::make_shared<const GgufFile>(GgufFile::open(path));
+  if (!key.empty()) require_signature(*file, *make_manifest(*file, device_processors()), key);
+  return file;
+}
+
+}  // namespace
+
+std::shared_ptr<const GgufFile> open_model(const Cluster& cluster, bool must_have) {
+  const NodeConfig& node = cluster.this_node();
+  std::error_code ignored;
+  const std::string& missing = cluster.config.model_missing;
+  const bool there = missing.empty() && std::filesystem::exists(cluster.config.model, ignored);
+  if (!must_have && !node.needs_file && (!node.own_file || !there)) return nullptr;
+  if (!missing.empty()) throw SetupError(missing);
+  return open_trusted(cluster.config.model, cluster.config.model_key);
+}
+
+namespace {
 
 // Null where nothing can be kept, which is said.
 std::unique_ptr<WeightCache> open_cache(const Cluster& cluster) {
@@ -86,7 +99,7 @@ std::shared_ptr<const GgufFile> open_adapter(const Cluster& cluster, const Adapt
   if (!must_have && !node.needs_file && (!node.own_file || !there)) return nullptr;
   if (!adapter.missing.empty())
     throw SetupError(fmt::format("adapter '{}': {}", adapter.name, adapter.missing));
-  return std::make_shared<const GgufFile>(GgufFile::open(adapter.path));
+  return open_trusted(adapter.path, cluster.config.model_key);
 }
 
 // Who has another file of an adapter than the head; empty: nobody. `all`: a word for each node and then for

@@ -84,6 +84,7 @@ ClusterConfig config_of(const CommonFlags& common) {
     if (!common.kv_cache.empty()) config.kv_cache = parse_kv_cache(common.kv_cache, "--kv-cache");
     config.kv_cells = common.kv_cells;
     add_adapters(common, config);
+    config.model_key = common.model_key;
     return config;
   }
   ClusterConfig config = load_cluster_config(common.config, common.model);
@@ -96,6 +97,7 @@ ClusterConfig config_of(const CommonFlags& common) {
   if (!common.stall_timeout.empty())
     config.stall_timeout_s = parse_stall_timeout(common.stall_timeout, "--stall-timeout");
   add_adapters(common, config);
+  if (!common.model_key.empty()) config.model_key = common.model_key;
   config.insecure = common.insecure;
   if (config.insecure && !common.trust_network) refuse_off_loopback(config);
   if (!common.cache_size.empty()) {

@@ -30,7 +30,8 @@ struct CommonFlags {
   int64_t kv_cells = 0;               // 0: the cluster file's
   bool quiet = false;                 // no plan, no table
   bool insecure = false, trust_network = false;  // no TLS between nodes; off loopback too
-  std::string trace;                             // a file to record the steps in; empty: none
+  std::string model_key;  // the model must be signed with this key; overrides the file's
+  std::string trace;      // a file to record the steps in; empty: none
 };
 
 struct RunFlags {
@@ -73,11 +74,12 @@ struct BenchFlags {
 };
 
 struct ServeFlags {
-  std::string listen;         // overrides the cluster file's; empty: 127.0.0.1:8080
-  std::string api_key_file;   // overrides the cluster file's
-  std::string allow_origin;   // overrides the cluster file's
-  bool without_keys = false;  // off loopback, though nobody needs a key
-  double grace_s = 10;        // for answers under way after a signal to end
+  std::string listen;           // overrides the cluster file's; empty: 127.0.0.1:8080
+  std::string api_key_file;     // overrides the cluster file's
+  std::string allow_origin;     // overrides the cluster file's
+  int requests_per_minute = 0;  // of one key; 0: the cluster file's, or no limit
+  bool without_keys = false;    // off loopback, though nobody needs a key
+  double grace_s = 10;          // for answers under way after a signal to end
 };
 
 struct QuantizeFlags {
@@ -86,6 +88,13 @@ struct QuantizeFlags {
   std::string report;   // text to compare source and result on; empty: no report
   bool pure = false, allow_requantize = false;
   int threads = 0;  // 0: all
+};
+
+struct SignFlags {
+  std::string model;
+  std::string key;      // the private key, PEM
+  std::string new_key;  // where one is to be made
+  std::string verify;   // a public key: nothing is signed, the signature that is there is checked
 };
 
 struct TopFlags {
@@ -121,6 +130,7 @@ int serve_command(const CommonFlags& common, const ServeFlags& flags);
 int top_command(const TopFlags& flags);
 int inspect_command(const InspectFlags& flags);
 int quantize_command(const QuantizeFlags& flags);
+int sign_command(const SignFlags& flags);
 int pull_command(const PullFlags& flags);
 int list_command(const ListFlags& flags);
 int rm_command(const std::string& name);

@@ -49,6 +49,7 @@ void measure_alone(Cluster& cluster, const CommonFlags& common) {
     }
     if (!known) profile = probe_device(*cluster.file, cluster.model, *cluster.kernels, probe);
     profile.name = node.name;
+    profile.trusted = node.trusted;
     profile.idle_watts = node.idle_watts;
     profile.busy_watts = node.busy_watts;
     input.devices.push_back(profile);

@@ -6,8 +6,10 @@
 #include <numeric>
 
 #include "base/check.h"
+#include "base/error.h"
 #include "sharding/stage.h"
 #include "tensor/format.h"
+#include "tensor/known_answers.h"
 #include "tensor/thread_pool.h"
 
 namespace shoal {
@@ -207,6 +209,13 @@ void scale_encoder(const ModelConfig& config, DeviceProfile& profile) {
 
 DeviceProfile probe_device(const GgufFile& file, const ModelConfig& config, const Kernels& kernels,
                            const ProbeOptions& options) {
+  if (const std::string wrong = wrong_answer(kernels); !wrong.empty()) {
+    throw SetupError(
+        wrong +
+            ": this device must not take part. Another table may be right (--kernels generic); a build by "
+            "another compiler too; if it comes and goes, the device is faulty",
+        kExitFailed);
+  }
   DeviceProfile profile;
   profile.memory_bytes = options.memory_bytes;
   profile.type = kernels.name;

@@ -8,7 +8,9 @@
 namespace shoal {
 namespace {
 
-constexpr int kProgressRows = 4;    // of a prompt beside decoders, whatever they wait
+constexpr int kWorthwhileRows =
+    4;                            // of a prompt beside decoders: fewer steps in flight rather than fewer rows
+constexpr int kProgressRows = 1;  // of a prompt beside decoders, whatever they wait
 constexpr int kEmbeddingRows = 32;  // of a step for embeddings beside decoders
 constexpr double kTie = 0.97;       // a grouping or chunk gives way to one that takes less than this share
 constexpr double kNoWorse = 1.001;
@@ -168,15 +170,18 @@ void Scheduler::choose_steps(Grouping& grouping, double gap_s, const StepSize& g
   const double bottleneck = model_.bottleneck_seconds(group);
   const double stages = model_.stages_seconds(group) / bottleneck;
   const double allowed = limits_.decode_stretch * gap_s;
-  const double least = model_.bottleneck_seconds(sum(group, part_size(kProgressRows, deepest_prompt)));
+  const auto with_prompt = [&](int rows) {
+    return model_.bottleneck_seconds(sum(group, part_size(rows, deepest_prompt)));
+  };
+  const double worthwhile = with_prompt(kWorthwhileRows);
   const int most = std::clamp(static_cast<int>(std::ceil(model_.lap_seconds(group) / bottleneck)),
                               grouping.groups, limits_.steps_in_flight_max);
   for (int steps = most; steps >= grouping.groups; --steps) {
     grouping.steps = steps;
     grouping.bound_s = std::min(allowed / steps, (allowed - model_.hops_seconds(group)) / stages);
-    if (grouping.bound_s >= least) break;
+    if (grouping.bound_s >= worthwhile) break;
   }
-  grouping.bound_s = std::max(grouping.bound_s, least);
+  grouping.bound_s = std::max(grouping.bound_s, with_prompt(kProgressRows));
   grouping.backlog_s = (grouping.steps <= 2 ? 2 : 1.5) * grouping.bound_s;
 }
 
@@ -264,8 +269,9 @@ int Scheduler::reserve_rows(const Entry& entry, int rows, const Reserve& reserve
 void Scheduler::add_prompt_rows(const Grouping& grouping, double now_s, const Reserve& reserve,
                                 ScheduledStep& step) {
   if (needy_) return;
-  // Decoders pace their own steps. Where these queue before one slow stage there is always a backlog, so a
-  // few rows go with each whatever it is, or prompts would never get on.
+  // Decoders pace their own steps. Where these queue before one slow stage there is always a backlog, so
+  // one row goes with each whatever it is, or prompts would never get on; far into a long prompt a row alone
+  // may cost as much as the decoders' own.
   int progress_left = step.decodes ? kProgressRows : 0;
   StepSize size = step.size();
   for (Entry* const entry : prompts_by_urgency(now_s, /*inputs=*/false)) {
@@ -275,7 +281,7 @@ void Scheduler::add_prompt_rows(const Grouping& grouping, double now_s, const Re
     if (grouping.decoding > 0) {
       const double backlog_s = backlog_seconds(now_s);
       const double room_s = std::min(grouping.bound_s, grouping.backlog_s - backlog_s);
-      const int least = std::min(rows, kProgressRows);
+      const int least = std::min(rows, kWorthwhileRows);
       const int progress = std::min(rows, progress_left);
       rows = std::max(progress, rows_within(room_s, size, rows, entry->sent));
       progress_left = std::max(0, progress_left - rows);

@@ -23,6 +23,7 @@ struct Door {
   tcp::endpoint endpoint;
   ApiKeys keys;
   AllowedOrigins origins;
+  int requests_per_minute = 0;
 };
 
 // Where to listen and who may come in, from the flags and the cluster file. Throws SetupError.
@@ -41,6 +42,8 @@ Door door_of(const ClusterConfig& config, const ServeFlags& flags) {
                     "FILE, listen on 127.0.0.1, or say --without-api-key if anybody there may use it",
                     listen));
   }
+  door.requests_per_minute =
+      flags.requests_per_minute > 0 ? flags.requests_per_minute : config.serve.requests_per_minute;
   const bool origin_by_flag = !flags.allow_origin.empty();
   door.origins =
       AllowedOrigins::parse(origin_by_flag ? flags.allow_origin : config.serve.allow_origin,
@@ -106,7 +109,8 @@ void serve(Cluster& cluster, const Door& door, const ServeFlags& flags, const st
   TraceSession trace(trace_path, cluster);
   CompletionService service(cluster, metrics);
   EmbeddingService embeddings(cluster, metrics, service.model_id());
-  ApiHandler handler(cluster, service, embeddings, *metrics, stats, door.keys, door.origins);
+  ApiHandler handler(cluster, service, embeddings, *metrics, stats, door.keys, door.origins,
+                     door.requests_per_minute);
   HttpServer server(io, handler, HttpLimits());
   handler.set_server(server);
   const tcp::endpoint endpoint = server.listen(door.endpoint);

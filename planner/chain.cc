@@ -3,6 +3,18 @@
 #include <algorithm>
 
 namespace shoal {
+
+UnitRange end_on_head(const PlanInput& input) {
+  const int n = input.model.n_layer;
+  return {false, n - input.constraints.keep_on_head.last, n, true};
+}
+
+// The head holds the embedding already, so a tied output head adds no matrix, but it is one stage more.
+uint64_t end_on_head_bytes(const PlanInput& input, const CostModel& cost) {
+  return cost.stage_memory(end_on_head(input)).total() -
+         (input.model.tied_output ? input.model.embedding_bytes : 0);
+}
+
 namespace {
 
 bool usable(const PlanInput& input, int device) {
@@ -62,29 +74,26 @@ bool segment_fits(const PlanInput& input, const CostModel& cost, int device, int
   const Constraints& constraints = input.constraints;
   const UnitRange range = range_of(input, begin, end);
   const int n = input.model.n_layer;
+  const KeepOnHead& keep = constraints.keep_on_head;
+  const bool has_end_too = keep.ends() && device == constraints.head;
   if (profile.layers_max > 0 && range.layer_end - range.layer_begin > profile.layers_max) return false;
-  const bool has_output_too = constraints.keep_on_head == KeepOnHead::kEnds && device == constraints.head;
   if (!profile.trusted) {
     if (constraints.trusted_first_layers > 0 && begin <= constraints.trusted_first_layers) return false;
-    if (constraints.trusted_last_layers > 0 &&
-        (has_output_too || end > n + 1 - constraints.trusted_last_layers))
+    if (constraints.trusted_last_layers > 0 && (has_end_too || end > n + 1 - constraints.trusted_last_layers))
       return false;
   }
   uint64_t bytes = cost.stage_memory(range).total() + input.model.base_bytes;
-  if (has_output_too) {
-    // The head holds the embedding already, so a tied output head adds no matrix, but it is one stage more.
-    bytes += input.model.output_bytes + input.model.scratch_bytes + input.model.scratch_output_bytes;
-  }
+  if (has_end_too) bytes += end_on_head_bytes(input, cost);
   return bytes <= profile.memory_bytes;
 }
 
 void fill_costs(const PlanInput& input, const CostModel& cost, int rows, Chain& chain) {
   const int head = input.constraints.head, types = chain.types;
-  const bool ends = input.constraints.keep_on_head == KeepOnHead::kEnds;
+  const bool ends = input.constraints.keep_on_head.ends();
   const ModelProfile& model = input.model;
   const auto row_count = static_cast<uint64_t>(rows);
   const uint64_t hidden = model.hidden_bytes_per_row * row_count;
-  const double output_at_head = ends ? cost.compute_seconds(head, {false, 0, 0, true}, rows) : 0;
+  const double end_at_head = ends ? cost.compute_seconds(head, end_on_head(input), rows) : 0;
   const uint64_t home = ends ? hidden : model.result_bytes_per_row * row_count;
   chain.hop.assign(static_cast<size_t>(types) * static_cast<size_t>(types), 0);
   chain.busy_hop = chain.hop;
@@ -95,11 +104,12 @@ void fill_costs(const PlanInput& input, const CostModel& cost, int rows, Chain& 
       chain.compute.push_back(cost.compute_seconds(device, range_of(input, 0, u), rows));
     chain.entry.push_back(cost.message_seconds(head, device, model.token_bytes_per_row * row_count));
     chain.busy_entry.push_back(cost.occupancy_seconds(head, device, model.token_bytes_per_row * row_count));
-    // With kEnds a chain that ends on the head would be a single stage; the planner tries that by itself.
+    // Where ends are kept a chain that ends on the head would be a single stage; the planner tries that by
+    // itself.
     const bool closed = ends && t == chain.head_type;
-    chain.finish.push_back(closed ? kUnusable : cost.message_seconds(device, head, home) + output_at_head);
+    chain.finish.push_back(closed ? kUnusable : cost.message_seconds(device, head, home) + end_at_head);
     chain.busy_finish.push_back(closed ? kUnusable : cost.occupancy_seconds(device, head, home));
-    chain.busy_extra.push_back(closed ? output_at_head : 0);
+    chain.busy_extra.push_back(closed ? end_at_head : 0);
     for (int to = 0; to < types; ++to) {
       const std::vector<int>& targets = chain.members[static_cast<size_t>(to)];
       if (t == to && members.size() < 2) continue;
@@ -164,13 +174,14 @@ bool links_usable(const Chain& chain, const std::vector<int>& order) {
 
 Chain make_chain(const PlanInput& input, const CostModel& cost, int rows) {
   Chain chain;
-  const bool ends = input.constraints.keep_on_head == KeepOnHead::kEnds;
-  chain.units = input.model.n_layer + (ends ? 1 : 2);
-  chain.head_first = input.constraints.keep_on_head != KeepOnHead::kNone;
+  const KeepOnHead& keep = input.constraints.keep_on_head;
+  chain.units = input.model.n_layer + (keep.ends() ? 1 - keep.last : 2);
+  chain.head_first = keep.begins();
+  chain.head_units = 1 + keep.first;
   collect_types(input, chain);
   fill_costs(input, cost, rows, chain);
   chain.unit_bytes.assign(static_cast<size_t>(chain.units), 0);
-  for (size_t i = 0; i < input.model.layer_bytes.size(); ++i)
+  for (size_t i = 0; i < input.model.layer_bytes.size() && i + 1 < chain.unit_bytes.size(); ++i)
     chain.unit_bytes[i + 1] = static_cast<double>(input.model.layer_bytes[i] + input.model.layer_kv_bytes[i]);
   for (int t = 0; t < chain.types; ++t) {
     const int device = chain.members[static_cast<size_t>(t)].front();

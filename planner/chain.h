@@ -2,8 +2,9 @@
 // each given to another device. Devices that are alike (same profile, interchangeable links) are one *type*
 // with a count, so that a set of used devices is a vector of counts, numbered in mixed radix.
 //
-// Unit 0 is the embedding, unit i + 1 is layer i, the last unit is the output head; with KeepOnHead::kEnds
-// the output head is not in the chain: it is the head device's, and its cost is part of `finish`.
+// Unit 0 is the embedding, unit i + 1 is layer i, the last unit is the output head; where KeepOnHead::ends()
+// the output head and the last layers that stay with it are not in the chain: they are the head device's, and
+// their cost is part of `finish`.
 //
 // Feasible segments are hereditary: what lies inside a feasible segment is feasible. The solvers depend on
 // that.
@@ -27,7 +28,8 @@ struct Segment {
 struct Chain {
   int units = 0;
   int types = 0;
-  bool head_first = false;                // the first segment is the head's and has at least units 0 and 1
+  bool head_first = false;                // the first segment is the head's
+  int head_units = 1;                     // and has at least so many units
   int head_type = -1;                     // -1: the head takes no stage
   std::vector<std::vector<int>> members;  // [types] device indices
 
@@ -35,7 +37,7 @@ struct Chain {
   std::vector<double> compute;        // [types][units + 1] seconds of units before u
   std::vector<double> hop;            // [from type][to type] hidden between two devices
   std::vector<double> entry, finish;  // [types] before the first segment, after the last
-  std::vector<double> busy_extra;     // [types] busy besides the segment (kEnds: the output head on the head)
+  std::vector<double> busy_extra;     // [types] busy besides the segment (the end that is on the head)
   std::vector<double> busy_hop, busy_entry, busy_finish;
   std::vector<double> unit_bytes;  // [units] memory of a layer with its KV cache; 0 for the two ends
   std::vector<int> reach;          // [types][units] furthest end of a segment beginning there; == begin: none
@@ -50,7 +52,7 @@ struct Chain {
   int reach_of(int type, int begin) const { return reach[at(type, begin, units)]; }
   double hop_of(int from, int to) const { return hop[at(from, to, types)]; }
   double busy_hop_of(int from, int to) const { return busy_hop[at(from, to, types)]; }
-  int first_units_min() const { return head_first ? 2 : 1; }
+  int first_units_min() const { return head_units; }
   bool may_begin(int type) const { return !head_first || type == head_type; }
   // Devices of a type that may follow the first: the head never does when it must be first.
   int later_count(int type) const { return head_first && type == head_type ? 0 : count(type); }
@@ -59,6 +61,10 @@ struct Chain {
     return static_cast<size_t>(row) * static_cast<size_t>(columns) + static_cast<size_t>(column);
   }
 };
+
+// What the head has as a last stage where KeepOnHead::ends(), and its memory beside the head's first stage.
+UnitRange end_on_head(const PlanInput& input);
+uint64_t end_on_head_bytes(const PlanInput& input, const CostModel& cost);
 
 // The chain for `input` with steps of `rows` rows.
 Chain make_chain(const PlanInput& input, const CostModel& cost, int rows);

@@ -82,6 +82,11 @@ void check_constraints(const PlanInput& input) {
               constraints.trusted_first_layers <= input.model.n_layer &&
               constraints.trusted_last_layers <= input.model.n_layer,
           "the number of layers to keep on trusted nodes must be within the model's layers");
+  const KeepOnHead& keep = constraints.keep_on_head;
+  require(keep.first >= 0 && keep.last >= -1 && (keep.begins() || !keep.ends()) &&
+              keep.first + std::max(keep.last, 0) <= input.model.n_layer,
+          "keep-on-head " + to_string(keep) + ": the model has " + std::to_string(input.model.n_layer) +
+              " layers");
 }
 
 std::string name_of(const PlanInput& input, int device) {
@@ -105,16 +110,19 @@ std::string unit_text(const PlanInput& input, int unit) {
 }
 
 std::string explain_head(const PlanInput& input, const CostModel& cost) {
-  const bool ends = input.constraints.keep_on_head == KeepOnHead::kEnds;
-  UnitRange least{true, 0, 1, false};
+  const KeepOnHead& keep = input.constraints.keep_on_head;
+  UnitRange least{true, 0, keep.first, false};
   uint64_t bytes = cost.stage_memory(least).total() + input.model.base_bytes;
-  if (ends) bytes += input.model.output_bytes + input.model.scratch_bytes + input.model.scratch_output_bytes;
+  if (keep.ends()) bytes += end_on_head_bytes(input, cost);
   const DeviceProfile& head = input.devices[static_cast<size_t>(input.constraints.head)];
-  std::string text =
-      "keep-on-head " + std::string(to_string(input.constraints.keep_on_head)) + ": node " + head.name;
-  if (head.memory_bytes >= bytes) return text + " may not hold the first layer (it is not trusted with it)";
+  std::string text = "keep-on-head " + to_string(keep) + ": node " + head.name;
+  if (head.memory_bytes >= bytes)
+    return text +
+           " may not hold the layers that must be there (it is not trusted with them, or has layers_max)";
   return text + " has " + format_bytes(head.memory_bytes) + " and needs " + format_bytes(bytes) +
-         " for the embedding, layer 0" + (ends ? ", the output head" : "") +
+         " for the embedding, " + layers_text(0, keep.first) +
+         (keep.last > 0 ? ", " + layers_text(end_on_head(input).layer_begin, input.model.n_layer) : "") +
+         (keep.ends() ? ", the output head" : "") +
          " and the process itself: " + format_bytes(bytes - head.memory_bytes) +
          " are missing; give it more memory, shorten the context, or set keep-on-head: none";
 }
@@ -231,12 +239,17 @@ std::vector<StageAssignment> manual_stages(const PlanInput& input) {
     stage.layer_end = next = range.layer_end;
     stages.push_back(stage);
   }
-  require(next == n, "no node is given " + layers_text(next, n));
-  if (input.constraints.keep_on_head == KeepOnHead::kEnds && stages.back().device != head) {
-    StageAssignment output;
-    output.device = head;
-    output.layer_begin = output.layer_end = n;
-    stages.push_back(output);
+  // Where the head keeps the end and has not got all, the end is its own without being given.
+  const KeepOnHead& keep = input.constraints.keep_on_head;
+  const bool adds_end =
+      keep.ends() && stages.back().device != head && (next == n - keep.last || keep.last == 0);
+  require(next == n || adds_end, "no node is given " + layers_text(next, n));
+  if (adds_end) {
+    StageAssignment end;
+    end.device = head;
+    end.layer_begin = next;
+    end.layer_end = n;
+    stages.push_back(end);
   }
   stages.back().output = true;
   return stages;
@@ -249,14 +262,15 @@ std::string explain_no_plan(const PlanInput& input, const CostModel& cost, const
     if (!text.empty()) return text;
   }
   if (chain.head_first && chain.head_type < 0)
-    return "keep-on-head " + std::string(to_string(input.constraints.keep_on_head)) + ": the head " +
+    return "keep-on-head " + to_string(input.constraints.keep_on_head) + ": the head " +
            name_of(input, input.constraints.head) + " is excluded; allow it or set keep-on-head: none";
-  if (chain.head_first && chain.reach_of(chain.head_type, 0) < 2) return explain_head(input, cost);
+  if (chain.head_first && chain.reach_of(chain.head_type, 0) < chain.head_units)
+    return explain_head(input, cost);
   for (int unit = 0; unit < chain.units; ++unit) {
     bool fits = false;
     uint64_t largest = 0;
     for (int t = 0; t < chain.types; ++t) {
-      fits = fits || chain.reach_of(t, unit) > unit || (chain.head_first && unit < 2);
+      fits = fits || chain.reach_of(t, unit) > unit || (chain.head_first && unit < chain.head_units);
       for (int device : chain.members[static_cast<size_t>(t)])
         largest = std::max(largest, input.devices[static_cast<size_t>(device)].memory_bytes);
     }

@@ -39,7 +39,7 @@ class EnergySearch {
     Branch root;
     for (const std::vector<int>& members : kinds_) {
       const bool needed =
-          input_.constraints.keep_on_head != KeepOnHead::kNone && members.front() == input_.constraints.head;
+          input_.constraints.keep_on_head.begins() && members.front() == input_.constraints.head;
       root.low.push_back(needed ? 1 : 0);
       root.high.push_back(static_cast<int>(members.size()));
     }

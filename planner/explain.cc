@@ -6,47 +6,10 @@
 #include "base/units.h"
 #include "planner/checks.h"
 #include "planner/planner.h"
+#include "planner/privacy.h"
 #include "planner/service.h"
 
 namespace shoal {
-
-std::string_view to_string(Objective objective) {
-  switch (objective) {
-    case Objective::kLatency:
-      return "latency";
-    case Objective::kThroughput:
-      return "throughput";
-    case Objective::kEnergy:
-      return "energy";
-  }
-  return "latency";
-}
-
-std::string_view to_string(KeepOnHead keep) {
-  switch (keep) {
-    case KeepOnHead::kNone:
-      return "none";
-    case KeepOnHead::kFirstLayer:
-      return "first-layer";
-    case KeepOnHead::kEnds:
-      return "ends";
-  }
-  return "none";
-}
-
-Objective parse_objective(std::string_view text) {
-  for (Objective objective : kObjectives)
-    if (text == to_string(objective)) return objective;
-  throw SetupError("objective \"" + std::string(text) +
-                   "\" is not known; it is latency, throughput or energy");
-}
-
-KeepOnHead parse_keep_on_head(std::string_view text) {
-  for (KeepOnHead keep : {KeepOnHead::kNone, KeepOnHead::kFirstLayer, KeepOnHead::kEnds})
-    if (text == to_string(keep)) return keep;
-  throw SetupError("keep-on-head \"" + std::string(text) +
-                   "\" is not known; it is none, first-layer or ends");
-}
 
 namespace {
 
@@ -143,7 +106,7 @@ std::string render_explanation(const PlanInput& input, const Plan& plan, Picture
           prediction_text(input, plan) + "\nNodes\n";
   for (const DeviceReason& reason : plan.reasons)
     text += "  " + plan.devices[static_cast<size_t>(reason.device)] + ": " + reason.text + "\n";
-  return text;
+  return text + "\nWhat they could learn\n" + privacy_text(input, plan);
 }
 
 }  // namespace shoal

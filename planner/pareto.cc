@@ -113,7 +113,7 @@ PlanCandidates candidate_plans(const PlanInput& input) {
     return candidates;
   }
   std::vector<std::vector<int>> kinds = device_kinds(input);
-  const bool head_needed = input.constraints.keep_on_head != KeepOnHead::kNone;
+  const bool head_needed = input.constraints.keep_on_head.begins();
   std::erase_if(kinds, [&](const std::vector<int>& members) {
     return head_needed && members.front() == input.constraints.head;
   });

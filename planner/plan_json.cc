@@ -97,17 +97,16 @@ void check_stages(const Plan& plan) {
     if (stage.embedding != (i == 0) || stage.output != last)
       bad("the embedding must be in the first stage and the output head in the last");
     if (stage.layers() == 0 && !stage.embedding && !stage.output) bad("a stage is empty");
-    const bool home = last && stage.layers() == 0 && plan.keep_on_head == KeepOnHead::kEnds &&
-                      stage.device == stages.front().device;
+    const bool home = last && i > 1 && plan.keep_on_head.ends() && stage.device == stages.front().device;
     if (seen[static_cast<size_t>(stage.device)] && !home) bad("a node has two stages");
     seen[static_cast<size_t>(stage.device)] = true;
   }
   if (next != plan.n_layer) bad("the stages do not hold every layer once, in order");
-  if (plan.keep_on_head != KeepOnHead::kNone &&
-      (stages.front().device != plan.head || stages.front().layers() == 0))
-    bad("layer 0 is not on the head, which \"keep_on_head\" demands");
-  if (plan.keep_on_head == KeepOnHead::kEnds && stages.back().device != plan.head)
-    bad("the output head is not on the head, which \"keep_on_head\" demands");
+  const KeepOnHead& keep = plan.keep_on_head;
+  if (keep.begins() && (stages.front().device != plan.head || stages.front().layers() < keep.first))
+    bad("the first layers are not on the head, which \"keep_on_head\" demands");
+  if (keep.ends() && (stages.back().device != plan.head || stages.back().layers() < keep.last))
+    bad("the end is not on the head, which \"keep_on_head\" demands");
 }
 
 Objective read_objective(const json::object& object) {
@@ -119,9 +118,11 @@ Objective read_objective(const json::object& object) {
 
 KeepOnHead read_keep(const json::object& object) {
   const std::string text = get_text(object, "keep_on_head", kNameBytesMax);
-  for (KeepOnHead keep : {KeepOnHead::kNone, KeepOnHead::kFirstLayer, KeepOnHead::kEnds})
-    if (text == to_string(keep)) return keep;
-  bad("\"keep_on_head\" is not known");
+  try {
+    return parse_keep_on_head(text);
+  } catch (const SetupError&) {
+    bad("\"keep_on_head\" is not known");
+  }
 }
 
 Plan read_plan(const json::object& object) {

@@ -32,17 +32,18 @@ std::vector<StageAssignment> stages_of(const PlanInput& input, const Chain& chai
     stage.output = segment.end == n + 2;
     stages.push_back(stage);
   }
-  if (input.constraints.keep_on_head == KeepOnHead::kEnds) {
-    StageAssignment output;
-    output.device = input.constraints.head;
-    output.layer_begin = output.layer_end = n;
-    output.output = true;
-    stages.push_back(output);
+  if (input.constraints.keep_on_head.ends()) {
+    StageAssignment end;
+    end.device = input.constraints.head;
+    end.layer_begin = end_on_head(input).layer_begin;
+    end.layer_end = n;
+    end.output = true;
+    stages.push_back(end);
   }
   return stages;
 }
 
-// With kEnds, all on the head is one stage and not two.
+// Where both ends are kept, all on the head is one stage and not two.
 std::vector<StageAssignment> whole_on_head(const PlanInput& input) {
   StageAssignment stage;
   stage.device = input.constraints.head;
@@ -118,7 +119,7 @@ std::vector<StageAssignment> choose_stages(const PlanInput& input, const CostMod
   std::vector<StageAssignment> stages;
   if (!found.segments.empty()) stages = stages_of(input, chain, found.segments);
   plan.gap = found.gap;
-  if (input.constraints.keep_on_head == KeepOnHead::kEnds) {
+  if (input.constraints.keep_on_head.ends()) {
     std::vector<StageAssignment> whole = whole_on_head(input);
     if (why_infeasible(input, whole).empty() && (stages.empty() || better(input, cost, whole, stages)))
       stages = std::move(whole);

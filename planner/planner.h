@@ -52,9 +52,9 @@ Result<DeviceProfile> device_profile_from_json(std::string_view text);
 std::string canonical_plan_text(const Plan& plan);
 
 inline constexpr Objective kObjectives[] = {Objective::kLatency, Objective::kThroughput, Objective::kEnergy};
-std::string_view to_string(Objective objective);   // "latency", "throughput", "energy"
-std::string_view to_string(KeepOnHead keep);       // "none", "first-layer", "ends"
-Objective parse_objective(std::string_view text);  // throws SetupError naming the choices
-KeepOnHead parse_keep_on_head(std::string_view text);
+std::string_view to_string(Objective objective);       // "latency", "throughput", "energy"
+std::string to_string(const KeepOnHead& keep);         // "none", "first-layer", "ends", "first:2,last:1"
+Objective parse_objective(std::string_view text);      // throws SetupError naming the choices
+KeepOnHead parse_keep_on_head(std::string_view text);  // the same
 
 }  // namespace shoal

@@ -1,6 +1,7 @@
 // Seeded random planning inputs for the planner's tests and timings.
 #pragma once
 
+#include <algorithm>
 #include <random>
 
 #include "planner/planner.h"
@@ -15,7 +16,8 @@ struct InputShape {
   bool device_scales = false;  // each device has its own relative cost of each layer
   bool missing_links = false;
   double mbps_max = 50;
-  int types = 0;  // device i is like device i mod types, links too; 0: all different
+  bool keep_layers = false;  // the head keeps more than its ends
+  int types = 0;             // device i is like device i mod types, links too; 0: all different
 };
 
 inline PlanInput random_input(const InputShape& shape, unsigned seed) {
@@ -80,7 +82,12 @@ inline PlanInput random_input(const InputShape& shape, unsigned seed) {
     }
   }
   input.constraints.head = static_cast<int>(random() % static_cast<unsigned>(shape.devices));
-  input.constraints.keep_on_head = static_cast<KeepOnHead>(random() % 3);
+  constexpr KeepOnHead kKeeps[] = {KeepOnHead::kNone, KeepOnHead::kFirstLayer, KeepOnHead::kEnds};
+  KeepOnHead& keep = input.constraints.keep_on_head = kKeeps[random() % 3];
+  if (shape.keep_layers && keep.begins()) {
+    keep.first = std::min(shape.layers, 1 + static_cast<int>(seed / 3 % 3));
+    if (keep.ends()) keep.last = std::min(shape.layers - keep.first, static_cast<int>(seed / 9 % 3));
+  }
   input.workload.concurrency = 1 + static_cast<int>(random() % 6);
   return input;
 }

@@ -159,7 +159,8 @@ std::vector<DeviceReason> device_reasons(const PlanInput& input, const CostModel
   const Prediction predicted = evaluate(input, stages);
   std::vector<int> order;
   for (const StageAssignment& stage : stages) {
-    if (stage.output && stage.layers() == 0 && stage.device == stages.front().device) continue;  // kEnds
+    if (&stage != &stages.front() && stage.device == stages.front().device)
+      continue;  // the end that is on the head
     order.push_back(type_of(chain, stage.device));
   }
   std::vector<DeviceReason> reasons;
@@ -208,7 +209,7 @@ std::string why_infeasible(const PlanInput& input, const std::vector<StageAssign
   const auto name = [&](int device) { return "node " + input.devices[static_cast<size_t>(device)].name; };
   if (stages.empty() || !stages.front().embedding || !stages.back().output)
     return "the pipeline lacks an end";
-  const bool ends = constraints.keep_on_head == KeepOnHead::kEnds;
+  const KeepOnHead& keep = constraints.keep_on_head;
   int next = 0;
   for (size_t i = 0; i < stages.size(); ++i) {
     const StageAssignment& stage = stages[i];
@@ -221,14 +222,15 @@ std::string why_infeasible(const PlanInput& input, const std::vector<StageAssign
     if (stage.layers() == 0 && !stage.embedding && !stage.output)
       return name(stage.device) + " has an empty stage";
     for (size_t j = 0; j < i; ++j) {
-      const bool home = ends && j == 0 && i + 1 == stages.size() && i > 1 && stage.layers() == 0;
+      const bool home =
+          keep.ends() && j == 0 && i + 1 == stages.size() && i > 1 && stage.layers() == keep.last;
       if (stages[j].device == stage.device && !home) return name(stage.device) + " has two stages";
     }
     const DeviceProfile& profile = input.devices[static_cast<size_t>(stage.device)];
     const std::vector<int>& excluded = constraints.excluded;
     if (!profile.allowed || std::find(excluded.begin(), excluded.end(), stage.device) != excluded.end())
       return name(stage.device) + " is excluded but has a stage";
-    if (profile.layers_max > 0 && stage.layers() > profile.layers_max)
+    if (profile.layers_max > 0 && stage.layers() > profile.layers_max)  // of each stage
       return name(stage.device) + " has " + std::to_string(stage.layers()) + " layers and may have at most " +
              std::to_string(profile.layers_max);
     const bool secret_first =
@@ -241,12 +243,12 @@ std::string why_infeasible(const PlanInput& input, const std::vector<StageAssign
       return name(stage.device) + " is not trusted with the layers it is given";
   }
   if (next != n) return "no node has " + layers_text(next, n);
-  if (constraints.keep_on_head != KeepOnHead::kNone &&
-      (stages.front().device != head || stages.front().layers() < 1))
-    return "keep-on-head " + std::string(to_string(constraints.keep_on_head)) + ": layer 0 must be on " +
+  if (keep.begins() && (stages.front().device != head || stages.front().layers() < keep.first))
+    return "keep-on-head " + to_string(keep) + ": " + layers_text(0, keep.first) + " must be on " +
            name(head);
-  if (ends && stages.back().device != head)
-    return "keep-on-head ends: the output head must be on " + name(head);
+  if (keep.ends() && (stages.back().device != head || stages.back().layers() < keep.last))
+    return "keep-on-head " + to_string(keep) + ": the output head" +
+           (keep.last > 0 ? " and " + layers_text(n - keep.last, n) : "") + " must be on " + name(head);
   std::vector<StageAssignment> filled = stages;
   evaluate(input, filled);
   for (size_t i = 0; i < filled.size(); ++i) {

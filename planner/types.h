@@ -2,9 +2,10 @@
 // I/O.
 //
 // A model is a row of *units*: the embedding, each layer, the output head. A plan cuts that row into
-// contiguous stages and gives each stage to one device; a device holds at most one stage, except that with
-// KeepOnHead::kEnds the head device also holds a last stage that is the output head alone. Layer indices are
-// global and ranges half-open. Devices are indices into PlanInput::devices.
+// contiguous stages and gives each stage to one device; a device holds at most one stage, except that where
+// KeepOnHead::ends() the head device also holds the last stage: the output head with exactly the last layers
+// that were asked for. Layer indices are global and ranges half-open. Devices are indices into
+// PlanInput::devices.
 #pragma once
 
 #include <cstdint>
@@ -25,11 +26,19 @@ enum class Objective {
 };
 
 // Which units must be on the head device (the one prompts come in at).
-enum class KeepOnHead {
-  kNone,        // any device may be first: token ids travel to it
-  kFirstLayer,  // embedding and at least layer 0: token ids never leave the head
-  kEnds,        // that, and the output head: hidden comes home, no logits leave the head
+struct KeepOnHead {
+  int first = 1;  // the embedding and at least so many first layers: token ids never leave the head. 0: any
+                  // device may be first, and token ids travel to it
+  int last = -1;  // the output head and exactly so many last layers: hidden comes home, no logits reach
+                  // another device. -1: the output head may be anywhere
+  bool begins() const { return first > 0; }
+  bool ends() const { return last >= 0; }
+  bool operator==(const KeepOnHead&) const = default;
+  static const KeepOnHead kNone, kFirstLayer, kEnds;
 };
+inline constexpr KeepOnHead KeepOnHead::kNone{0, -1};
+inline constexpr KeepOnHead KeepOnHead::kFirstLayer{1, -1};
+inline constexpr KeepOnHead KeepOnHead::kEnds{1, 0};
 
 // One model as cut by the planner. Bytes are resident bytes.
 struct ModelProfile {

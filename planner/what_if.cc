@@ -72,7 +72,7 @@ PlanInput with_added(const PlanInput& input, const WhatIfChange& change) {
 
 PlanInput without(const PlanInput& input, const std::string& name) {
   const int device = index_of(input, name, "--without");
-  if (device == input.constraints.head && input.constraints.keep_on_head != KeepOnHead::kNone)
+  if (device == input.constraints.head && input.constraints.keep_on_head.begins())
     throw SetupError("--without " + name + ": it is the head, where prompts come in");
   PlanInput less = input;
   less.constraints.excluded.push_back(device);

@@ -3,7 +3,8 @@
 #
 #   tools/test.sh              all of it; ends on ctest's own summary
 #   tools/test.sh --quick      the unit tests and rules only: no model, nothing that starts processes
-#   tools/test.sh --sanitize   before that, the unit tests under ASan + UBSan and the threaded ones under TSan
+#   tools/test.sh --sanitize   before that, the unit tests under ASan + UBSan, the threaded ones under TSan, and the fuzz
+#                              targets, each for SHOAL_FUZZ_SECONDS (60)
 #   tools/test.sh --werror     warnings are errors (as .ci/run has it)
 #
 # Stops at the first stage that fails, with a non-zero exit. The programs under test find the model in SHOAL_TEST_MODEL.
@@ -70,6 +71,8 @@ if ((sanitize)); then
   sanitized asan "${layers[@]}"
   stage "TSan"
   sanitized tsan "${threaded_layers[@]}"
+  stage "fuzz targets"
+  bash tools/fuzz.sh "${SHOAL_FUZZ_SECONDS:-60}"
 fi
 
 stage "Release build"

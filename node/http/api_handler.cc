@@ -66,14 +66,16 @@ HttpResponse text_response(std::string content_type, std::string body) {
 }  // namespace
 
 ApiHandler::ApiHandler(Cluster& cluster, CompletionService& service, EmbeddingService& embeddings,
-                       ApiMetrics& metrics, StatsCollector& stats, ApiKeys keys, AllowedOrigins origins)
+                       ApiMetrics& metrics, StatsCollector& stats, ApiKeys keys, AllowedOrigins origins,
+                       int requests_per_minute)
     : cluster_(cluster),
       service_(service),
       embeddings_(embeddings),
       metrics_(metrics),
       stats_(stats),
       keys_(std::move(keys)),
-      origins_(std::move(origins)) {}
+      origins_(std::move(origins)),
+      rate_(requests_per_minute) {}
 
 std::vector<std::pair<std::string, std::string>> ApiHandler::common_headers(const HttpRequest& request) {
   return origins_.headers(request.origin, request.method == "OPTIONS", request.asked_headers);
@@ -86,6 +88,7 @@ HttpResponse ApiHandler::refusal(int status, const std::string& problem) {
 
 std::optional<HttpResponse> ApiHandler::refuse_early(const HttpRequest& head) {
   std::optional<HttpResponse> response = find_refusal(head);
+  if (!response) response = too_often(head);
   if (response) {
     const Route* route = find_route(head.path);
     metrics_.count_request(route == nullptr ? "none" : std::string(route->path), response->status);
@@ -122,6 +125,16 @@ std::optional<HttpResponse> ApiHandler::find_refusal(const HttpRequest& head) co
     return to_response({415, "the body must be JSON: Content-Type: application/json", "", "", 0});
   if (route->posts && stopping_) return to_response({503, "the server is stopping", "", "stopping", 5});
   return std::nullopt;
+}
+
+// Only what makes work counts, and only by those who may ask.
+std::optional<HttpResponse> ApiHandler::too_often(const HttpRequest& head) {
+  if (head.method != "POST") return std::nullopt;
+  const auto now = std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch());
+  const std::optional<int> wait_s = rate_.take(keys_.user_of(head.authorization).value_or(""), now.count());
+  if (!wait_s) return std::nullopt;
+  return to_response({429, "more requests in a minute than this server takes of one key", "",
+                      "rate_limit_exceeded", *wait_s});
 }
 
 awaitable<void> ApiHandler::handle(HttpExchange& exchange) {

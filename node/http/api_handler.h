@@ -11,6 +11,7 @@
 #include "node/http/cors.h"
 #include "node/http/embedding_service.h"
 #include "node/http/http_server.h"
+#include "node/http/rate_limit.h"
 #include "node/http/stats_collector.h"
 
 namespace shoal {
@@ -19,7 +20,7 @@ class ApiHandler : public HttpHandler {
  public:
   // All of them outlive the handler.
   ApiHandler(Cluster& cluster, CompletionService& service, EmbeddingService& embeddings, ApiMetrics& metrics,
-             StatsCollector& stats, ApiKeys keys, AllowedOrigins origins);
+             StatsCollector& stats, ApiKeys keys, AllowedOrigins origins, int requests_per_minute);
   void set_server(const HttpServer& server) { server_ = &server; }  // before it listens
   void set_stopping() { stopping_ = true; }
 
@@ -30,6 +31,7 @@ class ApiHandler : public HttpHandler {
 
  private:
   std::optional<HttpResponse> find_refusal(const HttpRequest& head) const;
+  std::optional<HttpResponse> too_often(const HttpRequest& head);
   boost::asio::awaitable<int> answer(HttpExchange& exchange);
   boost::asio::awaitable<HttpResponse> ready();
   boost::asio::awaitable<HttpResponse> metrics();
@@ -43,6 +45,7 @@ class ApiHandler : public HttpHandler {
   StatsCollector& stats_;
   const ApiKeys keys_;
   const AllowedOrigins origins_;
+  RateLimit rate_;
   const HttpServer* server_ = nullptr;
   bool stopping_ = false;
 };

@@ -34,7 +34,7 @@ constexpr int kSendBufferBytes = 64 << 10;  // so that a reader that stops is no
 }  // namespace
 
 tcp::endpoint parse_listen(const std::string& text, const std::string& what) {
-  auto fail = [&] [[noreturn]] (const std::string& why) {
+  const auto fail = [&](const std::string& why) {
     throw SetupError(fmt::format("{}: '{}' {}: write it like 127.0.0.1:8080", what, text, why));
   };
   const size_t colon = text.rfind(':');

@@ -336,6 +336,20 @@ class Doors(ClusterTest):
                 self.assertEqual(server.request("GET", "/status.json")[0], 401)
                 self.assertEqual(server.request("GET", "/health")[0], 200)
             server.key = "the-key-of-this-test"
+        self.assertNotIn("another-key-of-this-test", server.log)
+        self.assertNotIn("the-key-of-this-test", server.log)
+
+    def test_a_key_may_ask_so_often_and_no_more(self):
+        with Server([*ARGUMENTS, "--api-key-file", self.key_file(), "--requests-per-minute", "3"],
+                    key="the-key-of-this-test") as server:
+            for _ in range(3):
+                self.assertEqual(server.post(TEXT, text("a", max_tokens=1))[0], 200)
+            status, headers, body = server.request("POST", TEXT, "{}", {"Content-Type": "application/json"})
+            self.assertEqual((status, json.loads(body)["error"]["code"]), (429, "rate_limit_exceeded"))
+            self.assertIn(int(headers["Retry-After"]), range(1, 21))
+            self.assertEqual(server.request("GET", "/v1/models")[0], 200)
+            server.key = "the-second-key-of-this-test"
+            self.assertEqual(server.post(TEXT, text("a", max_tokens=1))[0], 200)
 
     def test_a_key_shares_no_cache_with_another(self):
         with Server([*ARGUMENTS, "--api-key-file", self.key_file()], key="the-key-of-this-test") as server:

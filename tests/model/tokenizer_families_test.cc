@@ -14,40 +14,11 @@
 #include "model/utf8.h"
 #include "model/vocabulary.h"
 #include "model/wpm.h"
+#include "tests/model/sample_vocabularies.h"
 #include "tests/model/tokenizer_strings.h"
 
 namespace shoal {
 namespace {
-
-VocabData unigram_data(const std::string& name) {
-  VocabData data;
-  data.model = "t5";
-  for (const std::string& line : read_fixture_lines(name)) {
-    if (line.starts_with("charsmap: ")) {
-      data.charsmap = bytes_of_hex(line.substr(10));
-      continue;
-    }
-    const size_t first = line.find('\t'), second = line.find('\t', first + 1);
-    data.types.push_back(static_cast<TokenType>(std::stoi(line)));
-    data.scores.push_back(std::stof(line.substr(first + 1)));
-    data.tokens.push_back(bytes_of_hex(line.substr(second + 1)));
-  }
-  return data;
-}
-
-VocabData wordpiece_data() {
-  VocabData data;
-  data.model = "bert";
-  for (const std::string& hex : read_fixture_lines("tokenizer_wordpiece.txt"))
-    data.tokens.push_back(bytes_of_hex(hex));
-  data.types.assign(data.tokens.size(), TokenType::kNormal);
-  std::fill_n(data.types.begin(), 5, TokenType::kControl);
-  data.padding = 0;
-  data.unknown = 1;
-  data.bos = 2;
-  data.separator = 3;
-  return data;
-}
 
 // "a" and "b" of score -1, "ab" of -3, "▁" of -2, a user-defined "<u>".
 VocabData tiny_unigram() {
@@ -58,53 +29,6 @@ VocabData tiny_unigram() {
   data.types = {TokenType::kControl, TokenType::kControl, TokenType::kUnknown, TokenType::kNormal,
                 TokenType::kNormal,  TokenType::kNormal,  TokenType::kNormal,  TokenType::kUserDefined};
   return data;
-}
-
-// Byte-level vocabulary whose merges cross words, digits, spaces and line ends.
-VocabData crossing_vocabulary(const std::string& pre) {
-  static const VocabData common = [] {
-    VocabData data;
-    data.model = "gpt2";
-    data.add_bos = 0;
-    for (int byte = 0; byte < 256; ++byte)
-      data.tokens.emplace_back(byte_to_symbol(static_cast<uint8_t>(byte)));
-    bool merges = true;
-    for (std::string line : read_fixture_lines("tokenizer_pre_merges.txt")) {
-      if (line == "tokens:") {
-        merges = false;
-        continue;
-      }
-      if (merges) {
-        data.merges.push_back(line);
-        line.erase(line.find(' '), 1);
-      }
-      data.tokens.push_back(line);
-    }
-    return data;
-  }();
-  VocabData data = common;
-  data.pre = pre;
-  return data;
-}
-
-// Two where the names of a group differ in whether whole words are taken without merging.
-constexpr const char* kOneOfEachGroup[] = {
-    "default",     "gpt-2",    "llama-bpe", "dbrx",           "glm4",
-    "qwen2",       "qwen35",   "smollm",    "jais-2",         "deepseek-llm",
-    "deepseek-v3", "spark2_5", "youtu",     "deepseek-coder", "falcon",
-    "bloom",       "viking",   "tekken",    "gpt-4o",         "granite-embed-multi-97m",
-    "chameleon",   "tiny_aya", "kimi-k2",   "superbpe",       "bailingmoe",
-    "seed-coder",  "ufakzeka", "afmoe",     "laguna",         "exaone-moe",
-    "minicpm5"};
-
-// Every vocabulary that the fixtures give, by name.
-std::vector<std::pair<std::string, Tokenizer>> all_tokenizers() {
-  std::vector<std::pair<std::string, Tokenizer>> all;
-  for (const char* pre : kOneOfEachGroup) all.emplace_back(pre, Tokenizer::from(crossing_vocabulary(pre)));
-  all.emplace_back("T5", Tokenizer::from(unigram_data("tokenizer_unigram.txt")));
-  all.emplace_back("T5 with bytes", Tokenizer::from(unigram_data("tokenizer_unigram_bytes_vocab.txt")));
-  all.emplace_back("BERT", Tokenizer::from(wordpiece_data()));
-  return all;
 }
 
 std::string random_bytes(uint64_t& state) {

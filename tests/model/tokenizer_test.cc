@@ -15,6 +15,7 @@
 #include "model/spm.h"
 #include "model/utf8.h"
 #include "model/vocabulary.h"
+#include "tests/model/sample_vocabularies.h"
 #include "tests/model/tokenizer_strings.h"
 
 namespace shoal {
@@ -99,21 +100,6 @@ void check_against_oracle(const Tokenizer& tokenizer, const std::string& name) {
   char text[17];
   std::snprintf(text, sizeof(text), "%016lx", static_cast<unsigned long>(hash));
   CHECK(text == fixture.pieces_hash);
-}
-
-VocabData spm_data() {
-  VocabData data;
-  data.model = "llama";
-  for (const std::string& line : read_fixture_lines("tokenizer_spm_vocab.txt")) {
-    const size_t first = line.find('\t'), second = line.find('\t', first + 1);
-    data.types.push_back(static_cast<TokenType>(std::stoi(line)));
-    data.scores.push_back(std::stof(line.substr(first + 1)));
-    data.tokens.push_back(bytes_of_hex(line.substr(second + 1)));
-  }
-  data.bos = 1;
-  data.eos = 2;
-  data.unknown = 0;
-  return data;
 }
 
 // All 256 bytes, a few merges, a control, a user-defined and an end token.

@@ -93,6 +93,38 @@ TEST_CASE("every key of the cluster file is read") {
   CHECK(parse_cluster_config(kWhole, "/etc/shoal/c.yaml").serve.api_key_file == "/etc/shoal/keys");
 }
 
+TEST_CASE("who is trusted, and what is kept on the head and from the others") {
+  const auto trusted = [](const std::string& a, const std::string& b, const std::string& c) {
+    const ClusterConfig config = parse_cluster_config(
+        "nodes: {a: {memory: 1GiB" + a + "}, b: {memory: 1GiB" + b + "}, c: {memory: 1GiB" + c + "}}",
+        "c.yaml");
+    std::string text;
+    for (const NodeConfig& node : config.nodes) text += node.trusted ? 'T' : '-';
+    return text;
+  };
+  CHECK(trusted("", "", "") == "TTT");
+  CHECK(trusted("", ", trusted: false", "") == "T-T");
+  CHECK(trusted("", ", trusted: true", "") == "TT-");  // who is not named is not trusted then
+  CHECK(trusted("", ", trusted: true", ", trusted: false") == "TT-");
+  CHECK(trusted(", trusted: true", "", "") == "T--");
+  CHECK(mentions(problem("nodes:\n  a: {memory: 1GiB, trusted: false}"), "c.yaml:2: node 'a' is the head"));
+  CHECK(mentions(problem("nodes: {a: {memory: 1GiB, trusted: perhaps}}"),
+                 "nodes.a.trusted must be true or false"));
+  const std::string node = "nodes: {a: {memory: 1GiB}}\n";
+  const ClusterConfig config = parse_cluster_config(
+      node + "plan: {keep-on-head: 'first:2,last:1', keep-on-trusted: first:3}", "c.yaml");
+  CHECK(config.plan.keep_on_head == "first:2,last:1");
+  CHECK(config.plan.keep_on_trusted == "first:3");
+  for (const char* wrong : {"first", "first:0", "first:-1", "first:2,", "last:1", "first:2,last:-1",
+                            "first:2,last:1,", "first:99999", "first: 2", "ends,first:1"}) {
+    CHECK(mentions(problem(node + "plan: {keep-on-head: '" + wrong + "'}"),
+                   "c.yaml:2: plan.keep-on-head is none"));
+  }
+  CHECK(mentions(problem(node + "plan: {keep-on-trusted: all}"), "plan.keep-on-trusted is none"));
+  CHECK(parse_cluster_config(node, "c.yaml").canonical() !=
+        parse_cluster_config(node + "plan: {keep-on-trusted: none}", "c.yaml").canonical());
+}
+
 TEST_CASE("defaults: the first node is the head, everything listens on loopback") {
   const ClusterConfig config =
       parse_cluster_config("nodes: {a: {memory: 1GiB}, b: {memory: 1GiB}}", "c.yaml");

@@ -4,6 +4,8 @@
 
 #include <cmath>
 
+#include "base/error.h"
+#include "tensor/float_ops.h"
 #include "tests/node/local_cluster.h"
 
 namespace shoal::test {
@@ -33,6 +35,20 @@ TEST_CASE("the probe measures every row count that the planner asks for") {
     CHECK(profile.prefill_layer_row_seconds < 1);
     CHECK(profile.embedding_row_seconds > 0);
   }
+}
+
+TEST_CASE("a device whose kernels compute wrongly does not take part") {
+  const GgufFile file = GgufFile::open(small_model_file(TensorType::kQ4_0));
+  FloatOps floats = *select_kernels("generic").floats;
+  floats.add = [](float* x, const float* y, int n) {
+    for (int i = 0; i < n; ++i) x[i] = i == 100 ? x[i] : x[i] + y[i];
+  };
+  Kernels wrong = select_kernels("generic");
+  wrong.floats = &floats;
+  CHECK_THROWS_WITH_AS(
+      probe_device(file, ModelConfig::from(file), wrong, {1, 1}),
+      doctest::Contains("the kernels generic compute add wrongly here: this device must not take part"),
+      SetupError);
 }
 
 TEST_CASE("reading memory has a finite speed") {

@@ -19,8 +19,8 @@ class Oracle {
 
   double best() {
     best_ = kNone;
-    const bool ends = in_.constraints.keep_on_head == KeepOnHead::kEnds;
-    units_ = in_.model.n_layer + (ends ? 1 : 2);
+    const KeepOnHead& keep = in_.constraints.keep_on_head;
+    units_ = in_.model.n_layer + 2 - (keep.ends() ? 1 + keep.last : 0);
     std::vector<Part> parts;
     place(0, parts);
     return best_;
@@ -46,13 +46,13 @@ class Oracle {
 
   void finish(std::vector<Part> parts) {
     const int head = in_.constraints.head, n = in_.model.n_layer;
-    if (in_.constraints.keep_on_head != KeepOnHead::kNone && (parts[0].device != head || parts[0].end < 2))
-      return;
-    if (in_.constraints.keep_on_head == KeepOnHead::kEnds) {
+    const KeepOnHead& keep = in_.constraints.keep_on_head;
+    if (keep.first > 0 && (parts[0].device != head || parts[0].end < 1 + keep.first)) return;
+    if (keep.ends()) {
       if (parts.back().device == head) {
         parts.back().end = n + 2;
       } else {
-        parts.push_back({head, n + 1, n + 2});
+        parts.push_back({head, n + 1 - keep.last, n + 2});
       }
     }
     if (!fits(parts) || !trusted(parts)) return;
@@ -63,9 +63,10 @@ class Oracle {
     const ModelProfile& m = in_.model;
     for (size_t d = 0; d < in_.devices.size(); ++d) {
       uint64_t bytes = 0;
-      bool used = false, matrix = false, separate_layers = false;
+      bool used = false, matrix = false;
       for (const Part& part : parts) {
         if (part.device != static_cast<int>(d)) continue;
+        bool layers = false;
         used = true;
         bytes += m.scratch_bytes;
         for (int u = part.begin; u < part.end; ++u) {
@@ -75,13 +76,13 @@ class Oracle {
             matrix = matrix || m.tied_output;
           }
           if (u >= 1 && u <= m.n_layer) {
-            separate_layers = true;
+            layers = true;
             bytes += m.layer_bytes[static_cast<size_t>(u - 1)] + m.layer_kv_bytes[static_cast<size_t>(u - 1)];
           }
         }
+        if (layers) bytes += m.shared_bytes;  // each stage has its own
       }
       if (matrix) bytes += m.embedding_bytes;
-      if (separate_layers) bytes += m.shared_bytes;
       if (used && bytes + m.base_bytes > in_.devices[d].memory_bytes) return false;
     }
     return true;
@@ -174,6 +175,7 @@ sample::InputShape shape_of(unsigned seed) {
   shape.device_scales = seed % 4 == 1;
   shape.missing_links = seed % 5 == 2;
   shape.mbps_max = seed % 2 ? 50 : 1000;
+  shape.keep_layers = seed % 2 == 1;
   return shape;
 }
 
@@ -191,7 +193,9 @@ void compare(Objective objective) {
     }
     if (seed % 13 == 0) {  // nodes that may not see the ends of the model
       input.devices.back().trusted = false;
-      input.constraints.trusted_first_layers = input.constraints.trusted_last_layers = 1;
+      const int layers = input.model.n_layer;
+      input.constraints.trusted_first_layers = std::min(layers, 1 + static_cast<int>(seed / 13 % 3));
+      input.constraints.trusted_last_layers = std::min(layers, static_cast<int>(seed / 39 % 3));
     }
     const double best = Oracle(input).best();
     double found = kNone;

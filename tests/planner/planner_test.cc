@@ -9,6 +9,7 @@
 #include <optional>
 
 #include "base/units.h"
+#include "planner/privacy.h"
 #include "planner/random_input.h"
 #include "tests/planner/try_plan.h"
 
@@ -278,6 +279,77 @@ TEST_CASE("layers kept on trusted nodes") {
     if (stage.device == 1) CHECK(stage.layer_begin >= 4);
   input.devices[2].trusted = false;
   CHECK_FALSE(error_of(input).empty());
+}
+
+TEST_CASE("layers at both ends kept on the head, and what that costs") {
+  PlanInput input = sample::random_input({8, 3, 6}, 5);
+  input.constraints.head = 1;
+  for (Objective objective : {Objective::kLatency, Objective::kThroughput}) {
+    input.objective = objective;
+    input.constraints.keep_on_head = {3, 2};
+    for (int d : {0, 2})
+      input.devices[static_cast<size_t>(d)].decode_layer = {{1, 1e-6}};  // everything draws away
+    for (int a = 0; a < 3; ++a)
+      for (int b = 0; b < 3; ++b) input.links.set(a, b, {1e-6, 1e9});
+    const Plan plan = make_plan(input);
+    CHECK(why_infeasible(input, plan.stages) == "");
+    REQUIRE(plan.stages.size() >= 3);
+    CHECK(plan.stages.front().device == 1);
+    CHECK(plan.stages.front().layer_end == 3);
+    CHECK(plan.stages.back().device == 1);
+    CHECK(plan.stages.back().layer_begin == 6);
+    CHECK(plan.stages.back().output);
+    CHECK(plan_from_json(plan_to_json(plan)).value() == plan);
+    const PrivacyPrice price = privacy_price(input, plan);
+    REQUIRE(price.known);
+    CHECK(price.seconds == plan.predicted.seconds_per_token);
+    CHECK(price.seconds_without < price.seconds);
+    CHECK(price.rate_without > price.rate);
+    PlanInput free = input;
+    free.constraints.keep_on_head = KeepOnHead::kNone;
+    CHECK(make_plan(free).predicted.seconds_per_token == price.seconds_without);
+    const std::string told = render_explanation(input, plan);
+    CHECK(has(told, "keep-on-head first:3,last:2: "));
+    CHECK(has(told, "ms a token more ("));
+    CHECK(has(told, "node-1: prompts come in and answers go out here"));
+    CHECK(has(told, "no tokens, but prompts and answers can be inferred from the activations of layer"));
+    std::vector<StageAssignment> moved = plan.stages;
+    moved.front().layer_end = moved[1].layer_begin = 2;
+    CHECK(has(why_infeasible(input, moved), "layers 0-2 must be on node node-1"));
+  }
+  input.constraints.keep_on_head = {7, 2};
+  CHECK(has(error_of(input), "keep-on-head first:7,last:2: the model has 8 layers"));
+  input.constraints.keep_on_head = {4, 4};  // nothing is left for others: one stage
+  CHECK(make_plan(input).stages.size() == 1);
+}
+
+TEST_CASE("by hand the head's end need not be given") {
+  PlanInput input = sample::random_input({8, 3, 9}, 5);
+  input.constraints.head = 1;
+  input.constraints.keep_on_head = {2, 3};
+  input.constraints.manual = {{1, 0, 3}, {0, 3, 5}};
+  const Plan plan = make_plan(input);
+  REQUIRE(plan.stages.size() == 3);
+  CHECK(plan.stages[2].device == 1);
+  CHECK(plan.stages[2].layer_begin == 5);
+  CHECK_FALSE(privacy_price(input, plan).known);
+  input.constraints.manual = {{1, 0, 3}, {0, 3, 4}};
+  CHECK(has(error_of(input), "no node is given"));
+  input.constraints.manual = {{1, 0, 3}, {0, 3, 8}};
+  CHECK(has(error_of(input), "must be on node node-1"));
+}
+
+TEST_CASE("who could learn what is told for each node") {
+  PlanInput input = sample::random_input({4, 2, 9}, 3);
+  input.constraints.head = 0;
+  input.constraints.keep_on_head = KeepOnHead::kNone;
+  input.constraints.manual = {{1, 0, 4}};
+  CHECK(has(privacy_text(input, make_plan(input)), "node-1: reads every prompt and every answer"));
+  input.constraints.manual = {{1, 0, 2}, {0, 2, 4}};
+  CHECK(has(privacy_text(input, make_plan(input)), "node-1: reads every prompt: "));
+  input.constraints.manual = {{0, 0, 2}, {1, 2, 4}};
+  input.devices[1].trusted = false;
+  CHECK(has(privacy_text(input, make_plan(input)), "node-1 (not trusted): reads every answer: "));
 }
 
 TEST_CASE("a head that keeps the output head must be trusted with it") {

@@ -4,24 +4,10 @@
 
 #include <filesystem>
 
-#include "tests/transport/support.h"
-#include "transport/certificates.h"
-#include "transport/tls.h"
+#include "tests/transport/tls_support.h"
 
 namespace shoal::test {
 namespace {
-
-NodeCredentials credentials_of(const CertificateAuthority& authority, const std::string& node, int days = 1) {
-  NodeKey key = NodeKey::create();
-  const std::string certificate = authority.sign(key.request(node, "home"), node, days).value();
-  return {std::move(key), certificate, authority.certificate()};
-}
-
-ChannelOptions tls_options(const NodeCredentials& credentials) {
-  ChannelOptions options;
-  options.tls = std::make_shared<TlsContext>(credentials);
-  return options;
-}
 
 struct Greeting {
   Result<PeerInfo> caller = Error{}, callee = Error{};

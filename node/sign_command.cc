@@ -1,0 +1,52 @@
+// shoal sign.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <fstream>
+#include <thread>
+
+#include "base/error.h"
+#include "model/gguf_reader.h"
+#include "model/signature.h"
+#include "node/cluster_config.h"
+#include "node/cluster_weights.h"
+#include "node/commands.h"
+
+namespace shoal {
+
+int sign_command(const SignFlags& flags) {
+  if (!flags.new_key.empty()) {
+    const std::string open = make_signing_key(flags.new_key);
+    std::fputs(fmt::format("the private key {} stays with you; {} is for those who use your models\n",
+                           quoted(flags.new_key, 4096), quoted(open, 4096))
+                   .c_str(),
+               stderr);
+    if (flags.model.empty()) return kExitDone;
+  }
+  const std::string key = flags.key.empty() ? flags.new_key : flags.key;
+  if (flags.model.empty())
+    throw SetupError("shoal sign: name a model file, or make a key with --new-key FILE");
+  const std::string path = resolve_model_path(flags.model, "");
+  const GgufFile file = GgufFile::open(path);
+  const auto manifest =
+      make_manifest(file, static_cast<int>(std::max(1u, std::thread::hardware_concurrency())));
+  if (!flags.verify.empty()) {
+    require_signature(file, *manifest, flags.verify);
+    std::fputs(
+        fmt::format("{} is signed with the key of {}\n", quoted(path, 4096), quoted(flags.verify, 4096))
+            .c_str(),
+        stdout);
+    return kExitDone;
+  }
+  if (key.empty()) throw SetupError("shoal sign: with which key? --key FILE, or --new-key FILE makes one");
+  const std::string signature = sign_model(file, *manifest, key);
+  std::ofstream out(path + kSignatureSuffix, std::ios::binary);
+  out << signature;
+  out.close();
+  if (!out) throw SetupError(quoted(path + kSignatureSuffix, 4096) + " cannot be written", kExitFailed);
+  std::fputs((path + kSignatureSuffix + "\n").c_str(), stdout);
+  return kExitDone;
+}
+
+}  // namespace shoal
