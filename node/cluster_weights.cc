@@ -17,8 +17,6 @@
 
 namespace shoal {
 
-namespace {
-
 std::shared_ptr<const WeightManifest> make_manifest(const GgufFile& file, int threads) {
   const std::string cache = cache_home();
   ThreadPool pool(threads);
@@ -27,6 +25,8 @@ std::shared_ptr<const WeightManifest> make_manifest(const GgufFile& file, int th
       manifest_of(file, cache.empty() ? "" : cache + "/manifests", pool,
                   [&](uint64_t done, uint64_t total) { progress.update(done, total); }));
 }
+
+namespace {
 
 // Opens a model or an adapter, which the owner of `key` must have signed where one is named.
 std::shared_ptr<const GgufFile> open_trusted(const std::string& path, const std::string& key) {

@@ -16,6 +16,9 @@ namespace shoal {
 // Opens this node's model file. Null where it has none and need not: it fetches its share. Throws SetupError.
 std::shared_ptr<const GgufFile> open_model(const Cluster& cluster, bool must_have);
 
+// The manifest of a file, read from disk where it was made before. Throws SetupError.
+std::shared_ptr<const WeightManifest> make_manifest(const GgufFile& file, int threads);
+
 // The manifest of the head's `file`, read from disk where it was made before; goes to all. `name`: of this
 // node. `path`: what the file is called in messages where it is not here.
 std::shared_ptr<const WeightManifest> share_manifest(Bootstrap& bootstrap, const std::string& name,
