@@ -18,29 +18,13 @@
 #include "node/process_memory.h"
 #include "node/progress.h"
 #include "planner/cost_model.h"
+#include "sharding/lora_shard.h"
 #include "tensor/blas.h"
 
 namespace shoal {
 namespace {
 
 constexpr int kContextMin = 16, kContextUnsaid = 4096;
-
-// Runs one part of the set-up and tells all ranks how it went; throws everywhere if it failed anywhere.
-template <class Body>
-std::vector<std::string> together(Bootstrap& bootstrap, const std::string& name, Body&& body) {
-  RankReport report;
-  try {
-    report.payload = body();
-  } catch (const SetupError& error) {
-    report.error = bootstrap.size() > 1 ? fmt::format("node {}: {}", name, error.what()) : error.what();
-    report.exit_code = error.exit_code();
-  } catch (const std::bad_alloc&) {
-    report = {"", fmt::format("node {}: out of memory", name), kExitFailed};
-  } catch (const std::exception& error) {  // whatever it is, the others must not wait for this rank
-    report = {"", fmt::format("node {}: {}", name, error.what()), kExitFailed};
-  }
-  return agree(bootstrap, report);
-}
 
 // Which node this process is: --node, or the rank's place in the cluster file.
 void name_this_node(Cluster& cluster, Bootstrap& bootstrap, const ClusterOptions& options) {
@@ -80,29 +64,6 @@ void name_this_node(Cluster& cluster, Bootstrap& bootstrap, const ClusterOptions
   }
 }
 
-// Everybody gets the head's manifest; whoever has no model file goes by its header.
-void share_manifest(Cluster& cluster, Bootstrap& bootstrap, int threads) {
-  (void)together(bootstrap, cluster.name, [&] {
-    if (bootstrap.rank() == 0) cluster.manifest = make_manifest(*cluster.file, threads);
-    return std::string();
-  });
-  std::string bytes;
-  if (cluster.manifest) {
-    const std::span<const std::byte> mine = cluster.manifest->bytes();
-    bytes.assign(reinterpret_cast<const char*>(mine.data()), mine.size());
-  }
-  bytes = bootstrap.broadcast(bytes);
-  (void)together(bootstrap, cluster.name, [&] {
-    if (!cluster.manifest) {
-      const auto* data = reinterpret_cast<const std::byte*>(bytes.data());
-      cluster.manifest = std::make_shared<const WeightManifest>(
-          WeightManifest::parse({data, data + bytes.size()}, cluster.config.model));
-    }
-    set_up_weights(cluster);
-    return std::string();
-  });
-}
-
 // All ranks must have the same cluster file and program, and the same model where they have one; says which
 // one differs from the head and how. Where there are several, the head's manifest goes to all.
 void agree_on_inputs(Cluster& cluster, Bootstrap& bootstrap, int threads) {
@@ -134,7 +95,11 @@ void agree_on_inputs(Cluster& cluster, Bootstrap& bootstrap, int threads) {
   }
   (void)agree(bootstrap, report);
   cluster.model_hash = field(all[0], 2);
-  if (bootstrap.size() > 1) share_manifest(cluster, bootstrap, threads);
+  if (bootstrap.size() > 1) {
+    cluster.manifest =
+        share_manifest(bootstrap, cluster.name, cluster.file.get(), cluster.config.model, threads);
+    set_up_weights(cluster);
+  }
   (void)together(bootstrap, cluster.name, [&] {
     cluster.model = ModelConfig::from(*cluster.file);
     if (cluster.config.context == 0)  // neither a cluster file nor --context says
@@ -142,6 +107,7 @@ void agree_on_inputs(Cluster& cluster, Bootstrap& bootstrap, int threads) {
     if (is_head) cluster.tokenizer = std::make_unique<Tokenizer>(Tokenizer::from(*cluster.file));
     return std::string();
   });
+  agree_on_adapters(cluster, bootstrap, threads);
   if (is_head && cluster.config.context > cluster.model.n_ctx_train) {
     spdlog::warn(
         "the context is {} tokens and the model was trained on {}: what goes beyond is likely to make no "
@@ -201,10 +167,7 @@ std::map<std::string, Endpoint> share_endpoints(Cluster& cluster, Bootstrap& boo
                            : fmt::format("nodes.{}.address: {}", node.name, error.what()),
                        error.exit_code());
     }
-    if (cluster.weights) {
-      cluster.weights->set_tls(tls);
-      cluster.node->offer_weights(cluster.weights);
-    }
+    offer_weights(cluster, tls);
     return fmt::format("{} {} {}", cluster.name, node.address, cluster.node->port());
   });
   std::map<std::string, Endpoint> endpoints;
@@ -243,6 +206,7 @@ PipelineLayout layout_of(const Cluster& cluster, const std::map<std::string, End
   layout.context = cluster.config.context;
   layout.slots = cluster.config.sequences;
   layout.kv_cells = cluster.config.kv_cells;
+  layout.adapters = static_cast<int>(cluster.adapters.size());
   if (layout.node_of_stage.size() > 1) {
     layout.step_deadline_s = cluster.config.stall_timeout_s > 0
                                  ? cluster.config.stall_timeout_s
@@ -301,21 +265,16 @@ std::vector<std::pair<int, std::unique_ptr<Stage>>> make_stages(Cluster& cluster
         [&](uint64_t done, uint64_t total) { progress.update(done, total); }, embedding,
         cluster.weights.get());
     if (weights.token_embd) embedding = weights.token_embd;
+    for (size_t a = 0; a < cluster.adapters.size(); ++a) {
+      NodeWeights* source = a < cluster.adapter_weights.size() ? cluster.adapter_weights[a].get() : nullptr;
+      weights.adapters.push_back(load_lora(cluster.adapters[a], cluster.model, spec.layers, source));
+    }
     const StageOptions options{layout.context, layout.slots, layout.rows_max, cluster.config.kv_cache,
                                layout.kv_cells};
     stages.emplace_back(i, std::make_unique<Stage>(cluster.model, std::move(weights), options,
                                                    *cluster.kernels, *cluster.pool));
   }
   return stages;
-}
-
-// Everybody says which tensors it has, so that those who lack some know whom to ask.
-void find_weight_peers(Cluster& cluster, Bootstrap& bootstrap) {
-  if (!cluster.weights) return;
-  std::map<std::string, std::string> inventories;
-  for (const std::string& text : bootstrap.all_gather(cluster.name + " " + cluster.weights->inventory()))
-    inventories[text.substr(0, text.find(' '))] = text.substr(text.find(' ') + 1);
-  cluster.weights->set_peers(weight_peers(cluster, cluster.layout.endpoints, inventories));
 }
 
 // Says once what a class that leaves the contract gives up.
@@ -356,7 +315,8 @@ std::map<std::string, Endpoint> plan_and_listen(Cluster& cluster, Bootstrap& boo
   choose_kernels(cluster, bootstrap, options);
   (void)together(bootstrap, cluster.name,
                  [&] {  // what is wrong with the request is said before anything is measured
-                   complete_plan_input(cluster.config, *cluster.file, cluster.model, cluster.plan_input);
+                   complete_plan_input(cluster.config, *cluster.file, cluster.model, cluster.plan_input,
+                                       cluster.adapters);
                    return std::string();
                  });
   const std::map<std::string, Endpoint> endpoints = share_endpoints(cluster, bootstrap);
@@ -380,10 +340,11 @@ std::map<std::string, Endpoint> plan_for_one(Cluster& cluster, Bootstrap& bootst
   agree_on_inputs(cluster, bootstrap, threads_of(cluster, options));
   cluster.kernels = &select_kernels(options.kernels);
   tell_numeric_class(cluster);
-  const ModelProfile model =
-      make_model_profile(*cluster.file, cluster.model, cluster.config, threads_of(cluster, options));
-  const uint64_t weights =
-      shard_bytes(*cluster.file, cluster.model, {true, {0, cluster.model.n_layer}, true});
+  const ModelProfile model = make_model_profile(*cluster.file, cluster.model, cluster.config,
+                                                threads_of(cluster, options), cluster.adapters);
+  uint64_t weights = shard_bytes(*cluster.file, cluster.model, {true, {0, cluster.model.n_layer}, true});
+  for (const LoraFile& adapter : cluster.adapters)
+    weights += lora_bytes(adapter, cluster.model, {0, cluster.model.n_layer});
   const uint64_t kv = std::accumulate(model.layer_kv_bytes.begin(), model.layer_kv_bytes.end(), uint64_t{0});
   const uint64_t rest = model.scratch_bytes + model.scratch_output_bytes + model.base_bytes;
   const uint64_t budget = cluster.this_node().memory_bytes;
@@ -435,7 +396,7 @@ void start_cluster(Cluster& cluster, Bootstrap& bootstrap, const ClusterOptions&
     }
   }
   cluster.layout = layout_of(cluster, endpoints);
-  find_weight_peers(cluster, bootstrap);
+  find_weight_peers(cluster, bootstrap, cluster.layout.endpoints);
   (void)together(bootstrap, cluster.name, [&] {
     const int threads = threads_of(cluster, options);
     if (threads > device_processors()) {

@@ -11,6 +11,7 @@
 #include <string>
 
 #include "model/gguf_file.h"
+#include "model/lora_file.h"
 #include "model/model_config.h"
 #include "model/tokenizer.h"
 #include "node/bootstrap.h"
@@ -38,8 +39,10 @@ struct Cluster {
   std::shared_ptr<const WeightManifest> manifest;  // the head's; null in a cluster of one
   std::shared_ptr<NodeWeights> weights;            // where this node takes weights from; null: from `file`
   ModelConfig model;
-  std::unique_ptr<Tokenizer> tokenizer;  // head only
-  PlanInput plan_input;                  // head only
+  std::vector<LoraFile> adapters;                             // in the order of the cluster file
+  std::vector<std::shared_ptr<NodeWeights>> adapter_weights;  // as `weights`, of each adapter
+  std::unique_ptr<Tokenizer> tokenizer;                       // head only
+  PlanInput plan_input;                                       // head only
   Plan plan;
   PipelineLayout layout;
   const Kernels* kernels = nullptr;

@@ -17,6 +17,7 @@ namespace shoal {
 namespace {
 
 constexpr size_t kNodesMax = 256;
+constexpr size_t kAdaptersMax = 1024;
 constexpr int kContextMax = 1 << 20;
 constexpr int kSequencesMax = 4096;
 constexpr double kStallTimeoutMin = 1, kStallTimeoutMax = 86400;  // seconds
@@ -275,7 +276,31 @@ void read_serve(ClusterConfig& config, const MapReader& top) {
   config.serve.api_key_file = beside_file(config.path, map.text("api-key-file", ""));
 }
 
+void read_adapters(ClusterConfig& config, const MapReader& top) {
+  if (!top.has("adapters")) return;
+  const MapReader map(top.get("adapters"), config.path, "adapters", {});
+  for (const auto& entry : top.get("adapters")) {
+    const std::string name = entry.first.as<std::string>();
+    add_adapter(config, name, map.text(name, ""), map.place(name));
+  }
+}
+
 }  // namespace
+
+void add_adapter(ClusterConfig& config, const std::string& name, const std::string& path,
+                 const std::string& place) {
+  const bool clean = !name.empty() && name.size() <= 63 && std::all_of(name.begin(), name.end(), [](char c) {
+    return std::isalnum(static_cast<unsigned char>(c)) || c == '-' || c == '_' || c == '.';
+  });
+  if (!clean) throw SetupError(place + ": an adapter's name is 1 to 63 letters, digits, '-', '_' or '.'");
+  if (path.empty()) throw SetupError(fmt::format("{}: adapter '{}' has no file", place, name));
+  for (const AdapterConfig& other : config.adapters) {
+    if (other.name == name) throw SetupError(fmt::format("{}: there are two adapters '{}'", place, name));
+  }
+  if (config.adapters.size() == kAdaptersMax)
+    throw SetupError(fmt::format("{}: more than {} adapters", place, kAdaptersMax));
+  config.adapters.push_back({name, path, ""});
+}
 
 int ClusterConfig::node_index(const std::string& name) const {
   for (size_t i = 0; i < nodes.size(); ++i) {
@@ -296,6 +321,7 @@ std::string ClusterConfig::canonical() const {
   for (const LinkConfig& l : links) {
     text += fmt::format("{}|{}|{}|{}\n", l.a, l.b, l.bytes_per_second.value_or(-1), l.latency_s.value_or(-1));
   }
+  for (const AdapterConfig& adapter : adapters) text += fmt::format("adapter {}\n", adapter.name);
   for (const auto& [node, range] : plan.layers)
     text += fmt::format("{}|{}-{}\n", node, range.first, range.last);
   return text;
@@ -323,7 +349,7 @@ ClusterConfig parse_cluster_config(const std::string& yaml, const std::string& p
                                    documents.size()));
     const MapReader top(documents.front(), path, "",
                         {"cluster", "model", "model-key", "context", "sequences", "kv-cache", "kv-cells",
-                         "head", "nodes", "links", "plan", "stall-timeout", "serve"});
+                         "head", "nodes", "links", "plan", "stall-timeout", "serve", "adapters"});
     config.cluster = top.text("cluster", config.cluster);
     config.model = top.text("model", "");
     config.model_key = beside_file(path, top.text("model-key", ""));
@@ -339,6 +365,7 @@ ClusterConfig parse_cluster_config(const std::string& yaml, const std::string& p
     if (top.has("stall-timeout"))
       config.stall_timeout_s = parse_stall_timeout(top.text("stall-timeout", ""), top.place("stall-timeout"));
     read_serve(config, top);
+    read_adapters(config, top);
   } catch (const YAML::DeepRecursion& e) {
     throw SetupError(fmt::format("{}:{}: nested too deeply", path, e.mark.line + 1));
   } catch (const YAML::BadConversion& e) {

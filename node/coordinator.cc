@@ -34,6 +34,12 @@ void tell_logprobs(const RowOutput& output, int count, GenerationEvent& event) {
   }
 }
 
+// Whom what a request leaves in the cache may serve: the same user, and behind the same adapter, whose K and
+// V they are.
+std::string cache_owner(const GenerationRequest& request) {
+  return fmt::format("{} {:a} {}", request.adapter.index, request.adapter.scale, request.user);
+}
+
 }  // namespace
 
 Coordinator::Coordinator(Node& node, const PipelineLayout& layout, const SchedulerLimits& limits,
@@ -123,6 +129,10 @@ void Coordinator::start(uint64_t id, GenerationRequest request) {
                                                      token, layout_.n_vocab));
     }
   }
+  if (request.adapter.index < 0 || request.adapter.index > layout_.adapters ||
+      !(std::abs(request.adapter.scale) <= kAdapterScaleMax))
+    return refuse(Errc::kInvalidInput, fmt::format("there is no adapter {} with scale {}",
+                                                   request.adapter.index, request.adapter.scale));
   try {
     request.sampling.validate();
   } catch (const SetupError& error) {
@@ -190,7 +200,7 @@ int Coordinator::prompt_positions(const GenerationRequest& request) const {
 CacheSlots::Prefix Coordinator::prefix_of(const GenerationRequest& request,
                                           std::span<const int32_t> tokens) const {
   const bool reuses = layout_.inputs == 0 && !request.embeds;
-  return cache_.best_prefix(reuses ? tokens : tokens.first(1), request.user);
+  return cache_.best_prefix(reuses ? tokens : tokens.first(1), cache_owner(request));
 }
 
 // Seconds a prompt row takes the pipeline when it is full.
@@ -247,7 +257,7 @@ void Coordinator::run(uint64_t id, Waiting waiting, const CacheSlots::Prefix& pr
 // From here on the sequence's tokens are computed, but for those of the prefix.
 void Coordinator::begin(Sequence& sequence, const CacheSlots::Prefix& prefix) {
   const int length = static_cast<int>(sequence.tokens.size());
-  cache_.take(prefix, sequence.request.user, length);
+  cache_.take(prefix, cache_owner(sequence.request), length);
   sequence.slot = prefix.slot;
   sequence.reused = prefix.length;
   const GenerationRequest& request = sequence.request;
@@ -348,7 +358,8 @@ void Coordinator::send(ScheduledStep step) {
       const std::vector<int32_t>& tokens = step.whole_inputs ? sequence.request.prompt : sequence.tokens;
       const int32_t token = tokens[static_cast<size_t>(position)];
       if (wants) in_flight.wanted.emplace_back(static_cast<int32_t>(job->rows.size()), sequence.id);
-      job->rows.push_back({token, position, sequence.slot, wants});
+      const AdapterChoice& adapter = sequence.request.adapter;
+      job->rows.push_back({token, position, sequence.slot, wants, adapter.index, adapter.scale});
       if (!step.whole_inputs) cache_.hold(sequence.slot, position, token);
     }
     if (part.wants_logits) {

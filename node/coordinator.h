@@ -47,11 +47,18 @@ struct GenerationEvent {
   std::vector<float> embedding = {};                  // where that was asked for; the only event but the end
 };
 
+// Which adapter a request's tokens pass through: counted from 1 in the order of the cluster file; 0: none.
+struct AdapterChoice {
+  int index = 0;
+  float scale = 1;  // multiplies what it adds
+};
+
 struct GenerationRequest {
   std::vector<int32_t> prompt;  // at least one token
   int max_tokens = 128;         // at least 1
   SamplerOptions sampling;
   LogitBias logit_bias;
+  AdapterChoice adapter;
   AnswerGrammar grammar;    // where it is set the answer is kept within it
   int logprobs = -1;        // tell so many of the likeliest tokens with each; -1: no log-probabilities
   bool embeds = false;      // the prompt's embedding is wanted, no answer

@@ -60,6 +60,7 @@ struct PipelineLayout {
   bool decodes = true;               // the model generates text
   int32_t decoder_start_token = -1;  // what answers begin after, where the encoder reads the prompt
   int64_t kv_cells = 0;  // positions that each stage's cache holds for all slots; 0: slots x context
+  int adapters = 0;      // that rows may choose from
   int steps_in_flight_max = 0;
   double step_deadline_s = 0;  // no answer to any step for so long: a node hangs. 0: not watched
   int last_stage() const { return static_cast<int>(node_of_stage.size()) - 1; }
@@ -105,7 +106,7 @@ class Node {
   // On the io thread. Fails by an outcome.
   void send_step(std::unique_ptr<StepJob> job);
   // What this node gives to others that lack weights; null: nothing.
-  void offer_weights(std::shared_ptr<WeightProvider> provider);
+  void offer_weights(std::vector<std::shared_ptr<WeightProvider>> providers);
   StepBuffer take_buffer() { return buffers_->take(); }  // on the io thread
   // Statistics of all nodes, this one first.
   std::vector<StatsMessage> collect_stats();

@@ -64,6 +64,9 @@ class NodeWeights : public BlockSource, public WeightProvider {
   // Marks the tensors as used. `progress(done, total)` in bytes, from this thread.
   FetchReport fetch_missing(const ModelConfig& config, std::span<const ShardSpec> shards,
                             const std::function<void(uint64_t, uint64_t)>& progress = {});
+  // The same for tensors by name.
+  FetchReport fetch_missing(std::span<const std::string> tensors,
+                            const std::function<void(uint64_t, uint64_t)>& progress = {});
 
   void read_block(const TensorInfo& tensor, uint64_t block, std::span<std::byte> out) override;
   void expect(const TensorInfo& tensor, uint64_t offset, uint64_t bytes) override;

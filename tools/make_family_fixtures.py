@@ -27,7 +27,8 @@ POSITIONS = [0, 5, 9, 15, 16, 22, 33, 39]
 TOKEN_STEP = 7
 
 
-def logits_of(path, context_length, tokens):
+def logits_of(path, context_length, tokens, adapter=None, scale=1.0):
+    """`adapter`: the path of a LoRA file that all tokens pass through."""
     model = llama_cpp.llama_model_load_from_file(path.encode(), llama_cpp.llama_model_default_params())
     if not model:
         raise RuntimeError(f"llama.cpp does not load {path}")
@@ -39,6 +40,13 @@ def logits_of(path, context_length, tokens):
     context = llama_cpp.llama_init_from_model(model, params)
     if llama_cpp.llama_n_ctx(context) != context_length:
         raise RuntimeError(f"llama.cpp made the context {llama_cpp.llama_n_ctx(context)}")
+    if adapter:
+        lora = llama_cpp.llama_adapter_lora_init(model, adapter.encode())
+        if not lora:
+            raise RuntimeError(f"llama.cpp does not load {adapter}")
+        loras = (llama_cpp.llama_adapter_lora_p_ctypes * 1)(lora)
+        if llama_cpp.llama_set_adapters_lora(context, loras, 1, (ctypes.c_float * 1)(scale)) != 0:
+            raise RuntimeError("llama_set_adapters_lora failed")
     n_vocab = llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(model))
     batch = llama_cpp.llama_batch_init(len(tokens), 0, 1)
     batch.n_tokens = len(tokens)

@@ -82,14 +82,36 @@ CompletionService::~CompletionService() {
 
 // ---- From a body to tokens ----
 
+// Sets the adapter that "BASE:NAME" or the field lora means.
+std::optional<ApiError> CompletionService::choose_model(CompletionRequest& request) const {
+  std::string field = "lora", adapter = request.lora;
+  for (const std::string& base : {model_id_, std::string("default")}) {
+    if (!request.model.starts_with(base + ":")) continue;
+    if (!adapter.empty()) return ApiError{400, "lora: the model names an adapter already", "lora", "", 0};
+    field = "model";
+    adapter = request.model.substr(base.size() + 1);
+    request.model = base;
+  }
+  if (!request.model.empty() && request.model != model_id_ && request.model != "default") {
+    return ApiError{404,
+                    fmt::format("model: this server has \"{}\" alone (\"default\" means it too){}", model_id_,
+                                cluster_.config.adapters.empty() ? "" : ", and its adapters as MODEL:NAME"),
+                    "model", "model_not_found", 0};
+  }
+  const Result<AdapterChoice> choice = choose_adapter(cluster_.config, adapter);
+  if (!choice) {
+    return field == "model" ? ApiError{404, "model: " + choice.error().message, "model", "model_not_found", 0}
+                            : ApiError{400, "lora: " + choice.error().message, "lora", "", 0};
+  }
+  request.adapter = choice->index;
+  request.adapter_scale = choice->scale;
+  return std::nullopt;
+}
+
 ApiResult<CompletionService::Prepared> CompletionService::prepare(const std::string& body, bool chat) const {
   ApiResult<CompletionRequest> request = chat ? parse_chat_request(body) : parse_text_request(body);
   if (request.has_error()) return request.error();
-  if (!request->model.empty() && request->model != model_id_ && request->model != "default") {
-    return ApiError{404,
-                    fmt::format("model: this server has \"{}\" alone (\"default\" means it too)", model_id_),
-                    "model", "model_not_found", 0};
-  }
+  if (const auto refused = choose_model(*request)) return *refused;
   if (!cluster_.model.decodes()) {
     return ApiError{400,
                     fmt::format("model: it generates no text: use {}",

@@ -54,6 +54,7 @@ class CompletionService {
     std::shared_ptr<Generation> generation;
   };
 
+  std::optional<ApiError> choose_model(CompletionRequest& request) const;
   ApiResult<Prepared> prepare(const std::string& body, bool chat) const;  // on the worker thread
   ApiResult<std::vector<int32_t>> encode(CompletionRequest& request, size_t prompt) const;
   std::optional<ApiError> fit_tools(CompletionRequest& request) const;

@@ -51,6 +51,7 @@ void Generation::start() {
     request.sampling.seed += i;  // several answers to one prompt are to differ
     request.logit_bias = request_.logit_bias;
     request.logprobs = request_.logprobs;
+    request.adapter = {request_.adapter, request_.adapter_scale};
     request.ignore_end = request_.ignore_end;
     if (request_.grammar) request.grammar = {request_.grammar, token_bytes_};
     request.user = user_;
