@@ -399,6 +399,7 @@ void Coordinator::on_outcome(StepOutcome outcome) {
   }
   const StepInFlight in_flight = std::move(found->second);
   steps_.erase(found);
+  last_step_ = last_outcome_;
   learn(in_flight, outcome.stage_times);
   trace_step(outcome.step_id, in_flight, outcome.stage_times);
   if (outcome.rows.size() != in_flight.wanted.size()) {

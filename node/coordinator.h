@@ -87,6 +87,8 @@ class Coordinator {
   void set_fidelity(Fidelity* fidelity);
   // Sequences taken off so far because the cache was full, to be computed again.
   uint64_t preempted() const { return preempted_; }
+  // When a step last came back from the pipeline, computed; on the io thread.
+  std::optional<std::chrono::steady_clock::time_point> last_step() const { return last_step_; }
 
  private:
   struct Sequence {
@@ -161,6 +163,7 @@ class Coordinator {
       watchdog_;  // ends a run whose steps are not answered: a node that hangs closes nothing
   bool watching_ = false;
   std::chrono::steady_clock::time_point last_outcome_;
+  std::optional<std::chrono::steady_clock::time_point> last_step_;
   std::shared_ptr<int> alive_ = std::make_shared<int>();  // gone with the coordinator; a timer may outlast it
 };
 

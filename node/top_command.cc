@@ -12,8 +12,11 @@
 #include <boost/beast/core/tcp_stream.hpp>
 #include <boost/beast/http.hpp>
 #include <boost/json.hpp>
+#include <cctype>
+#include <cerrno>
 #include <cmath>
 #include <cstdio>
+#include <cstring>
 #include <fstream>
 #include <sstream>
 #include <thread>
@@ -39,10 +42,10 @@ struct Address {
 
 Address address_of(std::string url) {
   if (url.starts_with("http://")) url = url.substr(7);
+  const bool other_scheme = url.find("://") != std::string::npos;
   url = url.substr(0, url.find('/'));
   const size_t colon = url.rfind(':');
-  if (url.empty() || url.find("://") != std::string::npos)
-    throw SetupError("--url: write it like http://127.0.0.1:8080");
+  if (url.empty() || other_scheme) throw SetupError("--url: write it like http://127.0.0.1:8080");
   if (colon == std::string::npos || url.ends_with(']')) return {url, "80"};
   return {url.substr(0, colon), url.substr(colon + 1)};
 }
@@ -51,8 +54,10 @@ Address address_of(std::string url) {
 std::string first_key(const std::string& path) {
   if (path.empty()) return "";
   std::ifstream in(path);
+  if (!in) throw SetupError(fmt::format("{}: cannot be opened: {}", path, std::strerror(errno)));
   std::string line;
   while (std::getline(in, line)) {
+    while (!line.empty() && std::isspace(static_cast<unsigned char>(line.back()))) line.pop_back();
     if (!line.empty() && line.front() != '#') return line;
   }
   throw SetupError(fmt::format("{}: holds no key", path));

@@ -75,7 +75,7 @@ if ((coverage)); then
   done
   (cd "$build" && llvm-profdata-14 merge -sparse "${targets[@]/%/.profraw}" -o all.profdata)
   exec llvm-cov-14 report "${objects[@]:1}" -instr-profile="$build/all.profdata" -show-region-summary=false \
-    -show-branch-summary=false -ignore-filename-regex='/usr/|build/|tests/'
+    -show-branch-summary=false -ignore-filename-regex='/usr/|/gen/|/tests/|/base/'
 fi
 
 run_one() {  # TARGET

@@ -351,6 +351,9 @@ awaitable<bool> CompletionService::ready() {
   if (!cluster_.model.decodes()) co_return co_await embeds_now();
   auto fresh = [&] {
     for (const UnderWay& entry : under_way_) note(*entry.generation);
+    // A long prompt gives no token for a while, but its rows pass through every stage.
+    if (const auto step = cluster_.coordinator->last_step())
+      last_token_ = std::max(last_token_.value_or(*step), *step);
     return last_token_ && (!last_failure_ || *last_token_ > *last_failure_) &&
            steady_clock::now() - *last_token_ < kTokenFresh;
   };
