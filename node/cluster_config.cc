@@ -2,12 +2,14 @@
 
 #include <fmt/format.h>
 #include <yaml-cpp/depthguard.h>
+#include <yaml-cpp/eventhandler.h>
 #include <yaml-cpp/yaml.h>
 
 #include <algorithm>
 #include <charconv>
 #include <filesystem>
 #include <set>
+#include <sstream>
 
 #include "base/error.h"
 #include "base/units.h"
@@ -327,6 +329,33 @@ std::string ClusterConfig::canonical() const {
   return text;
 }
 
+namespace {
+
+// Takes what a parser finds and keeps nothing.
+class Ignored : public YAML::EventHandler {
+  using Mark = YAML::Mark;
+  using Style = YAML::EmitterStyle::value;
+  void OnDocumentStart(const Mark&) override {}
+  void OnDocumentEnd() override {}
+  void OnNull(const Mark&, YAML::anchor_t) override {}
+  void OnAlias(const Mark&, YAML::anchor_t) override {}
+  void OnScalar(const Mark&, const std::string&, YAML::anchor_t, const std::string&) override {}
+  void OnSequenceStart(const Mark&, const std::string&, YAML::anchor_t, Style) override {}
+  void OnSequenceEnd() override {}
+  void OnMapStart(const Mark&, const std::string&, YAML::anchor_t, Style) override {}
+  void OnMapEnd() override {}
+};
+
+// YAML::LoadAll() (yaml-cpp 0.7) would do, but finds documents without end behind a stray comma.
+bool has_second_document(const std::string& yaml) {
+  std::istringstream text(yaml);
+  YAML::Parser parser(text);
+  Ignored ignored;
+  return parser.HandleNextDocument(ignored) && parser.HandleNextDocument(ignored);
+}
+
+}  // namespace
+
 KvType parse_kv_cache(const std::string& text, const std::string& place) {
   if (text == "f16") return KvType::kF16;
   if (text == "q8_0") return KvType::kQ8_0;
@@ -341,13 +370,13 @@ ClusterConfig parse_cluster_config(const std::string& yaml, const std::string& p
   ClusterConfig config;
   config.path = path;
   try {
-    const std::vector<YAML::Node> documents = YAML::LoadAll(yaml);
-    if (documents.empty() || documents.front().IsNull())
+    const YAML::Node document = YAML::Load(yaml);
+    if (document.IsNull())
       throw SetupError(fmt::format("{}: the cluster file is empty (see configs/ for examples)", path));
-    if (documents.size() > 1)
-      throw SetupError(fmt::format("{}: {} documents in one file (lines of ---): a cluster file is one", path,
-                                   documents.size()));
-    const MapReader top(documents.front(), path, "",
+    if (has_second_document(yaml))
+      throw SetupError(
+          fmt::format("{}: more than one document (a line of ---, or a comma that ends the first)", path));
+    const MapReader top(document, path, "",
                         {"cluster", "model", "model-key", "context", "sequences", "kv-cache", "kv-cells",
                          "head", "nodes", "links", "plan", "stall-timeout", "serve", "adapters"});
     config.cluster = top.text("cluster", config.cluster);
