@@ -371,11 +371,11 @@ ClusterConfig parse_cluster_config(const std::string& yaml, const std::string& p
   config.path = path;
   try {
     const YAML::Node document = YAML::Load(yaml);
-    if (document.IsNull())
-      throw SetupError(fmt::format("{}: the cluster file is empty (see configs/ for examples)", path));
     if (has_second_document(yaml))
       throw SetupError(
           fmt::format("{}: more than one document (a line of ---, or a comma that ends the first)", path));
+    if (document.IsNull())
+      throw SetupError(fmt::format("{}: the cluster file is empty (see configs/ for examples)", path));
     const MapReader top(document, path, "",
                         {"cluster", "model", "model-key", "context", "sequences", "kv-cache", "kv-cells",
                          "head", "nodes", "links", "plan", "stall-timeout", "serve", "adapters"});
