@@ -12,18 +12,15 @@
 #include <boost/beast/core/tcp_stream.hpp>
 #include <boost/beast/http.hpp>
 #include <boost/json.hpp>
-#include <cctype>
-#include <cerrno>
 #include <cmath>
 #include <cstdio>
-#include <cstring>
-#include <fstream>
 #include <sstream>
 #include <thread>
 
 #include "base/error.h"
 #include "base/units.h"
 #include "node/commands.h"
+#include "node/http/api_keys.h"
 
 namespace shoal {
 namespace {
@@ -53,14 +50,9 @@ Address address_of(std::string url) {
 // The first key of a key file.
 std::string first_key(const std::string& path) {
   if (path.empty()) return "";
-  std::ifstream in(path);
-  if (!in) throw SetupError(fmt::format("{}: cannot be opened: {}", path, std::strerror(errno)));
-  std::string line;
-  while (std::getline(in, line)) {
-    while (!line.empty() && std::isspace(static_cast<unsigned char>(line.back()))) line.pop_back();
-    if (!line.empty() && line.front() != '#') return line;
-  }
-  throw SetupError(fmt::format("{}: holds no key", path));
+  const std::vector<KeyLine> keys = read_keys(path);
+  if (keys.empty()) throw SetupError(fmt::format("{}: holds no key", path));
+  return keys.front().key;
 }
 
 // One GET, bounded in time and size.
