@@ -23,7 +23,7 @@ using namespace std::chrono_literals;
 
 namespace {
 
-constexpr auto kTokenFresh = 10s;    // a token this old still shows that the pipeline answers
+constexpr auto kStepFresh = 10s;     // a step this old still shows that the pipeline answers
 constexpr auto kProbeDeadline = 5s;  // for a token of our own
 
 constexpr const char* kOwnUser = "shoal";  // no beginning of a digest
@@ -339,10 +339,8 @@ awaitable<int> CompletionService::answer_stream(HttpExchange& exchange, Generati
 
 // ---- What others ask ----
 
-// Keeps when a token last came, and when the pipeline last failed rather than refused.
+// Keeps when the pipeline last failed rather than refused.
 void CompletionService::note(const Generation& generation) {
-  const auto token = generation.last_token();
-  if (token) last_token_ = std::max(last_token_.value_or(*token), *token);
   if (generation.error() && generation.api_error().code == kPipelineUnavailable)
     last_failure_ = steady_clock::now();
 }
@@ -351,11 +349,9 @@ awaitable<bool> CompletionService::ready() {
   if (!cluster_.model.decodes()) co_return co_await embeds_now();
   auto fresh = [&] {
     for (const UnderWay& entry : under_way_) note(*entry.generation);
-    // A long prompt gives no token for a while, but its rows pass through every stage.
-    if (const auto step = cluster_.coordinator->last_step())
-      last_token_ = std::max(last_token_.value_or(*step), *step);
-    return last_token_ && (!last_failure_ || *last_token_ > *last_failure_) &&
-           steady_clock::now() - *last_token_ < kTokenFresh;
+    // Steps, not tokens: a long prompt gives none for a while, but its rows pass through every stage.
+    const auto step = cluster_.coordinator->last_step();
+    return step && (!last_failure_ || *step > *last_failure_) && steady_clock::now() - *step < kStepFresh;
   };
   if (fresh()) co_return true;
   if (!probe_) probe();
