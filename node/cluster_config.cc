@@ -287,6 +287,29 @@ void read_adapters(ClusterConfig& config, const MapReader& top) {
   }
 }
 
+// Takes what a parser finds and keeps nothing.
+class Ignored : public YAML::EventHandler {
+  using Mark = YAML::Mark;
+  using Style = YAML::EmitterStyle::value;
+  void OnDocumentStart(const Mark&) override {}
+  void OnDocumentEnd() override {}
+  void OnNull(const Mark&, YAML::anchor_t) override {}
+  void OnAlias(const Mark&, YAML::anchor_t) override {}
+  void OnScalar(const Mark&, const std::string&, YAML::anchor_t, const std::string&) override {}
+  void OnSequenceStart(const Mark&, const std::string&, YAML::anchor_t, Style) override {}
+  void OnSequenceEnd() override {}
+  void OnMapStart(const Mark&, const std::string&, YAML::anchor_t, Style) override {}
+  void OnMapEnd() override {}
+};
+
+// YAML::LoadAll() (yaml-cpp 0.7) would do, but finds documents without end behind a stray comma.
+bool has_second_document(const std::string& yaml) {
+  std::istringstream text(yaml);
+  YAML::Parser parser(text);
+  Ignored ignored;
+  return parser.HandleNextDocument(ignored) && parser.HandleNextDocument(ignored);
+}
+
 }  // namespace
 
 void add_adapter(ClusterConfig& config, const std::string& name, const std::string& path,
@@ -328,33 +351,6 @@ std::string ClusterConfig::canonical() const {
     text += fmt::format("{}|{}-{}\n", node, range.first, range.last);
   return text;
 }
-
-namespace {
-
-// Takes what a parser finds and keeps nothing.
-class Ignored : public YAML::EventHandler {
-  using Mark = YAML::Mark;
-  using Style = YAML::EmitterStyle::value;
-  void OnDocumentStart(const Mark&) override {}
-  void OnDocumentEnd() override {}
-  void OnNull(const Mark&, YAML::anchor_t) override {}
-  void OnAlias(const Mark&, YAML::anchor_t) override {}
-  void OnScalar(const Mark&, const std::string&, YAML::anchor_t, const std::string&) override {}
-  void OnSequenceStart(const Mark&, const std::string&, YAML::anchor_t, Style) override {}
-  void OnSequenceEnd() override {}
-  void OnMapStart(const Mark&, const std::string&, YAML::anchor_t, Style) override {}
-  void OnMapEnd() override {}
-};
-
-// YAML::LoadAll() (yaml-cpp 0.7) would do, but finds documents without end behind a stray comma.
-bool has_second_document(const std::string& yaml) {
-  std::istringstream text(yaml);
-  YAML::Parser parser(text);
-  Ignored ignored;
-  return parser.HandleNextDocument(ignored) && parser.HandleNextDocument(ignored);
-}
-
-}  // namespace
 
 KvType parse_kv_cache(const std::string& text, const std::string& place) {
   if (text == "f16") return KvType::kF16;
