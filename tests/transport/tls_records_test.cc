@@ -126,7 +126,7 @@ Arrived send_through(Tamper tamper) {
   const Body receive = [&]() -> asio::awaitable<void> {
     HeapBufferSource source(1 << 20);
     while (arrived.numbers.size() < 6) {
-      const Result<IncomingMessage> got = co_await to->receive(source, after(1s));
+      const Result<IncomingMessage> got = co_await to->receive(source, after(8s));
       if (!got) {
         arrived.end = got.error().message;
         break;
@@ -161,7 +161,11 @@ TEST_CASE("records that are repeated, swapped, dropped, replayed, changed or mad
     CHECK(arrived.numbers.size() == c.arrive);
     CHECK(std::is_sorted(arrived.numbers.begin(), arrived.numbers.end()));
     CHECK_FALSE(arrived.end.empty());
-    CHECK(arrived.took < 900ms);  // by the record, not by a deadline
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+    CHECK(arrived.took < 5s);
+#else
+    CHECK(arrived.took < 1s);  // by the record, not by a deadline
+#endif
   }
 }
 
