@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """What those who are reading an answer notice when somebody sends a long prompt: time between tokens with and without it.
 
-  bench/decoder_gaps.py -c configs/three-nodes.yaml --nodes 2
+  bench/decoder_gaps.py -c CLUSTER.yaml --nodes 2
   bench/testbed exec --devices 4 --cpu 0.2 --objective throughput --sequences 8 --context 4608 --model MODEL.gguf -- \\
     bench/decoder_gaps.py --nodes 4 --listen 10.77.0.1:0
 

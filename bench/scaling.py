@@ -136,7 +136,7 @@ def measure_gaps(options, model, name):
     count, share = GAPS[name]
     script = str(ROOT / "bench/decoder_gaps.py")
     command = [sys.executable, script, "-c", "{cluster}", "--nodes", str(count), "--listen", "{listen}", "--program",
-               str(options.program), "--", "--kv-cells", "12288"]
+               str(options.program), "--", "--kv-cells", "28672"]
     rows = [on_nodes(options, model, count, share, 8, 4608, command) for _ in range(options.rounds)]
     before, beside = (statistics.median(row[key]["p99_ms"] for row in rows) for key in ("before", "beside"))
     return {"figure": "p99 ms", "one": before, "many": beside, "ratio": beside / before, "target": GAP_TARGET,

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Tokens per second of a cluster, node count by concurrency: a table, a JSON file and a plot.
 
-  bench/throughput.py -c configs/three-nodes.yaml --nodes 1,2,3 --concurrency 1,2,4,8
+  bench/throughput.py -c CLUSTER.yaml --nodes 1,2,3 --concurrency 1,2,4,8
 
 For each node count N it cuts the cluster file to its first N nodes and runs `shoal bench` on them under mpirun, each
 --repeats times, the counts in turn so that a change of the machine's speed meets all of them alike; the figures are
@@ -200,7 +200,8 @@ def absolute_model(text, folder):
         path = match[2].strip().strip("'\"")
         if path.startswith(("/", "~")):
             return match[0]
-        return f"{match[1]}{json.dumps(str((folder / path).resolve()))} "
+        found = (folder / path).resolve()
+        return f"{match[1]}{json.dumps(str(found))} " if found.exists() else match[0]  # else a name that was pulled
 
     return re.sub(r"^(model:\s*)([^#\n]+)", full, text, flags=re.MULTILINE)
 

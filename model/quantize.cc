@@ -18,43 +18,70 @@ namespace {
 
 constexpr int64_t kPieceElements = int64_t{4} << 20;  // of a tensor in memory at once, as floats
 
-// Layers that get more bits in a mixture.
-enum class Extra { kNone, kFirst, kSpread };
+// In a mixture some matrices get more bits: those whose name holds `tensor`, in some layers. Of several rules
+// that fit the first counts.
+enum class Where { kAll, kFirstTwo, kFirstFour, kFirstSixteenth, kFirstEighth, kSpread };
+struct Extra {
+  const char* tensor;
+  Where where;
+  TensorType type;
+};
 
-// `file_type` is general.file_type (llama.cpp's enum llama_ftype). Mixtures: attn_v and ffn_down of some
-// layers are in `extra`.
+// `file_type` is general.file_type (llama.cpp's enum llama_ftype).
 struct Preset {
   const char* name;
   TensorType type;
   uint32_t file_type;
-  Extra where = Extra::kNone;
-  TensorType extra = TensorType::kF32;
-};
-constexpr Preset kPresets[] = {
-    {"F16", TensorType::kF16, 1},
-    {"BF16", TensorType::kBF16, 32},
-    {"Q8_0", TensorType::kQ8_0, 7},
-    {"Q6_K", TensorType::kQ6_K, 18},
-    {"Q5_K", TensorType::kQ5_K, 16},
-    {"Q5_K_S", TensorType::kQ5_K, 16},
-    {"Q5_K_M", TensorType::kQ5_K, 17, Extra::kSpread, TensorType::kQ6_K},
-    {"Q5_1", TensorType::kQ5_1, 9},
-    {"Q5_0", TensorType::kQ5_0, 8},
-    {"Q4_K", TensorType::kQ4_K, 14},
-    {"Q4_K_S", TensorType::kQ4_K, 14, Extra::kFirst, TensorType::kQ5_K},
-    {"Q4_K_M", TensorType::kQ4_K, 15, Extra::kSpread, TensorType::kQ6_K},
-    {"Q4_1", TensorType::kQ4_1, 3},
-    {"Q4_0", TensorType::kQ4_0, 2},
-    {"IQ4_NL", TensorType::kIQ4_NL, 25},
-    {"IQ4_XS", TensorType::kIQ4_XS, 30},
-    {"Q3_K", TensorType::kQ3_K, 11},
-    {"Q2_K", TensorType::kQ2_K, 10},
-    {"TQ2_0", TensorType::kTQ2_0, 37},
-    {"TQ1_0", TensorType::kTQ1_0, 36},
+  std::vector<Extra> extras = {};
 };
 
+constexpr const char* kValue = "attn_v.weight";  // and, where it is fused with others, attn_qkv
+constexpr const char* kOutput = "attn_output.weight";
+constexpr const char* kDown = "ffn_down";
+
+const std::vector<Preset>& presets() {
+  using enum TensorType;
+  static const std::vector<Preset> all = {
+      {"F16", kF16, 1},
+      {"BF16", kBF16, 32},
+      {"Q8_0", kQ8_0, 7},
+      {"Q6_K", kQ6_K, 18},
+      {"Q5_K", kQ5_K, 16},
+      {"Q5_K_S", kQ5_K, 16},
+      {"Q5_K_M", kQ5_K, 17, {{kValue, Where::kSpread, kQ6_K}, {kDown, Where::kSpread, kQ6_K}}},
+      {"Q5_1", kQ5_1, 9},
+      {"Q5_0", kQ5_0, 8},
+      {"Q4_K", kQ4_K, 14},
+      {"Q4_K_S", kQ4_K, 14, {{kValue, Where::kFirstFour, kQ5_K}, {kDown, Where::kFirstEighth, kQ5_K}}},
+      {"Q4_K_M", kQ4_K, 15, {{kValue, Where::kSpread, kQ6_K}, {kDown, Where::kSpread, kQ6_K}}},
+      {"Q4_1", kQ4_1, 3},
+      {"Q4_0", kQ4_0, 2},
+      {"IQ4_NL", kIQ4_NL, 25},
+      {"IQ4_XS", kIQ4_XS, 30},
+      {"MXFP4", kMXFP4, 38},
+      {"Q3_K", kQ3_K, 11},
+      {"Q3_K_S", kQ3_K, 11},
+      {"Q3_K_M",
+       kQ3_K,
+       12,
+       {{kValue, Where::kFirstTwo, kQ5_K},
+        {kValue, Where::kAll, kQ4_K},
+        {kDown, Where::kFirstSixteenth, kQ5_K},
+        {kDown, Where::kAll, kQ4_K},
+        {kOutput, Where::kAll, kQ4_K}}},
+      {"Q3_K_L",
+       kQ3_K,
+       13,
+       {{kValue, Where::kAll, kQ5_K}, {kDown, Where::kAll, kQ5_K}, {kOutput, Where::kAll, kQ5_K}}},
+      {"Q2_K", kQ2_K, 10},
+      {"TQ2_0", kTQ2_0, 37},
+      {"TQ1_0", kTQ1_0, 36},
+  };
+  return all;
+}
+
 const Preset& preset_of(const std::string& name) {
-  for (const Preset& preset : kPresets) {
+  for (const Preset& preset : presets()) {
     if (name == preset.name) return preset;
   }
   std::string list;
@@ -100,27 +127,46 @@ int layer_of(const std::string& name) {
   return std::atoi(name.c_str() + 4);
 }
 
-bool has_extra(const Preset& preset, const std::string& name, int n_layer) {
-  const int layer = layer_of(name);
-  const bool value = contains(name, "attn_v.weight");
-  if (layer < 0 || (!value && !contains(name, "ffn_down"))) return false;
+bool is_among(Where where, int layer, int n_layer) {
   const int eighth = n_layer / 8;
-  if (preset.where == Extra::kFirst) return layer < (value ? 4 : eighth);
-  return preset.where == Extra::kSpread &&
-         (layer < eighth || layer >= 7 * n_layer / 8 || (layer - eighth) % 3 == 2);
+  switch (where) {
+    case Where::kAll:
+      return true;
+    case Where::kFirstTwo:
+      return layer < 2;
+    case Where::kFirstFour:
+      return layer < 4;
+    case Where::kFirstSixteenth:
+      return layer < n_layer / 16;
+    case Where::kFirstEighth:
+      return layer < eighth;
+    case Where::kSpread:
+      return layer < eighth || layer >= 7 * n_layer / 8 || (layer - eighth) % 3 == 2;
+  }
+  return false;
+}
+
+TensorType type_in_layer(const Preset& preset, const std::string& name, int n_layer) {
+  const int layer = layer_of(name);
+  for (const Extra& extra : preset.extras) {
+    const bool named =
+        contains(name, extra.tensor) || (extra.tensor == kValue && contains(name, "attn_qkv.weight"));
+    if (layer >= 0 && named && is_among(extra.where, layer, n_layer)) return extra.type;
+  }
+  return preset.type;
 }
 
 TensorType type_for(const Preset& preset, const TensorInfo& tensor, bool tied, bool pure, int n_layer) {
   if (pure || is_float(preset.type)) return that_divides(preset.type, tensor.cols());
   if (tensor.name == "output.weight" || (tied && tensor.name == "token_embd.weight")) {
-    if (preset.type == TensorType::kQ8_0 || tensor.cols() % 256 != 0) {
+    if (preset.type == TensorType::kQ8_0 || preset.type == TensorType::kMXFP4 || tensor.cols() % 256 != 0) {
       return that_divides(TensorType::kQ8_0, tensor.cols());
     }
     return TensorType::kQ6_K;
   }
   const bool ternary = preset.type == TensorType::kTQ1_0 || preset.type == TensorType::kTQ2_0;
   if (ternary && tensor.name == "token_embd.weight") return that_divides(TensorType::kQ4_K, tensor.cols());
-  return that_divides(has_extra(preset, tensor.name, n_layer) ? preset.extra : preset.type, tensor.cols());
+  return that_divides(type_in_layer(preset, tensor.name, n_layer), tensor.cols());
 }
 
 const float* importance_of(const ImportanceMatrix& all, const TensorInfo& tensor) {
@@ -193,7 +239,7 @@ void refuse_same_file(const GgufFile& file, const std::string& out_path) {
 
 std::vector<std::string> quantize_types() {
   std::vector<std::string> names;
-  for (const Preset& preset : kPresets) names.emplace_back(preset.name);
+  for (const Preset& preset : presets()) names.emplace_back(preset.name);
   return names;
 }
 

@@ -10,7 +10,7 @@ void store_rows(const ComputeContext& cx, int layer, std::span<const BatchRow> r
   const int n_head_kv = c.n_head_kv[layer];
   cx.pool->for_range(static_cast<int64_t>(rows.size()), 1, [&](int64_t begin, int64_t end) {
     for (int64_t r = begin; r < end; ++r) {
-      const auto [token, position, slot, wants_logits] = rows[r];
+      const int position = rows[r].position, slot = rows[r].slot;
       const int in_page = position % kKvPageTokens;
       f.store_k(cache.type(), cx.act->k + r * c.n_embd_k(layer), n_head_kv, c.head_dim_k, in_page,
                 cache.k_page(layer, slot, position));

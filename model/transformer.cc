@@ -22,6 +22,13 @@ void add_to_hidden(const ComputeContext& cx, float* hidden, float* added, std::s
   });
 }
 
+// What the rows' adapters add to products of x[rows, n_in].
+void adapt(const ComputeContext& cx, int layer, const float* x, int n_in,
+           std::initializer_list<LoraTarget> targets) {
+  if (cx.lora != nullptr)
+    cx.lora->add(*cx.kernels, *cx.pool, static_cast<size_t>(layer - cx.first_layer), x, n_in, targets);
+}
+
 // Biases, norms of each head and rotation of q and k; then K and V of each row go to their place in the
 // cache.
 void position_and_store(const ComputeContext& cx, int layer, const LayerWeights& w,
@@ -51,7 +58,7 @@ void position_and_store(const ComputeContext& cx, int layer, const LayerWeights&
         f.rope(q, n_head, dim, c.n_rot, interleaved, cos, sin);
         f.rope(k, n_head_kv, dim, c.n_rot, interleaved, cos, sin);
       }
-      const auto [token, position, slot, wants_logits] = rows[r];
+      const int position = rows[r].position, slot = rows[r].slot;
       f.store_k(cache.type(), k, n_head_kv, dim, position % kKvPageTokens,
                 cache.k_page(layer, slot, position));
       f.store_v(cache.type(), v, n_head_kv, c.head_dim_v, position % kKvPageTokens,
@@ -122,9 +129,14 @@ void forward_layer(const ComputeContext& cx, int layer, const LayerWeights& w, s
   rms_norm_rows(cx, hidden, w.attn_norm, n_rows, a.normed);
   multiply(cx, a.normed, c.n_embd, n_rows,
            {{&w.attn_q, a.q, n_q}, {&w.attn_k, a.k, n_k}, {&w.attn_v, a.v, n_v}});
+  adapt(cx, layer, a.normed, c.n_embd,
+        {{&LayerWeights::attn_q, a.q, n_q},
+         {&LayerWeights::attn_k, a.k, n_k},
+         {&LayerWeights::attn_v, a.v, n_v}});
   position_and_store(cx, layer, w, rows, cache);
   attend(cx, layer, rows, cache);
   multiply(cx, a.attended, n_attended, n_rows, {{&w.attn_output, a.projected, c.n_embd}});
+  adapt(cx, layer, a.attended, n_attended, {{&LayerWeights::attn_output, a.projected, c.n_embd}});
   add_to_hidden(cx, hidden, a.projected, w.attn_post_norm, n_rows);
 
   // hidden += W_down (silu(W_gate norm(hidden)) * W_up norm(hidden)), or a mixture of several such
@@ -135,8 +147,11 @@ void forward_layer(const ComputeContext& cx, int layer, const LayerWeights& w, s
     mix_experts(cx, w, a.normed, n_rows, fed_forward);
   } else {
     multiply(cx, a.normed, c.n_embd, n_rows, {{&w.ffn_gate, a.gate, n_ff}, {&w.ffn_up, a.up, n_ff}});
+    adapt(cx, layer, a.normed, c.n_embd,
+          {{&LayerWeights::ffn_gate, a.gate, n_ff}, {&LayerWeights::ffn_up, a.up, n_ff}});
     activate_gate(cx, a.gate, a.up, int64_t{n_rows} * n_ff);
     multiply(cx, a.gate, n_ff, n_rows, {{&w.ffn_down, fed_forward, c.n_embd}});
+    adapt(cx, layer, a.gate, n_ff, {{&LayerWeights::ffn_down, fed_forward, c.n_embd}});
   }
   add_to_hidden(cx, hidden, fed_forward, w.ffn_post_norm, n_rows);
 }

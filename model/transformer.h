@@ -11,6 +11,7 @@
 #include "model/batch.h"
 #include "model/kv_cache.h"
 #include "model/layer_weights.h"
+#include "model/lora.h"
 #include "model/model_config.h"
 #include "tensor/matmul.h"
 
@@ -60,6 +61,8 @@ struct ComputeContext {
   ThreadPool* pool;
   Activations* act;
   const double* rope_frequencies;  // [config.ropes, n_rot / 2]
+  LoraStage* lora = nullptr;       // of the stage's adapters, where it has any; begin_step() has been called
+  int first_layer = 0;             // of the stage
 };
 
 // What ComputeContext::rope_frequencies points to. `factors` ([n_rot / 2], or empty) divide the first rope's.

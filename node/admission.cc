@@ -59,7 +59,7 @@ int AdmissionQueue::running_of(const std::string& user) const {
 std::optional<uint64_t> AdmissionQueue::next(double now_s, double row_s) const {
   auto key = [&](const WaitingRequest& r) {
     const double work_s = r.prompt_rows * row_s - limits_.ageing * (now_s - r.since_s);
-    return std::tuple(-r.priority, running_of(r.user), work_s);
+    return std::tuple(running_of(r.user), -r.priority, work_s);
   };
   const auto best = std::min_element(waiting_.begin(), waiting_.end(),
                                      [&](const auto& a, const auto& b) { return key(a) < key(b); });

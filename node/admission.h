@@ -1,8 +1,8 @@
 // Requests that wait for a cache slot: which comes next, which are refused, which have waited too long. Pure
 // logic: no clock, no threads. All times are seconds of one monotonic clock.
 //
-// Order: the higher priority first; of one priority the user with the fewest requests running (so that nobody
-// fills the pipeline by asking more often); of those the shortest prompt, less what it has waited. A request
+// Order: the user with the fewest requests running, so that nobody fills the pipeline by asking more often or
+// more urgently; then the higher priority; of those the shortest prompt, less what it has waited. A request
 // is refused when the queue is full or holds a great many of the same user, or when what waits before it
 // predicts that it would wait longer than the queue may take: a caller who is told at once can go elsewhere,
 // one who waits a minute in silence cannot.

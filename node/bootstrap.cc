@@ -1,6 +1,10 @@
 #include "node/bootstrap.h"
 
+#include <fmt/format.h>
+
 #include <cstdlib>
+#include <exception>
+#include <new>
 #include <set>
 
 #include "base/error.h"
@@ -53,6 +57,22 @@ std::vector<std::string> agree(Bootstrap& bootstrap, const RankReport& mine) {
   std::string message;
   for (const std::string& error : errors) message += (message.empty() ? "" : "\n") + error;
   throw SetupError(message, exit_code);
+}
+
+std::vector<std::string> together(Bootstrap& bootstrap, const std::string& name,
+                                  const std::function<std::string()>& body) {
+  RankReport report;
+  try {
+    report.payload = body();
+  } catch (const SetupError& error) {
+    report.error = bootstrap.size() > 1 ? fmt::format("node {}: {}", name, error.what()) : error.what();
+    report.exit_code = error.exit_code();
+  } catch (const std::bad_alloc&) {
+    report = {"", fmt::format("node {}: out of memory", name), kExitFailed};
+  } catch (const std::exception& error) {  // whatever it is, the others must not wait for this rank
+    report = {"", fmt::format("node {}: {}", name, error.what()), kExitFailed};
+  }
+  return agree(bootstrap, report);
 }
 
 }  // namespace shoal

@@ -6,6 +6,7 @@
 // bootstrap.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -41,6 +42,11 @@ struct RankReport {
   int exit_code = 0;
 };
 std::vector<std::string> agree(Bootstrap& bootstrap, const RankReport& mine);
+
+// Runs one part of the set-up and tells all ranks how it went; throws everywhere if it failed anywhere.
+// `name` is this node's, for the sentence.
+std::vector<std::string> together(Bootstrap& bootstrap, const std::string& name,
+                                  const std::function<std::string()>& body);
 
 // Ends this process without a message: another rank says it.
 struct SilentExit {

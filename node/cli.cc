@@ -38,6 +38,8 @@ void add_cluster_flags(CLI::App& app, CommonFlags& flags) {
   app.add_option("--kv-cells", flags.kv_cells,
                  "positions that the caches hold for all sequences together (default: sequences x context)")
       ->check(whole_number(16, kKvCellsMax));
+  app.add_option("--adapter", flags.adapters,
+                 "NAME=FILE.gguf: a LoRA adapter that requests may choose; several");
   app.add_option(
       "--cache-size", flags.cache_size,
       "disk for weights that a node without the model file fetches, e.g. 8GiB, or none (default: half of "
@@ -52,6 +54,10 @@ void add_cluster_flags(CLI::App& app, CommonFlags& flags) {
                "everybody who reaches the nodes' ports may read and send activations")
       ->needs(insecure);
   app.add_flag("-q,--quiet", flags.quiet, "only the answer: no plan, no table");
+}
+
+void add_lora_flag(CLI::App& app, CommonFlags& flags) {
+  app.add_option("--lora", flags.lora, "NAME or NAME:SCALE of an adapter that the text passes through");
 }
 
 void add_trace_flag(CLI::App& app, CommonFlags& flags) {
@@ -237,12 +243,14 @@ int run_parsed(int argc, char** argv) {
   CLI::App* run_app = app.add_subcommand("run", "generate once, stream to stdout");
   add_cluster_flags(*run_app, common);
   add_run_flags(*run_app, run);
+  add_lora_flag(*run_app, common);
   add_trace_flag(*run_app, common);
   run_app->add_option("-p,--prompt", run.prompt, "what to ask")->required();
   run_app->add_flag("--raw", run.raw, "send the prompt as it is, without the model's chat template");
   CLI::App* chat_app = app.add_subcommand("chat", "talk");
   add_cluster_flags(*chat_app, common);
   add_run_flags(*chat_app, run);
+  add_lora_flag(*chat_app, common);
   CLI::App* serve_app = app.add_subcommand("serve", "OpenAI-compatible HTTP server, with a live page");
   add_cluster_flags(*serve_app, common);
   add_trace_flag(*serve_app, common);

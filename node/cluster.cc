@@ -10,6 +10,7 @@
 
 #include "base/units.h"
 #include "base/version.h"
+#include "model/sha256.h"
 #include "node/cluster_measure.h"
 #include "node/cluster_weights.h"
 #include "node/enrolment.h"
@@ -18,6 +19,7 @@
 #include "node/plan_inputs.h"
 #include "node/process_memory.h"
 #include "node/revocation.h"
+#include "sharding/lora_shard.h"
 #include "tensor/blas.h"
 
 namespace shoal {
@@ -25,23 +27,6 @@ namespace {
 
 constexpr int kContextMin = 16, kContextUnsaid = 4096;
 constexpr double kComebackPatience_s = 60;  // that a worker waits for a head that is gone
-
-// Runs one part of the set-up and tells all ranks how it went; throws everywhere if it failed anywhere.
-template <class Body>
-std::vector<std::string> together(Bootstrap& bootstrap, const std::string& name, Body&& body) {
-  RankReport report;
-  try {
-    report.payload = body();
-  } catch (const SetupError& error) {
-    report.error = bootstrap.size() > 1 ? fmt::format("node {}: {}", name, error.what()) : error.what();
-    report.exit_code = error.exit_code();
-  } catch (const std::bad_alloc&) {
-    report = {"", fmt::format("node {}: out of memory", name), kExitFailed};
-  } catch (const std::exception& error) {  // whatever it is, the others must not wait for this rank
-    report = {"", fmt::format("node {}: {}", name, error.what()), kExitFailed};
-  }
-  return agree(bootstrap, report);
-}
 
 // Which node this process is: --node, or the rank's place in the cluster file.
 void name_this_node(Cluster& cluster, Bootstrap& bootstrap, const ClusterOptions& options) {
@@ -81,29 +66,6 @@ void name_this_node(Cluster& cluster, Bootstrap& bootstrap, const ClusterOptions
   }
 }
 
-// Everybody gets the head's manifest; whoever has no model file goes by its header.
-void share_manifest(Cluster& cluster, Bootstrap& bootstrap, int threads) {
-  (void)together(bootstrap, cluster.name, [&] {
-    if (bootstrap.rank() == 0) cluster.manifest = make_manifest(*cluster.file, threads);
-    return std::string();
-  });
-  std::string bytes;
-  if (cluster.manifest) {
-    const std::span<const std::byte> mine = cluster.manifest->bytes();
-    bytes.assign(reinterpret_cast<const char*>(mine.data()), mine.size());
-  }
-  bytes = bootstrap.broadcast(bytes);
-  (void)together(bootstrap, cluster.name, [&] {
-    if (!cluster.manifest) {
-      const auto* data = reinterpret_cast<const std::byte*>(bytes.data());
-      cluster.manifest = std::make_shared<const WeightManifest>(
-          WeightManifest::parse({data, data + bytes.size()}, cluster.config.model));
-    }
-    set_up_weights(cluster);
-    return std::string();
-  });
-}
-
 // All ranks must have the same cluster file and program, and the same model where they have one; says which
 // one differs from the head and how. Where there is a cluster file, the head's manifest goes to all.
 void agree_on_inputs(Cluster& cluster, Bootstrap& bootstrap, int threads) {
@@ -135,7 +97,11 @@ void agree_on_inputs(Cluster& cluster, Bootstrap& bootstrap, int threads) {
   }
   (void)agree(bootstrap, report);
   cluster.model_hash = field(all[0], 2);
-  if (!cluster.config.path.empty()) share_manifest(cluster, bootstrap, threads);
+  if (!cluster.config.path.empty()) {
+    cluster.manifest =
+        share_manifest(bootstrap, cluster.name, cluster.file.get(), cluster.config.model, threads);
+    set_up_weights(cluster);
+  }
   (void)together(bootstrap, cluster.name, [&] {
     cluster.model = ModelConfig::from(*cluster.file);
     if (cluster.config.context == 0)  // neither a cluster file nor --context says
@@ -143,6 +109,7 @@ void agree_on_inputs(Cluster& cluster, Bootstrap& bootstrap, int threads) {
     if (is_head) cluster.tokenizer = std::make_unique<Tokenizer>(Tokenizer::from(*cluster.file));
     return std::string();
   });
+  agree_on_adapters(cluster, bootstrap, threads);
   if (is_head && cluster.config.context > cluster.model.n_ctx_train) {
     spdlog::warn(
         "the context is {} tokens and the model was trained on {}: what goes beyond is likely to make no "
@@ -202,10 +169,7 @@ std::map<std::string, Endpoint> share_endpoints(Cluster& cluster, Bootstrap& boo
                            : fmt::format("nodes.{}.address: {}", node.name, error.what()),
                        error.exit_code());
     }
-    if (cluster.weights) {
-      cluster.weights->set_tls(tls);
-      cluster.node->offer_weights(cluster.weights);
-    }
+    offer_weights(cluster, tls);
     return fmt::format("{} {} {}", cluster.name, node.address, cluster.node->port());
   });
   std::map<std::string, Endpoint> endpoints;
@@ -224,13 +188,9 @@ Plan plan_for_targets(const PlanConfig& config, const PlanInput& input) {
   return choose_for_targets(std::span(&input, 1), targets).candidate.plan;
 }
 
-// Everybody says which tensors it has, so that those who lack some know whom to ask.
-void find_weight_peers(Cluster& cluster, Bootstrap& bootstrap) {
-  if (!cluster.weights) return;
-  std::map<std::string, std::string> inventories;
-  for (const std::string& text : bootstrap.all_gather(cluster.name + " " + cluster.weights->inventory()))
-    inventories[text.substr(0, text.find(' '))] = text.substr(text.find(' ') + 1);
-  cluster.weights->set_peers(weight_peers(cluster, cluster.layout.endpoints, inventories));
+// What of a layout does not depend on the plan.
+PipelineLayout base_of(const Cluster& cluster) {
+  return layout_base(cluster.config, cluster.model, adapters_hash(cluster.adapter_weights));
 }
 
 // Says once what a class that leaves the contract gives up.
@@ -271,7 +231,8 @@ std::map<std::string, Endpoint> plan_and_listen(Cluster& cluster, Bootstrap& boo
   choose_kernels(cluster, bootstrap, options);
   (void)together(bootstrap, cluster.name,
                  [&] {  // what is wrong with the request is said before anything is measured
-                   complete_plan_input(cluster.config, *cluster.file, cluster.model, cluster.plan_input);
+                   complete_plan_input(cluster.config, *cluster.file, cluster.model, cluster.plan_input,
+                                       cluster.adapters);
                    return std::string();
                  });
   const std::map<std::string, Endpoint> endpoints = share_endpoints(cluster, bootstrap);
@@ -295,10 +256,11 @@ std::map<std::string, Endpoint> plan_for_one(Cluster& cluster, Bootstrap& bootst
   agree_on_inputs(cluster, bootstrap, threads_of(cluster, options));
   cluster.kernels = &select_kernels(options.kernels);
   tell_numeric_class(cluster);
-  const ModelProfile model =
-      make_model_profile(*cluster.file, cluster.model, cluster.config, threads_of(cluster, options));
-  const uint64_t weights =
-      shard_bytes(*cluster.file, cluster.model, {true, {0, cluster.model.n_layer}, true});
+  const ModelProfile model = make_model_profile(*cluster.file, cluster.model, cluster.config,
+                                                threads_of(cluster, options), cluster.adapters);
+  uint64_t weights = shard_bytes(*cluster.file, cluster.model, {true, {0, cluster.model.n_layer}, true});
+  for (const LoraFile& adapter : cluster.adapters)
+    weights += lora_bytes(adapter, cluster.model, {0, cluster.model.n_layer});
   const uint64_t kv = std::accumulate(model.layer_kv_bytes.begin(), model.layer_kv_bytes.end(), uint64_t{0});
   const uint64_t rest = model.scratch_bytes + model.scratch_output_bytes + model.base_bytes;
   const uint64_t budget = cluster.this_node().memory_bytes;
@@ -330,11 +292,15 @@ void make_factory(Cluster& cluster, const ClusterOptions& options) {
     if (cluster.loaded) node->note_progress();
   };
   StageFactory::Source source{*cluster.file};
+  source.adapters = cluster.adapters;
+  source.adapter_weights = cluster.adapter_weights;
   if (cluster.weights) {
     source.blocks = cluster.weights.get();
-    source.fetch = [&cluster, on_progress](const PipelineLayout& layout, std::span<const ShardSpec> shards) {
-      if (cluster.loaded) cluster.weights->set_peers(weight_peers(layout, cluster.name));
-      fetch_weights(*cluster.weights, cluster.name, cluster.model, shards, on_progress);
+    source.fetch = [&cluster, on_progress](const PipelineLayout& layout, const StageFactory::Needs& needs) {
+      if (cluster.loaded) set_peers(layout, cluster.name, *cluster.weights, cluster.adapter_weights);
+      fetch_weights(*cluster.weights, cluster.name, cluster.model, needs.missing, on_progress);
+      fetch_adapters(cluster.adapters, cluster.adapter_weights, cluster.name, cluster.model, needs.shards,
+                     on_progress);
     };
   }
   cluster.stages = std::make_unique<StageFactory>(cluster.name, source, cluster.model, *cluster.kernels,
@@ -383,7 +349,7 @@ void start_coordinator(Cluster& cluster, const std::map<std::string, Endpoint>& 
   if (planned) cluster.node->call([&] { compare_with_plan(cluster); });
   PipelineKeeper::Settings settings;
   settings.config = cluster.config;
-  settings.base = layout_base(cluster.config, cluster.model);
+  settings.base = base_of(cluster);
   settings.known = cluster.plan_input;
   settings.endpoints = endpoints;
   if (!cluster.config.path.empty() && !cluster.config.insecure)
@@ -406,7 +372,7 @@ void start_alone(Cluster& cluster, Bootstrap& bootstrap, const ClusterOptions& o
   agree_on_inputs(cluster, bootstrap, threads_of(cluster, options));
   cluster.kernels = &select_kernels(options.kernels.empty() ? cluster.this_node().kernels : options.kernels);
   tell_numeric_class(cluster);
-  complete_plan_input(cluster.config, *cluster.file, cluster.model, cluster.plan_input);
+  complete_plan_input(cluster.config, *cluster.file, cluster.model, cluster.plan_input, cluster.adapters);
   const std::map<std::string, Endpoint> endpoints = share_endpoints(cluster, bootstrap);
   PlanInput& input = cluster.plan_input;
   input.devices = measure_devices(cluster, bootstrap, threads_of(cluster, options));
@@ -415,7 +381,7 @@ void start_alone(Cluster& cluster, Bootstrap& bootstrap, const ClusterOptions& o
     input.devices[i].memory_bytes = cluster.config.nodes[i].memory_bytes;
   }
   input.links = LinkTable(static_cast<int>(input.devices.size()), LinkProfile{});
-  cluster.layout = layout_base(cluster.config, cluster.model);
+  cluster.layout = base_of(cluster);
   make_factory(cluster, options);
   cluster.node->load_nothing();
   cluster.node->set_remake(remake_of(cluster));
@@ -453,9 +419,8 @@ void start_cluster(Cluster& cluster, Bootstrap& bootstrap, const ClusterOptions&
       std::fputs(render_explanation(cluster.plan_input, cluster.plan).c_str(), stderr);
     }
   }
-  cluster.layout = lay_out(layout_base(cluster.config, cluster.model), cluster.plan, endpoints,
-                           cluster.config.stall_timeout_s);
-  find_weight_peers(cluster, bootstrap);
+  cluster.layout = lay_out(base_of(cluster), cluster.plan, endpoints, cluster.config.stall_timeout_s);
+  find_weight_peers(cluster, bootstrap, cluster.layout.endpoints);
   (void)together(bootstrap, cluster.name, [&] {
     make_factory(cluster, options);
     cluster.node->load(cluster.layout, [&] { return cluster.stages->make(cluster.layout, {}); });

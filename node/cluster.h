@@ -12,6 +12,7 @@
 #include <string>
 
 #include "model/gguf_file.h"
+#include "model/lora_file.h"
 #include "model/model_config.h"
 #include "model/tokenizer.h"
 #include "node/bootstrap.h"
@@ -42,7 +43,9 @@ struct Cluster {
   std::shared_ptr<const WeightManifest> manifest;  // the head's; null without a cluster file
   std::shared_ptr<NodeWeights> weights;            // where this node takes weights from; null: from `file`
   ModelConfig model;
-  std::unique_ptr<Tokenizer> tokenizer;  // head only
+  std::vector<LoraFile> adapters;                             // in the order of the cluster file
+  std::vector<std::shared_ptr<NodeWeights>> adapter_weights;  // as `weights`, of each adapter
+  std::unique_ptr<Tokenizer> tokenizer;                       // head only
   // What runs, of which the io thread puts another where devices come or go (layout_now() for other threads).
   PlanInput plan_input;  // head only
   Plan plan;

@@ -2,12 +2,14 @@
 
 #include <fmt/format.h>
 #include <yaml-cpp/depthguard.h>
+#include <yaml-cpp/eventhandler.h>
 #include <yaml-cpp/yaml.h>
 
 #include <algorithm>
 #include <charconv>
 #include <filesystem>
 #include <set>
+#include <sstream>
 
 #include "base/error.h"
 #include "base/units.h"
@@ -273,7 +275,54 @@ void read_serve(ClusterConfig& config, const MapReader& top) {
   config.serve.admin_key_file = beside_file(config.path, map.text("admin-key-file", ""));
 }
 
+void read_adapters(ClusterConfig& config, const MapReader& top) {
+  if (!top.has("adapters")) return;
+  const MapReader map(top.get("adapters"), config.path, "adapters", {});
+  for (const auto& entry : top.get("adapters")) {
+    const std::string name = entry.first.as<std::string>();
+    add_adapter(config, name, map.text(name, ""), map.place(name));
+  }
+}
+
+// Takes what a parser finds and keeps nothing.
+class Ignored : public YAML::EventHandler {
+  using Mark = YAML::Mark;
+  using Style = YAML::EmitterStyle::value;
+  void OnDocumentStart(const Mark&) override {}
+  void OnDocumentEnd() override {}
+  void OnNull(const Mark&, YAML::anchor_t) override {}
+  void OnAlias(const Mark&, YAML::anchor_t) override {}
+  void OnScalar(const Mark&, const std::string&, YAML::anchor_t, const std::string&) override {}
+  void OnSequenceStart(const Mark&, const std::string&, YAML::anchor_t, Style) override {}
+  void OnSequenceEnd() override {}
+  void OnMapStart(const Mark&, const std::string&, YAML::anchor_t, Style) override {}
+  void OnMapEnd() override {}
+};
+
+// YAML::LoadAll() (yaml-cpp 0.7) would do, but finds documents without end behind a stray comma.
+bool has_second_document(const std::string& yaml) {
+  std::istringstream text(yaml);
+  YAML::Parser parser(text);
+  Ignored ignored;
+  return parser.HandleNextDocument(ignored) && parser.HandleNextDocument(ignored);
+}
+
 }  // namespace
+
+void add_adapter(ClusterConfig& config, const std::string& name, const std::string& path,
+                 const std::string& place) {
+  const bool clean = !name.empty() && name.size() <= 63 && std::all_of(name.begin(), name.end(), [](char c) {
+    return std::isalnum(static_cast<unsigned char>(c)) || c == '-' || c == '_' || c == '.';
+  });
+  if (!clean) throw SetupError(place + ": an adapter's name is 1 to 63 letters, digits, '-', '_' or '.'");
+  if (path.empty()) throw SetupError(fmt::format("{}: adapter '{}' has no file", place, name));
+  for (const AdapterConfig& other : config.adapters) {
+    if (other.name == name) throw SetupError(fmt::format("{}: there are two adapters '{}'", place, name));
+  }
+  if (config.adapters.size() == kAdaptersMax)
+    throw SetupError(fmt::format("{}: more than {} adapters", place, kAdaptersMax));
+  config.adapters.push_back({name, path, ""});
+}
 
 int ClusterConfig::node_index(const std::string& name) const {
   for (size_t i = 0; i < nodes.size(); ++i) {
@@ -294,6 +343,7 @@ std::string ClusterConfig::canonical() const {
   for (const LinkConfig& l : links) {
     text += fmt::format("{}|{}|{}|{}\n", l.a, l.b, l.bytes_per_second.value_or(-1), l.latency_s.value_or(-1));
   }
+  for (const AdapterConfig& adapter : adapters) text += fmt::format("adapter {}\n", adapter.name);
   for (const auto& [node, range] : plan.layers)
     text += fmt::format("{}|{}-{}\n", node, range.first, range.last);
   return text;
@@ -313,15 +363,15 @@ ClusterConfig parse_cluster_config(const std::string& yaml, const std::string& p
   ClusterConfig config;
   config.path = path;
   try {
-    const std::vector<YAML::Node> documents = YAML::LoadAll(yaml);
-    if (documents.empty() || documents.front().IsNull())
+    const YAML::Node document = YAML::Load(yaml);
+    if (has_second_document(yaml))
+      throw SetupError(
+          fmt::format("{}: more than one document (a line of ---, or a comma that ends the first)", path));
+    if (document.IsNull())
       throw SetupError(fmt::format("{}: the cluster file is empty (see configs/ for examples)", path));
-    if (documents.size() > 1)
-      throw SetupError(fmt::format("{}: {} documents in one file (lines of ---): a cluster file is one", path,
-                                   documents.size()));
-    const MapReader top(documents.front(), path, "",
+    const MapReader top(document, path, "",
                         {"cluster", "model", "model-key", "context", "sequences", "kv-cache", "kv-cells",
-                         "head", "nodes", "links", "plan", "stall-timeout", "serve"});
+                         "head", "nodes", "links", "plan", "stall-timeout", "serve", "adapters"});
     config.cluster = top.text("cluster", config.cluster);
     config.model = top.text("model", "");
     config.model_key = beside_file(path, top.text("model-key", ""));
@@ -337,6 +387,7 @@ ClusterConfig parse_cluster_config(const std::string& yaml, const std::string& p
     if (top.has("stall-timeout"))
       config.stall_timeout_s = parse_stall_timeout(top.text("stall-timeout", ""), top.place("stall-timeout"));
     read_serve(config, top);
+    read_adapters(config, top);
   } catch (const YAML::DeepRecursion& e) {
     throw SetupError(fmt::format("{}:{}: nested too deeply", path, e.mark.line + 1));
   } catch (const YAML::BadConversion& e) {

@@ -58,10 +58,18 @@ struct ServeConfig {
   int requests_per_minute = 0;  // of one key; 0: no limit
 };
 
+// A low-rank adapter that requests may choose by name.
+struct AdapterConfig {
+  std::string name, path;
+  std::string missing;  // as for the model
+};
+
 struct ClusterConfig {
   std::string path;  // of the file; empty for a cluster of one made from flags
   std::string cluster = "local";
   std::string model;
+  std::string model_missing;  // why a pulled model's name led to no file here; other nodes may have it
+  std::vector<AdapterConfig> adapters;
   std::string model_key;  // public key that the model must be signed with; empty: none is asked for
   int context = 4096;
   int sequences = 8;
@@ -86,6 +94,7 @@ struct ClusterConfig {
 KvType parse_kv_cache(const std::string& text, const std::string& place);
 const char* kv_cache_name(KvType type);
 inline constexpr int64_t kKvCellsMax = int64_t{1} << 32;
+inline constexpr size_t kAdaptersMax = 1024;
 
 // Throws SetupError naming the file, line and key. `model_override`: --model.
 ClusterConfig load_cluster_config(const std::string& path, const std::string& model_override = {});
@@ -100,9 +109,15 @@ void parse_cache_size(const std::string& text, const std::string& place, NodeCon
 // "30s", from 1 s to a day. Throws SetupError that begins with `place`: a flag, or a key's file and line.
 double parse_stall_timeout(const std::string& text, const std::string& place);
 
+// Adds an adapter. Throws SetupError that begins with `place` where the name is malformed or taken.
+void add_adapter(ClusterConfig& config, const std::string& name, const std::string& path,
+                 const std::string& place);
+
 // "~" and paths relative to the cluster file's folder; otherwise a file of that name in the model cache
 // (${XDG_CACHE_HOME:-~/.cache}/shoal/), or the model that was pulled under that name. Throws SetupError where
 // it is such a name and the model is not here.
 std::string resolve_model_path(const std::string& model, const std::string& config_path);
+// The same, but where the model is not here the name itself, and why in *missing.
+std::string find_model_path(const std::string& model, const std::string& config_path, std::string* missing);
 
 }  // namespace shoal

@@ -34,12 +34,14 @@ ClusterConfig load_cluster_config(const std::string& path, const std::string& mo
   if (!in) throw SetupError(fmt::format("{}: cannot be read", path));
   ClusterConfig config = parse_cluster_config(text.str(), path);
   if (!model_override.empty()) {
-    config.model = resolve_model_path(model_override, "");
+    config.model = find_model_path(model_override, "", &config.model_missing);
   } else if (config.model.empty()) {
     throw SetupError(fmt::format("{}: no model: add model: FILE.gguf, or pass --model FILE.gguf", path));
   } else {
-    config.model = resolve_model_path(config.model, path);
+    config.model = find_model_path(config.model, path, &config.model_missing);
   }
+  for (AdapterConfig& adapter : config.adapters)
+    adapter.path = find_model_path(adapter.path, path, &adapter.missing);
   return config;
 }
 
@@ -61,6 +63,16 @@ std::string resolve_model_path(const std::string& model, const std::string& conf
     if (const std::optional<std::string> pulled = pulled_path(model)) return *pulled;
   }
   return beside.string();
+}
+
+std::string find_model_path(const std::string& model, const std::string& config_path, std::string* missing) {
+  missing->clear();
+  try {
+    return resolve_model_path(model, config_path);
+  } catch (const SetupError& error) {
+    *missing = error.what();
+    return model;
+  }
 }
 
 }  // namespace shoal

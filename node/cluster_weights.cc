@@ -3,10 +3,13 @@
 #include <fmt/format.h>
 #include <spdlog/spdlog.h>
 
+#include <algorithm>
 #include <chrono>
 #include <condition_variable>
 #include <filesystem>
+#include <iterator>
 #include <mutex>
+#include <sstream>
 #include <stop_token>
 #include <thread>
 
@@ -14,28 +17,39 @@
 #include "model/signature.h"
 #include "node/process_memory.h"
 #include "node/progress.h"
+#include "sharding/lora_shard.h"
 #include "tensor/thread_pool.h"
 
 namespace shoal {
 
-std::shared_ptr<const GgufFile> open_model(const Cluster& cluster, bool must_have) {
-  const NodeConfig& node = cluster.this_node();
-  std::error_code ignored;
-  const bool there = std::filesystem::exists(cluster.config.model, ignored);
-  if (!must_have && !node.needs_file && (!node.own_file || !there)) return nullptr;
-  auto file = std::make_shared<const GgufFile>(GgufFile::open(cluster.config.model));
-  if (!cluster.config.model_key.empty())
-    require_signature(*file, *make_manifest(*file, device_processors()), cluster.config.model_key);
-  return file;
-}
-
 std::shared_ptr<const WeightManifest> make_manifest(const GgufFile& file, int threads) {
   const std::string cache = cache_home();
   ThreadPool pool(threads);
-  ProgressLine progress("reading the model to vouch for it");
+  ProgressLine progress(fmt::format("reading {} to vouch for it", file.path()));
   return std::make_shared<const WeightManifest>(
       manifest_of(file, cache.empty() ? "" : cache + "/manifests", pool,
                   [&](uint64_t done, uint64_t total) { progress.update(done, total); }));
+}
+
+namespace {
+
+// Opens a model or an adapter, which the owner of `key` must have signed where one is named.
+std::shared_ptr<const GgufFile> open_trusted(const std::string& path, const std::string& key) {
+  auto file = std::make_shared<const GgufFile>(GgufFile::open(path));
+  if (!key.empty()) require_signature(*file, *make_manifest(*file, device_processors()), key);
+  return file;
+}
+
+}  // namespace
+
+std::shared_ptr<const GgufFile> open_model(const Cluster& cluster, bool must_have) {
+  const NodeConfig& node = cluster.this_node();
+  std::error_code ignored;
+  const std::string& missing = cluster.config.model_missing;
+  const bool there = missing.empty() && std::filesystem::exists(cluster.config.model, ignored);
+  if (!must_have && !node.needs_file && (!node.own_file || !there)) return nullptr;
+  if (!missing.empty()) throw SetupError(missing);
+  return open_trusted(cluster.config.model, cluster.config.model_key);
 }
 
 std::unique_ptr<WeightCache> open_weight_cache(const NodeConfig& node) {
@@ -57,6 +71,97 @@ std::unique_ptr<WeightCache> open_weight_cache(const NodeConfig& node) {
   return std::move(*cache);
 }
 
+namespace {
+
+// Those that have any of it, the head first.
+std::vector<WeightPeer> peers_with(const Cluster& cluster, const std::map<std::string, Endpoint>& endpoints,
+                                   const WeightManifest& manifest,
+                                   const std::map<std::string, std::string>& inventories) {
+  std::vector<WeightPeer> peers;
+  for (const auto& [name, endpoint] : endpoints) {
+    const auto said = inventories.find(name);
+    if (name == cluster.name || said == inventories.end()) continue;
+    WeightPeer peer{name, endpoint.address, endpoint.port, parse_inventory(said->second, manifest.size())};
+    const bool has_any = peer.tensors.empty() ||
+                         std::find(peer.tensors.begin(), peer.tensors.end(), true) != peer.tensors.end();
+    if (has_any) peers.insert(name == cluster.config.head ? peers.begin() : peers.end(), std::move(peer));
+  }
+  return peers;
+}
+
+std::vector<std::string> words_of(const std::string& text) {
+  std::istringstream in(text);
+  return {std::istream_iterator<std::string>(in), {}};
+}
+
+// Null where this node has no file of the adapter and need not.
+std::shared_ptr<const GgufFile> open_adapter(const Cluster& cluster, const AdapterConfig& adapter,
+                                             bool must_have) {
+  const NodeConfig& node = cluster.this_node();
+  std::error_code ignored;
+  const bool there = adapter.missing.empty() && std::filesystem::exists(adapter.path, ignored);
+  if (!must_have && !node.needs_file && (!node.own_file || !there)) return nullptr;
+  if (!adapter.missing.empty())
+    throw SetupError(fmt::format("adapter '{}': {}", adapter.name, adapter.missing));
+  return open_trusted(adapter.path, cluster.config.model_key);
+}
+
+// Who has another file of an adapter than the head; empty: nobody. `all`: a word for each node and then for
+// each of its adapters.
+std::string other_adapter(const ClusterConfig& config, const std::vector<std::string>& all) {
+  const std::vector<std::string> head = words_of(all[0]);
+  for (const std::string& text : all) {
+    const std::vector<std::string> words = words_of(text);
+    for (size_t i = 0; i < config.adapters.size(); ++i) {
+      if (words[i + 1] == head[i + 1] || words[i + 1] == "-") continue;
+      return fmt::format(
+          "node {} has another file of adapter '{}' than the head {}: give both the same ({}), or remove it "
+          "there: the node fetches what it needs",
+          words[0], config.adapters[i].name, config.head, config.adapters[i].path);
+    }
+  }
+  return "";
+}
+
+void tell_of_fetch(const std::string& what, const FetchReport& report) {
+  std::string text = fmt::format("{}: {} of weights, {} of them on its disk, {} fetched", what,
+                                 format_bytes(report.needed_bytes), format_bytes(report.cached_bytes),
+                                 format_bytes(report.fetched_bytes));
+  if (report.fetched_bytes > 0 && report.seconds > 0) {
+    text += fmt::format(" in {} ({})", format_seconds(report.seconds),
+                        format_bytes_per_second(static_cast<double>(report.fetched_bytes) / report.seconds));
+  }
+  if (report.not_kept_bytes > 0)
+    text += fmt::format("; {} are fetched while loading and not kept", format_bytes(report.not_kept_bytes));
+  spdlog::info("{}", text);
+}
+
+}  // namespace
+
+std::shared_ptr<const WeightManifest> share_manifest(Bootstrap& bootstrap, const std::string& name,
+                                                     const GgufFile* file, const std::string& path,
+                                                     int threads) {
+  std::shared_ptr<const WeightManifest> manifest;
+  (void)together(bootstrap, name, [&] {
+    if (bootstrap.rank() == 0) manifest = make_manifest(*file, threads);
+    return std::string();
+  });
+  std::string bytes;
+  if (manifest) {
+    const std::span<const std::byte> mine = manifest->bytes();
+    bytes.assign(reinterpret_cast<const char*>(mine.data()), mine.size());
+  }
+  bytes = bootstrap.broadcast(bytes);
+  (void)together(bootstrap, name, [&] {
+    if (manifest) return std::string();
+    const auto* data = reinterpret_cast<const std::byte*>(bytes.data());
+    manifest =
+        std::make_shared<const WeightManifest>(WeightManifest::parse({data, data + bytes.size()}, path));
+    return std::string();
+  });
+  return manifest;
+}
+
 void set_up_weights(Cluster& cluster) {
   const std::shared_ptr<const GgufFile> own = cluster.file;
   std::unique_ptr<WeightCache> cache = own ? nullptr : open_weight_cache(cluster.this_node());
@@ -66,28 +171,75 @@ void set_up_weights(Cluster& cluster) {
   if (!own) cluster.file = {cluster.manifest, &cluster.manifest->model()};
 }
 
-std::vector<WeightPeer> weight_peers(const Cluster& cluster, const std::map<std::string, Endpoint>& endpoints,
-                                     const std::map<std::string, std::string>& inventories) {
-  std::vector<WeightPeer> peers;
-  for (const auto& [name, endpoint] : endpoints) {
-    const auto said = inventories.find(name);
-    if (name == cluster.name || said == inventories.end()) continue;
-    WeightPeer peer{name, endpoint.address, endpoint.port,
-                    parse_inventory(said->second, cluster.manifest->size())};
-    const bool has_any = peer.tensors.empty() ||
-                         std::find(peer.tensors.begin(), peer.tensors.end(), true) != peer.tensors.end();
-    if (has_any) peers.insert(name == cluster.config.head ? peers.begin() : peers.end(), std::move(peer));
+void agree_on_adapters(Cluster& cluster, Bootstrap& bootstrap, int threads) {
+  const std::vector<AdapterConfig>& adapters = cluster.config.adapters;
+  std::vector<std::shared_ptr<const GgufFile>> files;
+  const std::vector<std::string> all = together(bootstrap, cluster.name, [&] {
+    std::string text = cluster.name;
+    for (const AdapterConfig& adapter : adapters) {
+      files.push_back(open_adapter(cluster, adapter, bootstrap.rank() == 0));
+      text += " " + (files.back() ? files.back()->fingerprint() : "-");
+    }
+    return text;
+  });
+  const std::string other = bootstrap.rank() == 0 ? other_adapter(cluster.config, all) : "";
+  (void)agree(bootstrap, {"", other, kExitUsage});
+  for (size_t i = 0; i < adapters.size(); ++i) {
+    std::shared_ptr<const WeightManifest> manifest;
+    if (cluster.manifest)
+      manifest = share_manifest(bootstrap, cluster.name, files[i].get(), adapters[i].path, threads);
+    (void)together(bootstrap, cluster.name, [&] {
+      const GgufFile& file = files[i] ? *files[i] : manifest->model();
+      cluster.adapters.push_back(LoraFile::of(adapters[i].name, file, cluster.model));
+      if (!manifest) return std::string();
+      WeightAsker asker{cluster.config.cluster, cluster.name, cluster.model_hash};
+      asker.adapter = static_cast<uint16_t>(i + 1);
+      cluster.adapter_weights.push_back(std::make_shared<NodeWeights>(
+          manifest, asker, files[i], files[i] ? nullptr : open_weight_cache(cluster.this_node())));
+      return std::string();
+    });
   }
-  return peers;
 }
 
-std::vector<WeightPeer> weight_peers(const PipelineLayout& layout, const std::string& node) {
+void offer_weights(Cluster& cluster, const std::shared_ptr<const TlsContext>& tls) {
+  if (!cluster.weights) return;
+  std::vector<std::shared_ptr<WeightProvider>> providers;
+  cluster.weights->set_tls(tls);
+  providers.push_back(cluster.weights);
+  for (const std::shared_ptr<NodeWeights>& weights : cluster.adapter_weights) {
+    weights->set_tls(tls);
+    providers.push_back(weights);
+  }
+  cluster.node->offer_weights(std::move(providers));
+}
+
+void find_weight_peers(Cluster& cluster, Bootstrap& bootstrap,
+                       const std::map<std::string, Endpoint>& endpoints) {
+  if (!cluster.weights) return;
+  std::vector<NodeWeights*> all = {cluster.weights.get()};
+  for (const std::shared_ptr<NodeWeights>& weights : cluster.adapter_weights) all.push_back(weights.get());
+  std::string mine = cluster.name;
+  for (const NodeWeights* weights : all) mine += " " + weights->inventory();
+  const std::vector<std::string> texts = bootstrap.all_gather(mine);
+  for (size_t i = 0; i < all.size(); ++i) {
+    std::map<std::string, std::string> inventories;
+    for (const std::string& text : texts) {
+      const std::vector<std::string> words = words_of(text);
+      inventories[words.at(0)] = words.at(i + 1);
+    }
+    all[i]->set_peers(peers_with(cluster, endpoints, all[i]->manifest(), inventories));
+  }
+}
+
+void set_peers(const PipelineLayout& layout, const std::string& node, NodeWeights& weights,
+               std::span<const std::shared_ptr<NodeWeights>> adapters) {
   std::vector<WeightPeer> peers;
   for (const auto& [name, endpoint] : layout.endpoints) {
     if (name == node) continue;
     peers.insert(name == layout.head ? peers.begin() : peers.end(), {name, endpoint.address, endpoint.port});
   }
-  return peers;
+  weights.set_peers(peers);
+  for (const std::shared_ptr<NodeWeights>& adapter : adapters) adapter->set_peers(peers);
 }
 
 namespace {
@@ -120,17 +272,26 @@ void fetch_weights(NodeWeights& weights, const std::string& node, const ModelCon
   ProgressLine progress("fetching weights");
   const FetchReport report = weights.fetch_missing(
       model, shards, [&](uint64_t done, uint64_t total) { progress.update(done, total); });
-  std::string text =
-      fmt::format("node {} has no model file: {} of weights, {} of them on its disk, {} fetched", node,
-                  format_bytes(report.needed_bytes), format_bytes(report.cached_bytes),
-                  format_bytes(report.fetched_bytes));
-  if (report.fetched_bytes > 0 && report.seconds > 0) {
-    text += fmt::format(" in {} ({})", format_seconds(report.seconds),
-                        format_bytes_per_second(static_cast<double>(report.fetched_bytes) / report.seconds));
+  tell_of_fetch(fmt::format("node {} has no model file", node), report);
+}
+
+void fetch_adapters(std::span<const LoraFile> adapters, std::span<const std::shared_ptr<NodeWeights>> weights,
+                    const std::string& node, const ModelConfig& model, std::span<const ShardSpec> shards,
+                    const std::function<void()>& on_progress) {
+  if (shards.empty()) return;
+  const Going going(on_progress);
+  for (size_t i = 0; i < weights.size(); ++i) {
+    if (weights[i]->has_file()) continue;
+    std::vector<std::string> tensors;
+    for (const ShardSpec& shard : shards) {
+      for (std::string& name : lora_tensors(adapters[i], model, shard.layers))
+        tensors.push_back(std::move(name));
+    }
+    ProgressLine progress(fmt::format("fetching adapter {}", adapters[i].name));
+    const FetchReport report = weights[i]->fetch_missing(
+        tensors, [&](uint64_t done, uint64_t total) { progress.update(done, total); });
+    tell_of_fetch(fmt::format("node {} has no file of adapter '{}'", node, adapters[i].name), report);
   }
-  if (report.not_kept_bytes > 0)
-    text += fmt::format("; {} are fetched while loading and not kept", format_bytes(report.not_kept_bytes));
-  spdlog::info("{}", text);
 }
 
 }  // namespace shoal

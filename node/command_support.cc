@@ -3,11 +3,28 @@
 #include <fmt/format.h>
 
 #include <boost/asio/ip/address.hpp>
+#include <charconv>
+#include <cmath>
 
 #include "base/logging.h"
+#include "model/gguf_reader.h"
+#include "transport/messages.h"
 
 namespace shoal {
 namespace {
+
+void add_adapters(const CommonFlags& common, ClusterConfig& config) {
+  for (const std::string& text : common.adapters) {
+    const size_t equals = text.find('=');
+    if (equals == std::string::npos)
+      throw SetupError(fmt::format("--adapter: write it NAME=FILE.gguf, not '{}'", text));
+    add_adapter(config, text.substr(0, equals), text.substr(equals + 1), "--adapter");
+    AdapterConfig& adapter = config.adapters.back();
+    adapter.path = find_model_path(adapter.path, "", &adapter.missing);
+  }
+  if (const Result<AdapterChoice> choice = choose_adapter(config, common.lora); !choice)
+    throw SetupError("--lora: " + choice.error().message);
+}
 
 void refuse_off_loopback(const ClusterConfig& config) {
   for (const NodeConfig& node : config.nodes) {
@@ -22,6 +39,32 @@ void refuse_off_loopback(const ClusterConfig& config) {
 }
 
 }  // namespace
+
+Result<AdapterChoice> choose_adapter(const ClusterConfig& config, const std::string& text) {
+  AdapterChoice choice;
+  if (text.empty()) return choice;
+  const size_t colon = std::min(text.find(':'), text.size());
+  const std::string name = text.substr(0, colon);
+  if (colon < text.size()) {
+    const char* end = text.data() + text.size();
+    const auto [rest, errc] = std::from_chars(text.data() + colon + 1, end, choice.scale);
+    if (errc != std::errc() || rest != end || !(std::abs(choice.scale) <= kAdapterScaleMax))
+      return Error{Errc::kInvalidInput,
+                   fmt::format("the scale of an adapter is a number from {} to {}, not {}", -kAdapterScaleMax,
+                               kAdapterScaleMax, quoted(text.substr(colon + 1)))};
+  }
+  std::string names;
+  for (size_t i = 0; i < config.adapters.size(); ++i) {
+    if (config.adapters[i].name == name) choice.index = static_cast<int>(i) + 1;
+    names += (names.empty() ? "" : ", ") + config.adapters[i].name;
+  }
+  if (choice.index > 0) return choice;
+  return Error{Errc::kInvalidInput,
+               fmt::format("there is no adapter {}; {}", quoted(name),
+                           names.empty() ? "none was loaded (--adapter NAME=FILE.gguf, or adapters: in "
+                                           "the cluster file)"
+                                         : "there are: " + names)};
+}
 
 ClusterConfig config_of(const CommonFlags& common) {
   if (common.config.empty()) {
@@ -40,6 +83,7 @@ ClusterConfig config_of(const CommonFlags& common) {
         single_node_config(resolve_model_path(common.model, ""), common.context, sequences, common.threads);
     if (!common.kv_cache.empty()) config.kv_cache = parse_kv_cache(common.kv_cache, "--kv-cache");
     config.kv_cells = common.kv_cells;
+    add_adapters(common, config);
     config.model_key = common.model_key;
     return config;
   }
@@ -52,6 +96,7 @@ ClusterConfig config_of(const CommonFlags& common) {
   if (!common.keep_on_head.empty()) config.plan.keep_on_head = common.keep_on_head;
   if (!common.stall_timeout.empty())
     config.stall_timeout_s = parse_stall_timeout(common.stall_timeout, "--stall-timeout");
+  add_adapters(common, config);
   if (!common.model_key.empty()) config.model_key = common.model_key;
   config.insecure = common.insecure;
   if (config.insecure && !common.trust_network) refuse_off_loopback(config);

@@ -26,6 +26,10 @@ int with_cluster(const CommonFlags& common, const std::function<void()>& check,
                  const std::function<void(Cluster&)>& work,
                  const std::function<void(Cluster&)>& on_worker = {});
 
+// "NAME" or "NAME:SCALE" of the cluster's adapters; nothing for "". kInvalidInput where there is none of that
+// name.
+Result<AdapterChoice> choose_adapter(const ClusterConfig& config, const std::string& text);
+
 // On the head: what decoding took beside what the plan said, on stderr; nothing where there is no prediction.
 void print_fidelity(Cluster& cluster);
 

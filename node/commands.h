@@ -24,9 +24,11 @@ struct CommonFlags {
   int context = 0;                      // 0: the cluster file's, or 4096 (less where the model's is less)
   int threads = 0;
   int sequences = 0;
-  std::string kv_cache;                          // empty: the cluster file's, or f16
-  int64_t kv_cells = 0;                          // 0: the cluster file's
-  bool quiet = false;                            // no plan, no table
+  std::vector<std::string> adapters;  // NAME=PATH, beside the cluster file's
+  std::string lora;                   // NAME or NAME:SCALE of the one that a run's text passes through
+  std::string kv_cache;               // empty: the cluster file's, or f16
+  int64_t kv_cells = 0;               // 0: the cluster file's
+  bool quiet = false;                 // no plan, no table
   bool insecure = false, trust_network = false;  // no TLS between nodes; off loopback too
   std::string model_key;     // the model must be signed with this key; overrides the file's
   std::string trace;         // a file to record the steps in; empty: none

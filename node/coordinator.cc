@@ -114,7 +114,8 @@ void Coordinator::send(ScheduledStep step) {
       const std::vector<int32_t>& tokens = step.whole_inputs ? sequence.request.prompt : sequence.tokens;
       const int32_t token = tokens[static_cast<size_t>(position)];
       if (wants) in_flight.wanted.emplace_back(static_cast<int32_t>(job->rows.size()), sequence.id);
-      job->rows.push_back({token, position, sequence.slot, wants});
+      const AdapterChoice& adapter = sequence.request.adapter;
+      job->rows.push_back({token, position, sequence.slot, wants, adapter.index, adapter.scale});
       if (!step.whole_inputs) cache_.hold(sequence.slot, position, token);
     }
     if (part.wants_logits) {
@@ -155,6 +156,7 @@ void Coordinator::on_outcome(StepOutcome outcome) {
   }
   const StepInFlight in_flight = std::move(found->second);
   steps_.erase(found);
+  last_step_s_ = last_outcome_s_;
   learn(in_flight, outcome.stage_times);
   trace_step(outcome.step_id, in_flight, outcome.stage_times);
   if (outcome.rows.size() != in_flight.wanted.size()) {
@@ -320,6 +322,7 @@ void Coordinator::suspend() {
   suspended_ = true;
   watching_ = false;
   host_.set_timer(PipelineHost::Timer::kSilence, PipelineHost::kNever, {});
+  last_step_s_.reset();
   steps_.clear();
   for (const auto& [id, sequence] : running_) sequence->slot = -1;
 }

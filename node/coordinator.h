@@ -67,6 +67,8 @@ class Coordinator {
   void compare_with(Fidelity* fidelity);
   // Why requests are refused, if they are; from any thread but the io thread.
   std::optional<Error> refuses();
+  // When a step last came back from this pipeline, computed: by the host's clock.
+  std::optional<double> last_step_s() const { return last_step_s_; }
 
  private:
   struct Sequence {
@@ -138,6 +140,7 @@ class Coordinator {
   std::atomic<uint64_t> preempted_{0}, replayed_{0};
   bool watching_ = false;  // steps that are not answered are noticed: a node that hangs closes nothing
   double last_outcome_s_ = 0;
+  std::optional<double> last_step_s_;                     // of the present pipeline
   std::shared_ptr<int> alive_ = std::make_shared<int>();  // gone with the coordinator; a timer may outlast it
 };
 

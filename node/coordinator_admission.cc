@@ -50,7 +50,7 @@ int Coordinator::prompt_positions(const GenerationRequest& request) const {
 CacheSlots::Prefix Coordinator::prefix_of(const GenerationRequest& request,
                                           std::span<const int32_t> tokens) const {
   const bool reuses = layout_.inputs == 0 && !request.embeds;
-  return cache_.best_prefix(reuses ? tokens : tokens.first(1), request.user);
+  return cache_.best_prefix(reuses ? tokens : tokens.first(1), cache_owner(request));
 }
 
 // Seconds a prompt row takes the pipeline when it is full.
@@ -107,7 +107,7 @@ void Coordinator::run(uint64_t id, Waiting waiting, const CacheSlots::Prefix& pr
 // From here on the sequence's tokens are computed, but for those of the prefix.
 void Coordinator::begin(Sequence& sequence, const CacheSlots::Prefix& prefix) {
   const int length = static_cast<int>(sequence.tokens.size());
-  cache_.take(prefix, sequence.request.user, length);
+  cache_.take(prefix, cache_owner(sequence.request), length);
   sequence.slot = prefix.slot;
   sequence.reused = prefix.length;
   const GenerationRequest& request = sequence.request;

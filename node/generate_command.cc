@@ -83,8 +83,11 @@ std::string answer_measured(Cluster& cluster, const CommonFlags& common, Generat
   return text;
 }
 
-GenerationRequest request_of(const RunFlags& flags, std::vector<int32_t> prompt) {
+GenerationRequest request_of(const Cluster& cluster, const CommonFlags& common, const RunFlags& flags,
+                             std::vector<int32_t> prompt) {
   GenerationRequest request;
+  request.adapter =
+      choose_adapter(cluster.config, common.lora).value();  // checked before anything was loaded
   request.prompt = std::move(prompt);
   request.max_tokens = flags.max_tokens;
   request.sampling = flags.sampling;
@@ -106,7 +109,7 @@ void answer_once(Cluster& cluster, const CommonFlags& common, const RunFlags& fl
     messages.push_back({"user", flags.prompt});
     prompt = chat_prompt(*cluster.tokenizer, chat_template_of(cluster), messages);
   }
-  answer_measured(cluster, common, request_of(flags, std::move(prompt)));
+  answer_measured(cluster, common, request_of(cluster, common, flags, std::move(prompt)));
 }
 
 void converse(Cluster& cluster, const CommonFlags& common, const RunFlags& flags) {
@@ -129,7 +132,8 @@ void converse(Cluster& cluster, const CommonFlags& common, const RunFlags& flags
     try {
       std::vector<int32_t> prompt = chat_prompt(*cluster.tokenizer, chat, messages);
       messages.push_back(
-          {"assistant", answer_measured(cluster, common, request_of(flags, std::move(prompt)))});
+          {"assistant",
+           answer_measured(cluster, common, request_of(cluster, common, flags, std::move(prompt)))});
     } catch (const SetupError& error) {  // too long for the context; the conversation goes on without it
       if (error.exit_code() != kExitUsage) throw;
       std::fputs(fmt::format("shoal: {} (/clear forgets the conversation)\n", error.what()).c_str(), stderr);

@@ -5,12 +5,18 @@
 #include <algorithm>
 #include <cmath>
 
+#include "transport/messages.h"
+
 namespace shoal {
 
 int candidates_wanted(const GenerationRequest& request) {
   if (request.grammar.json) return 0;  // the tokens that it allows may be anywhere
   const int needed = candidates_for_bias(request.logit_bias, request.sampling.candidates_needed());
   return needed == 0 ? 0 : std::max(needed, request.logprobs);
+}
+
+std::string cache_owner(const GenerationRequest& request) {
+  return fmt::format("{} {:a} {}", request.adapter.index, request.adapter.scale, request.user);
 }
 
 void tell_logprobs(const RowOutput& output, int count, GenerationEvent& event) {
@@ -57,6 +63,11 @@ Result<void> check_request(const GenerationRequest& request, const PipelineLayou
       return Error{Errc::kInvalidInput,
                    fmt::format("the prompt has token {}, and the vocabulary has {}", token, layout.n_vocab)};
     }
+  }
+  if (request.adapter.index < 0 || request.adapter.index > layout.adapters ||
+      !(std::abs(request.adapter.scale) <= kAdapterScaleMax)) {
+    return Error{Errc::kInvalidInput, fmt::format("there is no adapter {} with scale {}",
+                                                  request.adapter.index, request.adapter.scale)};
   }
   try {
     request.sampling.validate();

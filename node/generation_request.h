@@ -37,11 +37,18 @@ struct GenerationEvent {
   std::vector<float> embedding = {};                  // where that was asked for; the only event but the end
 };
 
+// Which adapter a request's tokens pass through: counted from 1 in the order of the cluster file; 0: none.
+struct AdapterChoice {
+  int index = 0;
+  float scale = 1;  // multiplies what it adds
+};
+
 struct GenerationRequest {
   std::vector<int32_t> prompt;  // at least one token
   int max_tokens = 128;         // at least 1
   SamplerOptions sampling;
   LogitBias logit_bias;
+  AdapterChoice adapter;
   AnswerGrammar grammar;    // where it is set the answer is kept within it
   int logprobs = -1;        // tell so many of the likeliest tokens with each; -1: no log-probabilities
   bool embeds = false;      // the prompt's embedding is wanted, no answer
@@ -57,6 +64,10 @@ Result<void> check_request(const GenerationRequest& request, const PipelineLayou
 
 // Candidates that the last stage must return for a row of this request; 0: all.
 int candidates_wanted(const GenerationRequest& request);
+
+// Whom what a request leaves in the cache may serve: the same user, and behind the same adapter, whose K and
+// V they are.
+std::string cache_owner(const GenerationRequest& request);
 
 // Fills the event's log-probability and the `count` best.
 void tell_logprobs(const RowOutput& output, int count, GenerationEvent& event);

@@ -143,8 +143,8 @@ class Node : public PipelineHost {
   void cut_off(const std::string& node);
   std::string address_of(const std::string& node) const;  // where its control channel comes from
 
-  // What this node gives to others that lack weights; null: nothing.
-  void offer_weights(std::shared_ptr<WeightProvider> provider);
+  // What this node gives to others that lack weights: the model's, then each adapter's. None: nothing.
+  void offer_weights(std::vector<std::shared_ptr<WeightProvider>> providers);
 
  private:
   boost::asio::awaitable<void> accept_loop();

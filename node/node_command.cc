@@ -106,6 +106,32 @@ std::shared_ptr<NodeWeights> weights_of(const CommonFlags& common, const WeightA
   return std::make_shared<NodeWeights>(head.manifest, asker, nullptr, open_weight_cache(settings));
 }
 
+// The adapters that the cluster offers, as the head counts them; their weights are fetched.
+struct Adapters {
+  std::vector<LoraFile> files;
+  std::vector<std::shared_ptr<NodeWeights>> weights;
+};
+
+Adapters adapters_of_head(const CommonFlags& common, WeightAsker asker, const Endpoint& head,
+                          const ModelConfig& model) {
+  NodeConfig settings;
+  settings.name = asker.node;
+  if (!common.cache_size.empty()) parse_cache_size(common.cache_size, "--cache-size", settings);
+  Adapters adapters;
+  while (adapters.files.size() < kAdaptersMax) {
+    ++asker.adapter;
+    const std::string name = std::to_string(asker.adapter);
+    const Result<FetchedManifest> fetched =
+        fetch_manifest(asker, {"", head.address, head.port}, "adapter " + name);
+    if (fetched.has_error() && fetched.error().code == Errc::kRefused) break;  // that was all
+    if (fetched.has_error()) throw SetupError(fetched.error().message, kExitFailed);
+    adapters.files.push_back(LoraFile::of(name, fetched->manifest->model(), model));
+    adapters.weights.push_back(
+        std::make_shared<NodeWeights>(fetched->manifest, asker, nullptr, open_weight_cache(settings)));
+  }
+  return adapters;
+}
+
 Join describe(const NodeFlags& flags, const std::string& name, int threads, const NodeWeights& weights,
               const ModelConfig& model, const Kernels& kernels) {
   const uint64_t memory = flags.memory.empty() ? 0 : parse_bytes(flags.memory, "--memory");
@@ -142,6 +168,7 @@ int node_command(const CommonFlags& common, const NodeFlags& flags) {
   asker.model = of_head.model_hash;
   const std::shared_ptr<NodeWeights> weights = weights_of(common, asker, of_head);
   const ModelConfig model = ModelConfig::from(weights->model());
+  const Adapters adapters = adapters_of_head(common, asker, head, model);
 
   Comeback comeback;
   comeback.head = head;
@@ -149,10 +176,11 @@ int node_command(const CommonFlags& common, const NodeFlags& flags) {
   ThreadPool pool(threads);
   Node* running = nullptr;
   const auto on_progress = [&running] { running->note_progress(); };
-  StageFactory::Source source{weights->model(), weights.get()};
-  source.fetch = [&](const PipelineLayout& layout, std::span<const ShardSpec> shards) {
-    weights->set_peers(weight_peers(layout, name));
-    fetch_weights(*weights, name, model, shards, on_progress);
+  StageFactory::Source source{weights->model(), weights.get(), adapters.files, adapters.weights};
+  source.fetch = [&](const PipelineLayout& layout, const StageFactory::Needs& needs) {
+    set_peers(layout, name, *weights, adapters.weights);
+    fetch_weights(*weights, name, model, needs.missing, on_progress);
+    fetch_adapters(adapters.files, adapters.weights, name, model, needs.shards, on_progress);
   };
   StageFactory stages(name, source, model, kernels, pool, on_progress);
   Node node({asker.cluster, name, of_head.model_hash, kernels.numeric_class, asker.tls},
@@ -163,7 +191,9 @@ int node_command(const CommonFlags& common, const NodeFlags& flags) {
   node.set_remake([&stages](const PipelineLayout& layout, Engine::Stages before) {
     return stages.make(layout, std::move(before));
   });
-  node.offer_weights(weights);
+  std::vector<std::shared_ptr<WeightProvider>> given = {weights};
+  given.insert(given.end(), adapters.weights.begin(), adapters.weights.end());
+  node.offer_weights(std::move(given));
   spdlog::info("node {} listens on port {} and calls the head at {}", name, node.port(), flags.join);
   node.set_comeback(comeback, /*now=*/true);
   node.serve_until_shutdown();

@@ -137,9 +137,9 @@ std::optional<RefusalReason> Node::pipeline_refusal(const Hello& hello) const {
                                                    stage, feeder, hello.node_name)};
 }
 
-void Node::offer_weights(std::shared_ptr<WeightProvider> provider) {
+void Node::offer_weights(std::vector<std::shared_ptr<WeightProvider>> providers) {
   io_.call([&] {
-    weight_server_.offer(std::move(provider));
+    weight_server_.offer(std::move(providers));
     return 0;
   });
 }
@@ -252,6 +252,7 @@ Result<std::unique_ptr<StepJob>> Node::job_of(IncomingMessage& incoming, int sta
   limits.inputs = static_cast<uint32_t>(layout_.inputs);
   limits.n_embd = static_cast<uint32_t>(layout_.n_embd);
   limits.n_vocab = static_cast<uint32_t>(layout_.n_vocab);
+  limits.adapters = static_cast<uint32_t>(layout_.adapters);
   const Result<void> checked = check_step(*step, incoming.payload.bytes.size(), limits);
   if (checked.has_error()) return checked.error();
   auto job = std::make_unique<StepJob>();
@@ -265,8 +266,8 @@ Result<std::unique_ptr<StepJob>> Node::job_of(IncomingMessage& incoming, int sta
   for (size_t i = 0; i < step->rows.size(); ++i) {
     const StepRow& row = step->rows[i];
     const int32_t token = stage == 0 ? static_cast<int32_t>(step->token_ids[i]) : -1;
-    job->rows.push_back(
-        {token, static_cast<int32_t>(row.position), static_cast<int32_t>(row.slot), row.wants_logits});
+    job->rows.push_back({token, static_cast<int32_t>(row.position), static_cast<int32_t>(row.slot),
+                         row.wants_logits, row.adapter, row.adapter_scale});
   }
   job->buffer = stage == 0 ? buffers_->take() : StepBuffers::of_payload(incoming.payload);
   if (!job->buffer && !job->rows.empty()) return Error{Errc::kQueueFull, "more steps in flight than agreed"};

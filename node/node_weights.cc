@@ -9,6 +9,7 @@
 
 #include "base/check.h"
 #include "base/units.h"
+#include "model/sha256.h"
 #include "node/weight_fetch.h"
 
 namespace shoal {
@@ -46,14 +47,22 @@ void NodeWeights::set_peers(std::vector<WeightPeer> peers) {
 
 FetchReport NodeWeights::fetch_missing(const ModelConfig& config, std::span<const ShardSpec> shards,
                                        const std::function<void(uint64_t, uint64_t)>& progress) {
+  std::vector<std::string> names;
+  for (const ShardSpec& shard : shards) {
+    for (std::string& name : shard_tensors(manifest_->model(), config, shard))
+      names.push_back(std::move(name));
+  }
+  return fetch_missing(names, progress);
+}
+
+FetchReport NodeWeights::fetch_missing(std::span<const std::string> tensors,
+                                       const std::function<void(uint64_t, uint64_t)>& progress) {
   FetchReport report;
   std::set<size_t> wanted;
-  for (const ShardSpec& shard : shards) {
-    for (const std::string& name : shard_tensors(manifest_->model(), config, shard)) {
-      const std::optional<size_t> index = manifest_->find(name);
-      if (!index) throw SetupError(fmt::format("{}: tensor {} is missing", model().path(), name));
-      wanted.insert(*index);
-    }
+  for (const std::string& name : tensors) {
+    const std::optional<size_t> index = manifest_->find(name);
+    if (!index) throw SetupError(fmt::format("{}: tensor {} is missing", model().path(), name));
+    wanted.insert(*index);
   }
   std::set<Sha256> digests;
   for (const size_t index : wanted) {
@@ -236,6 +245,13 @@ void NodeWeights::fetch_block(size_t tensor, uint64_t block, std::span<std::byte
                                manifest_->tensor(tensor).name, model().path(),
                                reasons.empty() ? ": there is no node to ask" : reasons),
                    kExitFailed);
+}
+
+std::string adapters_hash(std::span<const std::shared_ptr<NodeWeights>> adapters) {
+  if (adapters.empty()) return "";
+  std::string digests;
+  for (const std::shared_ptr<NodeWeights>& adapter : adapters) digests += adapter->manifest().digest();
+  return sha256_hex(digests);
 }
 
 Result<FetchedManifest> fetch_manifest(const WeightAsker& asker, const WeightPeer& peer,

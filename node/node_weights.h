@@ -64,6 +64,9 @@ class NodeWeights : public BlockSource, public WeightProvider {
   // Marks the tensors as used. `progress(done, total)` in bytes, from this thread.
   FetchReport fetch_missing(const ModelConfig& config, std::span<const ShardSpec> shards,
                             const std::function<void(uint64_t, uint64_t)>& progress = {});
+  // The same for tensors by name.
+  FetchReport fetch_missing(std::span<const std::string> tensors,
+                            const std::function<void(uint64_t, uint64_t)>& progress = {});
 
   void read_block(const TensorInfo& tensor, uint64_t block, std::span<std::byte> out) override;
   void expect(const TensorInfo& tensor, uint64_t offset, uint64_t bytes) override;
@@ -98,6 +101,9 @@ class NodeWeights : public BlockSource, public WeightProvider {
   std::atomic<uint64_t> bad_blocks_{0}, bytes_received_{0};
 };
 
+// Of adapters in their order: what tells them from others. Empty for none.
+std::string adapters_hash(std::span<const std::shared_ptr<NodeWeights>> adapters);
+
 // What inventory() said, of a model of so many tensors. Empty for "all".
 std::vector<bool> parse_inventory(const std::string& text, size_t tensors);
 
@@ -105,7 +111,8 @@ struct FetchedManifest {
   std::shared_ptr<const WeightManifest> manifest;
   std::string model_hash;  // what nodes compare in a hello
 };
-// From a node that has it. `name`: what the model is called in messages.
+// From a node that has it: the model's, or the adapter's that the asker means. `name`: what it is called in
+// messages. Errc::kRefused: the node has none.
 Result<FetchedManifest> fetch_manifest(const WeightAsker& asker, const WeightPeer& peer,
                                        const std::string& name);
 

@@ -58,6 +58,8 @@ std::string why_unsound(const PipelineLayout& layout) {
     return "context, slots or kv_cells is out of bounds";
   if (!within(layout.inputs, 0, layout.rows_max) || layout.decoder_start_token >= layout.n_vocab)
     return "inputs or decoder_start_token is out of bounds";
+  if (!within(layout.adapters, 0, UINT16_MAX) || layout.adapters_hash.size() > kNameBytesMax)
+    return "adapters is out of bounds";
   if (!within(layout.steps_in_flight_max, 1, 4 * kStagesMax)) return "steps_in_flight_max is out of bounds";
   if (layout.plan_hash.empty() || layout.plan_hash.size() > kNameBytesMax) return "its hash is missing";
   if (!layout.endpoints.contains(layout.head)) return "the head's address is missing";
@@ -94,6 +96,8 @@ std::string layout_to_json(const PipelineLayout& layout) {
                                       {"decoder_start_token", layout.decoder_start_token},
                                       {"kv_cells", layout.kv_cells},
                                       {"kv_cache", layout.kv_cache},
+                                      {"adapters", layout.adapters},
+                                      {"adapters_hash", layout.adapters_hash},
                                       {"steps_in_flight_max", layout.steps_in_flight_max},
                                       {"step_deadline_s", layout.step_deadline_s}});
 }
@@ -127,6 +131,8 @@ Result<PipelineLayout> layout_from_json(std::string_view text) {
     layout.decoder_start_token = object.at("decoder_start_token").to_number<int32_t>();
     layout.kv_cells = object.at("kv_cells").to_number<int64_t>();
     layout.kv_cache = std::string(object.at("kv_cache").as_string());
+    layout.adapters = whole(object, "adapters");
+    layout.adapters_hash = std::string(object.at("adapters_hash").as_string());
     layout.steps_in_flight_max = whole(object, "steps_in_flight_max");
     layout.step_deadline_s = object.at("step_deadline_s").to_number<double>();
   } catch (const std::exception& error) {

@@ -31,6 +31,8 @@ struct PipelineLayout {
   int32_t decoder_start_token = -1;  // what answers begin after, where the encoder reads the prompt
   int64_t kv_cells = 0;          // positions that each stage's cache holds for all slots; 0: slots x context
   std::string kv_cache = "f16";  // what K and V are kept as
+  int adapters = 0;              // that rows may choose from
+  std::string adapters_hash;     // which they are; empty: there are none, or one process alone has them
   int steps_in_flight_max = 0;
   double step_deadline_s = 0;  // no answer to any step for so long: a node hangs. 0: not watched
   int last_stage() const { return static_cast<int>(node_of_stage.size()) - 1; }

@@ -1,11 +1,11 @@
 #include "node/pipeline_setup.h"
 
 #include <fmt/format.h>
-#include <openssl/evp.h>
 
 #include <algorithm>
 #include <array>
 
+#include "model/sha256.h"
 #include "node/plan_inputs.h"
 #include "planner/cost_model.h"
 #include "planner/planner.h"
@@ -18,16 +18,8 @@ constexpr double kLapsOfDeadline = 10;       // or for so many times that a firs
 
 }  // namespace
 
-std::string sha256_hex(const std::string& text) {
-  unsigned char digest[EVP_MAX_MD_SIZE];
-  unsigned int size = 0;
-  EVP_Digest(text.data(), text.size(), digest, &size, EVP_sha256(), nullptr);
-  std::string hex;
-  for (unsigned int i = 0; i < size; ++i) hex += fmt::format("{:02x}", digest[i]);
-  return hex;
-}
-
-PipelineLayout layout_base(const ClusterConfig& config, const ModelConfig& model) {
+PipelineLayout layout_base(const ClusterConfig& config, const ModelConfig& model,
+                           const std::string& adapters_hash) {
   PipelineLayout layout;
   layout.head = config.head;
   layout.rows_max = rows_of_step(model, config.context);
@@ -40,6 +32,8 @@ PipelineLayout layout_base(const ClusterConfig& config, const ModelConfig& model
   layout.slots = config.sequences;
   layout.kv_cells = config.kv_cells;
   layout.kv_cache = kv_cache_name(config.kv_cache);
+  layout.adapters = static_cast<int>(config.adapters.size());
+  layout.adapters_hash = adapters_hash;
   layout.steps_in_flight_max = 1;
   return layout;
 }

@@ -13,11 +13,10 @@
 
 namespace shoal {
 
-std::string sha256_hex(const std::string& text);
-
 // What of a layout does not depend on the plan: sizes, the head, its deadline where the cluster file says
-// one.
-PipelineLayout layout_base(const ClusterConfig& config, const ModelConfig& model);
+// one. `adapters_hash`: of those of the cluster file.
+PipelineLayout layout_base(const ClusterConfig& config, const ModelConfig& model,
+                           const std::string& adapters_hash = {});
 
 // The layout of a plan. `base`: everything but the stages. `stall_timeout_s`: 0: chosen from the plan.
 PipelineLayout lay_out(const PipelineLayout& base, const Plan& plan,

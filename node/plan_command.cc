@@ -18,8 +18,13 @@ constexpr LinkProfile kAssumedLink{200e-6, 125e6};  // 0.2 ms, 1 Gbit/s
 
 // The input for the whole cluster from this device's measurement alone.
 void measure_alone(Cluster& cluster, const CommonFlags& common) {
+  if (!cluster.config.model_missing.empty()) throw SetupError(cluster.config.model_missing);
   cluster.file = std::make_unique<GgufFile>(GgufFile::open(cluster.config.model));
   cluster.model = ModelConfig::from(*cluster.file);
+  for (const AdapterConfig& adapter : cluster.config.adapters) {
+    if (!adapter.missing.empty()) throw SetupError(adapter.missing);
+    cluster.adapters.push_back(LoraFile::open(adapter.name, adapter.path, cluster.model));
+  }
   cluster.kernels = &select_kernels(common.kernels);
   const int n = static_cast<int>(cluster.config.nodes.size());
   if (n > 1) {
@@ -54,7 +59,7 @@ void measure_alone(Cluster& cluster, const CommonFlags& common) {
                             link.bytes_per_second.value_or(kAssumedLink.bytes_per_s)};
     input.links.set_both(cluster.config.node_index(link.a), cluster.config.node_index(link.b), given);
   }
-  complete_plan_input(cluster.config, *cluster.file, cluster.model, input);
+  complete_plan_input(cluster.config, *cluster.file, cluster.model, input, cluster.adapters);
 }
 
 PlanInput input_from_profile(const std::string& path, const CommonFlags& common) {
@@ -78,7 +83,7 @@ std::vector<PlanInput> offers_alone(Cluster& cluster, const CommonFlags& common,
   for (const std::string& model : flags.others) {
     Cluster other;
     other.config = cluster.config;
-    other.config.model = resolve_model_path(model, cluster.config.path);
+    other.config.model = find_model_path(model, cluster.config.path, &other.config.model_missing);
     measure_alone(other, common);
     offers.push_back(std::move(other.plan_input));
   }
@@ -93,14 +98,15 @@ std::vector<PlanInput> offers_together(Cluster& cluster, Bootstrap& bootstrap, c
     plan_cluster(cluster, bootstrap, options_of(common));
     return {cluster.plan_input};
   }
-  std::vector<std::string> models = {cluster.config.model};
-  for (const std::string& model : flags.others)
-    models.push_back(resolve_model_path(model, cluster.config.path));
+  std::vector<ClusterConfig> configs = {cluster.config};
+  for (const std::string& model : flags.others) {
+    ClusterConfig& other = configs.emplace_back(cluster.config);
+    other.model = find_model_path(model, cluster.config.path, &other.model_missing);
+  }
   std::vector<PlanInput> offers;
-  for (const std::string& model : models) {
+  for (const ClusterConfig& config : configs) {
     Cluster one;
-    one.config = cluster.config;
-    one.config.model = model;
+    one.config = config;
     try {
       plan_cluster(one, bootstrap, options_of(common));
     } catch (const SetupError&) {

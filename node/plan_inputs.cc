@@ -7,6 +7,7 @@
 #include "base/error.h"
 #include "model/kv_cache.h"
 #include "node/process_memory.h"
+#include "sharding/lora_shard.h"
 #include "sharding/shard.h"
 #include "sharding/stage.h"
 
@@ -54,7 +55,7 @@ Targets targets_of(const PlanConfig& config) {
 }
 
 ModelProfile make_model_profile(const GgufFile& file, const ModelConfig& config, const ClusterConfig& cluster,
-                                int threads) {
+                                int threads, std::span<const LoraFile> adapters) {
   const UnitBytes units = unit_bytes(file, config);
   ModelProfile profile;
   profile.name = config.name;
@@ -66,8 +67,11 @@ ModelProfile make_model_profile(const GgufFile& file, const ModelConfig& config,
   profile.layer_bytes = units.layers;
   const int rows = rows_of_step(config, cluster.context);
   const StageOptions options{cluster.context, cluster.sequences, rows, cluster.kv_cache, cluster.kv_cells};
-  for (int i = 0; i < config.n_layer; ++i)
+  for (int i = 0; i < config.n_layer; ++i) {
     profile.layer_kv_bytes.push_back(Stage::kv_bytes(config, {i, i + 1}, options));
+    for (const LoraFile& adapter : adapters)
+      profile.layer_bytes[static_cast<size_t>(i)] += lora_bytes(adapter, config, {i, i + 1});
+  }
   profile.tied_output = config.tied_output;
   profile.output_bytes =
       config.tied_output ? static_cast<uint64_t>(config.n_embd) * sizeof(float) : units.output;
@@ -76,22 +80,24 @@ ModelProfile make_model_profile(const GgufFile& file, const ModelConfig& config,
                            sizeof(float) *
                            static_cast<uint64_t>(steps_in_flight_most(cluster.nodes.size()) + 1);
   profile.scratch_bytes =
-      Stage::scratch_bytes(config, {false, {0, config.n_layer}, false}, options, threads) + buffers;
+      Stage::scratch_bytes(config, {false, {0, config.n_layer}, false}, options, threads) + buffers +
+      LoraStage::bytes(lora_sizes(adapters, config), rows);
   const uint64_t with_output =
       Stage::scratch_bytes(config, {false, {0, config.n_layer}, true}, options, threads);
-  profile.scratch_output_bytes = with_output + buffers - profile.scratch_bytes;
+  profile.scratch_output_bytes =
+      with_output - Stage::scratch_bytes(config, {false, {0, config.n_layer}, false}, options, threads);
   profile.base_bytes = kProcessBytes;
   profile.hidden_bytes_per_row = static_cast<uint64_t>(config.n_embd) * sizeof(float);
   return profile;
 }
 
 void complete_plan_input(const ClusterConfig& cluster, const GgufFile& file, const ModelConfig& model,
-                         PlanInput& input) {
+                         PlanInput& input, std::span<const LoraFile> adapters) {
   int threads = 1;  // scratch grows with threads: count the most that any node uses
   for (const NodeConfig& node : cluster.nodes) {
     threads = std::max(threads, node.threads > 0 ? node.threads : device_processors());
   }
-  input.model = make_model_profile(file, model, cluster, threads);
+  input.model = make_model_profile(file, model, cluster, threads, adapters);
   fill_constraints(cluster, model.n_layer, input);
 }
 

@@ -3,7 +3,10 @@
 // throw SetupError where the cluster file asks for what the model does not have.
 #pragma once
 
+#include <span>
+
 #include "model/gguf_file.h"
+#include "model/lora_file.h"
 #include "model/model_config.h"
 #include "node/cluster_config.h"
 #include "planner/pareto.h"
@@ -24,14 +27,15 @@ constexpr int steps_in_flight_most(size_t stages) {
   return 2 * static_cast<int>(stages);
 }
 
-// Fills the model, the workload and the constraints; devices and links stay as they are.
+// Fills the model, the workload and the constraints; devices and links stay as they are. `adapters`: in
+// memory beside the model.
 void complete_plan_input(const ClusterConfig& cluster, const GgufFile& file, const ModelConfig& model,
-                         PlanInput& input);
+                         PlanInput& input, std::span<const LoraFile> adapters = {});
 
 // Bytes of weights, KV cache and scratch for the cluster's context and sequences on a node of `threads`
 // threads.
 ModelProfile make_model_profile(const GgufFile& file, const ModelConfig& config, const ClusterConfig& cluster,
-                                int threads);
+                                int threads, std::span<const LoraFile> adapters = {});
 
 Targets targets_of(const PlanConfig& config);
 

@@ -10,9 +10,10 @@
 #include <boost/beast/http.hpp>
 #include <boost/json.hpp>
 #include <chrono>
-#include <fstream>
+#include <vector>
 
 #include "base/error.h"
+#include "node/http/api_keys.h"
 
 namespace shoal {
 namespace {
@@ -24,24 +25,22 @@ namespace json = boost::json;
 constexpr size_t kAnswerBytesMax = size_t{4} << 20;
 constexpr auto kDeadline = std::chrono::seconds(5);
 
+// The first key of a key file.
 std::string first_key(const std::string& path) {
   if (path.empty()) return "";
-  std::ifstream in(path);
-  std::string line;
-  while (std::getline(in, line)) {
-    if (!line.empty() && line.front() != '#') return line;
-  }
-  throw SetupError(fmt::format("{}: holds no key", path));
+  const std::vector<KeyLine> keys = read_keys(path);
+  if (keys.empty()) throw SetupError(fmt::format("{}: holds no key", path));
+  return keys.front().key;
 }
 
 }  // namespace
 
 ServerClient::ServerClient(const std::string& url, const std::string& key_file) : key_(first_key(key_file)) {
   std::string rest = url.starts_with("http://") ? url.substr(7) : url;
+  const bool other_scheme = rest.find("://") != std::string::npos;
   rest = rest.substr(0, rest.find('/'));
   const size_t colon = rest.rfind(':');
-  if (rest.empty() || rest.find("://") != std::string::npos)
-    throw SetupError("--url: write it like http://127.0.0.1:8080");
+  if (rest.empty() || other_scheme) throw SetupError("--url: write it like http://127.0.0.1:8080");
   const bool has_port = colon != std::string::npos && !rest.ends_with(']');
   host_ = has_port ? rest.substr(0, colon) : rest;
   port_ = has_port ? rest.substr(colon + 1) : "80";

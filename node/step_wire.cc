@@ -31,8 +31,8 @@ StepMessage to_message(const StepJob& job) {
   step.stage_times = job.times;
   for (const CacheOp& op : job.ops) step.cache_ops.push_back(to_wire(op));
   for (const BatchRow& row : job.rows) {
-    step.rows.push_back(
-        {static_cast<uint32_t>(row.slot), static_cast<uint32_t>(row.position), row.wants_logits});
+    step.rows.push_back({static_cast<uint32_t>(row.slot), static_cast<uint32_t>(row.position),
+                         row.wants_logits, static_cast<uint16_t>(row.adapter), row.adapter_scale});
     if (job.stage == 0) step.token_ids.push_back(static_cast<uint32_t>(row.token));
   }
   return step;

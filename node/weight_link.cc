@@ -33,6 +33,7 @@ struct WeightLink::State {
     std::promise<Result<Answer>> promise;
   };
   ChannelPtr channel;
+  uint16_t adapter = 0;
   std::deque<Waiting> waiting;
   uint64_t next_id = 1;
   Error ended;
@@ -120,6 +121,7 @@ Result<std::unique_ptr<WeightLink>> WeightLink::open(IoThread& io, const WeightA
   if (greeted.has_error()) return greeted.error();
   auto state = std::make_shared<State>();
   state->channel = greeted->channel;
+  state->adapter = asker.adapter;
   io.post([&io, state] { co_spawn(io.executor(), State::read(state), detached); });
   return std::unique_ptr<WeightLink>(new WeightLink(io, std::move(state), greeted->ack));
 }
@@ -144,7 +146,8 @@ std::future<Result<WeightLink::Answer>> WeightLink::ask(uint32_t tensor, uint64_
   io_.post([state = state_, promise, tensor, offset, length] {
     if (!state->open) return promise->set_value(state->ended);
     const uint64_t id = state->next_id++;
-    const Result<void> posted = state->channel->post({WeightsRequest{id, tensor, length, offset}});
+    const Result<void> posted =
+        state->channel->post({WeightsRequest{id, tensor, length, offset, state->adapter}});
     if (posted.has_error()) return promise->set_value(posted.error());
     state->waiting.push_back({id, tensor, length, Clock::now(), std::move(*promise)});
   });

@@ -35,6 +35,7 @@ struct WeightAsker {
   std::string node;
   std::string model = {};  // the hash that nodes compare in a hello (NodeIdentity); empty: not known
   std::shared_ptr<const TlsContext> tls = nullptr;  // as in NodeIdentity
+  uint16_t adapter = 0;  // whose weights: an adapter's, counted from 1; 0: the model's
 };
 
 class WeightLink {

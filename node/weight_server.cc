@@ -98,12 +98,17 @@ awaitable<void> WeightServer::serve(ChannelPtr channel) {
   }
 }
 
+std::shared_ptr<WeightProvider> WeightServer::provider_of(size_t adapter) const {
+  if (adapter >= providers_.size()) return nullptr;
+  return providers_[adapter];
+}
+
 awaitable<Result<void>> WeightServer::answer(ChannelPtr channel, const WeightsRequest& request) {
   Reply reply;
   reply.message.id = request.id;
-  const auto read = [&reply, &request, provider = provider_]() -> awaitable<void> {
+  const auto read = [&reply, &request, provider = provider_of(request.adapter)]() -> awaitable<void> {
     if (provider == nullptr) {
-      reply.message.failure = "this node has no weights to give any more";
+      reply.message.failure = "this node has no such weights to give, or not any more";
     } else if (request.tensor == WeightsRequest::kManifest) {
       read_manifest(provider->manifest(), request, reply);
     } else {

@@ -11,6 +11,7 @@
 #include <cstdint>
 #include <memory>
 #include <span>
+#include <vector>
 
 #include "base/error.h"
 #include "transport/channel.h"
@@ -31,9 +32,9 @@ class WeightProvider {
 
 class WeightServer {
  public:
-  // Null takes back what was offered before.
-  void offer(std::shared_ptr<WeightProvider> provider) { provider_ = std::move(provider); }
-  bool offers() const { return provider_ != nullptr; }
+  // The model's, then each adapter's. None takes back what was offered before.
+  void offer(std::vector<std::shared_ptr<WeightProvider>> providers) { providers_ = std::move(providers); }
+  bool offers() const { return !providers_.empty(); }
 
   // Until the link ends.
   boost::asio::awaitable<void> serve(ChannelPtr channel);
@@ -43,10 +44,11 @@ class WeightServer {
   uint64_t bytes_given() const { return bytes_given_; }
 
  private:
+  std::shared_ptr<WeightProvider> provider_of(size_t adapter) const;
   boost::asio::awaitable<Result<void>> answer(ChannelPtr channel, const WeightsRequest& request);
   boost::asio::awaitable<void> give_way(ChannelPtr channel, Clock::time_point began);
 
-  std::shared_ptr<WeightProvider> provider_;
+  std::vector<std::shared_ptr<WeightProvider>> providers_;
   boost::asio::thread_pool disk_{1};
   Clock::time_point last_step_{};
   std::atomic<uint64_t> bytes_given_{0};

@@ -53,6 +53,7 @@ void HeldWeights::add(ShardWeights shard) {
   int layer = shard.spec.layers.begin;
   for (LayerWeights& weights : shard.layers) layers.insert_or_assign(layer++, std::move(weights));
   shard.layers.clear();
+  shard.adapters.clear();
   ends.push_back(std::move(shard));
 }
 

@@ -19,7 +19,8 @@ inline constexpr uint64_t kLoadedTogetherBytes = 64u << 20;
 // Weights of stages that are no more.
 struct HeldWeights {
   std::map<int, LayerWeights> layers;  // by global index
-  std::vector<ShardWeights> ends;      // the rest of each stage, its layers taken out; `spec` is as it was
+  // The rest of each stage, its layers and adapters taken out; `spec` is as it was.
+  std::vector<ShardWeights> ends;
 
   void add(ShardWeights shard);
   // Drops what none of these shards needs.

@@ -96,7 +96,7 @@ class ShardReader {
     // A matrix of one row decodes every type there is.
     WeightMatrix w(info.type, 1, info.rows() * info.cols());
     std::vector<std::byte> bytes(info.bytes);
-    read_rows(info, 0, bytes, 0);
+    read_rows(file_, source_, info, 0, bytes, blocks_[0]);
     w.pack_rows(0, 1, bytes);
     std::vector<float> out(w.cols());
     w.decode_row(0, out.data());
@@ -128,32 +128,11 @@ class ShardReader {
     for (int64_t row = share.row, end = share.row + share.rows; row < end; row += step) {
       const int64_t n = std::min(step, end - row);
       piece.resize(n * row_bytes);
-      read_rows(*share.info, share.tensor_row + row, piece, thread);
+      read_rows(file_, source_, *share.info, share.tensor_row + row, piece, blocks_[thread]);
       share.out->pack_rows(row, n, piece);
     }
     done_ += share.rows * row_bytes;
     if (thread == 0 && progress_) progress_(done_, total_);  // the caller's thread
-  }
-
-  // Rows [row, ...) of a tensor, as many as `out` holds. Where a source gives blocks and they are not what is
-  // wanted, as in a tensor of several matrices, they go through the thread's own buffer.
-  void read_rows(const TensorInfo& info, int64_t row, std::span<std::byte> out, int thread) {
-    uint64_t at = info.bytes / info.rows() * row;
-    if (source_ == nullptr) return file_.read(info, at, out);
-    while (!out.empty()) {
-      const uint64_t block = at / block_bytes(info), skipped = at - block * block_bytes(info);
-      const uint64_t bytes = bytes_of_block(info, block), n = std::min<uint64_t>(bytes - skipped, out.size());
-      if (n == bytes) {
-        source_->read_block(info, block, out.first(n));
-      } else {
-        std::vector<std::byte>& whole = blocks_[thread];
-        whole.resize(bytes);
-        source_->read_block(info, block, whole);
-        std::copy_n(whole.begin() + skipped, n, out.begin());
-      }
-      out = out.subspan(n);
-      at += n;
-    }
   }
 
   // Asks for the share kReadAheadShares further on.
@@ -229,6 +208,25 @@ uint64_t file_bytes(const GgufFile& file, const ModelConfig& config, const Shard
 
 void BlockSource::expect(const TensorInfo&, uint64_t, uint64_t) {}
 
+void read_rows(const GgufFile& file, BlockSource* source, const TensorInfo& tensor, int64_t row,
+               std::span<std::byte> out, std::vector<std::byte>& block) {
+  uint64_t at = tensor.bytes / tensor.rows() * row;
+  if (source == nullptr) return file.read(tensor, at, out);
+  while (!out.empty()) {
+    const uint64_t index = at / block_bytes(tensor), skipped = at - index * block_bytes(tensor);
+    const uint64_t bytes = bytes_of_block(tensor, index), n = std::min<uint64_t>(bytes - skipped, out.size());
+    if (n == bytes) {
+      source->read_block(tensor, index, out.first(n));
+    } else {
+      block.resize(bytes);
+      source->read_block(tensor, index, block);
+      std::copy_n(block.begin() + skipped, n, out.begin());
+    }
+    out = out.subspan(n);
+    at += n;
+  }
+}
+
 std::vector<std::string> shard_tensors(const GgufFile& file, const ModelConfig& config,
                                        const ShardSpec& spec) {
   check_spec(config, spec);
@@ -255,6 +253,7 @@ uint64_t ShardWeights::bytes() const {
   if (token_embd) total += token_embd->bytes();
   if (output && output != token_embd) total += output->bytes();
   for (const LayerWeights& layer : layers) total += layer.bytes();
+  for (const LoraWeights& adapter : adapters) total += adapter.bytes();
   return total;
 }
 

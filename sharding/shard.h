@@ -40,7 +40,8 @@ struct ShardWeights {
   std::shared_ptr<const WeightMatrix> output;  // token_embd itself when tied
   std::vector<float> rope_factors;             // that divide rope's frequencies; empty if none
   std::vector<float>
-      rope_factors_long;  // instead, in a context longer than config.n_ctx_original; may be empty
+      rope_factors_long;              // instead, in a context longer than config.n_ctx_original; may be empty
+  std::vector<LoraWeights> adapters;  // that rows may pass through; sharding/lora_shard.h reads them
 
   uint64_t bytes() const;  // resident bytes of all of it, shared matrices counted once
 };
@@ -55,6 +56,11 @@ class BlockSource {
   // That these bytes will be asked for soon. Only advice.
   virtual void expect(const TensorInfo& tensor, uint64_t offset, uint64_t bytes);
 };
+
+// Rows [row, ...) of a tensor, as many as `out` holds, from the source or, where that is null, the file.
+// Where a block is not what is wanted, as in a tensor of several matrices, it goes through `block`.
+void read_rows(const GgufFile& file, BlockSource* source, const TensorInfo& tensor, int64_t row,
+               std::span<std::byte> out, std::vector<std::byte>& block);
 
 // Names of the tensors that load_shard(spec) reads, in the file's usual order.
 std::vector<std::string> shard_tensors(const GgufFile& file, const ModelConfig& config,

@@ -87,7 +87,14 @@ struct Stage::Impl {
                    : 0),
         top(weights.spec.output && config.decodes() ? config.n_vocab : 0, logit_rows(options)),
         frequencies(rope_frequencies(config, factors_for(config, weights, options.context))),
-        cx{&config, &kernels, &pool, &act, frequencies.data()} {
+        lora(weights.adapters, options.rows_max),
+        cx{&config,
+           &kernels,
+           &pool,
+           &act,
+           frequencies.data(),
+           weights.adapters.empty() ? nullptr : &lora,
+           weights.spec.layers.begin} {
     if (config.encodes()) encoder = std::make_unique<EncoderState>(config, weights, options);
     if (weights.spec.output) pooler = std::make_unique<Pooler>(config, options.slots);
   }
@@ -112,6 +119,7 @@ struct Stage::Impl {
   AlignedBuffer logits;          // [logit_rows, n_vocab], then [logit_rows, n_embd] of gathered hidden
   TopCandidates top;
   std::vector<double> frequencies;
+  LoraStage lora;
   ComputeContext cx;
   std::unique_ptr<EncoderState> encoder;  // null: the model has none
   std::unique_ptr<Pooler> pooler;         // where the output head is
@@ -184,13 +192,15 @@ Result<void> Stage::Impl::check_rows(StepKind kind, std::span<const BatchRow> ro
     return invalid("a step of " + std::to_string(rows.size()) + " rows; at most " +
                    std::to_string(options.rows_max));
   for (size_t r = 0; r < rows.size(); ++r) {
-    const auto [token, position, slot, wants_logits] = rows[r];
+    const int32_t token = rows[r].token, position = rows[r].position, slot = rows[r].slot;
     const auto where = [&] {
       return "row " + std::to_string(r) + " (slot " + std::to_string(slot) + ", position " +
              std::to_string(position) + "): ";
     };
     if (slot < 0 || slot >= options.slots) return invalid(where() + "there is no such slot");
     if (position < 0) return invalid(where() + "negative position");
+    if (rows[r].adapter < 0 || rows[r].adapter > static_cast<int64_t>(weights.adapters.size()))
+      return invalid(where() + "there is no adapter " + std::to_string(rows[r].adapter));
     if (position >= positions)
       return Error{Errc::kContextFull, where() + "beyond the context of " + std::to_string(positions)};
     if (lengths[slot] >= 0 && position > lengths[slot])
@@ -308,6 +318,7 @@ Result<void> Stage::run(std::span<const CacheOp> ops, std::span<const BatchRow> 
     embed(s.cx, *s.weights.token_embd, rows, hidden);
     if (!s.weights.embedding.norm.empty()) embed_positions(s.cx, s.weights.embedding, rows, hidden);
   }
+  s.lora.begin_step(rows);
   s.compute_layers(kind, rows, hidden);
   if (spec.output && kind == StepKind::kDecode) {
     s.compute_outputs(rows, candidates, hidden, outputs);
@@ -350,7 +361,8 @@ uint64_t Stage::kv_bytes(const ModelConfig& config, const LayerRange& layers, co
 }
 
 uint64_t Stage::scratch_bytes() const {
-  return scratch_bytes(impl_->config, spec(), impl_->options, impl_->pool.size());
+  return scratch_bytes(impl_->config, spec(), impl_->options, impl_->pool.size()) +
+         LoraStage::bytes(LoraStage::sizes(impl_->weights.adapters), impl_->options.rows_max);
 }
 
 uint64_t Stage::scratch_bytes(const ModelConfig& config, const ShardSpec& spec, const StageOptions& options,

@@ -67,6 +67,7 @@ class Stage {
   uint64_t kv_bytes() const;
   static uint64_t kv_bytes(const ModelConfig& config, const LayerRange& layers, const StageOptions& options);
   uint64_t scratch_bytes() const;  // activations, logits: at most a few tens of MiB, counted by the planner
+  // Without adapters: LoraStage::bytes() counts theirs.
   static uint64_t scratch_bytes(const ModelConfig& config, const ShardSpec& spec, const StageOptions& options,
                                 int threads);
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Builds the fuzz targets of tests/fuzz (clang, AddressSanitizer, UBSan) and runs them, as many at a time as there are
-# processors. A crash, a sanitizer's report, an input that takes 5 s (sanitized; that is about one second without) or
-# 512 MiB, or one allocation of 128 MiB ends a target and fails the run; the input is kept in build/fuzz/findings.
+# processors. A crash, a sanitizer's report, an input that takes 5 s (sanitized; that is about one second without), one
+# allocation of 128 MiB or 2 GiB in all ends a target and fails the run; the input is kept in build/fuzz/findings.
 #
 #   tools/fuzz.sh [SECONDS] [TARGET...]     60 s and all targets unless said otherwise
 #   tools/fuzz.sh --keep SECONDS [TARGET..] the same, and what was learnt goes into tests/fuzz/corpus (to be committed)
@@ -41,18 +41,23 @@ length_of() {
   esac
 }
 
+# The sanitizers of clang 14 and the many random address bits of newer kernels do not go together.
+fixed=()
+if setarch -R true 2>/dev/null; then
+  fixed=(setarch -R)
+elif (($(cat /proc/sys/vm/mmap_rnd_bits 2>/dev/null || echo 0) > 28)); then
+  die 77 "not run: this system has more random address bits than the sanitizers of clang 14 bear (vm.mmap_rnd_bits) and does not let them be switched off"
+fi
+
 build=build/fuzz
 if ((coverage)); then build=build/fuzz-coverage; fi
 cmake --preset fuzz -B "$build" -DSHOAL_FUZZ_COVERAGE="$coverage" >&2
 cmake --build "$build" --parallel "$(build_jobs)" --target "${targets[@]/%/_fuzz}" >&2
 mkdir -p "$build/findings"
-export ASAN_OPTIONS=detect_leaks=1:allocator_may_return_null=0 UBSAN_OPTIONS=print_stacktrace=1
+export ASAN_OPTIONS=detect_leaks=1:allocator_may_return_null=0:quarantine_size_mb=16 UBSAN_OPTIONS=print_stacktrace=1
 symbolizer=$(command -v llvm-symbolizer-14 || true)
 [[ -z $symbolizer ]] || export ASAN_SYMBOLIZER_PATH=$symbolizer
-# The sanitizers of clang 14 and the many random address bits of newer kernels do not go together.
-fixed=()
-if setarch -R true 2>/dev/null; then fixed=(setarch -R); fi
-limits=(-timeout=5 -rss_limit_mb=512 -malloc_limit_mb=128)
+limits=(-timeout=5 -rss_limit_mb=2048 -malloc_limit_mb=128)
 
 unpack() {  # TARGET: the kept corpus, as files
   rm -rf "$build/kept/$1"
@@ -82,7 +87,8 @@ run_one() {  # TARGET
   local target=$1 dictionary=() log=$build/$1.log
   [[ ! -f tests/fuzz/$target.dict ]] || dictionary=(-dict="tests/fuzz/$target.dict")
   unpack "$target"
-  if "${fixed[@]}" "$build/${target}_fuzz" "${limits[@]}" "${dictionary[@]}" -max_len="$(length_of "$target")" \
+  # A sanitizer that hangs while it reports is not to hang the run.
+  if timeout --kill-after=5 "$((seconds + 90))" "${fixed[@]}" "$build/${target}_fuzz" "${limits[@]}" "${dictionary[@]}" -max_len="$(length_of "$target")" \
     -max_total_time="$seconds" -print_final_stats=1 -report_slow_units=1 \
     -artifact_prefix="$build/findings/$target-" "$build/corpus/$target" "$build/kept/$target" 2>"$log" >&2; then
     echo ok >"$build/$target.result"

@@ -27,7 +27,8 @@ POSITIONS = [0, 5, 9, 15, 16, 22, 33, 39]
 TOKEN_STEP = 7
 
 
-def logits_of(path, context_length, tokens):
+def logits_of(path, context_length, tokens, adapter=None, scale=1.0):
+    """`adapter`: the path of a LoRA file that all tokens pass through."""
     model = llama_cpp.llama_model_load_from_file(path.encode(), llama_cpp.llama_model_default_params())
     if not model:
         raise RuntimeError(f"llama.cpp does not load {path}")
@@ -39,6 +40,13 @@ def logits_of(path, context_length, tokens):
     context = llama_cpp.llama_init_from_model(model, params)
     if llama_cpp.llama_n_ctx(context) != context_length:
         raise RuntimeError(f"llama.cpp made the context {llama_cpp.llama_n_ctx(context)}")
+    if adapter:
+        lora = llama_cpp.llama_adapter_lora_init(model, adapter.encode())
+        if not lora:
+            raise RuntimeError(f"llama.cpp does not load {adapter}")
+        loras = (llama_cpp.llama_adapter_lora_p_ctypes * 1)(lora)
+        if llama_cpp.llama_set_adapters_lora(context, loras, 1, (ctypes.c_float * 1)(scale)) != 0:
+            raise RuntimeError("llama_set_adapters_lora failed")
     n_vocab = llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(model))
     batch = llama_cpp.llama_batch_init(len(tokens), 0, 1)
     batch.n_tokens = len(tokens)
@@ -55,9 +63,11 @@ def logits_of(path, context_length, tokens):
     return rows
 
 
-def main():
+def write_fixture(name, lines_of):
+    """Writes FIXTURES_FOLDER/name of the command line's two arguments, WRITER and FIXTURES_FOLDER: the lines that
+    lines_of(path without its end, family, context length, tokens) gives for each family that WRITER writes."""
     if len(sys.argv) != 3:
-        sys.exit("usage: make_family_fixtures.py WRITE_TINY_FAMILY FIXTURES_FOLDER")
+        sys.exit(f"usage: {os.path.basename(sys.argv[0])} WRITER FIXTURES_FOLDER")
     writer, folder = sys.argv[1:]
     silent = llama_cpp.llama_log_callback(lambda level, text, data: None)
     if "VERBOSE" not in os.environ:
@@ -68,17 +78,22 @@ def main():
         subprocess.run([writer, temporary], check=True)
         with open(os.path.join(temporary, "families"), encoding="utf-8") as f:
             families = [line.split() for line in f]
-        for name, context_length, *tokens in families:
-            path = os.path.join(temporary, name + ".gguf")
-            rows = logits_of(path, int(context_length), [int(token) for token in tokens])
-            for position in POSITIONS:
-                row = rows[position]
-                logits = (f"{token}:{row[token]:.6g}" for token in range(0, len(row), TOKEN_STEP))
-                lines.append(f"{name} {position} " + " ".join(logits))
-    with open(os.path.join(folder, "families.txt"), "w", encoding="utf-8") as f:
+        for family, context_length, *tokens in families:
+            lines += lines_of(os.path.join(temporary, family), family, int(context_length), [int(token) for token in tokens])
+    with open(os.path.join(folder, name), "w", encoding="utf-8") as f:
         f.write("\n".join(lines) + "\n")
     print(f"{len(families)} families")
 
 
+def logits_text(row, step):
+    """Every step-th token's."""
+    return " ".join(f"{token}:{row[token]:.6g}" for token in range(0, len(row), step))
+
+
+def lines_of(path, family, context_length, tokens):
+    rows = logits_of(path + ".gguf", context_length, tokens)
+    return [f"{family} {position} " + logits_text(rows[position], TOKEN_STEP) for position in POSITIONS]
+
+
 if __name__ == "__main__":
-    main()
+    write_fixture("families.txt", lines_of)

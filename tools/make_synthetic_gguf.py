@@ -17,7 +17,10 @@ import dataclasses
 import struct
 import sys
 
-import numpy as np
+try:
+    import numpy as np
+except ImportError:
+    sys.exit("make_synthetic_gguf.py: needs numpy (Debian: python3-numpy)")
 
 ALIGNMENT = 32
 ELEMENTS_AT_ONCE = 1 << 22  # of a tensor while it is written

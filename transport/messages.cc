@@ -1,6 +1,7 @@
 #include "transport/messages.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstdlib>
 #include <new>
 
@@ -81,6 +82,13 @@ Result<void> check_rows(const StepMessage& step, const StepLimits& limits) {
                                 std::to_string(row.position) + "; the cache has " +
                                 std::to_string(limits.slots) + " slots of " + std::to_string(positions) +
                                 " positions");
+    }
+    if (row.adapter > limits.adapters) {
+      return bad_step(step, "a row for adapter " + std::to_string(row.adapter) + ", this stage has " +
+                                std::to_string(limits.adapters));
+    }
+    if (!(std::abs(row.adapter_scale) <= kAdapterScaleMax)) {
+      return bad_step(step, "an adapter's scale of " + std::to_string(row.adapter_scale));
     }
   }
   return {};

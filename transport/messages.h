@@ -23,6 +23,7 @@ namespace shoal {
 inline constexpr uint32_t kProtocolVersion = 1;
 
 // Limits of the wire, checked on both sides before anything is allocated. wire.capnp repeats them in prose.
+inline constexpr float kAdapterScaleMax = 100;                  // and -100
 inline constexpr size_t kStepRowsMax = 4096;                    // rows of a step
 inline constexpr size_t kCacheOpsMax = 4096;                    // cache operations of a step
 inline constexpr size_t kTextBytesMax = size_t{1} << 20;        // any text: a name, a reason, a plan
@@ -108,6 +109,8 @@ struct StepRow {
   uint32_t slot = 0;
   uint32_t position = 0;
   bool wants_logits = false;
+  uint16_t adapter = 0;     // from 1; 0: none
+  float adapter_scale = 1;  // of what it adds
   bool operator==(const StepRow&) const = default;
 };
 
@@ -245,6 +248,7 @@ struct WeightsRequest {
   uint32_t tensor = kManifest;  // index into the manifest's tensors
   uint32_t length = 0;
   uint64_t offset = 0;
+  uint16_t adapter = 0;  // whose manifest: an adapter's, counted from 1; 0: the model's
   bool operator==(const WeightsRequest&) const = default;
 };
 
@@ -338,6 +342,7 @@ struct StepLimits {
   uint32_t n_embd = 0;
   uint32_t n_vocab = 0;
   uint32_t inputs = 0;  // rows of a whole input that an encoder takes; 0: the model has no encoder
+  uint32_t adapters = 0;
 };
 
 // Checks every index and size of a step against the limits and its payload's size against rows * n_embd * 4.

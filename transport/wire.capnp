@@ -116,8 +116,8 @@ $Cxx.namespace("shoal::wire");
 # WHAT A RECEIVER OF A STEP CHECKS BEFORE COMPUTING
 #
 # stage is its own; the row lists have one length, 1 to 4096 (or 0 when only cache operations are wanted); at most
-# 4096 cache operations; every slot and position is within the cache; token ids come exactly where the stage embeds, one
-# a row, each below the vocabulary's size, and then there is no payload; otherwise the payload has exactly rows *
+# 4096 cache operations; every slot and position is within the cache; every adapter is there and its scale within
+# bounds; token ids come exactly where the stage embeds, one a row, each below the vocabulary's size, and then there is no payload; otherwise the payload has exactly rows *
 # n_embd * 4 bytes and its type is f32. Any failure ends the connection.
 #
 #
@@ -258,7 +258,11 @@ struct Step {
   # Applied in order before the rows are computed.
   slots @6 :List(UInt32);
   positions @7 :List(UInt32);
-  wantsLogits @8 :List(Bool);
+  union {
+    wantsLogits @8 :List(Bool);
+    adapted @14 :List(AdaptedRow);
+    # Instead, where some row passes through an adapter.
+  }
   tokenIds @9 :List(UInt32);
   # Only on the way to the stage that embeds; empty to every other. Text stays where it entered.
   hidden @10 :Data;
@@ -271,6 +275,14 @@ struct Step {
   # microseconds of the node's own steady clock. LinkProbeAck tells what that clock shows, so that the head can say how
   # long each hop took.
   kind @13 :StepKind;
+}
+
+struct AdaptedRow {
+  wantsLogits @0 :Bool;
+  adapter @1 :UInt16;
+  # Which one the row passes through, counted from 1 in the order of the cluster file; 0: none.
+  scale @2 :Float32;
+  # Multiplies what the adapter adds, between -100 and 100.
 }
 
 struct StageTime {
@@ -432,6 +444,8 @@ struct WeightsRequest {
   length @2 :UInt32;
   offset @3 :UInt64;
   # In bytes, from the start of the tensor as it lies in the file, or of the manifest.
+  adapter @4 :UInt16;
+  # Whose manifest: 0 the model's, 1 that of the first adapter in the order of the cluster file, and so on.
 }
 
 struct WeightsData {

@@ -67,7 +67,8 @@ class Reader {
       }
       case wire::Message::WEIGHTS_REQUEST: {
         const auto r = m.getWeightsRequest();
-        return Message(WeightsRequest{r.getId(), r.getTensor(), r.getLength(), r.getOffset()});
+        return Message(
+            WeightsRequest{r.getId(), r.getTensor(), r.getLength(), r.getOffset(), r.getAdapter()});
       }
       case wire::Message::WEIGHTS_DATA: {
         const auto r = m.getWeightsData();
@@ -142,14 +143,7 @@ class Reader {
       }
     }
     const auto slots = r.getSlots();
-    const auto positions = r.getPositions();
-    const auto wants_logits = r.getWantsLogits();
-    if (positions.size() != slots.size() || wants_logits.size() != slots.size()) {
-      fail("a step's row lists differ in length");
-    } else if (at_most(slots.size(), kStepRowsMax, "rows")) {
-      m.rows.reserve(slots.size());
-      for (unsigned i = 0; i < slots.size(); ++i) m.rows.push_back({slots[i], positions[i], wants_logits[i]});
-    }
+    if (at_most(slots.size(), kStepRowsMax, "rows")) step_rows(r, slots, m.rows);
     m.token_ids = numbers<uint32_t>(r.getTokenIds());
     if (!m.token_ids.empty() && m.token_ids.size() != slots.size()) {
       fail("a step has " + std::to_string(m.token_ids.size()) + " token ids for " +
@@ -158,6 +152,27 @@ class Reader {
     m.stage_times = stage_times(r.getStageTimes(), r.getArrivedUs());
     expect_payload(r.getHidden());
     return m;
+  }
+
+  // Each list is asked for once: each time counts towards how much of a message may be read.
+  void step_rows(wire::Step::Reader r, capnp::List<uint32_t>::Reader slots, std::vector<StepRow>& rows) {
+    const auto positions = r.getPositions();
+    if (positions.size() != slots.size()) return fail("a step's row lists differ in length");
+    rows.reserve(slots.size());
+    for (unsigned i = 0; i < slots.size(); ++i) rows.push_back({slots[i], positions[i]});
+    if (r.isAdapted()) {
+      const auto adapted = r.getAdapted();
+      if (adapted.size() != slots.size()) return fail("a step's row lists differ in length");
+      for (unsigned i = 0; i < adapted.size(); ++i) {
+        rows[i].wants_logits = adapted[i].getWantsLogits();
+        rows[i].adapter = adapted[i].getAdapter();
+        rows[i].adapter_scale = adapted[i].getScale();
+      }
+      return;
+    }
+    const auto wants_logits = r.getWantsLogits();
+    if (wants_logits.size() != slots.size()) return fail("a step's row lists differ in length");
+    for (unsigned i = 0; i < wants_logits.size(); ++i) rows[i].wants_logits = wants_logits[i];
   }
 
   std::vector<StageTime> stage_times(capnp::List<wire::StageTime>::Reader r,

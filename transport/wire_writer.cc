@@ -111,6 +111,10 @@ size_t list_words(size_t count, size_t bytes_each) {
   return (count * bytes_each + 7) / 8 + 1;
 }
 
+bool adapted(const std::vector<StepRow>& rows) {
+  return std::any_of(rows.begin(), rows.end(), [](const StepRow& row) { return row.adapter != 0; });
+}
+
 bool tell_arrivals(const std::vector<StageTime>& times) {
   return std::any_of(times.begin(), times.end(), [](const auto& time) { return time.arrived_us != 0; });
 }
@@ -130,8 +134,8 @@ struct WordsBound {
   }
   size_t operator()(const StepMessage& m) const {
     return list_words(m.cache_ops.size(), 16) + 2 * list_words(m.rows.size(), 4) +
-           list_words(m.rows.size() / 8 + 1, 1) + list_words(m.token_ids.size(), 4) +
-           times_words(m.stage_times) + 1;
+           (adapted(m.rows) ? list_words(m.rows.size(), 8) : list_words(m.rows.size() / 8 + 1, 1)) +
+           list_words(m.token_ids.size(), 4) + times_words(m.stage_times) + 1;
   }
   size_t operator()(const ResultMessage& m) const {
     size_t words =
@@ -228,16 +232,30 @@ struct Writer {
       const auto n = static_cast<unsigned>(m.rows.size());
       auto slots = b.initSlots(n);
       auto positions = b.initPositions(n);
-      auto wants_logits = b.initWantsLogits(n);
       for (unsigned i = 0; i < n; ++i) {
         slots.set(i, m.rows[i].slot);
         positions.set(i, m.rows[i].position);
-        wants_logits.set(i, m.rows[i].wants_logits);
       }
+      write_wishes(m.rows, b);
     }
     if (!m.token_ids.empty()) b.setTokenIds(kj::arrayPtr(m.token_ids.data(), m.token_ids.size()));
     if (!m.stage_times.empty()) write_times(m.stage_times, b);
     if (!payload.empty()) b.adoptHidden(payload_data());
+  }
+  // What is wanted of each row, and where one passes through an adapter, that too.
+  static void write_wishes(const std::vector<StepRow>& rows, wire::Step::Builder b) {
+    const auto n = static_cast<unsigned>(rows.size());
+    if (!adapted(rows)) {
+      auto wants_logits = b.initWantsLogits(n);
+      for (unsigned i = 0; i < n; ++i) wants_logits.set(i, rows[i].wants_logits);
+      return;
+    }
+    auto list = b.initAdapted(n);
+    for (unsigned i = 0; i < n; ++i) {
+      list[i].setWantsLogits(rows[i].wants_logits);
+      list[i].setAdapter(rows[i].adapter);
+      list[i].setScale(rows[i].adapter_scale);
+    }
   }
   template <class Builder>
   static void write_times(const std::vector<StageTime>& from, Builder to) {
@@ -338,6 +356,7 @@ struct Writer {
     b.setTensor(m.tensor);
     b.setLength(m.length);
     b.setOffset(m.offset);
+    b.setAdapter(m.adapter);
   }
   void operator()(const WeightsData& m) {
     auto b = root.initWeightsData();

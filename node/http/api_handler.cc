@@ -240,18 +240,25 @@ awaitable<HttpResponse> ApiHandler::status() {
 }
 
 HttpResponse ApiHandler::models(const std::string& path) const {
-  const json::object model{{"id", service_.model_id()},
-                           {"object", "model"},
-                           {"created", service_.created()},
-                           {"owned_by", "shoal"},
-                           {"context_length", cluster_.layout.context}};
+  json::array models;
+  const auto add = [&](const std::string& id) {
+    models.push_back({{"id", id},
+                      {"object", "model"},
+                      {"created", service_.created()},
+                      {"owned_by", "shoal"},
+                      {"context_length", cluster_.layout.context}});
+  };
+  add(service_.model_id());
+  for (const AdapterConfig& adapter : cluster_.config.adapters) add(service_.model_id() + ":" + adapter.name);
   if (path == kModelsPath) {
     return text_response("application/json",
-                         json::serialize(json::object{{"object", "list"}, {"data", json::array{model}}}));
+                         json::serialize(json::object{{"object", "list"}, {"data", std::move(models)}}));
   }
   const std::string asked = path.substr(kModelsPath.size() + 1);
-  if (asked == service_.model_id() || asked == "default")
-    return text_response("application/json", json::serialize(model));
+  for (const json::value& model : models) {
+    if (asked == model.at("id").as_string() || asked == "default")
+      return text_response("application/json", json::serialize(model));
+  }
   return to_response({404, fmt::format("this server has the model \"{}\" alone", service_.model_id()),
                       "model", "model_not_found", 0});
 }

@@ -5,6 +5,8 @@
 #include <openssl/sha.h>
 
 #include <boost/beast/core/string.hpp>
+#include <cerrno>
+#include <cstring>
 #include <filesystem>
 #include <fstream>
 
@@ -29,6 +31,19 @@ std::string_view trimmed(std::string_view text) {
 
 }  // namespace
 
+std::vector<KeyLine> read_keys(const std::string& path) {
+  std::ifstream in(path);
+  if (!in) throw SetupError(fmt::format("{}: cannot be opened: {}", path, std::strerror(errno)));
+  std::vector<KeyLine> keys;
+  std::string line;
+  for (int number = 1; std::getline(in, line); ++number) {
+    const std::string_view key = trimmed(line);
+    if (!key.empty() && key.front() != '#') keys.push_back({std::string(key), number});
+  }
+  if (in.bad()) throw SetupError(fmt::format("{}: cannot be read", path));
+  return keys;
+}
+
 void ApiKeys::add(std::string_view key, const std::string& where) {
   if (key.size() < kApiKeyBytesMin) {
     throw SetupError(
@@ -48,14 +63,8 @@ ApiKeys ApiKeys::from_file(const std::string& path) {
   constexpr fs::perms kOthers = fs::perms::group_all | fs::perms::others_all;
   if ((status.permissions() & kOthers) != fs::perms::none)
     throw SetupError(fmt::format("{}: other users may read the keys: chmod 600 {}", path, path));
-  std::ifstream in(path);
   ApiKeys keys;
-  std::string line;
-  for (int number = 1; std::getline(in, line); ++number) {
-    const std::string_view key = trimmed(line);
-    if (!key.empty() && key.front() != '#') keys.add(key, fmt::format("{}:{}", path, number));
-  }
-  if (in.bad()) throw SetupError(fmt::format("{}: cannot be read", path));
+  for (const KeyLine& line : read_keys(path)) keys.add(line.key, fmt::format("{}:{}", path, line.number));
   if (keys.empty()) throw SetupError(fmt::format("{}: holds no key: write one a line", path));
   return keys;
 }

@@ -12,11 +12,19 @@ namespace shoal {
 
 inline constexpr size_t kApiKeyBytesMin = 16;  // of a key: shorter ones can be guessed
 
+// The keys of a file with their lines: one a line; empty lines and lines that begin with '#' do not count.
+// Throws SetupError where it cannot be read.
+struct KeyLine {
+  std::string key;
+  int number;
+};
+std::vector<KeyLine> read_keys(const std::string& path);
+
 class ApiKeys {
  public:
   ApiKeys() = default;
-  // One key a line; empty lines and lines that begin with '#' do not count. Throws SetupError: a file that
-  // cannot be read or that others may read, no key, a key too short.
+  // Of read_keys(). Throws SetupError: a file that cannot be read or that others may read, no key, a key too
+  // short.
   static ApiKeys from_file(const std::string& path);
   void add(std::string_view key, const std::string& where);  // throws SetupError
 

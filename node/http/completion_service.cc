@@ -23,7 +23,7 @@ using namespace std::chrono_literals;
 
 namespace {
 
-constexpr auto kTokenFresh = 10s;    // a token this old still shows that the pipeline answers
+constexpr double kStepFresh_s = 10;  // a step this old still shows that the pipeline answers
 constexpr auto kProbeDeadline = 5s;  // for a token of our own
 
 constexpr const char* kOwnUser = "shoal";  // no beginning of a digest
@@ -82,14 +82,36 @@ CompletionService::~CompletionService() {
 
 // ---- From a body to tokens ----
 
+// Sets the adapter that "BASE:NAME" or the field lora means.
+std::optional<ApiError> CompletionService::choose_model(CompletionRequest& request) const {
+  std::string field = "lora", adapter = request.lora;
+  for (const std::string& base : {model_id_, std::string("default")}) {
+    if (!request.model.starts_with(base + ":")) continue;
+    if (!adapter.empty()) return ApiError{400, "lora: the model names an adapter already", "lora", "", 0};
+    field = "model";
+    adapter = request.model.substr(base.size() + 1);
+    request.model = base;
+  }
+  if (!request.model.empty() && request.model != model_id_ && request.model != "default") {
+    return ApiError{404,
+                    fmt::format("model: this server has \"{}\" alone (\"default\" means it too){}", model_id_,
+                                cluster_.config.adapters.empty() ? "" : ", and its adapters as MODEL:NAME"),
+                    "model", "model_not_found", 0};
+  }
+  const Result<AdapterChoice> choice = choose_adapter(cluster_.config, adapter);
+  if (!choice) {
+    return field == "model" ? ApiError{404, "model: " + choice.error().message, "model", "model_not_found", 0}
+                            : ApiError{400, "lora: " + choice.error().message, "lora", "", 0};
+  }
+  request.adapter = choice->index;
+  request.adapter_scale = choice->scale;
+  return std::nullopt;
+}
+
 ApiResult<CompletionService::Prepared> CompletionService::prepare(const std::string& body, bool chat) const {
   ApiResult<CompletionRequest> request = chat ? parse_chat_request(body) : parse_text_request(body);
   if (request.has_error()) return request.error();
-  if (!request->model.empty() && request->model != model_id_ && request->model != "default") {
-    return ApiError{404,
-                    fmt::format("model: this server has \"{}\" alone (\"default\" means it too)", model_id_),
-                    "model", "model_not_found", 0};
-  }
+  if (const auto refused = choose_model(*request)) return *refused;
   if (!cluster_.model.decodes()) {
     return ApiError{400,
                     fmt::format("model: it generates no text: use {}",
@@ -317,20 +339,20 @@ awaitable<int> CompletionService::answer_stream(HttpExchange& exchange, Generati
 
 // ---- What others ask ----
 
-// Keeps when a token last came, and when the pipeline last failed rather than refused.
+// Keeps when the pipeline last failed rather than refused.
 void CompletionService::note(const Generation& generation) {
-  const auto token = generation.last_token();
-  if (token) last_token_ = std::max(last_token_.value_or(*token), *token);
   if (generation.error() && generation.api_error().code == kPipelineUnavailable)
-    last_failure_ = steady_clock::now();
+    last_failure_s_ = cluster_.node->now_s();
 }
 
 awaitable<bool> CompletionService::ready() {
   if (!cluster_.model.decodes()) co_return co_await embeds_now();
   auto fresh = [&] {
     for (const UnderWay& entry : under_way_) note(*entry.generation);
-    return last_token_ && (!last_failure_ || *last_token_ > *last_failure_) &&
-           steady_clock::now() - *last_token_ < kTokenFresh;
+    // Steps, not tokens: a long prompt gives none for a while, but its rows pass through every stage.
+    const std::optional<double> step_s = cluster_.coordinator->last_step_s();
+    return step_s && (!last_failure_s_ || *step_s > *last_failure_s_) &&
+           cluster_.node->now_s() - *step_s < kStepFresh_s;
   };
   if (fresh()) co_return true;
   if (!probe_) probe();

@@ -54,6 +54,7 @@ class CompletionService {
     std::shared_ptr<Generation> generation;
   };
 
+  std::optional<ApiError> choose_model(CompletionRequest& request) const;
   ApiResult<Prepared> prepare(const std::string& body, bool chat) const;  // on the worker thread
   ApiResult<std::vector<int32_t>> encode(CompletionRequest& request, size_t prompt) const;
   std::optional<ApiError> fit_tools(CompletionRequest& request) const;
@@ -78,8 +79,8 @@ class CompletionService {
   std::list<UnderWay> under_way_;
   uint64_t next_number_ = 1;
   void note(const Generation& generation);
-  std::optional<std::chrono::steady_clock::time_point> last_token_, last_failure_;
-  std::shared_ptr<Generation> probe_;  // a token of our own on its way
+  std::optional<double> last_failure_s_;  // of the node's clock
+  std::shared_ptr<Generation> probe_;     // a token of our own on its way
 };
 
 // A response that refuses.

@@ -51,6 +51,7 @@ void Generation::start() {
     request.sampling.seed += i;  // several answers to one prompt are to differ
     request.logit_bias = request_.logit_bias;
     request.logprobs = request_.logprobs;
+    request.adapter = {request_.adapter, request_.adapter_scale};
     request.ignore_end = request_.ignore_end;
     if (request_.grammar) request.grammar = {request_.grammar, token_bytes_};
     request.user = user_;
@@ -121,11 +122,13 @@ void Generation::on_token(Choice& choice, const GenerationEvent& event) {
   metrics_->count_token();
   ++choice.tokens;
   if (request_.logprobs >= 0) {
-    choice.logprobs.push_back(logprob_of(event, choice.text_bytes));
+    choice.logprobs.push_back(logprob_of(event, choice));
     backlog_bytes_ += bytes_of(choice.logprobs.back());
   }
   const std::string text = choice.decoder.push(event.token);
   choice.text_bytes += text.size();
+  choice.text_characters +=
+      static_cast<size_t>(std::count_if(text.begin(), text.end(), [](char c) { return (c & 0xC0) != 0x80; }));
   release(choice, choice.filter.push(text));
   if (!choice.filter.stopped()) return;
   coordinator_.cancel(choice.id);
@@ -160,11 +163,12 @@ void Generation::end(Choice& choice, std::string reason) {
   metrics_->change_in_flight(-1);
 }
 
-TokenLogprob Generation::logprob_of(const GenerationEvent& event, size_t text_offset) const {
+TokenLogprob Generation::logprob_of(const GenerationEvent& event, const Choice& choice) const {
   TokenLogprob token;
   token.bytes = tokenizer_.piece(event.token, /*show_special=*/true);
   token.logprob = event.logprob;
-  token.text_offset = text_offset;
+  token.text_offset = choice.text_bytes;
+  token.character_offset = choice.text_characters;
   for (const auto& [id, logprob] : event.best)
     token.top.emplace_back(tokenizer_.piece(id, /*show_special=*/true), logprob);
   return token;

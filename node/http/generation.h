@@ -62,7 +62,8 @@ class Generation : public std::enable_shared_from_this<Generation> {
     std::string finish_reason;           // once ended
     std::vector<TokenLogprob> logprobs;  // of tokens whose text has not all been taken
     size_t text_bytes = 0;               // of the answer so far, held back text included
-    size_t released_bytes = 0;           // of it, known to belong to the answer
+    size_t text_characters = 0;
+    size_t released_bytes = 0;  // of it, known to belong to the answer
     int tokens = 0, prompt_tokens = 0, cached = 0;
     std::optional<Clock::time_point> last_token;
   };
@@ -73,7 +74,7 @@ class Generation : public std::enable_shared_from_this<Generation> {
   void release(Choice& choice, const std::string& text);
   void add(Choice& choice, AnswerDelta delta);
   void end(Choice& choice, std::string reason);
-  TokenLogprob logprob_of(const GenerationEvent& event, size_t text_offset) const;
+  TokenLogprob logprob_of(const GenerationEvent& event, const Choice& choice) const;
 
   Coordinator& coordinator_;
   const Tokenizer& tokenizer_;

@@ -151,7 +151,8 @@ std::optional<HttpConnection::Refusal> HttpConnection::ambiguous(const Parser& p
   const size_t hosts = head.count(http::field::host);
   if (hosts > 1 || (hosts == 0 && head.version() >= 11))
     return Refusal{400, "a request of HTTP/1.1 has exactly one Host"};
-  if (head.count(http::field::transfer_encoding) > 0 && !parser.chunked())
+  if (head.count(http::field::transfer_encoding) > 0 &&
+      !boost::beast::iequals(head[http::field::transfer_encoding], "chunked"))
     return Refusal{501, "no Transfer-Encoding but chunked is understood"};
   const std::string_view coding(head[http::field::content_encoding]);
   if (!coding.empty() && !boost::beast::iequals(coding, "identity"))

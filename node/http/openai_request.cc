@@ -332,6 +332,7 @@ void refuse_foreign(const Fields& fields, int n) {
 
 void read_common(const Fields& fields, CompletionRequest& request) {
   request.model = fields.text("model");
+  request.lora = fields.text("lora");
   request.user = fields.text("user");
   request.priority = fields.integer("priority", -kPriorityMax, kPriorityMax).value_or(0);
   request.timeout_s = fields.number("timeout", 0, kTimeoutMinS, kTimeoutMaxS);

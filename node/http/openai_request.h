@@ -51,6 +51,9 @@ struct CompletionRequest {
   bool include_usage = false;
   int logprobs = -1;  // so many of the best candidates are told with each token; -1: no log-probabilities
   std::vector<std::pair<int32_t, float>> logit_bias;  // token, added to its logit; ids not yet checked
+  std::string lora;         // NAME or NAME:SCALE of an adapter; empty: as `model` says, or none
+  int adapter = 0;          // which one that is: set by the service, which knows them
+  float adapter_scale = 1;  // likewise
   std::string user;
   int priority = 0;      // higher goes first
   double timeout_s = 0;  // from arrival to the last token; 0: no limit

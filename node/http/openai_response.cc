@@ -40,7 +40,7 @@ json::value text_logprobs(const ChoicePart& part) {
     json::object top;
     for (const auto& [bytes, logprob] : token.top) top.emplace(to_valid_utf8(bytes), logprob);
     tops.push_back(std::move(top));
-    offsets.push_back(token.text_offset);
+    offsets.push_back(token.character_offset);
   }
   return json::object{{"tokens", std::move(tokens)},
                       {"token_logprobs", std::move(logprobs)},

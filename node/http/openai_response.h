@@ -28,6 +28,7 @@ struct TokenLogprob {
   double logprob = 0;
   std::vector<std::pair<std::string, double>> top;  // best first
   size_t text_offset = 0;                           // in the answer's text, bytes
+  size_t character_offset = 0;                      // the same in characters, as clients count
 };
 
 // A part of one answer, or all of it. `finish_reason` is empty before the end.

@@ -1,8 +1,11 @@
 // MXFP4 (OCP Microscaling Formats 1.0, section 5): w = 2^(e - 127) v, e a byte for 32 values, v a four-bit
 // float. Here w = 2^(e - 128) (2 v), and 2 v is an integer. ggml gives no e a special meaning.
 // Packed, per 32 columns and 16 rows: meta e [16 rows]; data the nibble plane.
+#include <algorithm>
 #include <bit>
+#include <cmath>
 
+#include "tensor/formats/fit.h"
 #include "tensor/formats/pack_helpers.h"
 #include "tensor/formats/packed_layout.h"
 
@@ -55,11 +58,37 @@ void unpack(const std::byte* group, int64_t cols, int64_t b, Panel* out) {
   }
 }
 
+// The largest value becomes 4 to 8 times the scale, so that all are in reach; then each takes the nearest of
+// the 16, of two as near the first in their order.
+void encode(const float* x, int64_t n, const float*, std::byte* row) {
+  for (int64_t b = 0; b < n / 32; ++b, x += 32) {
+    const float largest = std::fabs(extreme_of({x, 32}));
+    Block block;
+    // log2 is ggml's way, which takes the next exponent for values a rounding below it.
+    block.e = 0;
+    if (largest > 0)
+      block.e = static_cast<uint8_t>(std::clamp(std::floor(std::log2(largest)) - 2 + 127, 0.0f, 254.0f));
+    const float scale = scale_of(block.e);
+    const auto nearest = [&](float value) {
+      int best = 0;
+      for (int i = 1; i < 16; ++i) {
+        if (std::fabs(static_cast<float>(kTwice[i]) * scale - value) <
+            std::fabs(static_cast<float>(kTwice[best]) * scale - value))
+          best = i;
+      }
+      return best;
+    };
+    for (int k = 0; k < 16; ++k)
+      block.nibbles[k] = static_cast<uint8_t>(nearest(x[k]) | nearest(x[k + 16]) << 4);
+    std::memcpy(row + b * sizeof(Block), &block, sizeof(Block));
+  }
+}
+
 }  // namespace
 
 extern const Format kMXFP4Format;
 const Format kMXFP4Format = {
     TensorType::kMXFP4, "MXFP4", 32,   sizeof(Block), false, PanelKind::kScale, kOffset,
-    2 * kOffset,        decode,  pack, unpack};
+    2 * kOffset,        decode,  pack, unpack,        encode};
 
 }  // namespace shoal

@@ -78,7 +78,11 @@ class Capture:
         self.socket.close()
 
     def between(self, ports):
-        """The TCP payloads from or to these ports."""
+        """The TCP payloads from or to these ports. Called when all was sent; the reader may be behind."""
+        count = -1
+        while count != len(self.packets):
+            count = len(self.packets)
+            time.sleep(0.5)
         payloads = []
         for packet in self.packets:
             ip = packet[14:]

@@ -224,6 +224,17 @@ class Table(ClusterTest):
         self.assertEqual(result.returncode, 0, result.stderr.decode())
         self.assertEqual([row["concurrency"] for row in json.loads(result.stdout)], [1, 8])
 
+    def test_inspect_shows_a_rendered_prompt(self):
+        path = os.path.join(self.folder, "conversation.json")
+        with open(path, "w", encoding="utf-8") as out:
+            json.dump({"messages": [{"role": "user", "content": "What is a shoal?"}]}, out)
+        shown = run(["inspect", MODEL, "--template", "--conversation", path])
+        self.assertEqual(shown.returncode, 0, shown.stderr)
+        self.assertTrue(shown.stdout.decode().rstrip("\n").endswith(
+            "<|im_start|>user\nWhat is a shoal?<|im_end|>\n<|im_start|>assistant"), shown.stdout)
+        self.assertIn(b"tokens; takes system messages", shown.stderr)
+        self.assertIn(b"<|im_start|>", run(["inspect", MODEL, "--template"]).stdout)
+
     def test_chat(self):
         process = subprocess.run(command(["chat", MODEL, "--temp", "0", "-n", "24", "-q"]),
                                  input=b"Say hello.\nWhat did I ask you to say?\n/exit\n", capture_output=True,

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import signal
 import ssl
 import stat
@@ -20,6 +21,8 @@ REPOSITORY = "tester/Tiny-GGUF"
 NAME = REPOSITORY + ":Q8_0"
 FILE = "tiny-q8_0.gguf"
 TINY = tiny_gguf()
+MPI = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
+       "OMPI_MCA_rmaps_base_oversubscribe": "1", "OMPI_MCA_hwloc_base_binding_policy": "none"}
 
 
 class Pull(unittest.TestCase):
@@ -113,6 +116,38 @@ class Pull(unittest.TestCase):
             self.assertEqual(answer.returncode, 0, answer.stderr)
             self.assertEqual(answer.stdout, expected)
         self.assertIn("Smollm2", self.shoal("inspect", name).stdout)
+
+    @unittest.skipIf(shutil.which("mpirun") is None, "needs mpirun")
+    def test_a_node_without_the_pulled_model_fetches_its_share(self):
+        with open(MODEL, "rb") as model:
+            self.hub.files[REPOSITORY]["real-Q4_1.gguf"] = model.read()
+        name = REPOSITORY + ":Q4_1"
+        cluster = os.path.join(self.folder, "cluster.yaml")
+        with open(cluster, "w", encoding="utf-8") as out:
+            out.write(f"model: {name}\ncontext: 256\nsequences: 1\nhead: a\nnodes:\n"
+                      "  a: {address: 127.0.0.1, memory: 2GiB, threads: 1}\n"
+                      "  b: {address: 127.0.0.1, memory: 2GiB, threads: 1}\n"
+                      "links: [{between: [a, b], bandwidth: 10Gbps, latency: 30us}]\n"
+                      "plan: {keep-on-head: none, layers: {a: 0-14, b: 15-29}}\n")
+        ask = ["-p", "What is the capital of France?", "-n", "8", "--temp", "0", "-q"]
+        self.pulled(name)
+
+        def both(*folders):
+            parts = []
+            for folder in folders:
+                parts += [":"] if parts else []
+                parts += ["-n", "1", "env", f"XDG_CACHE_HOME={folder}", PROGRAM, "run", "-c", cluster, *ask]
+            return subprocess.run(["mpirun", "--quiet", *parts], capture_output=True, text=True, timeout=120, check=False,
+                                  stdin=subprocess.DEVNULL, env={**self.environment(), **MPI})
+
+        empty = os.path.join(self.folder, "empty")
+        answer = both(self.folder, empty)
+        self.assertEqual(answer.returncode, 0, answer.stderr)
+        self.assertEqual(answer.stdout, self.shoal("run", name, *ask).stdout)
+        self.assertIn("node b has no model file", answer.stderr)
+        refused = both(empty, self.folder)
+        self.assertEqual(refused.returncode, 2, refused.stderr)
+        self.assertRegex(refused.stderr, f"node a: model '{name}': .*get it with: shoal pull {name}")
 
     def test_all_parts_of_a_split_model(self):
         parts = {f"Q4_0/big-Q4_0-{i:05}-of-00003.gguf": tiny_gguf(i) for i in (1, 2, 3)}

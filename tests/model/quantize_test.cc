@@ -93,6 +93,10 @@ TEST_CASE("quantize: mixtures give some layers more bits, --pure none") {
   CHECK(layers_of("Q4_K_M", TensorType::kQ6_K) == std::set<int>{0, 3, 6, 7});
   CHECK(layers_of("Q5_K_M", TensorType::kQ6_K) == std::set<int>{0, 3, 6, 7});
   CHECK(layers_of("Q4_K_S", TensorType::kQ5_K) == std::set<int>{0, 1, 2, 3});
+  CHECK(layers_of("Q3_K_M", TensorType::kQ5_K) == std::set<int>{0, 1});
+  CHECK(layers_of("Q3_K_M", TensorType::kQ4_K) == std::set<int>{2, 3, 4, 5, 6, 7});
+  CHECK(layers_of("Q3_K_L", TensorType::kQ5_K).size() == 8);
+  CHECK(layers_of("Q3_K_S", TensorType::kQ3_K).size() == 8);
   for (const TensorChange& c : plan_quantization(in, {"Q8_0", true, false, {}})) {
     CHECK((c.to == TensorType::kQ8_0) == (c.tensor->dims.size() == 2));
   }

@@ -1,6 +1,7 @@
 #include "tests/model/sample_vocabularies.h"
 
 #include <algorithm>
+#include <unordered_set>
 
 #include "model/bpe.h"
 #include "tests/model/tokenizer_strings.h"
@@ -52,6 +53,22 @@ VocabData wordpiece_data() {
   return data;
 }
 
+void add_merges(VocabData& data, const std::string& fixture) {
+  bool merges = true;
+  const std::unordered_set<std::string> known(data.tokens.begin(), data.tokens.end());
+  for (std::string line : read_fixture_lines(fixture)) {
+    if (line == "tokens:") {
+      merges = false;
+      continue;
+    }
+    if (merges) {
+      data.merges.push_back(line);
+      line.erase(line.find(' '), 1);
+    }
+    if (known.count(line) == 0) data.tokens.push_back(line);
+  }
+}
+
 VocabData crossing_vocabulary(const std::string& pre) {
   static const VocabData common = [] {
     VocabData data;
@@ -59,18 +76,7 @@ VocabData crossing_vocabulary(const std::string& pre) {
     data.add_bos = 0;
     for (int byte = 0; byte < 256; ++byte)
       data.tokens.emplace_back(byte_to_symbol(static_cast<uint8_t>(byte)));
-    bool merges = true;
-    for (std::string line : read_fixture_lines("tokenizer_pre_merges.txt")) {
-      if (line == "tokens:") {
-        merges = false;
-        continue;
-      }
-      if (merges) {
-        data.merges.push_back(line);
-        line.erase(line.find(' '), 1);
-      }
-      data.tokens.push_back(line);
-    }
+    add_merges(data, "tokenizer_pre_merges.txt");
     return data;
   }();
   VocabData data = common;

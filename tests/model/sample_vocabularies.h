@@ -13,6 +13,8 @@ namespace shoal {
 VocabData spm_data();
 VocabData unigram_data(const std::string& name);
 VocabData wordpiece_data();
+// Adds the merges of a fixture, the tokens they make and the tokens it lists, but those there are already.
+void add_merges(VocabData& data, const std::string& fixture);
 // Byte-level vocabulary whose merges cross words, digits, spaces and line ends.
 VocabData crossing_vocabulary(const std::string& pre);
 

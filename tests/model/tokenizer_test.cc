@@ -133,19 +133,7 @@ Tokenizer model_tokenizer(const std::string& pre) {
   VocabData data = VocabData::read(model_file());
   if (pre == "model") return Tokenizer::from(std::move(data));
   data.pre = pre;
-  bool merges = true;
-  const Vocabulary known{VocabData(data)};
-  for (std::string line : read_fixture_lines("tokenizer_extra.txt")) {
-    if (line == "tokens:") {
-      merges = false;
-      continue;
-    }
-    if (merges) {
-      data.merges.push_back(line);
-      line.erase(line.find(' '), 1);
-    }
-    if (known.find(line) < 0) data.tokens.push_back(line);
-  }
+  add_merges(data, "tokenizer_extra.txt");
   data.types.resize(data.tokens.size(), TokenType::kNormal);
   return Tokenizer::from(std::move(data));
 }

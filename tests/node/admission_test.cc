@@ -39,7 +39,14 @@ TEST_CASE("the shortest prompt first, unless a longer one has waited") {
   CHECK(queue.next(100, kRowS) == 4);
 }
 
-TEST_CASE("priority goes before all, then users take turns") {
+TEST_CASE("one user's urgent requests do not keep another's out") {
+  AdmissionQueue queue({});
+  for (uint64_t id = 1; id <= 4; ++id) REQUIRE(queue.offer(request(id, 10, "urgent", 3), kRowS).has_value());
+  REQUIRE(queue.offer(request(5, 900, "modest"), kRowS).has_value());
+  CHECK(drain(queue) == std::vector<uint64_t>{1, 5, 2, 3, 4});
+}
+
+TEST_CASE("users take turns, and of one turn the higher priority goes first") {
   AdmissionQueue queue({});
   for (uint64_t id = 1; id <= 4; ++id) REQUIRE(queue.offer(request(id, 10, "greedy"), kRowS).has_value());
   REQUIRE(queue.offer(request(5, 900, "modest"), kRowS).has_value());

@@ -15,8 +15,9 @@ const ResponseHead kTextHead{false, "cmpl-1", 1700000000, "m", "exact-1"};
 
 ChoicePart part_with_logprobs() {
   ChoicePart part{1, "h\xC3\xA9", true, {}, "stop"};
-  part.logprobs.push_back({"h", -0.5, {{"h", -0.5}, {"\xC3", -1.5}}, 0});
-  part.logprobs.push_back({"\xC3\xA9", -1, {}, 1});
+  part.logprobs.push_back({"h", -0.5, {{"h", -0.5}, {"\xC3", -1.5}}, 0, 0});
+  part.logprobs.push_back({"\xC3\xA9", -1, {}, 1, 1});
+  part.logprobs.push_back({"!", -2, {}, 3, 2});  // two bytes, one character on
   return part;
 }
 
@@ -60,7 +61,7 @@ TEST_CASE("a text answer tells log-probabilities in columns") {
   CHECK(choice.at("index") == 1);
   CHECK(choice.at("logprobs").at("tokens").at(0) == "h");
   CHECK(choice.at("logprobs").at("token_logprobs").at(1).to_number<double>() == -1);
-  CHECK(choice.at("logprobs").at("text_offset").at(1) == 1);
+  CHECK(choice.at("logprobs").at("text_offset") == json::array({0, 1, 2}));
   CHECK(choice.at("logprobs").at("top_logprobs").at(0).at("h").to_number<double>() == -0.5);
 }
 

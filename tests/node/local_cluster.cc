@@ -2,13 +2,16 @@
 
 #include <doctest/doctest.h>
 #include <spdlog/spdlog.h>
+#include <filesystem>
 
 #include <algorithm>
 #include <chrono>
 #include <set>
 
+#include "sharding/lora_shard.h"
 #include "sharding/stage.h"
 #include "tests/support/temp_dir.h"
+#include "tests/support/tiny_lora.h"
 
 namespace shoal::test {
 namespace {
@@ -38,6 +41,14 @@ const std::string& small_model_file(TensorType type) {
   return path;
 }
 
+LoraFile small_lora(int index, const ModelConfig& config) {
+  static const TempDir dir;
+  const std::string path = dir.file("lora-" + std::to_string(index) + ".gguf");
+  if (!std::filesystem::exists(path))
+    tiny_lora(config, {.rank = 2 + index, .seed = static_cast<uint64_t>(index)}).write(path);
+  return LoraFile::open("lora-" + std::to_string(index), path, config);
+}
+
 PipelineLayout layout_of(const ClusterShape& shape) {
   const TinyModelOptions model = small_model(shape.type);
   PipelineLayout layout;
@@ -57,6 +68,7 @@ PipelineLayout layout_of(const ClusterShape& shape) {
   layout.context = shape.context;
   layout.slots = shape.slots;
   layout.kv_cells = shape.kv_cells;
+  layout.adapters = shape.adapters;
   layout.steps_in_flight_max = stages + 1;
   return layout;
 }
@@ -70,9 +82,11 @@ std::vector<std::pair<int, std::unique_ptr<Stage>>> stages_of(const std::string&
   for (int i = 0; i <= layout.last_stage(); ++i) {
     const size_t at = static_cast<size_t>(i);
     if (layout.node_of_stage[at] != node) continue;
-    stages.emplace_back(
-        i, std::make_unique<Stage>(config, load_shard(file, config, layout.shard_of_stage[at], pool), options,
-                                   select_kernels(), pool));
+    ShardWeights weights = load_shard(file, config, layout.shard_of_stage[at], pool);
+    for (int adapter = 1; adapter <= layout.adapters; ++adapter)
+      weights.adapters.push_back(load_lora(small_lora(adapter, config), config, weights.spec.layers));
+    stages.emplace_back(i,
+                        std::make_unique<Stage>(config, std::move(weights), options, select_kernels(), pool));
   }
   return stages;
 }

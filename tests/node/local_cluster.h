@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "model/gguf_file.h"
+#include "model/lora_file.h"
 #include "model/model_config.h"
 #include "node/coordinator.h"
 #include "node/node.h"
@@ -26,6 +27,9 @@ TinyModelOptions small_model(TensorType type = TensorType::kF32);
 // One file of small_model(type), written once a process.
 const std::string& small_model_file(TensorType type = TensorType::kF32);
 
+// The adapter of number `index`, from 1, for small_model(): opened.
+LoraFile small_lora(int index, const ModelConfig& config);
+
 struct ClusterShape {
   std::vector<std::string> node_of_stage = {"a"};
   bool ends = false;  // the last stage is the output head alone
@@ -34,6 +38,7 @@ struct ClusterShape {
   std::string head = "a";
   TensorType type = TensorType::kF32;
   int64_t kv_cells = 0;
+  int adapters = 0;  // small_lora() of 1, 2, ...
 };
 
 // What a scheduler believes of so many equal stages at first.

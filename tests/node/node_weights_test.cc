@@ -60,7 +60,7 @@ class Giver : public WeightProvider {
 struct GivingNode {
   explicit GivingNode(const std::string& name) : node({"home", name, "hash"}, "127.0.0.1", 0) {
     spdlog::set_level(spdlog::level::off);
-    node.offer_weights(giver);
+    node.offer_weights({giver});
   }
   WeightPeer peer() const { return {node.identity().name, "127.0.0.1", node.port()}; }
   std::shared_ptr<Giver> giver = std::make_shared<Giver>();
@@ -323,7 +323,7 @@ TEST_CASE("a model file that changes is named, by the node that loads it and by 
   CHECK(right(*weights, kWhole));
   CHECK(weights->inventory() == "all");
   Node node({"home", "a", "hash"}, "127.0.0.1", 0);
-  node.offer_weights(weights);
+  node.offer_weights({weights});
   const TensorInfo& tensor = own->tensor("blk.1.ffn_up.weight");
   std::this_thread::sleep_for(20ms);  // more than a clock tick of the file system
   flip(path, tensor.offset + 100, 3);
@@ -347,11 +347,11 @@ TEST_CASE("the manifest comes over the wire, and so does what a node has") {
   const auto manifest = fetch_manifest({"home", "z"}, head.peer(), "m.gguf");
   REQUIRE_MESSAGE(manifest.has_value(), manifest.error().message);
   CHECK(manifest->manifest->digest() == the_manifest()->digest());
-  head.node.offer_weights(nullptr);
+  head.node.offer_weights({});
   CHECK(
       mentions(fetch_manifest({"home", "z"}, head.peer(), "m").error().message, "a has no weights to give"));
   TempDir dir;
-  head.node.offer_weights(head.giver);
+  head.node.offer_weights({head.giver});
   auto weights = fetcher(dir.file("shards"), {head.peer()});
   CHECK(parse_inventory(weights->inventory(), the_manifest()->size()) ==
         std::vector<bool>(the_manifest()->size(), false));

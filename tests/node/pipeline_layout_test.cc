@@ -26,6 +26,8 @@ TEST_CASE("a layout comes back from its text as it was") {
   layout.kv_cells = int64_t{1} << 33;
   layout.kv_cache = "q8_0";
   layout.step_deadline_s = 31.25;
+  layout.adapters = 3;
+  layout.adapters_hash = "abc";
   const Result<PipelineLayout> read = layout_from_json(layout_to_json(layout));
   REQUIRE(read.has_value());
   CHECK(*read == layout);
@@ -54,6 +56,8 @@ TEST_CASE("a layout that cannot be followed is refused, whatever its text") {
            {[](PipelineLayout& l) { l.context = -1; }, "context"},
            {[](PipelineLayout& l) { l.slots = 1 << 30; }, "slots"},
            {[](PipelineLayout& l) { l.n_vocab = 0; }, "n_vocab"},
+           {[](PipelineLayout& l) { l.adapters = -1; }, "adapters"},
+           {[](PipelineLayout& l) { l.adapters = 1 << 16; }, "adapters"},
            {[](PipelineLayout& l) { l.steps_in_flight_max = 1 << 30; }, "steps_in_flight_max"},
            {[](PipelineLayout& l) { l.plan_hash.clear(); }, "hash"},
        }) {

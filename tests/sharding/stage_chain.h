@@ -10,6 +10,7 @@
 #include <utility>
 #include <vector>
 
+#include "sharding/lora_shard.h"
 #include "sharding/stage.h"
 
 namespace shoal::test {
@@ -19,12 +20,15 @@ class StageChain {
   // cuts = {0, 2, 5} makes stages of layers [0, 2) and [2, 5); the first embeds, the last has the output
   // head.
   StageChain(const GgufFile& file, const ModelConfig& config, const std::vector<int>& cuts,
-             const StageOptions& options, const Kernels& kernels, int threads)
+             const StageOptions& options, const Kernels& kernels, int threads,
+             std::span<const LoraFile> adapters = {})
       : config_(config), pool_(threads), hidden_(sizeof(float) * options.rows_max * config.n_embd) {
     for (size_t i = 0; i + 1 < cuts.size(); ++i) {
       const ShardSpec spec{i == 0, {cuts[i], cuts[i + 1]}, i + 2 == cuts.size()};
-      stages_.push_back(
-          std::make_unique<Stage>(config, load_shard(file, config, spec, pool_), options, kernels, pool_));
+      ShardWeights weights = load_shard(file, config, spec, pool_);
+      for (const LoraFile& adapter : adapters)
+        weights.adapters.push_back(load_lora(adapter, config, spec.layers));
+      stages_.push_back(std::make_unique<Stage>(config, std::move(weights), options, kernels, pool_));
     }
   }
 

@@ -13,6 +13,9 @@ namespace shoal::test {
 constexpr int kFamilyPrompt = 40;    // tokens of the prompts that the fixtures hold
 constexpr int kFamilyContext = 256;  // the context that the fixtures were made with
 
+// Those that fixtures of adapters are made of: plain, norms of heads, norms after each half, fused matrices.
+inline constexpr const char* kLoraFamilies[] = {"llama", "qwen3", "gemma2", "phi3-short"};
+
 struct TinyFamily {
   std::string name;
   TinyModelOptions options;

@@ -2,6 +2,7 @@
 
 #include <doctest/doctest.h>
 
+#include <cmath>
 #include <cstring>
 #include <random>
 #include <string>
@@ -61,7 +62,7 @@ TEST_CASE("a decode step costs at most 256 bytes beyond its payload") {
   REQUIRE(frame);
   const size_t overhead = frame->size_bytes() - hidden.bytes().size();
   MESSAGE("one decode row: " << overhead << " bytes beyond the payload");
-  CHECK(overhead <= 256);
+  CHECK(overhead <= 256);                                        // of eight stages, without adapters
   for (StageTime& time : step.stage_times) time.arrived_us = 1;  // one step in kArrivalsEvery
   const Result<EncodedFrame> telling = encode_frame({step, hidden.bytes(), {}});
   REQUIRE(telling);
@@ -175,6 +176,21 @@ TEST_CASE("control characters do not reach a terminal") {
   CHECK_FALSE(decode_bytes(bytes_of(*frame)));
 }
 
+TEST_CASE("the largest step arrives whole, with adapters and without") {
+  for (const bool adapted : {false, true}) {
+    StepMessage step = sample_step(kStepRowsMax, true);
+    for (size_t i = 0; i < step.rows.size() && adapted; ++i) {
+      step.rows[i].adapter = static_cast<uint16_t>(i % 3);
+      step.rows[i].adapter_scale = static_cast<float>(i) / 100;
+    }
+    const Result<EncodedFrame> frame = encode_frame({step, {}, {}});
+    REQUIRE(frame);
+    const auto decoded = decode_bytes(bytes_of(*frame));
+    REQUIRE_MESSAGE(decoded.has_value(), (decoded.has_error() ? decoded.error().message : ""));
+    CHECK(std::get<StepMessage>(*decoded) == step);
+  }
+}
+
 TEST_CASE("a step is checked against the stage before it is computed") {
   const StepLimits limits{1, false, 64, 8, 256, 96, 1000};
   const StepMessage good = sample_step(4, false);
@@ -193,6 +209,17 @@ TEST_CASE("a step is checked against the stage before it is computed") {
   refused([](StepMessage& s) { s.stage = 2; }, bytes, limits);
   refused([](StepMessage& s) { s.rows[0].slot = 8; }, bytes, limits);
   refused([](StepMessage& s) { s.rows[3].position = 256; }, bytes, limits);
+  refused([](StepMessage& s) { s.rows[1].adapter = 1; }, bytes, limits);
+  StepLimits adapted = limits;
+  adapted.adapters = 2;
+  StepMessage through = good;
+  through.rows[1].adapter = 2;
+  through.rows[1].adapter_scale = -kAdapterScaleMax;
+  CHECK(check_step(through, bytes, adapted));
+  refused([](StepMessage& s) { s.rows[1].adapter = 3; }, bytes, adapted);
+  for (const float scale : {101.0f, -1e30f, INFINITY, NAN}) {
+    refused([&](StepMessage& s) { s.rows[2].adapter = 1, s.rows[2].adapter_scale = scale; }, bytes, adapted);
+  }
   refused([](StepMessage& s) { s.cache_ops[0].slot = 8; }, bytes, limits);
   refused([](StepMessage& s) { s.cache_ops[1].from_slot = 0xffffffffu; }, bytes, limits);
   refused([](StepMessage& s) { s.cache_ops[1].from_slot = s.cache_ops[1].slot; }, bytes, limits);

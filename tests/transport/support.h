@@ -97,6 +97,10 @@ inline StepMessage sample_step(size_t rows, bool with_tokens) {
 inline std::vector<Message> sample_messages() {
   std::vector<Message> messages;
   messages.push_back(sample_hello());
+  StepMessage adapted = sample_step(3, true);
+  adapted.rows[1].adapter = 7;
+  adapted.rows[1].adapter_scale = -0.75f;
+  messages.push_back(adapted);
   messages.push_back(
       HelloAck{false, Refusal::kModel, "copy the file \xc3\xa9", 1, "pi-1", "sha256:cc", "plan:dd", 9});
   messages.push_back(HelloAck{true, Refusal::kNone, "", 1, "pi-1", "", "", 0});
@@ -131,7 +135,7 @@ inline std::vector<Message> sample_messages() {
   messages.push_back(LinkProbeAck{6, 0x123456789abcdefull});
   messages.push_back(LoadPlan{2, std::string(100000, '{')});
   messages.push_back(Ready{2, "plan:bb", "no memory", "{}"});
-  messages.push_back(WeightsRequest{7, 290, 1u << 20, uint64_t{1} << 40});
+  messages.push_back(WeightsRequest{7, 290, 1u << 20, uint64_t{1} << 40, 3});
   messages.push_back(WeightsData{7, uint64_t{1} << 41, "pi-1 does not have tensor 290"});
   return messages;
 }
