@@ -98,6 +98,17 @@ Value arguments_as_text(const Value& messages) {
   return jinja::given_list(std::move(out));
 }
 
+// A text, if an empty one, in every message, for templates that look into it.
+Value without_null_content(const Value& messages) {
+  std::vector<Value> out;
+  for (const Value& message : messages.list().items) {
+    const Value* content = member(message, "content");
+    const bool null = content != nullptr && content->is(Value::Kind::kNone);
+    out.push_back(null ? with_member(message, "content", text("", true)) : message);
+  }
+  return jinja::given_list(std::move(out));
+}
+
 // The definitions as JSON in the first message, of the system, which is made if there is none.
 Value with_tools_in_system(const Value& messages, const Value& tools) {
   jinja::Budget budget(SIZE_MAX, SIZE_MAX);
@@ -125,7 +136,8 @@ Value calls_as_content(const Value& messages, bool closed) {
       if (function != nullptr) functions.push_back(*function);
     }
     const Value* content = member(message, "content");
-    MarkedText written = content != nullptr && content->is(Value::Kind::kString) ? content->text() : MarkedText();
+    MarkedText written =
+        content != nullptr && content->is(Value::Kind::kString) ? content->text() : MarkedText();
     written.append("<|tool_call|>", true);
     written.append(jinja::to_json(jinja::given_list(std::move(functions)), {}, budget));
     if (closed) written.append("<|/tool_call|>", true);
@@ -173,7 +185,7 @@ struct ChatTemplate::Impl {
   jinja::Block block, block_for_tools;
   bool folds_system = false, takes_tools = false, takes_tool_messages = false;
   // What is changed for the template's sake.
-  bool tools_in_system = false, arguments_as_text = false, calls_as_content = false;
+  bool tools_in_system = false, arguments_as_text = false, no_null_content = false, calls_as_content = false;
 
   explicit Impl(ChatTemplateSource given) : source(std::move(given)) {
     block = parse(source.jinja, "tokenizer.chat_template");
@@ -212,8 +224,10 @@ struct ChatTemplate::Impl {
     };
     Value messages = folds_system ? fold_system(conversation.messages) : conversation.messages;
     if (arguments_as_text) messages = shoal::arguments_as_text(messages);
+    if (no_null_content) messages = without_null_content(messages);
     if (calls_as_content) {
-      messages = shoal::calls_as_content(messages, /*closed=*/source.jinja.find("<|/tool") != std::string::npos);
+      messages =
+          shoal::calls_as_content(messages, /*closed=*/source.jinja.find("<|/tool") != std::string::npos);
     }
     if (tools_in_system && conversation.tools.is(Value::Kind::kList)) {
       messages = with_tools_in_system(messages, conversation.tools);
@@ -256,6 +270,15 @@ struct ChatTemplate::Impl {
     return change;
   }
 
+  bool shows_calls(const ChatConversation& conversation) const {
+    return shows(conversation, {"probe-value", "probe-result"});
+  }
+  bool shows_calls_with(bool& change, const ChatConversation& conversation) {
+    change = true;
+    change = shows_calls(conversation);
+    return change;
+  }
+
   void probe() {
     const std::vector<ChatMessage> with_system = {{"system", "probe-system"}, {"user", "probe-user"}};
     if (!shows(conversation_of(with_system), {"probe-system", "probe-user"})) {
@@ -291,11 +314,15 @@ struct ChatTemplate::Impl {
                              {"tool_call_id", text("probe1234")},
                              {"content", text("probe-result")}}));
     conversation.messages = jinja::given_list(std::move(items));
-    const std::initializer_list<std::string_view> call_marks = {"probe-value", "probe-result"};
-    takes_tool_messages =
-        shows(conversation, call_marks) || shows_with(arguments_as_text, conversation, call_marks) ||
-        (takes_tools && form_in(jinja_of(/*with_tools=*/true)) == ToolCallForm::kMarked &&
-         shows_with(calls_as_content, conversation, call_marks));
+    takes_tool_messages = shows_calls(conversation) || shows_calls_with(arguments_as_text, conversation) ||
+                          shows_calls_with(no_null_content, conversation);
+    if (takes_tool_messages) return;
+    arguments_as_text = true;
+    takes_tool_messages = arguments_as_text = shows_calls_with(no_null_content, conversation);
+    if (!takes_tool_messages && takes_tools &&
+        form_in(jinja_of(/*with_tools=*/true)) == ToolCallForm::kMarked) {
+      takes_tool_messages = shows_calls_with(calls_as_content, conversation);
+    }
   }
 };
 

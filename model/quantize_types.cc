@@ -15,8 +15,8 @@
 namespace shoal {
 namespace {
 
-// In a mixture some matrices get other types: those whose name holds `tensor`, in some layers. Of several rules
-// that fit the first counts.
+// In a mixture some matrices get other types: those whose name holds `tensor`, in some layers. Of several
+// rules that fit the first counts.
 enum class Where {
   kAll,
   kFirstTwo,
@@ -48,7 +48,7 @@ struct QuantizePreset {
   TensorType type;
   uint32_t file_type;
   std::vector<Extra> extras = {};
-  TensorType head = TensorType::kQ6_K;                  // the output head, or the embedding that serves as one
+  TensorType head = TensorType::kQ6_K;                 // the output head, or the embedding that serves as one
   std::optional<TensorType> embedding = std::nullopt;  // one that does not; absent: `type`
 };
 
@@ -75,8 +75,12 @@ std::vector<Extra> middle_extras() {
 std::vector<QuantizePreset> float_and_block_presets() {
   using enum TensorType;
   return {
-      {"F16", kF16, 1},    {"BF16", kBF16, 32},  {"Q8_0", kQ8_0, 7},      {"Q6_K", kQ6_K, 18},
-      {"Q5_K", kQ5_K, 16}, {"Q5_K_S", kQ5_K, 16},
+      {"F16", kF16, 1},
+      {"BF16", kBF16, 32},
+      {"Q8_0", kQ8_0, 7},
+      {"Q6_K", kQ6_K, 18},
+      {"Q5_K", kQ5_K, 16},
+      {"Q5_K_S", kQ5_K, 16},
       {"Q5_K_M", kQ5_K, 17, {{kValue, Where::kSpread, kQ6_K}, {kDown, Where::kSpread, kQ6_K}}},
       {"Q5_1", kQ5_1, 9},
       {"Q5_0", kQ5_0, 8},
@@ -155,8 +159,8 @@ bool contains(const std::string& text, const char* part) {
   return text.find(part) != std::string::npos;
 }
 
-// The type that stands in where rows are not a multiple of the block: of llama.cpp's choices the better where its
-// versions differ (Q2_K and Q3_K: IQ4_NL, in later versions Q4_0, of the same size).
+// The type that stands in where rows are not a multiple of the block: of llama.cpp's choices the better where
+// its versions differ (Q2_K and Q3_K: IQ4_NL, in later versions Q4_0, of the same size).
 TensorType that_divides(TensorType type, int64_t cols) {
   if (cols % format_of(type).block == 0) return type;
   TensorType other = TensorType::kIQ4_NL;
@@ -253,7 +257,8 @@ ModelShape model_shape(const GgufFile& file) {
   const std::string prefix = file.get_string("general.architecture", "") + ".";
   const uint64_t n_head = first_number(file, prefix + "attention.head_count", 0);
   const uint64_t n_head_kv = first_number(file, prefix + "attention.head_count_kv", n_head);
-  shape.grouped = (n_head_kv > 0 && n_head / n_head_kv >= 4) || file.get_uint(prefix + "expert_count", 0) >= 4;
+  shape.grouped =
+      (n_head_kv > 0 && n_head / n_head_kv >= 4) || file.get_uint(prefix + "expert_count", 0) >= 4;
   return shape;
 }
 

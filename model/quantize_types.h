@@ -1,6 +1,6 @@
-// What `shoal quantize` can make of a model: the names that it knows, and which type each tensor gets under one.
-// Pure functions of the file's header. Mixtures are those of llama.cpp under the same names (llama-quant.cpp),
-// without its special cases for eight experts and for one 70B model.
+// What `shoal quantize` can make of a model: the names that it knows, and which type each tensor gets under
+// one. Pure functions of the file's header. Mixtures are those of llama.cpp under the same names
+// (llama-quant.cpp), without its special cases for eight experts and for one 70B model.
 #pragma once
 
 #include <cstdint>

@@ -44,15 +44,16 @@ def write_model(path, rng, gated, weight_type, n_embd, n_head, head_dim, n_ff, n
     writer.add_block_count(n_encoder)
     if n_decoder:
         writer.add_decoder_block_count(n_decoder)
-        writer.add_decoder_start_token_id(0)
-    else:
-        writer.add_pooling_type(gguf.PoolingType.MEAN)
     writer.add_head_count(n_head)
     writer.add_key_length(head_dim)
     writer.add_value_length(head_dim)
     writer.add_layer_norm_eps(1e-6)
     writer.add_layer_norm_rms_eps(1e-6)
     writer.add_relative_attn_buckets_count(buckets)
+    if n_decoder:
+        writer.add_decoder_start_token_id(0)
+    else:
+        writer.add_pooling_type(gguf.PoolingType.MEAN)
     pieces = vocabulary()
     writer.add_tokenizer_model("t5")
     writer.add_tokenizer_pre("default")

@@ -21,8 +21,8 @@ inline int clamp_int(int x, int low, int high) {
   return x < low ? low : x > high ? high : x;
 }
 
-// Sums of w x q and w q q: the best scale for given levels is xq / qq, and the squares it leaves are smaller the
-// larger xq^2 / qq is.
+// Sums of w x q and w q q: the best scale for given levels is xq / qq, and the squares it leaves are smaller
+// the larger xq^2 / qq is.
 struct Moments {
   float xq = 0, qq = 0;
   void add(float w, float x, float q) {
@@ -63,8 +63,9 @@ inline constexpr TrialScales kTrialsWeighted = {-0.9f, 0.05f, 36, false};
 ScaleMin fit_with_min(std::span<const float> x, const float* weight, int levels, const TrialScales& trials,
                       uint8_t* q);
 
-// x ~ scale q of values >= 0, q in 0..levels: the scales (or minima) of a super-block. Where some x is below 0, as
-// IQ2_XXS has it, the method counts its level as a byte, 256 more, in places; only the scale is of use then.
+// x ~ scale q of values >= 0, q in 0..levels: the scales (or minima) of a super-block. Where some x is below
+// 0, as IQ2_XXS has it, the method counts its level as a byte, 256 more, in places; only the scale is of use
+// then.
 float fit_positive(std::span<const float> x, const float* weight, int levels, uint8_t* q);
 
 // The mean of the squares of x: the spread that weigh() wants for a row.

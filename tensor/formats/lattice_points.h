@@ -1,5 +1,6 @@
-// The points of a lattice by their levels, as encoders look for them: the point that has given levels, or those
-// nearest to levels that no point has. (lattice_grids.h has the same points by their index, for decoding.)
+// The points of a lattice by their levels, as encoders look for them: the point that has given levels, or
+// those nearest to levels that no point has. (lattice_grids.h has the same points by their index, for
+// decoding.)
 //
 // A level is a coordinate's index among the format's few values; eight or four of them in a given order, as a
 // number in base `levels` with the first lowest, are a cell. Immutable once made; the tables are made at the

@@ -70,8 +70,7 @@ class SubBlockFit {
     std::fill(std::begin(best_.held), std::end(best_.held), how_.again != Again::kAllIfAnyOff);
     float best = 0;
     for (int trial = -how_.trials; trial <= how_.trials; ++trial) {
-      const float inverse =
-          (static_cast<float>(top) + static_cast<float>(trial) * how_.trial_step) / largest;
+      const float inverse = (static_cast<float>(top) + static_cast<float>(trial) * how_.trial_step) / largest;
       Points<kDims> tried;
       for (int g = 0; g < groups_; ++g) choose(g, inverse, 1 / inverse, &tried);
       const Moments sums = moments(tried);

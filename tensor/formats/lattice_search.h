@@ -1,11 +1,11 @@
-// How the encoders of IQ2_XXS, IQ2_XS, IQ2_S, IQ3_XXS and IQ3_S choose points, signs and scales: magnitudes on
-// a lattice. Follows the reference method of ggml (ggml-quants.c) operation by operation in f32, so that the
-// bytes are the same; nothing here may be reassociated or contracted.
+// How the encoders of IQ2_XXS, IQ2_XS, IQ2_S, IQ3_XXS and IQ3_S choose points, signs and scales: magnitudes
+// on a lattice. Follows the reference method of ggml (ggml-quants.c) operation by operation in f32, so that
+// the bytes are the same; nothing here may be reassociated or contracted.
 //
-// Per sub-block, which has one scale: the signs come off (where their number of negatives must be even, the value
-// whose error matters least changes its sign); a row of trial scales gives levels, replaced by the nearest points
-// of the lattice; the scale that leaves the least weighted squares is kept, and the points are chosen once more
-// with it. Scales then become levels of the largest.
+// Per sub-block, which has one scale: the signs come off (where their number of negatives must be even, the
+// value whose error matters least changes its sign); a row of trial scales gives levels, replaced by the
+// nearest points of the lattice; the scale that leaves the least weighted squares is kept, and the points are
+// chosen once more with it. Scales then become levels of the largest.
 #pragma once
 
 #include <cstdint>
@@ -16,8 +16,8 @@
 
 namespace shoal {
 
-// The weight of an error where no importance is given, as each reference has it: as if the importance were one
-// everywhere; x^2; x^2 and a quarter of the spread.
+// The weight of an error where no importance is given, as each reference has it: as if the importance were
+// one everywhere; x^2; x^2 and a quarter of the spread.
 enum class PlainWeight { kOne, kSquare, kQuarterSpread };
 
 // weight[i] by importance (weigh()) or, where that is null, plainly.
@@ -32,7 +32,8 @@ struct MagnitudeSearch {
   int dims;
   int sub_block;  // values under one scale: 32 or 16
   bool even_signs;
-  bool fitted_start;  // trials are about a scale fitted without the lattice, else about the largest magnitude's
+  bool fitted_start;  // trials are about a scale fitted without the lattice, else about the largest
+                      // magnitude's
   float spread;       // that weights start from, in mean squares
   PlainWeight plain;
   float zero;  // sub-blocks with smaller magnitudes are nothing

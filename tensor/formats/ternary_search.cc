@@ -30,8 +30,8 @@ struct Values {
   }
 };
 
-// The first `low` values in ascending order become -1, those before `high` 0, the rest 1. Bit g of `minus`: the
-// delta of the g-th eight is -1/8. low < 0: nothing was found.
+// The first `low` values in ascending order become -1, those before `high` 0, the rest 1. Bit g of `minus`:
+// the delta of the g-th eight is -1/8. low < 0: nothing was found.
 struct Split {
   int low = -1, high = -1;
   unsigned minus = 0;
@@ -68,8 +68,8 @@ Split split_whole(const Values& v) {
     for (int high = low; high <= v.n; ++high) {
       for (int m = 0; m < 2; ++m) {
         const float* q = kMoved[m];
-        const float xq = sum_x[low] * q[0] + (sum_x[high] - sum_x[low]) * q[1] +
-                         (sum_x[v.n] - sum_x[high]) * q[2];
+        const float xq =
+            sum_x[low] * q[0] + (sum_x[high] - sum_x[low]) * q[1] + (sum_x[v.n] - sum_x[high]) * q[2];
         const float qq = sum_w[low] * q[0] * q[0] + (sum_w[high] - sum_w[low]) * q[1] * q[1] +
                          (sum_w[v.n] - sum_w[high]) * q[2] * q[2];
         best.offer(xq, qq, low, high, m == 0 ? 0 : all);

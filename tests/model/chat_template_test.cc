@@ -149,6 +149,20 @@ TEST_CASE("tool calls reach the template as it wants them") {
             .find("```json\n{\"at\": \"é\", \"n\": 1}\n```") != std::string::npos);
 }
 
+TEST_CASE("a content that is null is an empty text to a template that looks into it") {
+  const ChatTemplate chat(
+      {"{% for m in messages %}{% if '</think>' in m.content %}thought{% endif %}[{{ m.role }}]{{ m.content "
+       "}}"
+       "{% for c in m.tool_calls or [] %}<tool_call>{{ c.function | tojson }}</tool_call>{% endfor %}{% "
+       "endfor %}",
+       "", "test", "", ""});
+  CHECK(chat.takes_tool_messages());
+  CHECK(text_of(chat.render(conversation_from(
+            R"([{"role":"assistant","content":null,"tool_calls":[{"type":"function","function":{"name":"look",
+            "arguments":{}}}]},{"role":"tool","content":"seen"}])"))) ==
+        "[assistant]<tool_call>{\"name\": \"look\", \"arguments\": {}}</tool_call>[tool]seen");
+}
+
 TEST_CASE("tools go into the system message where the template looks for them there") {
   const ChatTemplate chat(
       {"{% for m in messages %}<|{{ m.role }}|>{{ m.content }}{% if m.role == 'system' and 'tools' in m and "
@@ -159,8 +173,8 @@ TEST_CASE("tools go into the system message where the template looks for them th
   CHECK(chat.tool_call_form() == ToolCallForm::kMarked);
   const std::string definitions =
       R"([{"type": "function", "function": {"name": "look", "description": "d", "parameters": {}}}])";
-  CHECK(text_of(chat.render(conversation_from(R"([{"role":"system","content":"S"},{"role":"user","content":"U"}])",
-                                              kTools))) ==
+  CHECK(text_of(chat.render(conversation_from(
+            R"([{"role":"system","content":"S"},{"role":"user","content":"U"}])", kTools))) ==
         "<|system|>S<|tool|>" + definitions + "<|/tool|><|end|><|user|>U<|end|>");
   CHECK(text_of(chat.render(conversation_from(R"([{"role":"user","content":"U"}])", kTools))) ==
         "<|system|><|tool|>" + definitions + "<|/tool|><|end|><|user|>U<|end|>");
@@ -171,7 +185,8 @@ TEST_CASE("tools go into the system message where the template looks for them th
   CHECK(text_of(pieces) ==
         "<|assistant|><|tool_call|>[{\"name\": \"look\", \"arguments\": {\"at\": \"<|end|>\"}}]<|/tool_call|>"
         "<|end|><|tool|>seen<|end|>");
-  for (const PromptPiece& piece : *pieces) CHECK((piece.text.find("look") == std::string::npos || !piece.trusted));
+  for (const PromptPiece& piece : *pieces)
+    CHECK((piece.text.find("look") == std::string::npos || !piece.trusted));
 }
 
 TEST_CASE("a second template for tools is used where there are tools") {

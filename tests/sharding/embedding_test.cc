@@ -1,6 +1,6 @@
 // Embeddings and reranking scores: BERT, nomic-bert and a T5 encoder against llama.cpp on the same files
-// (tools/make_bert_fixtures.py and make_t5_fixtures.py made them), pooling of decoders' rows, and the same bits however a model is
-// cut, batched, chunked or threaded.
+// (tools/make_bert_fixtures.py and make_t5_fixtures.py made them), pooling of decoders' rows, and the same
+// bits however a model is cut, batched, chunked or threaded.
 #include <doctest/doctest.h>
 
 #include <algorithm>
@@ -75,7 +75,8 @@ double cosine(const Vector& a, const std::vector<double>& b) {
   return ab / std::sqrt(aa * bb);
 }
 
-const std::vector<std::string> kModels = {"bert_mean.gguf", "bert_rank.gguf", "nomic_bert.gguf", "t5_encoder.gguf"};
+const std::vector<std::string> kModels = {"bert_mean.gguf", "bert_rank.gguf", "nomic_bert.gguf",
+                                          "t5_encoder.gguf"};
 
 // How many vectors of a file were compared.
 int compare_with_expected(const std::string& expected_file) {
