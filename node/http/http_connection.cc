@@ -174,6 +174,10 @@ void HttpConnection::take_head(const Parser& parser) {
   request_.host = field(http::field::host);
   request_.origin = field(http::field::origin);
   request_.asked_headers = field(http::field::access_control_request_headers);
+  error_code gone;
+  request_.from_this_device = socket_.remote_endpoint(gone).address().is_loopback() &&
+                              !head.count(http::field::forwarded) && !head.count(http::field::via) &&
+                              !head.count("X-Forwarded-For") && !head.count("X-Real-IP");
   request_.version = head.version();
 }
 
