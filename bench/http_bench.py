@@ -47,12 +47,12 @@ class Server:
         connection.request(method, path, body, {"Content-Type": "application/json", "Host": "localhost"})
         return connection, connection.getresponse()
 
-    def metric(self, name, label):
-        """The values of a metric by one of its labels, summed over the others."""
+    def metric(self, name, *by):
+        """The values of a metric by some of its labels, joined with " to ", summed over the others."""
         connection, answer = self.open("GET", "/metrics")
         values = {}
         for labels, value in re.findall(rf"^{name}{{([^}}]*)}} (\S+)$", answer.read().decode(), re.M):
-            key = re.search(rf'\b{label}="([^"]*)"', labels)[1]
+            key = " to ".join(re.search(rf'\b{label}="([^"]*)"', labels)[1] for label in by)
             values[key] = values.get(key, 0.0) + float(value)
         connection.close()
         return values
@@ -75,29 +75,35 @@ class Server:
         return times
 
 
+def sent_bytes(server):
+    return server.metric("shoal_link_sent_bytes_total", "node", "peer")
+
+
 def measure(server, prompt, generate, concurrency, seed):
     """One row of the JSON that `shoal bench` prints. A piece of text counts as a token: bytes of one character that
     come in several tokens count once."""
     prompts = [[3 + (seed * 7919 + i * 104729 + j * 31) % 250 for j in range(prompt)] for i in range(concurrency)]
-    busy, sent = server.metric("shoal_stage_busy_seconds_total", "stage"), server.metric("shoal_link_sent_bytes_total", "node")
+    busy, sent = server.metric("shoal_stage_busy_seconds_total", "stage"), sent_bytes(server)
     begin = time.monotonic()
     with concurrent.futures.ThreadPoolExecutor(concurrency) as pool:
         answers = list(pool.map(lambda tokens: server.answer(tokens, generate), prompts))
     end = time.monotonic()
     time.sleep(1.1)  # older figures of the nodes than this are not shown
     busy_after = server.metric("shoal_stage_busy_seconds_total", "stage")
-    sent_after = server.metric("shoal_link_sent_bytes_total", "node")
+    sent_after = sent_bytes(server)
     answers = [times for times in answers if times]
     all_begun = max(times[0] for times in answers)
     late = [t for times in answers for t in times if t > all_begun]
     gaps = [b - a for times in answers for a, b in zip(times, times[1:]) if b > all_begun]
     firsts = [times[0] - begin for times in answers]
     speed = len(late) / (end - all_begun) if generate > 1 else prompt * concurrency / (all_begun - begin)
-    return {"test": f"tg{generate}" if generate > 1 else f"pp{prompt}", "concurrency": concurrency, "avg_ts": speed,
+    test = f"pp{prompt}" if generate <= 1 else f"tg{generate}" + (f" @ d{prompt}" if prompt > 1 else "")
+    return {"test": test, "concurrency": concurrency, "avg_ts": speed,
             "first_token_ms": {"p50": 1e3 * percentile(firsts, 0.5), "p99": 1e3 * percentile(firsts, 0.99)},
             "between_tokens_ms": {"p50": 1e3 * percentile(gaps, 0.5), "p99": 1e3 * percentile(gaps, 0.99)},
             "stage_busy": [(busy_after[s] - busy[s]) / (end - begin) for s in sorted(busy, key=int)],
-            "bytes_per_token": {n: (sent_after[n] - sent[n]) / (concurrency * (prompt + generate)) for n in sent}}
+            "link_bytes_per_token": {link: (sent_after[link] - sent.get(link, 0)) / (concurrency * (prompt + generate))
+                                     for link in sent_after}}
 
 
 def rows(words, tests, concurrencies):

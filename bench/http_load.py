@@ -4,6 +4,11 @@
     shoal serve MODEL.gguf --listen 127.0.0.1:8080 --sequences 16 &
     bench/http_load.py --url http://127.0.0.1:8080 --requests 10000 --connections 500 --pid $!
 
+    bench/http_load.py --url http://127.0.0.1:8080 --same-as http://127.0.0.1:8081 ...
+
+With --same-as another server is asked first, one request at a time, and every answer must equal its text: a server of one
+process beside one of a cluster, for instance. Otherwise the first answer to each prompt is what the others must equal.
+
 Half of the answers are streamed. Each twentieth client asks for a long answer and leaves at its first byte. Equal prompts
 must get equal text; statuses are counted, and with --pid the server's resident memory is printed every few seconds. Exit
 code 1 where two texts differ or a connection fails. Needs nothing but Python.
@@ -21,11 +26,22 @@ PROMPTS = 7
 LEAVES_EVERY = 20
 
 
+def request_of(number, tokens, stream):
+    body = json.dumps({"prompt": [1, 2, 3 + number % PROMPTS], "temperature": 0, "ignore_eos": True, "max_tokens": tokens,
+                       "stream": stream}).encode()
+    return (b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+            b"Content-Length: %d\r\n\r\n" % len(body) + body)
+
+
+def address_of(text):
+    url = urllib.parse.urlsplit(text)
+    return url.hostname, url.port or 80
+
+
 class Load:
     def __init__(self, options):
         self.options = options
-        url = urllib.parse.urlsplit(options.url)
-        self.host, self.port = url.hostname, url.port or 80
+        self.host, self.port = address_of(options.url)
         self.left = list(range(options.requests))
         self.statuses = collections.Counter()
         self.texts = {}
@@ -57,11 +73,7 @@ class Load:
     async def ask(self, reader, writer, number):
         """One request; whether the connection can be used again."""
         leaves = number % LEAVES_EVERY == 0
-        body = json.dumps({"prompt": [1, 2, 3 + number % PROMPTS], "temperature": 0, "ignore_eos": True,
-                           "max_tokens": 200 if leaves else self.options.tokens,
-                           "stream": leaves or number % 2 == 0}).encode()
-        writer.write(b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
-                     b"Content-Length: %d\r\n\r\n" % len(body) + body)
+        writer.write(request_of(number, 200 if leaves else self.options.tokens, leaves or number % 2 == 0))
         head = await reader.readuntil(b"\r\n\r\n")
         if leaves:
             self.statuses["left"] += 1
@@ -72,6 +84,13 @@ class Load:
         if text is not None and self.texts.setdefault(number % PROMPTS, text) != text:
             self.failures.append(f"request {number}: {text!r}, and before {self.texts[number % PROMPTS]!r}")
         return b"connection: close" not in head.lower()
+
+    async def ask_reference(self):
+        reader, writer = await asyncio.open_connection(*address_of(self.options.same_as))
+        for number in range(PROMPTS):
+            writer.write(request_of(number, self.options.tokens, False))
+            self.texts[number] = await self.read_text(reader, await reader.readuntil(b"\r\n\r\n"))
+        writer.close()
 
     async def client(self):
         writer = None
@@ -89,6 +108,8 @@ class Load:
             writer.close()
 
     async def run(self):
+        if self.options.same_as:
+            await self.ask_reference()
         begun = time.monotonic()
         self.report(begun)
         clients = [asyncio.create_task(self.client()) for _ in range(self.options.connections)]
@@ -108,6 +129,7 @@ def main():
     parser.add_argument("--requests", type=int, default=10000)
     parser.add_argument("--connections", type=int, default=500)
     parser.add_argument("--tokens", type=int, default=4, help="of each answer")
+    parser.add_argument("--same-as", metavar="URL", help="of a server whose texts the answers must equal")
     parser.add_argument("--pid", type=int, help="of the server, for its memory")
     return asyncio.run(Load(parser.parse_args()).run())
 

@@ -10,12 +10,17 @@ medians. Inside `bench/testbed exec` the ranks run on the testbed's devices and 
   bench/testbed exec --devices 4 --cpu 0.25 --link-mbps 100 --model MODEL.gguf --objective throughput -- \\
     bench/throughput.py --nodes 1,2,4
 
-Writes OUT/throughput.json and OUT/throughput.svg (or .png with --png, which needs matplotlib). Options after `--` go to
+-p, -n and -d take lists: prompts to be read, tokens to be generated, and the context after which. Writes OUT/throughput.json and OUT/throughput.svg (or .png with --png, which needs matplotlib). Options after `--` go to
 shoal bench as they are.
 
 The second table tells, of the same runs: time to the first token and between tokens, the share of the time that the
-busiest and the idlest stage computed, and the most bytes a token that a node sent. --http asks a server (`shoal serve`)
-instead, over one connection a sequence with streamed answers (--listen: where, from inside a testbed 10.77.0.1:0).
+busiest and the idlest stage computed, and the bytes a token on the busiest link (the JSON has every link). --http asks a
+server (`shoal serve`) instead, over one connection a sequence with streamed answers (--listen: where, from inside
+a testbed 10.77.0.1:0).
+
+Peers, each where it is installed, in turn with Shoal and with --threads threads: --peer NAME=LLAMA_BENCH is a llama-bench,
+with --rpc-server PATH over as many of its rpc-servers as there are nodes; --python an interpreter that has
+llama-cpp-python. They know one sequence at a time: their column stands beside concurrency 1.
 """
 import argparse
 import datetime
@@ -32,6 +37,7 @@ import sys
 import tempfile
 
 import http_bench
+import throughput_peers
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 COLOURS = ("#1f77b4", "#ff7f0e", "#2ca02c", "#d62728", "#9467bd", "#8c564b", "#e377c2", "#7f7f7f")
@@ -46,6 +52,14 @@ def numbers(text):
     if not values or min(values) < 1:
         raise ValueError(text)
     return values
+
+
+def lengths(text):
+    """Of tests; 0 is none."""
+    values = [int(word) for word in text.split(",")]
+    if min(values) < 0:
+        raise ValueError(text)
+    return [value for value in values if value > 0]
 
 
 def section(lines, key):
@@ -105,14 +119,25 @@ def launch_count(words, count):
 def run_http(options, cluster, count):
     words = [*launch_count(launch_words(), count), str(options.program), "serve", "-c", str(cluster), "--listen",
              options.listen, "--without-api-key", *options.extra]
-    tests = [(options.prompt, 1)] * (options.prompt > 0) + [(max(1, options.depth), options.generate)] * (options.generate > 0)
+    tests = [(prompt, 1) for prompt in options.prompt]
+    tests += [(max(1, depth), generate) for generate in options.generate for depth in options.depth]
     return http_bench.rows(words, tests, options.concurrency)
 
 
+def listed(values):
+    return ",".join(map(str, values)) or "0"
+
+
 def run_bench(options, cluster, count):
+    """The first depth's run reads the prompts too."""
+    runs = [(depth, options.prompt if i == 0 else []) for i, depth in enumerate(options.depth)]
+    return [row for depth, prompts in runs for row in run_bench_once(options, cluster, count, depth, prompts)]
+
+
+def run_bench_once(options, cluster, count, depth, prompts):
     words = [*launch_count(launch_words(), count), str(options.program), "bench", "-c", str(cluster),
-             "-p", str(options.prompt), "-n", str(options.generate), "-r", "1", "-o", "json",
-             "-d", str(options.depth), "--concurrency", ",".join(map(str, options.concurrency)), *options.extra]
+             "-p", listed(prompts), "-n", listed(options.generate), "-r", "1", "-o", "json",
+             "-d", str(depth), "--concurrency", listed(options.concurrency), *options.extra]
     environment = dict(os.environ, OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1")
     result = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, text=True, env=environment)
     if result.returncode:
@@ -126,7 +151,7 @@ def run_bench(options, cluster, count):
 def measure(options):
     """Rows: test, nodes given, nodes that the plan used, concurrency, samples and their median."""
     text = options.cluster.read_text()
-    samples = {}
+    samples, peers = {}, {}
     with tempfile.TemporaryDirectory(prefix="shoal-throughput-") as folder:
         files = {}
         for count in options.nodes:
@@ -138,7 +163,20 @@ def measure(options):
                 print(f"throughput: repeat {repeat + 1} of {options.repeats}, {count} nodes", file=sys.stderr)
                 for row in (run_http if options.http else run_bench)(options, files[count], count):
                     samples.setdefault((row["test"], count, row["concurrency"]), []).append(row)
-    return [summary(*key, rows) for key, rows in sorted(samples.items())]
+                for name, test, speed in throughput_peers.run(options, model_of(files[count]), count):
+                    peers.setdefault((test, count), {}).setdefault(name, []).append(speed)
+    rows = [summary(*key, rows) for key, rows in sorted(samples.items())]
+    for row in rows:
+        if row["concurrency"] == 1:
+            row["peers"] = {name: {"tokens_per_s": statistics.median(speeds), "samples": speeds}
+                            for name, speeds in peers.get((row["test"], row["nodes"]), {}).items()}
+    return rows
+
+
+def model_of(cluster):
+    """The model's path in a cluster file whose paths are full."""
+    found = re.search(r"^model:\s*([^#\n]+)", cluster.read_text(), re.MULTILINE)
+    return os.path.expanduser(found[1].strip().strip("'\"")) if found else ""
 
 
 def summary(test, count, concurrency, rows):
@@ -150,7 +188,9 @@ def summary(test, count, concurrency, rows):
     return {"test": test, "nodes": count, "nodes_used": rows[0]["nodes"], "concurrency": concurrency,
             "tokens_per_s": median(lambda row: row["avg_ts"]), "samples": [row["avg_ts"] for row in rows],
             "busiest_stage": median(lambda row: max(row["stage_busy"])), "idlest_stage": median(lambda row: min(row["stage_busy"])),
-            "bytes_per_token": median(lambda row: max(row["bytes_per_token"].values(), default=0)),
+            "bytes_per_token": median(lambda row: max(row["link_bytes_per_token"].values(), default=0)),
+            "link_bytes_per_token": {link: median(lambda row, link=link: row["link_bytes_per_token"].get(link, 0))
+                                     for link in rows[-1]["link_bytes_per_token"]},
             **{f"{what}_{share}_ms": median(lambda row, what=what, share=share: row[f"{what}_ms"][share])
                for what in ("first_token", "between_tokens") for share in ("p50", "p99")}}
 
@@ -167,18 +207,20 @@ def absolute_model(text, folder):
 
 def print_table(rows, options):
     for test in sorted({row["test"] for row in rows}):
+        peers = sorted({name for row in rows if row["test"] == test for name in row.get("peers", {})})
         print(f"\n{test}, tokens/s, median of {options.repeats}")
-        print("| nodes (used) | " + " | ".join(f"concurrency {c}" for c in options.concurrency) + " |")
-        print("|---" * (len(options.concurrency) + 1) + "|")
+        print("| nodes (used) | " + " | ".join([*(f"concurrency {c}" for c in options.concurrency), *peers]) + " |")
+        print("|---" * (len(options.concurrency) + len(peers) + 1) + "|")
         for count in options.nodes:
             cells = {row["concurrency"]: row for row in rows if row["test"] == test and row["nodes"] == count}
             used = next(iter(cells.values()))["nodes_used"]
-            print(f"| {count} ({used}) | " + " | ".join(
-                f"{cells[c]['tokens_per_s']:.2f}" if c in cells else "-" for c in options.concurrency) + " |")
+            theirs = cells[1].get("peers", {}) if 1 in cells else {}
+            speeds = [cells.get(c) for c in options.concurrency] + [theirs.get(name) for name in peers]
+            print(f"| {count} ({used}) | " + " | ".join(f"{s['tokens_per_s']:.2f}" if s else "-" for s in speeds) + " |")
 
 
 def print_details(rows):
-    print("\n| test | nodes | concurrency | first token p50, p99 ms | between tokens p50, p99 ms | busy stages | bytes a token |")
+    print("\n| test | nodes | concurrency | first token p50, p99 ms | between tokens p50, p99 ms | busy stages | bytes a token and link |")
     print("|---" * 7 + "|")
     for row in rows:
         print(f"| {row['test']} | {row['nodes']} | {row['concurrency']} | {row['first_token_p50_ms']:.1f}, "
@@ -252,17 +294,28 @@ def main():
     parser.add_argument("-c", "--cluster", type=pathlib.Path, default=os.environ.get("SHOAL_CLUSTER"))
     parser.add_argument("--nodes", type=numbers, default=[1, 2, 3], help="node counts, e.g. 1,2,3")
     parser.add_argument("--concurrency", type=numbers, default=[1, 2, 4], help="sequences at once, e.g. 1,2,4,8")
-    parser.add_argument("-p", "--prompt", type=int, default=128, help="prompt tokens (0: no prompt test)")
-    parser.add_argument("-n", "--generate", type=int, default=64, help="generated tokens (0: no generation test)")
-    parser.add_argument("-d", "--depth", type=int, default=0, help="tokens of context that generation starts after")
+    parser.add_argument("-p", "--prompt", type=lengths, default=[128], help="prompt tokens, e.g. 128,512 (0: no prompt test)")
+    parser.add_argument("-n", "--generate", type=lengths, default=[64], help="generated tokens (0: no generation test)")
+    parser.add_argument("-d", "--depth", type=lengths, default=[], help="tokens of context that generation starts after")
     parser.add_argument("--http", action="store_true", help="through `shoal serve` and not in process")
     parser.add_argument("--listen", default="127.0.0.1:0", help="where that listens")
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--peer", action="append", default=[], metavar="NAME=PATH", help="a llama-bench, with its arguments")
+    parser.add_argument("--rpc-server", type=pathlib.Path, help="llama.cpp's rpc-server, for peers on several nodes")
+    parser.add_argument("--python", help="an interpreter that has llama-cpp-python")
+    parser.add_argument("-t", "--threads", type=int, default=1, help="of a peer, and of each of its nodes")
     parser.add_argument("--program", type=pathlib.Path, default=ROOT / "build/release/shoal")
     parser.add_argument("--out", type=pathlib.Path, default=ROOT / "bench/out")
     parser.add_argument("--png", action="store_true", help="a PNG by matplotlib instead of the SVG")
     options = parser.parse_args(arguments)
     options.extra = extra
+    options.depth = options.depth or [0]
+    if not options.prompt and not options.generate:
+        parser.error("-p 0 and -n 0 leave nothing to measure")
+    try:
+        options.peers = throughput_peers.parse(options)
+    except ValueError as error:
+        parser.error(str(error))
     if not options.cluster:
         parser.error("which cluster file? -c FILE")
     if options.repeats < 1:

@@ -11,9 +11,11 @@ namespace {
 // Floats of each region for `rows_max` rows; every buffer begins on a 64-byte boundary.
 struct Sizes {
   size_t normed, q, k, v, attended, ffn, rope, scales, scratch_stride, threads, ropes;
+  size_t router, choices, choices_first;  // 0 without experts
   int cols_max;
 
-  size_t layer_region() const { return std::max(q + k + v + attended, 2 * ffn); }
+  size_t experts() const { return router == 0 ? 0 : router + 3 * normed + 3 * choices + choices_first; }
+  size_t layer_region() const { return std::max(q + k + v + attended, 2 * ffn + experts()); }
   size_t total() const {
     return normed + layer_region() + 2 * ropes * rope + scales + scratch_stride * threads;
   }
@@ -44,6 +46,11 @@ Sizes sizes_of(const ModelConfig& config, int rows_max, int context, int threads
     s.scratch_stride = std::max(
         s.scratch_stride, aligned_floats(attention_scratch_floats(kv_type, n_head, n_head_kv, context)) + 16);
   }
+  if (config.n_expert > 0) {
+    widest(s.router, config.n_expert);
+    widest(s.choices, config.n_expert_used);
+    s.choices_first = aligned_floats(static_cast<size_t>(config.n_expert) + 2);
+  }
   s.threads = threads;
   s.ropes = config.ropes.size();
   return s;
@@ -63,6 +70,17 @@ Activations::Activations(const ModelConfig& config, int rows_max, int context, i
   attended = v + s.v;
   gate = region;
   up = gate + s.ffn;
+  if (s.router > 0) {
+    router = up + s.ffn;
+    expert_in = router + s.router;
+    expert_out = expert_in + s.normed;
+    mixed = expert_out + s.normed;
+    chosen_weight = mixed + s.normed;
+    static_assert(sizeof(int32_t) == sizeof(float));
+    chosen = reinterpret_cast<int32_t*>(chosen_weight + s.choices);
+    choices = chosen + s.choices;
+    choices_first = choices + s.choices;
+  }
   rope_cos = region + s.layer_region();
   rope_sin = rope_cos + s.ropes * s.rope;
   rope_stride = s.rope;

@@ -7,14 +7,17 @@ namespace shoal {
 namespace {
 
 constexpr Architecture kArchitectures[] = {
-    // Also Mistral, SmolLM2, TinyLlama, R1 distilled into Llama. Mistral 7B v0.1 sees 4096 positions in all
-    // layers.
-    {.name = "llama", .rope = RopeKind::kInterleaved, .windows = WindowPattern::kEveryLayer},
+    // Also Mistral, Mixtral, SmolLM2, TinyLlama, R1 distilled into Llama. Mistral 7B v0.1 sees 4096 positions
+    // in
+    // all layers.
+    {.name = "llama", .rope = RopeKind::kInterleaved, .experts = true, .windows = WindowPattern::kEveryLayer},
     {.name = "mistral3", .rope = RopeKind::kInterleaved},
     {.name = "granite", .rope = RopeKind::kInterleaved, .rope_is_a_choice = true},
+    {.name = "granitemoe", .rope = RopeKind::kInterleaved, .experts = true},
     {.name = "smollm3", .rope = RopeKind::kInterleaved, .no_rope_period = 4},
     {.name = "qwen2", .rope = RopeKind::kHalfSplit, .qkv_bias = true},
     {.name = "qwen3", .rope = RopeKind::kHalfSplit, .qk_norm = true},
+    {.name = "qwen3moe", .rope = RopeKind::kHalfSplit, .qk_norm = true, .experts = true},
     {.name = "phi3",
      .rope = RopeKind::kHalfSplit,
      .fused_qkv = true,

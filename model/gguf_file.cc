@@ -9,13 +9,14 @@
 #include "base/error.h"
 #include "model/gguf_header.h"
 #include "model/gguf_reader.h"
+#include "model/sha256.h"
 
 namespace shoal {
 
 constexpr size_t kSampleBytes = 256;  // read at each of two places in every tensor, for the fingerprint
 
 struct GgufFile::Part {
-  explicit Part(const std::string& path) : file(path) {}
+  explicit Part(RegularFile opened) : file(std::move(opened)) {}
   RegularFile file;
 };
 
@@ -116,19 +117,15 @@ int64_t TensorInfo::rows() const {
 
 GgufFile GgufFile::open(const std::string& path) {
   GgufFile model;
-  HeaderDigest digest;
+  Sha256Hasher digest;
+  const auto add_to_digest = [&](std::span<const std::byte> bytes, uint64_t of) {
+    const uint64_t sizes[2] = {bytes.size(), of};
+    digest.add(std::as_bytes(std::span(sizes)));
+    digest.add(bytes);
+  };
   const auto add_part = [&](const std::string& part_path) {
-    auto part = std::make_shared<Part>(part_path);
-    GgufHeader header = read_gguf_header(part->file, static_cast<int>(model.parts_.size()));
-    digest.add(header.bytes, part->file.size());
-    for (TensorInfo& tensor : header.tensors) {
-      if (!model.tensor_index_.emplace(tensor.name, model.tensors_.size()).second) {
-        throw SetupError(quoted(part_path, 4096) + ": tensor " + quoted(tensor.name) + " occurs twice");
-      }
-      model.tensors_.push_back(std::move(tensor));
-    }
-    header.tensors.clear();
-    model.parts_.push_back(std::move(part));
+    GgufHeader header = model.add_part(std::make_shared<Part>(RegularFile(part_path)));
+    add_to_digest(header.bytes, model.parts_.back()->file.size());
     return header;
   };
 
@@ -166,11 +163,50 @@ GgufFile GgufFile::open(const std::string& path) {
       const uint64_t at = tensor.bytes / 3 * part;
       const std::span<std::byte> bytes(sample.data(), std::min<uint64_t>(kSampleBytes, tensor.bytes - at));
       model.read(tensor, at, bytes);
-      digest.add(bytes, tensor.bytes);
+      add_to_digest(bytes, tensor.bytes);
     }
   }
-  model.fingerprint_ = digest.hex();
+  model.fingerprint_ = to_hex(digest.finish());
   return model;
+}
+
+GgufFile GgufFile::from_header(const std::string& name, std::vector<std::byte> first_bytes,
+                               uint64_t file_bytes) {
+  GgufFile model;
+  model.path_ = name;
+  GgufHeader header =
+      model.add_part(std::make_shared<Part>(RegularFile(name, std::move(first_bytes), file_bytes)));
+  model.version_ = header.version;
+  model.metadata_ = std::move(header.metadata);
+  return model;
+}
+
+// Takes over the tensors of one more part; what is left of its header.
+GgufHeader GgufFile::add_part(std::shared_ptr<Part> part) {
+  GgufHeader header = read_gguf_header(part->file, static_cast<int>(parts_.size()));
+  for (TensorInfo& tensor : header.tensors) {
+    if (!tensor_index_.emplace(tensor.name, tensors_.size()).second) {
+      throw SetupError(quoted(part->file.path(), 4096) + ": tensor " + quoted(tensor.name) + " occurs twice");
+    }
+    tensors_.push_back(std::move(tensor));
+  }
+  header.tensors.clear();
+  parts_.push_back(std::move(part));
+  return header;
+}
+
+void GgufFile::require_unchanged() const {
+  for (const auto& part : parts_) part->file.require_unchanged();
+}
+
+std::string GgufFile::stamp() const {
+  std::string all;
+  for (const auto& part : parts_) {
+    const std::string one = part->file.stamp();
+    if (one.empty()) return "";
+    all += one;
+  }
+  return all;
 }
 
 uint64_t GgufFile::total_bytes() const {

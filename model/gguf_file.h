@@ -38,10 +38,16 @@ struct TensorInfo {
   int64_t rows() const;  // product of the other dims
 };
 
+struct GgufHeader;
+
 class GgufFile {
  public:
   // Throws SetupError naming the file, the key or tensor, and what is wrong.
   static GgufFile open(const std::string& path);
+  // A model of one part of which only the first bytes are here, the whole header among them: metadata and
+  // tensor records are as of any file, reading a tensor is an error. `name` stands for the path.
+  static GgufFile from_header(const std::string& name, std::vector<std::byte> first_bytes,
+                              uint64_t file_bytes);
 
   const std::string& path() const { return path_; }
   uint32_t version() const { return version_; }
@@ -72,12 +78,21 @@ class GgufFile {
   // Says that these bytes will be read soon, so that the disk can be at work meanwhile. Only advice.
   void expect(const TensorInfo& tensor, uint64_t offset, uint64_t bytes) const;
 
-  // SHA-256 (hex) over the header bytes of all parts and their sizes: the identity that nodes compare. Cheap.
-  // Computed when the file was opened.
+  // Throws SetupError (exit code 1), naming the part, where one was written to since it was opened.
+  void require_unchanged() const;
+
+  // The stamps of all parts (model/gguf_reader.h); empty where one has none.
+  std::string stamp() const;
+
+  // SHA-256 (hex) over the header bytes of all parts, their sizes and samples of each tensor: tells files
+  // apart without reading them. Computed when the file was opened; empty where only the header is here. What
+  // vouches for every byte is the manifest (model/weight_manifest.h).
   const std::string& fingerprint() const { return fingerprint_; }
 
  private:
   struct Part;
+  GgufHeader add_part(std::shared_ptr<Part> part);
+
   std::string path_;
   uint32_t version_ = 0;
   std::string fingerprint_;

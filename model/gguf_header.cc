@@ -1,11 +1,8 @@
 #include "model/gguf_header.h"
 
-#include <openssl/evp.h>
-
 #include <algorithm>
 #include <set>
 
-#include "base/check.h"
 #include "base/error.h"
 #include "tensor/format.h"
 
@@ -307,36 +304,6 @@ std::vector<RawMetadata> read_raw_metadata(const RegularFile& file) {
     entry.bytes.assign(bytes.begin(), bytes.end());
   }
   return entries;
-}
-
-struct HeaderDigest::State {
-  EVP_MD_CTX* context = EVP_MD_CTX_new();
-  ~State() { EVP_MD_CTX_free(context); }
-};
-
-HeaderDigest::HeaderDigest() : state_(std::make_unique<State>()) {
-  SHOAL_CHECK(state_->context && EVP_DigestInit_ex(state_->context, EVP_sha256(), nullptr) == 1);
-}
-
-HeaderDigest::~HeaderDigest() = default;
-
-void HeaderDigest::add(std::span<const std::byte> header, uint64_t part_bytes) {
-  const uint64_t sizes[2] = {header.size(), part_bytes};
-  SHOAL_CHECK(EVP_DigestUpdate(state_->context, sizes, sizeof sizes) == 1);
-  SHOAL_CHECK(EVP_DigestUpdate(state_->context, header.data(), header.size()) == 1);
-}
-
-std::string HeaderDigest::hex() {
-  unsigned char digest[EVP_MAX_MD_SIZE];
-  unsigned int length = 0;
-  SHOAL_CHECK(EVP_DigestFinal_ex(state_->context, digest, &length) == 1);
-  static constexpr char kDigits[] = "0123456789abcdef";
-  std::string text;
-  for (unsigned int i = 0; i < length; ++i) {
-    text += kDigits[digest[i] >> 4];
-    text += kDigits[digest[i] & 15];
-  }
-  return text;
 }
 
 }  // namespace shoal

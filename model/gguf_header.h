@@ -6,7 +6,6 @@
 #include <cstddef>
 #include <cstdint>
 #include <map>
-#include <memory>
 #include <string>
 #include <vector>
 
@@ -33,18 +32,5 @@ struct RawMetadata {
 
 // The entries in the file's order. Throws SetupError.
 std::vector<RawMetadata> read_raw_metadata(const RegularFile& file);
-
-// SHA-256 over, for each part: the header's length and bytes, and the part's size.
-class HeaderDigest {
- public:
-  HeaderDigest();
-  ~HeaderDigest();
-  void add(std::span<const std::byte> header, uint64_t part_bytes);
-  std::string hex();  // ends the digest
-
- private:
-  struct State;
-  std::unique_ptr<State> state_;
-};
 
 }  // namespace shoal

@@ -6,15 +6,18 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <chrono>
 #include <cstdio>
 #include <utility>
 
+#include "base/check.h"
 #include "base/error.h"
 
 namespace shoal {
 namespace {
 
 constexpr uint64_t kFirstRead = uint64_t{4} << 20;  // the whole header of most files
+constexpr int64_t kTimeGrainNs = 2'000'000'000;     // of the coarsest file system's times (FAT)
 
 // Length of the valid UTF-8 sequence at text[i] and its code point, or 0 (RFC 3629).
 size_t decode_utf8(std::string_view text, size_t i, uint32_t& code) {
@@ -40,6 +43,10 @@ size_t decode_utf8(std::string_view text, size_t i, uint32_t& code) {
 bool is_unsafe(uint32_t code) {
   return code < 0x20 || (code >= 0x7F && code < 0xA0) || code == 0x061C || code == 0x200E || code == 0x200F ||
          (code >= 0x2028 && code <= 0x202E) || (code >= 0x2066 && code <= 0x2069) || code == 0xFEFF;
+}
+
+int64_t modified_ns(const struct stat& status) {
+  return status.st_mtim.tv_sec * int64_t{1'000'000'000} + status.st_mtim.tv_nsec;
 }
 
 const char* kind_of(mode_t mode) {
@@ -95,6 +102,17 @@ RegularFile::RegularFile(const std::string& path) : path_(path) {
     throw SetupError("model file " + quoted(path, 4096) + " is not a regular file: " + reason);
   }
   size_ = static_cast<uint64_t>(status.st_size);
+  device_ = status.st_dev;
+  inode_ = status.st_ino;
+  modified_ns_ = modified_ns(status);
+  opened_ns_ = std::chrono::duration_cast<std::chrono::nanoseconds>(
+                   std::chrono::system_clock::now().time_since_epoch())
+                   .count();
+}
+
+RegularFile::RegularFile(const std::string& name, std::vector<std::byte> first_bytes, uint64_t size)
+    : path_(name), size_(size), first_bytes_(std::move(first_bytes)) {
+  SHOAL_CHECK(first_bytes_.size() <= size_);
 }
 
 RegularFile::~RegularFile() {
@@ -102,9 +120,42 @@ RegularFile::~RegularFile() {
 }
 
 RegularFile::RegularFile(RegularFile&& other) noexcept
-    : path_(std::move(other.path_)), fd_(std::exchange(other.fd_, -1)), size_(other.size_) {}
+    : path_(std::move(other.path_)),
+      fd_(std::exchange(other.fd_, -1)),
+      size_(other.size_),
+      device_(other.device_),
+      inode_(other.inode_),
+      modified_ns_(other.modified_ns_),
+      opened_ns_(other.opened_ns_),
+      first_bytes_(std::move(other.first_bytes_)) {}
+
+void RegularFile::require_unchanged() const {
+  if (fd_ < 0) return;
+  struct stat status;
+  if (::fstat(fd_, &status) == 0 && static_cast<uint64_t>(status.st_size) == size_ &&
+      modified_ns(status) == modified_ns_) {
+    return;
+  }
+  throw SetupError(
+      quoted(path_, 4096) + " was changed while it was in use: start again with the file as it is to be",
+      kExitFailed);
+}
+
+std::string RegularFile::stamp() const {
+  if (fd_ < 0 || modified_ns_ > opened_ns_ - kTimeGrainNs) return "";
+  return path_ + "\n" + std::to_string(size_) + " " + std::to_string(device_) + " " + std::to_string(inode_) +
+         " " + std::to_string(modified_ns_) + "\n";
+}
 
 void RegularFile::read_at(uint64_t offset, std::span<std::byte> out) const {
+  if (fd_ < 0) {
+    if (offset > first_bytes_.size() || out.size() > first_bytes_.size() - offset) {
+      throw SetupError(quoted(path_, 4096) + ": only the header of this model is here, not its weights",
+                       kExitFailed);
+    }
+    std::copy_n(first_bytes_.begin() + static_cast<ptrdiff_t>(offset), out.size(), out.begin());
+    return;
+  }
   size_t done = 0;
   while (done < out.size()) {
     const ssize_t n = ::pread(fd_, out.data() + done, out.size() - done, static_cast<off_t>(offset + done));
@@ -120,6 +171,7 @@ void RegularFile::read_at(uint64_t offset, std::span<std::byte> out) const {
 }
 
 void RegularFile::expect(uint64_t offset, uint64_t bytes) const {
+  if (fd_ < 0) return;
   // A refusal costs speed, nothing else.
   (void)::posix_fadvise(fd_, static_cast<off_t>(offset), static_cast<off_t>(bytes), POSIX_FADV_WILLNEED);
 }
@@ -145,7 +197,7 @@ const std::byte* HeaderReader::take(uint64_t n) {
 
 void HeaderReader::fill(uint64_t end) {
   const uint64_t have = buffer_.size();
-  const uint64_t want = std::min(std::max({end, 2 * have, kFirstRead}), file_->size());
+  const uint64_t want = std::max(end, std::min(std::max(2 * have, kFirstRead), file_->readable()));
   buffer_.resize(want);
   file_->read_at(have, std::span(buffer_).subspan(have));
 }

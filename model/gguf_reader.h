@@ -30,6 +30,8 @@ std::string quoted(std::string_view text, size_t bytes_max = 120);  // the same 
 class RegularFile {
  public:
   explicit RegularFile(const std::string& path);
+  // No file: the first bytes of one of `size` bytes, which lies elsewhere. What is beyond cannot be read.
+  RegularFile(const std::string& name, std::vector<std::byte> first_bytes, uint64_t size);
   ~RegularFile();
   RegularFile(RegularFile&& other) noexcept;
   RegularFile& operator=(RegularFile&&) = delete;
@@ -37,6 +39,14 @@ class RegularFile {
 
   const std::string& path() const { return path_; }
   uint64_t size() const { return size_; }  // when it was opened
+  // Bytes from the start that can be read.
+  uint64_t readable() const { return fd_ < 0 ? first_bytes_.size() : size_; }
+  // Throws SetupError (exit code 1), naming the file, where it was written to since it was opened.
+  void require_unchanged() const;
+  // Path, size, device, inode and time of the last change when it was opened: equal stamps, equal bytes,
+  // unless somebody sets clocks back. Empty where there is no file, or where it changed so lately that its
+  // time may not tell a further change.
+  std::string stamp() const;
   // All of `out`, from absolute offset `offset`; SetupError (exit code 1) when the file has become shorter.
   void read_at(uint64_t offset, std::span<std::byte> out) const;
   // These bytes will be read soon: advice that lets the disk be at work meanwhile.
@@ -44,8 +54,11 @@ class RegularFile {
 
  private:
   std::string path_;
-  int fd_ = -1;
+  int fd_ = -1;  // -1: only first_bytes_
   uint64_t size_ = 0;
+  uint64_t device_ = 0, inode_ = 0;
+  int64_t modified_ns_ = 0, opened_ns_ = 0;
+  std::vector<std::byte> first_bytes_;
 };
 
 class HeaderReader {

@@ -107,6 +107,10 @@ void print_model(const GgufFile& file, std::ostream& out) {
     line(out, "layers", std::to_string(config.n_layer));
     line(out, "embedding", std::to_string(config.n_embd));
     line(out, "feed-forward", range_text(config.n_ff));
+    if (config.n_expert > 0)
+      line(out, "experts",
+           std::to_string(config.n_expert) + ", of which a token asks " +
+               std::to_string(config.n_expert_used));
     line(out, "heads",
          range_text(config.n_head) + " of " + std::to_string(config.head_dim_k) + ", " +
              range_text(config.n_head_kv) + " for keys and values");

@@ -5,8 +5,14 @@
 
 namespace shoal {
 
+LayerWeights::LayerWeights(const ModelConfig& config)
+    : expert_gate(config.n_expert), expert_up(config.n_expert), expert_down(config.n_expert) {}
+
 uint64_t LayerWeights::bytes() const {
-  uint64_t total = 0;
+  uint64_t total = ffn_router.bytes();
+  for (const std::vector<WeightMatrix>* experts : {&expert_gate, &expert_up, &expert_down}) {
+    for (const WeightMatrix& m : *experts) total += m.bytes();
+  }
   for (const WeightMatrix* m : {&attn_q, &attn_k, &attn_v, &attn_output, &ffn_gate, &ffn_up, &ffn_down,
                                 &cross_q, &cross_k, &cross_v, &cross_output}) {
     total += m->bytes();
@@ -47,6 +53,18 @@ std::vector<LayerMatrix> layer_matrices(const ModelConfig& config, int layer) {
     add("attn_v.weight", n_embd, {v});
   }
   add("attn_output.weight", n_head * config.head_dim_v, {{&W::attn_output, n_embd}});
+  if (config.n_expert > 0) {
+    const auto add_experts = [&](const char* what, int64_t cols, int64_t rows,
+                                 std::vector<WeightMatrix> W::*field) {
+      for (int e = 0; e < config.n_expert; ++e)
+        matrices.push_back({TensorNames::layer(layer, what), e * rows, rows, cols, nullptr, field, e});
+    };
+    add("ffn_gate_inp.weight", n_embd, {{&W::ffn_router, config.n_expert}});
+    add_experts("ffn_gate_exps.weight", n_embd, n_ff, &W::expert_gate);
+    add_experts("ffn_up_exps.weight", n_embd, n_ff, &W::expert_up);
+    add_experts("ffn_down_exps.weight", n_ff, n_embd, &W::expert_down);
+    return matrices;
+  }
   const Part gate{&W::ffn_gate, n_ff}, up{&W::ffn_up, n_ff};
   if (config.arch->fused_gate_up) {
     add("ffn_up.weight", n_embd, {gate, up});

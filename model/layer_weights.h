@@ -23,7 +23,10 @@ struct LayerWeights {
   std::vector<float> ffn_norm;                  // [n_embd]
   WeightMatrix ffn_gate, ffn_up;                // [n_ff, n_embd]
   WeightMatrix ffn_down;                        // [n_embd, n_ff]
-  std::vector<float> ffn_post_norm;             // [n_embd]
+  WeightMatrix ffn_router;                      // [n_expert, n_embd]; a mixture instead of the three above
+  std::vector<WeightMatrix> expert_gate, expert_up;  // [n_expert] of [n_ff, n_embd]
+  std::vector<WeightMatrix> expert_down;             // [n_expert] of [n_embd, n_ff]
+  std::vector<float> ffn_post_norm;                  // [n_embd]
 
   // Of encoders, and of decoders behind them.
   std::vector<float> relative_bias;        // [relative_buckets, n_head]
@@ -34,7 +37,9 @@ struct LayerWeights {
   std::vector<float> attn_output_bias, ffn_down_bias, attn_post_norm_bias, ffn_post_norm_bias;  // [n_embd]
   std::vector<float> ffn_up_bias;                                                               // [n_ff]
 
-  uint64_t bytes() const;  // resident
+  LayerWeights() = default;
+  explicit LayerWeights(const ModelConfig& config);  // with places for the experts
+  uint64_t bytes() const;                            // resident
 };
 
 // What is added to the tokens' embedding, and the norm of the sum; empty where the family has none.
@@ -59,6 +64,10 @@ struct LayerMatrix {
   std::string tensor;
   int64_t first_row, rows, cols;
   WeightMatrix LayerWeights::*field;
+  std::vector<WeightMatrix> LayerWeights::*experts = nullptr;  // instead of `field`: it is one of these
+  int expert = 0;
+
+  WeightMatrix& in(LayerWeights& w) const { return experts == nullptr ? w.*field : (w.*experts)[expert]; }
 };
 struct LayerVector {
   std::string tensor;

@@ -14,6 +14,7 @@ namespace {
 
 constexpr int64_t kScoresMax = 1024;  // of a classifier
 constexpr uint64_t kVocabMax = uint64_t{1} << 20;
+constexpr uint64_t kExpertsMax = 1024;
 
 const Architecture& read_architecture(const GgufFile& file) {
   const std::string name = file.get_string("general.architecture");
@@ -49,6 +50,15 @@ void read_attention(const ModelKeys& keys, ModelConfig& config) {
   };
   config.head_dim_k = head_dim("attention.key_length");
   config.head_dim_v = head_dim("attention.value_length");
+}
+
+void read_experts(const ModelKeys& keys, ModelConfig& config) {
+  config.n_expert = keys.size_or_zero("expert_count", 0, kExpertsMax);
+  if (config.n_expert == 0) return;
+  config.n_expert_used = keys.size("expert_used_count", static_cast<uint64_t>(config.n_expert));
+  if (keys.has("expert_feed_forward_length")) {
+    config.n_ff = keys.sizes("expert_feed_forward_length", config.n_layer, kFeedForwardMax);
+  }
 }
 
 // Layers that see only so many positions.
@@ -171,8 +181,10 @@ ModelConfig ModelConfig::from(const GgufFile& file) {
   config.arch = &read_architecture(file);
   config.name = model_name(file);
   const ModelKeys keys(file, config.arch->name);
-  if (file.get_uint(keys.name("expert_count"), 0) != 0) {
-    keys.refuse("expert_count", "asks for a mixture of experts, which Shoal does not compute");
+  if (!config.arch->experts && file.get_uint(keys.name("expert_count"), 0) != 0) {
+    keys.refuse("expert_count",
+                std::string("asks for a mixture of experts, which Shoal does not compute for ") +
+                    "architecture " + config.arch->name);
   }
   read_vocabulary(file, config);
   if (config.arch->layout != LayerLayout::kPreNorm) {
@@ -185,6 +197,7 @@ ModelConfig ModelConfig::from(const GgufFile& file) {
   config.n_embd = keys.size("embedding_length", kEmbdMax);
   config.n_ctx_train = keys.size("context_length", kContextMax);
   config.n_ff = keys.sizes("feed_forward_length", config.n_layer, kFeedForwardMax);
+  read_experts(keys, config);
   if (!file.get_bool(keys.name("attention.causal"), true)) {
     keys.refuse("attention.causal", "is false: this is an embedding model; Shoal generates text");
   }

@@ -52,6 +52,7 @@ struct Architecture {
   bool post_norms = false;        // what attention and feed-forward add is normed (post_{attention,ffw}_norm)
   bool fused_qkv = false;         // attn_qkv.weight: the rows of q, k and v in one tensor
   bool fused_gate_up = false;     // ffn_up.weight: the rows of gate and up in one tensor
+  bool experts = false;           // a file with expert_count has a mixture of experts for a feed-forward
   GateKind gate = GateKind::kSilu;
   bool embedding_times_sqrt_n_embd = false;
   float attention_soft_cap = 0, final_soft_cap = 0;  // without a key; 0: none
@@ -79,7 +80,9 @@ struct ModelConfig {
   int n_ctx_train = 0;  // longest context of training
   int head_dim_k = 0, head_dim_v = 0;
   std::vector<int> n_head, n_head_kv, n_ff;  // per layer
-  std::vector<int> window;         // per layer: positions that a row sees, its own included; 0: all before it
+  std::vector<int> window;  // per layer: positions that a row sees, its own included; 0: all before it
+  int n_expert = 0,
+      n_expert_used = 0;           // of each layer, and for each row; n_ff is one expert's. 0: no mixture
   int n_rot = 0;                   // dimensions rotated by rope
   std::vector<RopeScaling> ropes;  // the first may have factors
   std::vector<int> rope;           // per layer: index in `ropes`, or kNoRope
@@ -117,7 +120,7 @@ struct ModelConfig {
   bool ranks() const { return pooling == Pooling::kRank; }
 
   // Throws SetupError: unknown architecture (lists the known), missing key, contradiction between metadata
-  // and tensor shapes, unknown tensor type, unsupported rope scaling, expert tensors; names the key, tensor
+  // and tensor shapes, unknown tensor type, unsupported rope scaling or experts; names the key, tensor
   // or layer.
   static ModelConfig from(const GgufFile& file);
 };
@@ -138,8 +141,9 @@ const char* output_norm_tensor(const ModelConfig& config);
 struct UnitBytes {
   uint64_t embedding = 0;  // token_embd
   std::vector<uint64_t> layers;
-  uint64_t output = 0;  // output norm + output head (the embedding's bytes again when tied)
-  uint64_t shared = 0;  // tensors that every shard with layers needs (rope factors)
+  std::vector<uint64_t> layers_read;  // of these, what one row of a step reads: the experts that it asks
+  uint64_t output = 0;                // output norm + output head (the embedding's bytes again when tied)
+  uint64_t shared = 0;                // tensors that every shard with layers needs (rope factors)
 };
 UnitBytes unit_bytes(const GgufFile& file, const ModelConfig& config);
 

@@ -27,6 +27,9 @@ class TensorCheck {
   explicit TensorCheck(const GgufFile& file) : file_(file) {}
 
   void matrix(const std::string& name, int64_t n_in, int64_t n_out) { shape(name, {n_in, n_out}); }
+  void experts(const std::string& name, int64_t n_in, int64_t n_out, int64_t n_expert) {
+    shape(name, {n_in, n_out, n_expert});
+  }
   void vector(const std::string& name, int64_t n, int64_t rows = 1) {
     const TensorType type = shape(name, {n, rows}).type;
     if (type != TensorType::kF32 && type != TensorType::kF16 && type != TensorType::kBF16) {
@@ -45,10 +48,11 @@ class TensorCheck {
       const bool experts = tensor.name.find("_exps") != std::string::npos ||
                            tensor.name.find("_shexp") != std::string::npos ||
                            tensor.name.find("ffn_gate_inp") != std::string::npos;
-      refuse_model(file_, "tensor " + quoted(tensor.name) +
-                              (experts ? " belongs to a mixture of experts, which Shoal does not compute"
-                                       : std::string(" is not part of architecture ") + arch.name +
-                                             " as Shoal computes it"));
+      refuse_model(
+          file_,
+          "tensor " + quoted(tensor.name) +
+              (experts ? " belongs to a mixture of experts of a kind that Shoal does not compute"
+                       : std::string(" is not part of architecture ") + arch.name + " as Shoal computes it"));
     }
   }
 
@@ -73,7 +77,12 @@ void check_layer(TensorCheck& check, const ModelConfig& config, int layer) {
   const std::vector<LayerMatrix> matrices = layer_matrices(config, layer);
   for (size_t i = 0; i < matrices.size(); ++i) {  // a tensor's last part tells how many rows it has
     if (i + 1 < matrices.size() && matrices[i + 1].tensor == matrices[i].tensor) continue;
-    check.matrix(matrices[i].tensor, matrices[i].cols, matrices[i].first_row + matrices[i].rows);
+    const LayerMatrix& last = matrices[i];
+    if (last.experts != nullptr) {
+      check.experts(last.tensor, last.cols, last.rows, last.expert + 1);
+    } else {
+      check.matrix(last.tensor, last.cols, last.first_row + last.rows);
+    }
   }
 }
 
@@ -128,13 +137,17 @@ UnitBytes unit_bytes(const GgufFile& file, const ModelConfig& config) {
   }
   bytes.shared = rope_factor_tensors(config).size() * static_cast<uint64_t>(config.n_rot / 2) * sizeof(float);
   for (int layer = 0; layer < config.n_layer; ++layer) {
-    uint64_t& sum = bytes.layers.emplace_back(0);
-    for (const LayerMatrix& matrix : layer_matrices(config, layer)) {
-      sum += WeightMatrix::packed_bytes(file.tensor(matrix.tensor).type, matrix.rows, matrix.cols);
-    }
+    uint64_t vectors = 0, matrices = 0, experts = 0;
     for (const LayerVector& vector : layer_vectors(config, layer)) {
-      sum += static_cast<uint64_t>(vector.size) * sizeof(float);
+      vectors += static_cast<uint64_t>(vector.size) * sizeof(float);
     }
+    for (const LayerMatrix& matrix : layer_matrices(config, layer)) {
+      (matrix.experts != nullptr ? experts : matrices) +=
+          WeightMatrix::packed_bytes(file.tensor(matrix.tensor).type, matrix.rows, matrix.cols);
+    }
+    bytes.layers.push_back(vectors + matrices + experts);
+    const uint64_t asked = experts == 0 ? 0 : experts / config.n_expert * config.n_expert_used;
+    bytes.layers_read.push_back(vectors + matrices + asked);
   }
   return bytes;
 }

@@ -29,6 +29,15 @@ inline void add(const ComputeContext& cx, float* x, const float* y, int64_t n) {
   });
 }
 
+// gate = silu(gate) * up, or gelu; n elements.
+inline void activate_gate(const ComputeContext& cx, float* gate, const float* up, int64_t n) {
+  const FloatOps& f = *cx.kernels->floats;
+  const auto activate = cx.config->arch->gate == GateKind::kSilu ? f.silu_mul : f.gelu_mul;
+  cx.pool->for_range(n, kElementGrain, [&](int64_t begin, int64_t end) {
+    activate(gate + begin, up + begin, static_cast<int>(end - begin));
+  });
+}
+
 // All products of the same rows x[n_rows, n_in] at once.
 inline void multiply(const ComputeContext& cx, const float* x, int n_in, int n_rows,
                      std::initializer_list<Product> products) {

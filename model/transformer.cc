@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "model/experts.h"
 #include "model/row_ops.h"
 #include "tensor/exact_math.h"
 #include "tensor/float_ops.h"
@@ -18,15 +19,6 @@ void add_to_hidden(const ComputeContext& cx, float* hidden, float* added, std::s
   cx.pool->for_range(n, kElementGrain, [&](int64_t begin, int64_t end) {
     cx.kernels->floats->add_scaled(hidden + begin, added + begin, cx.config->residual_scale,
                                    static_cast<int>(end - begin));
-  });
-}
-
-// gate = silu(gate) * up, or gelu.
-void activate_gate(const ComputeContext& cx, float* gate, const float* up, int64_t n) {
-  const FloatOps& f = *cx.kernels->floats;
-  const auto activate = cx.config->arch->gate == GateKind::kSilu ? f.silu_mul : f.gelu_mul;
-  cx.pool->for_range(n, kElementGrain, [&](int64_t begin, int64_t end) {
-    activate(gate + begin, up + begin, static_cast<int>(end - begin));
   });
 }
 
@@ -105,6 +97,7 @@ float temperature(const ModelConfig& c, int position) {
   return static_cast<float>(1 + double{c.temperature_scale} * exact_math::log_of(lengths));
 }
 
+// logits[n] scaled and capped as the family does.
 void finish_logits(const ComputeContext& cx, float* logits, int64_t n) {
   const ModelConfig& c = *cx.config;
   if (c.logit_scale == 1 && c.final_soft_cap == 0) return;
@@ -134,12 +127,18 @@ void forward_layer(const ComputeContext& cx, int layer, const LayerWeights& w, s
   multiply(cx, a.attended, n_attended, n_rows, {{&w.attn_output, a.projected, c.n_embd}});
   add_to_hidden(cx, hidden, a.projected, w.attn_post_norm, n_rows);
 
-  // hidden += W_down (silu(W_gate norm(hidden)) * W_up norm(hidden))
+  // hidden += W_down (silu(W_gate norm(hidden)) * W_up norm(hidden)), or a mixture of several such
   rms_norm_rows(cx, hidden, w.ffn_norm, n_rows, a.normed);
-  multiply(cx, a.normed, c.n_embd, n_rows, {{&w.ffn_gate, a.gate, n_ff}, {&w.ffn_up, a.up, n_ff}});
-  activate_gate(cx, a.gate, a.up, int64_t{n_rows} * n_ff);
-  multiply(cx, a.gate, n_ff, n_rows, {{&w.ffn_down, a.projected, c.n_embd}});
-  add_to_hidden(cx, hidden, a.projected, w.ffn_post_norm, n_rows);
+  float* fed_forward = a.projected;
+  if (c.n_expert > 0) {
+    fed_forward = a.mixed;
+    mix_experts(cx, w, a.normed, n_rows, fed_forward);
+  } else {
+    multiply(cx, a.normed, c.n_embd, n_rows, {{&w.ffn_gate, a.gate, n_ff}, {&w.ffn_up, a.up, n_ff}});
+    activate_gate(cx, a.gate, a.up, int64_t{n_rows} * n_ff);
+    multiply(cx, a.gate, n_ff, n_rows, {{&w.ffn_down, fed_forward, c.n_embd}});
+  }
+  add_to_hidden(cx, hidden, fed_forward, w.ffn_post_norm, n_rows);
 }
 
 std::vector<double> rope_frequencies(const ModelConfig& config, std::span<const float> factors) {

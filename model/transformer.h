@@ -37,8 +37,17 @@ struct Activations {
   float* attended = nullptr;   // [n_head, head_dim_v]
   float* gate = nullptr;       // [n_ff]
   float* up = nullptr;         // [n_ff]
-  float* rope_cos = nullptr;   // one part of [n_rot / 2] for each of config.ropes, `rope_stride` apart
-  float* rope_sin = nullptr;   // the same
+  // Of a mixture of experts alone. A row's choices are n_expert_used entries of `chosen`, an expert each.
+  float* router = nullptr;           // [n_expert]
+  float* expert_in = nullptr;        // [n_embd] of the rows that chose one expert, one behind the other
+  float* expert_out = nullptr;       // [n_embd] of the same
+  float* mixed = nullptr;            // [n_embd]
+  float* chosen_weight = nullptr;    // [n_expert_used]
+  int32_t* chosen = nullptr;         // [n_expert_used]
+  int32_t* choices = nullptr;        // [n_expert_used] all rows' choices, by expert
+  int32_t* choices_first = nullptr;  // n_expert + 2 in all: where each expert's begin
+  float* rope_cos = nullptr;         // one part of [n_rot / 2] for each of config.ropes, `rope_stride` apart
+  float* rope_sin = nullptr;         // the same
   size_t rope_stride = 0;
   float* attention_scale = nullptr;    // [1]
   float* attention_scratch = nullptr;  // one part a thread

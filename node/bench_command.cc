@@ -8,10 +8,12 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
+#include <functional>
 #include <map>
 
 #include "base/units.h"
 #include "node/command_support.h"
+#include "node/progress.h"
 #include "node/session.h"
 #include "planner/service.h"
 
@@ -27,10 +29,11 @@ struct BenchRow {
   double predicted = 0;                // tokens/s by the plan; 0: it says nothing of this test
   std::vector<FidelityFigure> places;  // of a decoding step, where it does
   std::string places_text;
-  std::vector<double> first_token_s, gaps_s;  // of all repetitions
-  std::vector<double> busy_share;             // by stage, of the last repetition
-  std::vector<NodeReport> nodes;              // what they sent in the last repetition
-  int tokens = 0;                             // positions computed in it
+  std::vector<double> first_token_s, gaps_s;   // of all repetitions
+  std::vector<double> busy_share;              // by stage, of the last repetition
+  std::vector<NodeReport> nodes;               // what they sent in the last repetition
+  std::map<std::string, uint64_t> link_bytes;  // likewise, by "sender to receiver"
+  int tokens = 0;                              // positions computed in it
 };
 
 struct BenchRun {
@@ -137,7 +140,18 @@ std::map<uint32_t, double> busy_seconds(const std::vector<StatsMessage>& stats) 
   return busy;
 }
 
-BenchRow measure(Cluster& cluster, const BenchFlags& flags, int prompt, int generate, int concurrency) {
+std::map<std::string, uint64_t> link_bytes(const std::vector<StatsMessage>& stats) {
+  std::map<std::string, uint64_t> bytes;  // two nodes may share more than one link
+  for (const StatsMessage& node : stats) {
+    for (const LinkReport& link : node.links)
+      bytes[fmt::format("{} to {}", node.node_name, link.peer)] += link.bytes_sent;
+  }
+  return bytes;
+}
+
+// `begin_run` hears of each run of the test before it begins.
+BenchRow measure(Cluster& cluster, const BenchFlags& flags, int prompt, int generate, int concurrency,
+                 const std::function<void(const std::string&)>& begin_run) {
   BenchRow row;
   row.prompt = prompt;
   row.generate = generate;
@@ -147,6 +161,7 @@ BenchRow measure(Cluster& cluster, const BenchFlags& flags, int prompt, int gene
   const int read = generate > 0 ? std::max(1, row.depth) : prompt;
   row.concurrency = concurrency;
   for (int i = 0; i <= flags.repetitions; ++i) {
+    begin_run(fmt::format("{}, {} at once", row.test, concurrency));
     // One token more is generated: the first belongs to the prompt.
     const std::vector<StatsMessage> before = cluster.node->collect_stats();
     const BenchRun run =
@@ -160,6 +175,8 @@ BenchRow measure(Cluster& cluster, const BenchFlags& flags, int prompt, int gene
     row.gaps_s.insert(row.gaps_s.end(), run.gaps_s.begin(), run.gaps_s.end());
     const std::vector<StatsMessage> after = cluster.node->collect_stats();
     row.nodes = report_nodes(before, before, after, cluster.layout);
+    row.link_bytes = link_bytes(after);
+    for (const auto& [link, bytes] : link_bytes(before)) row.link_bytes[link] -= bytes;
     row.tokens = (read + std::max(0, generate)) * concurrency;
     row.busy_share.clear();
     std::map<uint32_t, double> busy_before = busy_seconds(before);
@@ -221,6 +238,13 @@ boost::json::object bytes_json(const BenchRow& row) {
   return bytes;
 }
 
+boost::json::object link_bytes_json(const BenchRow& row) {
+  boost::json::object per_token;
+  for (const auto& [link, bytes] : row.link_bytes)
+    per_token[link] = static_cast<double>(bytes) / std::max(1, row.tokens);
+  return per_token;
+}
+
 std::string render(const Cluster& cluster, const BenchFlags& flags, const std::vector<BenchRow>& rows) {
   uint64_t bytes = 0;
   for (const TensorInfo& tensor : cluster.file->tensors()) bytes += tensor.bytes;
@@ -248,6 +272,7 @@ std::string render(const Cluster& cluster, const BenchFlags& flags, const std::v
                       {"between_tokens_ms", times_json(row.gaps_s)},
                       {"stage_busy", boost::json::value_from(row.busy_share)},
                       {"bytes_per_token", bytes_json(row)},
+                      {"link_bytes_per_token", link_bytes_json(row)},
                       {"avg_ts", row.mean},
                       {"stddev_ts", row.deviation},
                       {"samples_ts", boost::json::value_from(row.tokens_per_s)},
@@ -276,6 +301,29 @@ std::string render(const Cluster& cluster, const BenchFlags& flags, const std::v
                         row.test, row.concurrency, fmt::format("{:.2f} ± {:.2f}", row.mean, row.deviation));
   }
   return text;
+}
+
+std::vector<BenchRow> run_all(Cluster& cluster, const BenchFlags& flags, bool tell) {
+  const auto real = [](int n) { return n > 0; };
+  const auto tests = std::count_if(flags.prompt.begin(), flags.prompt.end(), real) +
+                     std::count_if(flags.generate.begin(), flags.generate.end(), real);
+  const auto runs =
+      static_cast<uint64_t>(tests) * flags.concurrency.size() * static_cast<uint64_t>(flags.repetitions + 1);
+  uint64_t done = 0;
+  ProgressLine progress("benchmarking", tell);
+  const auto begin_run = [&](const std::string& test) {
+    progress.update("benchmarking " + test, done++, runs);
+  };
+  std::vector<BenchRow> rows;
+  for (const int concurrency : flags.concurrency) {
+    for (const int n : flags.prompt) {
+      if (n > 0) rows.push_back(measure(cluster, flags, n, 0, concurrency, begin_run));
+    }
+    for (const int n : flags.generate) {
+      if (n > 0) rows.push_back(measure(cluster, flags, 0, n, concurrency, begin_run));
+    }
+  }
+  return rows;
 }
 
 }  // namespace
@@ -307,15 +355,7 @@ int bench_command(const CommonFlags& common, const BenchFlags& flags) {
                       cluster.config.path, longest, most, cluster.config.context, cluster.config.sequences));
     }
     const TraceSession trace(common.trace, cluster);
-    std::vector<BenchRow> rows;
-    for (const int concurrency : flags.concurrency) {
-      for (const int n : flags.prompt) {
-        if (n > 0) rows.push_back(measure(cluster, flags, n, 0, concurrency));
-      }
-      for (const int n : flags.generate) {
-        if (n > 0) rows.push_back(measure(cluster, flags, 0, n, concurrency));
-      }
-    }
+    const std::vector<BenchRow> rows = run_all(cluster, flags, !common.quiet);
     std::fputs(render(cluster, flags, rows).c_str(), stdout);
     if (common.quiet) return;
     for (const BenchRow& row : rows) {

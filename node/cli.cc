@@ -38,8 +38,17 @@ void add_cluster_flags(CLI::App& app, CommonFlags& flags) {
   app.add_option("--kv-cells", flags.kv_cells,
                  "positions that the caches hold for all sequences together (default: sequences x context)")
       ->check(whole_number(16, kKvCellsMax));
+  app.add_option(
+      "--cache-size", flags.cache_size,
+      "disk for weights that a node without the model file fetches, e.g. 8GiB, or none (default: half of "
+      "what is free)");
   app.add_option("--objective", flags.objective, "latency | throughput | energy (plan: what to make best)");
   app.add_option("--keep-on-head", flags.keep_on_head, "none | first-layer | ends");
+  CLI::Option* insecure = app.add_flag("--insecure", flags.insecure,
+                                       "no TLS between nodes (off loopback only with --trust-network)");
+  app.add_flag("--trust-network", flags.trust_network,
+               "everybody who reaches the nodes' ports may read and send activations")
+      ->needs(insecure);
   app.add_flag("-q,--quiet", flags.quiet, "only the answer: no plan, no table");
 }
 
@@ -129,6 +138,17 @@ void add_run_flags(CLI::App& app, RunFlags& flags) {
   app.add_flag("--ignore-eos", flags.ignore_eos, "go on after the model ends its answer");
 }
 
+void add_pull_flags(CLI::App& app, PullFlags& flags) {
+  app.add_option("name", flags.name, "USER/REPO:QUANT, USER/REPO/FILE.gguf, or a name of shoal list --known")
+      ->required();
+  app.add_option("--mirror", flags.mirror,
+                 "another hub (default: SHOAL_MIRROR or HF_ENDPOINT of the environment, or huggingface.co)");
+  app.add_option("--tries", flags.tries, "give up after so many in a row that bring nothing new")
+      ->check(whole_number(1, 1000))
+      ->capture_default_str();
+  app.add_flag("--allow-http", flags.allow_http, "from a mirror elsewhere without encryption, too");
+}
+
 void add_quantize_flags(CLI::App& app, QuantizeFlags& flags) {
   app.add_option("in", flags.in, "GGUF model file: F32, F16 or BF16, whole or split")->required();
   app.add_option("out", flags.out, "file to write")->required();
@@ -159,6 +179,9 @@ int run_parsed(int argc, char** argv) {
   QuantizeFlags quantize;
   bool probe_json = false;
   InspectFlags inspect;
+  PullFlags pull;
+  ListFlags list;
+  std::string removed;
 
   CLI::App* run_app = app.add_subcommand("run", "generate once, stream to stdout");
   add_cluster_flags(*run_app, common);
@@ -174,6 +197,8 @@ int run_parsed(int argc, char** argv) {
   add_trace_flag(*serve_app, common);
   serve_app->add_option("--listen", serve.listen, "ADDRESS:PORT (default 127.0.0.1:8080)");
   serve_app->add_option("--api-key-file", serve.api_key_file, "file with one API key a line");
+  serve_app->add_option("--allow-origin", serve.allow_origin,
+                        "web pages that may use the server through a browser, e.g. http://localhost:3000");
   serve_app->add_flag("--without-api-key", serve.without_keys,
                       "listen off loopback though anybody there may then use the server");
   serve_app->add_option("--grace", serve.grace_s, "seconds that answers under way may take after SIGTERM")
@@ -219,6 +244,13 @@ int run_parsed(int argc, char** argv) {
       ->needs(show_prompt);
   CLI::App* quantize_app = app.add_subcommand("quantize", "write a model file in another format");
   add_quantize_flags(*quantize_app, quantize);
+  CLI::App* pull_app = app.add_subcommand("pull", "get a model from a hub");
+  add_pull_flags(*pull_app, pull);
+  CLI::App* list_app = app.add_subcommand("list", "the models that were pulled");
+  list_app->add_flag("--json", list.json, "for machines");
+  list_app->add_flag("--known", list.known, "the short names that shoal pull knows instead");
+  CLI::App* rm_app = app.add_subcommand("rm", "remove a model that was pulled");
+  rm_app->add_option("name", removed, "as shoal list shows it")->required();
 
   try {
     app.parse(argc, argv);
@@ -235,6 +267,9 @@ int run_parsed(int argc, char** argv) {
   if (*serve_app) return serve_command(common, serve);
   if (*top_app) return top_command(top);
   if (*bench_app) return bench_command(common, bench);
+  if (*pull_app) return pull_command(pull);
+  if (*list_app) return list_command(list);
+  if (*rm_app) return rm_command(removed);
   if (*quantize_app) return quantize_command(quantize);
   return inspect_command(inspect);
 }

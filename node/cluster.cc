@@ -1,7 +1,6 @@
 #include "node/cluster.h"
 
 #include <fmt/format.h>
-#include <openssl/evp.h>
 #include <spdlog/spdlog.h>
 
 #include <algorithm>
@@ -12,6 +11,8 @@
 #include "base/units.h"
 #include "base/version.h"
 #include "node/cluster_measure.h"
+#include "node/cluster_weights.h"
+#include "node/enrolment.h"
 #include "node/memory_check.h"
 #include "node/plan_inputs.h"
 #include "node/process_memory.h"
@@ -23,15 +24,6 @@ namespace shoal {
 namespace {
 
 constexpr int kContextMin = 16, kContextUnsaid = 4096;
-
-std::string sha256_hex(const std::string& text) {
-  unsigned char digest[EVP_MAX_MD_SIZE];
-  unsigned int size = 0;
-  EVP_Digest(text.data(), text.size(), digest, &size, EVP_sha256(), nullptr);
-  std::string hex;
-  for (unsigned int i = 0; i < size; ++i) hex += fmt::format("{:02x}", digest[i]);
-  return hex;
-}
 
 // Runs one part of the set-up and tells all ranks how it went; throws everywhere if it failed anywhere.
 template <class Body>
@@ -88,17 +80,37 @@ void name_this_node(Cluster& cluster, Bootstrap& bootstrap, const ClusterOptions
   }
 }
 
-// All ranks must have the same cluster file, program and model; says which one differs from the head and how.
-void agree_on_inputs(Cluster& cluster, Bootstrap& bootstrap) {
+// Everybody gets the head's manifest; whoever has no model file goes by its header.
+void share_manifest(Cluster& cluster, Bootstrap& bootstrap, int threads) {
+  (void)together(bootstrap, cluster.name, [&] {
+    if (bootstrap.rank() == 0) cluster.manifest = make_manifest(*cluster.file, threads);
+    return std::string();
+  });
+  std::string bytes;
+  if (cluster.manifest) {
+    const std::span<const std::byte> mine = cluster.manifest->bytes();
+    bytes.assign(reinterpret_cast<const char*>(mine.data()), mine.size());
+  }
+  bytes = bootstrap.broadcast(bytes);
+  (void)together(bootstrap, cluster.name, [&] {
+    if (!cluster.manifest) {
+      const auto* data = reinterpret_cast<const std::byte*>(bytes.data());
+      cluster.manifest = std::make_shared<const WeightManifest>(
+          WeightManifest::parse({data, data + bytes.size()}, cluster.config.model));
+    }
+    set_up_weights(cluster);
+    return std::string();
+  });
+}
+
+// All ranks must have the same cluster file and program, and the same model where they have one; says which
+// one differs from the head and how. Where there are several, the head's manifest goes to all.
+void agree_on_inputs(Cluster& cluster, Bootstrap& bootstrap, int threads) {
+  const bool is_head = bootstrap.rank() == 0;
   const std::vector<std::string> all = together(bootstrap, cluster.name, [&] {
-    cluster.file = std::make_unique<GgufFile>(GgufFile::open(cluster.config.model));
-    cluster.model = ModelConfig::from(*cluster.file);
-    if (cluster.config.context == 0)  // neither a cluster file nor --context says
-      cluster.config.context = std::clamp(cluster.model.n_ctx_train, kContextMin, kContextUnsaid);
-    if (bootstrap.rank() == 0)
-      cluster.tokenizer = std::make_unique<Tokenizer>(Tokenizer::from(*cluster.file));
+    cluster.file = open_model(cluster, is_head);
     return fmt::format("{}\n{}\n{}\n{}", kVersion, sha256_hex(cluster.config.canonical()),
-                       cluster.file->fingerprint(), cluster.name);
+                       cluster.file ? cluster.file->fingerprint() : "", cluster.name);
   });
   RankReport report;
   auto field = [](const std::string& text, int i) {
@@ -110,15 +122,27 @@ void agree_on_inputs(Cluster& cluster, Bootstrap& bootstrap) {
                                           "another model file"};
   for (const std::string& one : all) {
     for (int i = 0; i < 3; ++i) {
-      if (field(one, i) == field(all[0], i)) continue;
-      report.error =
-          fmt::format("node {} has {} than the head {}: give both the same{}", field(one, 3), kWhat[i],
-                      cluster.config.head, i == 2 ? " (" + cluster.config.model + ")" : "");
+      if (field(one, i) == field(all[0], i) || field(one, i).empty()) continue;
+      if (!is_head || !report.error.empty()) continue;  // the head says it, of the first
+      report.error = fmt::format(
+          "node {} has {} than the head {}: give both the same{}", field(one, 3), kWhat[i],
+          cluster.config.head,
+          i == 2 ? " (" + cluster.config.model + "), or remove it there: the node fetches what it needs"
+                 : "");
       report.exit_code = kExitUsage;
     }
   }
   (void)agree(bootstrap, report);
-  if (bootstrap.rank() == 0 && cluster.config.context > cluster.model.n_ctx_train) {
+  cluster.model_hash = field(all[0], 2);
+  if (bootstrap.size() > 1) share_manifest(cluster, bootstrap, threads);
+  (void)together(bootstrap, cluster.name, [&] {
+    cluster.model = ModelConfig::from(*cluster.file);
+    if (cluster.config.context == 0)  // neither a cluster file nor --context says
+      cluster.config.context = std::clamp(cluster.model.n_ctx_train, kContextMin, kContextUnsaid);
+    if (is_head) cluster.tokenizer = std::make_unique<Tokenizer>(Tokenizer::from(*cluster.file));
+    return std::string();
+  });
+  if (is_head && cluster.config.context > cluster.model.n_ctx_train) {
     spdlog::warn(
         "the context is {} tokens and the model was trained on {}: what goes beyond is likely to make no "
         "sense (--context, or context: in the cluster file)",
@@ -148,11 +172,27 @@ int threads_of(const Cluster& cluster, const ClusterOptions& options) {
   return node.threads > 0 ? node.threads : device_processors();
 }
 
+// Who this node is to the others, as certified by the head; nobody in particular with --insecure.
+std::shared_ptr<const TlsContext> identify(Cluster& cluster, Bootstrap& bootstrap) {
+  const ClusterConfig& config = cluster.config;
+  if (!config.insecure) {
+    const std::string directory = config.path.empty() ? "" : authority_directory(config.cluster);
+    return enrol(bootstrap, config.cluster, cluster.name, directory);
+  }
+  if (bootstrap.rank() == 0) {
+    spdlog::warn(
+        "--insecure: links between nodes are not encrypted, and nobody has to show who they are: whoever "
+        "reaches the nodes' ports can read activations and send some");
+  }
+  return nullptr;
+}
+
 std::map<std::string, Endpoint> share_endpoints(Cluster& cluster, Bootstrap& bootstrap) {
+  const std::shared_ptr<const TlsContext> tls = identify(cluster, bootstrap);
   const std::vector<std::string> all = together(bootstrap, cluster.name, [&] {
     const NodeConfig& node = cluster.this_node();
-    const NodeIdentity identity{cluster.config.cluster, cluster.name, cluster.file->fingerprint(),
-                                cluster.kernels->numeric_class};
+    const NodeIdentity identity{cluster.config.cluster, cluster.name, cluster.model_hash,
+                                cluster.kernels->numeric_class, tls};
     try {
       cluster.node = std::make_unique<Node>(identity, node.address, node.port);
     } catch (const SetupError& error) {
@@ -160,6 +200,10 @@ std::map<std::string, Endpoint> share_endpoints(Cluster& cluster, Bootstrap& boo
                            ? error.what()
                            : fmt::format("nodes.{}.address: {}", node.name, error.what()),
                        error.exit_code());
+    }
+    if (cluster.weights) {
+      cluster.weights->set_tls(tls);
+      cluster.node->offer_weights(cluster.weights);
     }
     return fmt::format("{} {} {}", cluster.name, node.address, cluster.node->port());
   });
@@ -250,10 +294,12 @@ std::vector<std::pair<int, std::unique_ptr<Stage>>> make_stages(Cluster& cluster
   for (int i = 0; i <= layout.last_stage(); ++i) {
     if (layout.node_of_stage[static_cast<size_t>(i)] != cluster.name) continue;
     const ShardSpec& spec = layout.shard_of_stage[static_cast<size_t>(i)];
-    ProgressLine progress(fmt::format("loading layers {}-{}", spec.layers.begin, spec.layers.end - 1));
+    ProgressLine progress(
+        fmt::format("{}: loading layers {}-{}", cluster.name, spec.layers.begin, spec.layers.end - 1));
     ShardWeights weights = load_shard(
         *cluster.file, cluster.model, spec, *cluster.pool,
-        [&](uint64_t done, uint64_t total) { progress.update(done, total); }, embedding);
+        [&](uint64_t done, uint64_t total) { progress.update(done, total); }, embedding,
+        cluster.weights.get());
     if (weights.token_embd) embedding = weights.token_embd;
     const StageOptions options{layout.context, layout.slots, layout.rows_max, cluster.config.kv_cache,
                                layout.kv_cells};
@@ -261,6 +307,15 @@ std::vector<std::pair<int, std::unique_ptr<Stage>>> make_stages(Cluster& cluster
                                                    *cluster.kernels, *cluster.pool));
   }
   return stages;
+}
+
+// Everybody says which tensors it has, so that those who lack some know whom to ask.
+void find_weight_peers(Cluster& cluster, Bootstrap& bootstrap) {
+  if (!cluster.weights) return;
+  std::map<std::string, std::string> inventories;
+  for (const std::string& text : bootstrap.all_gather(cluster.name + " " + cluster.weights->inventory()))
+    inventories[text.substr(0, text.find(' '))] = text.substr(text.find(' ') + 1);
+  cluster.weights->set_peers(weight_peers(cluster, cluster.layout.endpoints, inventories));
 }
 
 // Says once what a class that leaves the contract gives up.
@@ -296,7 +351,7 @@ void choose_kernels(Cluster& cluster, Bootstrap& bootstrap, const ClusterOptions
 std::map<std::string, Endpoint> plan_and_listen(Cluster& cluster, Bootstrap& bootstrap,
                                                 const ClusterOptions& options) {
   name_this_node(cluster, bootstrap, options);
-  agree_on_inputs(cluster, bootstrap);
+  agree_on_inputs(cluster, bootstrap, threads_of(cluster, options));
   warn_of_memory(cluster, bootstrap);
   choose_kernels(cluster, bootstrap, options);
   (void)together(bootstrap, cluster.name,
@@ -322,7 +377,7 @@ std::map<std::string, Endpoint> plan_and_listen(Cluster& cluster, Bootstrap& boo
 std::map<std::string, Endpoint> plan_for_one(Cluster& cluster, Bootstrap& bootstrap,
                                              const ClusterOptions& options) {
   cluster.name = cluster.config.head;
-  agree_on_inputs(cluster, bootstrap);
+  agree_on_inputs(cluster, bootstrap, threads_of(cluster, options));
   cluster.kernels = &select_kernels(options.kernels);
   tell_numeric_class(cluster);
   const ModelProfile model =
@@ -380,6 +435,7 @@ void start_cluster(Cluster& cluster, Bootstrap& bootstrap, const ClusterOptions&
     }
   }
   cluster.layout = layout_of(cluster, endpoints);
+  find_weight_peers(cluster, bootstrap);
   (void)together(bootstrap, cluster.name, [&] {
     const int threads = threads_of(cluster, options);
     if (threads > device_processors()) {
@@ -387,6 +443,7 @@ void start_cluster(Cluster& cluster, Bootstrap& bootstrap, const ClusterOptions&
                    device_processors());
     }
     cluster.pool = std::make_unique<ThreadPool>(threads, cluster.this_node().pin);
+    fetch_weights(cluster, cluster.layout);
     cluster.node->load(cluster.layout, [&] { return make_stages(cluster, cluster.layout); });
     return std::string();
   });

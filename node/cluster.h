@@ -17,6 +17,7 @@
 #include "node/cluster_config.h"
 #include "node/coordinator.h"
 #include "node/node.h"
+#include "node/node_weights.h"
 #include "planner/planner.h"
 
 namespace shoal {
@@ -31,8 +32,11 @@ struct ClusterOptions {
 // What a running process has. On the head the coordinator takes requests; elsewhere it is null.
 struct Cluster {
   ClusterConfig config;
-  std::string name;  // of this node
-  std::unique_ptr<GgufFile> file;
+  std::string name;                      // of this node
+  std::shared_ptr<const GgufFile> file;  // where this node has none: the manifest's header
+  std::string model_hash;                // the head's file's fingerprint: what nodes compare in a hello
+  std::shared_ptr<const WeightManifest> manifest;  // the head's; null in a cluster of one
+  std::shared_ptr<NodeWeights> weights;            // where this node takes weights from; null: from `file`
   ModelConfig model;
   std::unique_ptr<Tokenizer> tokenizer;  // head only
   PlanInput plan_input;                  // head only

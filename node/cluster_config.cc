@@ -13,6 +13,7 @@
 
 #include "base/error.h"
 #include "base/units.h"
+#include "node/pull/model_store.h"
 
 namespace shoal {
 namespace {
@@ -101,7 +102,8 @@ class MapReader {
 
 NodeConfig read_node(const MapReader& nodes, const std::string& name, const std::string& file) {
   const MapReader map(nodes.get(name), file, "nodes." + name,
-                      {"address", "port", "memory", "threads", "kernels", "pin", "idle-watts", "busy-watts"});
+                      {"address", "port", "memory", "threads", "kernels", "pin", "weights", "cache-size",
+                       "idle-watts", "busy-watts"});
   NodeConfig node;
   node.name = name;
   node.address = map.text("address", node.address);
@@ -118,6 +120,13 @@ NodeConfig read_node(const MapReader& nodes, const std::string& name, const std:
   if (pin != "true" && pin != "false")
     map.fail(map.get("pin"), fmt::format("{} must be true or false, not '{}'", map.path("pin"), pin));
   node.pin = pin == "true";
+  const std::string weights = map.text("weights", "any");
+  if (weights != "any" && weights != "file" && weights != "fetch")
+    map.fail(map.get("weights"),
+             fmt::format("{} must be any, file or fetch, not '{}'", map.path("weights"), weights));
+  node.own_file = weights != "fetch";
+  node.needs_file = weights == "file";
+  if (map.has("cache-size")) parse_cache_size(map.text("cache-size", ""), map.place("cache-size"), node);
   node.idle_watts = map.number("idle-watts", 0, 0, 1e5, "W");
   node.busy_watts = map.number("busy-watts", 0, 0, 1e5, "W");
   if (node.idle_watts > 0 && node.busy_watts < node.idle_watts)
@@ -231,8 +240,9 @@ void read_plan(ClusterConfig& config, const MapReader& top) {
 
 void read_serve(ClusterConfig& config, const MapReader& top) {
   if (!top.has("serve")) return;
-  const MapReader map(top.get("serve"), config.path, "serve", {"listen", "api-key-file"});
+  const MapReader map(top.get("serve"), config.path, "serve", {"listen", "api-key-file", "allow-origin"});
   config.serve.listen = map.text("listen", "");
+  config.serve.allow_origin = map.text("allow-origin", "");
   const std::filesystem::path keys = map.text("api-key-file", "");
   if (!keys.empty())
     config.serve.api_key_file = (std::filesystem::path(config.path).parent_path() / keys).string();
@@ -248,9 +258,9 @@ int ClusterConfig::node_index(const std::string& name) const {
 }
 
 std::string ClusterConfig::canonical() const {
-  std::string text = fmt::format("{}|{}|{}|{}|{}|{}|{}|{}|{}|{}|{}|{}\n", cluster, context, sequences,
+  std::string text = fmt::format("{}|{}|{}|{}|{}|{}|{}|{}|{}|{}|{}|{}|{}\n", cluster, context, sequences,
                                  kv_cache_name(kv_cache), kv_cells, head, plan.objective, plan.keep_on_head,
-                                 stall_timeout_s, plan.ttft_ms, plan.ms_per_token, plan.power_cap);
+                                 stall_timeout_s, plan.ttft_ms, plan.ms_per_token, plan.power_cap, insecure);
   for (const NodeConfig& n : nodes) {
     text += fmt::format("{}|{}|{}|{}|{}|{}|{}|{}|{}\n", n.name, n.address, n.port, n.memory_bytes, n.threads,
                         n.kernels, n.pin, n.idle_watts, n.busy_watts);
@@ -311,6 +321,11 @@ ClusterConfig parse_cluster_config(const std::string& yaml, const std::string& p
   return config;
 }
 
+void parse_cache_size(const std::string& text, const std::string& place, NodeConfig& node) {
+  node.cache = text != "none";
+  node.cache_bytes = node.cache ? parse_bytes(text, place) : 0;
+}
+
 double parse_stall_timeout(const std::string& text, const std::string& place) {
   const double seconds = parse_seconds(text, place);
   if (seconds < kStallTimeoutMin || seconds > kStallTimeoutMax) {
@@ -357,10 +372,12 @@ std::string resolve_model_path(const std::string& model, const std::string& conf
   const fs::path beside = fs::path(config_path).parent_path() / path;
   std::error_code ec;
   if (fs::exists(beside, ec)) return beside.string();
-  const char* xdg = std::getenv("XDG_CACHE_HOME");
-  const fs::path cache = (xdg != nullptr && *xdg != '\0' ? fs::path(xdg) : home_path / ".cache") / "shoal";
-  for (const fs::path& candidate : {cache / path, cache / "models" / path}) {
-    if (fs::exists(candidate, ec)) return candidate.string();
+  if (home != nullptr || std::getenv("XDG_CACHE_HOME") != nullptr) {
+    const fs::path cache = cache_folder();
+    for (const fs::path& candidate : {cache / path, cache / "models" / path}) {
+      if (fs::exists(candidate, ec) && !fs::is_directory(candidate, ec)) return candidate.string();
+    }
+    if (const std::optional<std::string> pulled = pulled_path(model)) return *pulled;
   }
   return beside.string();
 }

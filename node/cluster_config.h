@@ -15,12 +15,16 @@ namespace shoal {
 
 struct NodeConfig {
   std::string name;
-  std::string address = "127.0.0.1";      // where this node listens for its peers
-  uint16_t port = 0;                      // 0: any free port, told to the others at start-up
-  uint64_t memory_bytes = 0;              // what Shoal may use on the device, all told
-  int threads = 0;                        // 0: as many as the device has processors
-  std::string kernels;                    // empty: the fastest table the processor can run
-  bool pin = false;                       // binds each kernel thread to a processor of its own
+  std::string address = "127.0.0.1";  // where this node listens for its peers
+  uint16_t port = 0;                  // 0: any free port, told to the others at start-up
+  uint64_t memory_bytes = 0;          // what Shoal may use on the device, all told
+  int threads = 0;                    // 0: as many as the device has processors
+  std::string kernels;                // empty: the fastest table the processor can run
+  bool pin = false;                   // binds each kernel thread to a processor of its own
+  bool own_file = true;               // whether the model file is looked for on this node
+  bool needs_file = false;   // and must be there; otherwise the node fetches its share from the others
+  uint64_t cache_bytes = 0;  // of weights kept on its disk; 0: half of what is free there
+  bool cache = true;
   double idle_watts = 0, busy_watts = 0;  // drawn while waiting and while computing; 0: not known
 };
 
@@ -45,6 +49,7 @@ struct PlanConfig {
 struct ServeConfig {
   std::string listen;        // empty: 127.0.0.1:8080
   std::string api_key_file;  // relative to the cluster file's folder
+  std::string allow_origin;  // empty: no web page from elsewhere
 };
 
 struct ClusterConfig {
@@ -61,6 +66,7 @@ struct ClusterConfig {
   PlanConfig plan;
   double stall_timeout_s = 0;  // no answer to any step for so long: the run ends. 0: chosen from the plan
   ServeConfig serve;
+  bool insecure = false;  // links without TLS (--insecure)
 
   int node_index(const std::string& name) const;  // -1 if absent
   int head_index() const { return node_index(head); }
@@ -78,11 +84,15 @@ inline constexpr int64_t kKvCellsMax = int64_t{1} << 32;
 ClusterConfig load_cluster_config(const std::string& path, const std::string& model_override = {});
 ClusterConfig parse_cluster_config(const std::string& yaml, const std::string& path);
 
+// "8GiB", or "none": sets the node's cache of weights. Throws SetupError that begins with `place`.
+void parse_cache_size(const std::string& text, const std::string& place, NodeConfig& node);
+
 // "30s", from 1 s to a day. Throws SetupError that begins with `place`: a flag, or a key's file and line.
 double parse_stall_timeout(const std::string& text, const std::string& place);
 
 // "~" and paths relative to the cluster file's folder; otherwise a file of that name in the model cache
-// (${XDG_CACHE_HOME:-~/.cache}/shoal/).
+// (${XDG_CACHE_HOME:-~/.cache}/shoal/), or the model that was pulled under that name. Throws SetupError where
+// it is such a name and the model is not here.
 std::string resolve_model_path(const std::string& model, const std::string& config_path);
 
 }  // namespace shoal

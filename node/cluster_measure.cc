@@ -7,6 +7,7 @@
 
 #include "node/probe.h"
 #include "node/process_memory.h"
+#include "node/progress.h"
 
 namespace shoal {
 namespace {
@@ -58,10 +59,13 @@ std::vector<DeviceProfile> measure_devices(Cluster& cluster, Bootstrap& bootstra
     turns = std::max(turns, static_cast<int>(std::count(hosts.begin(), hosts.end(), host)));
   }
   RankReport report;
+  ProgressLine progress("measuring the nodes", bootstrap.rank() == 0);
   for (int turn = 0; turn < turns; ++turn) {
+    progress.update(static_cast<uint64_t>(turn), static_cast<uint64_t>(turns));
     if (turn == my_turn) {
       try {
-        const ProbeOptions options{threads, cluster.this_node().memory_bytes};
+        const bool made_up = cluster.weights && !cluster.weights->has_file();
+        const ProbeOptions options{threads, cluster.this_node().memory_bytes, made_up};
         DeviceProfile profile = probe_device(*cluster.file, cluster.model, *cluster.kernels, options);
         profile.name = cluster.name;
         profile.idle_watts = cluster.this_node().idle_watts;
@@ -92,7 +96,9 @@ LinkTable measure_links(Cluster& cluster, Bootstrap& bootstrap,
   const int me = config.node_index(cluster.name);
   boost::json::array mine;
   std::string error;
+  ProgressLine progress("measuring the links", bootstrap.rank() == 0);
   for (int round = 0; round < players - 1; ++round) {
+    progress.update(static_cast<uint64_t>(round), static_cast<uint64_t>(players - 1));
     const int other = opponent(me, round, players);
     for (const bool lower_first : {true, false}) {
       if (other < n && (me < other) == lower_first) {

@@ -2,9 +2,26 @@
 
 #include <fmt/format.h>
 
+#include <boost/asio/ip/address.hpp>
+
 #include "base/logging.h"
 
 namespace shoal {
+namespace {
+
+void refuse_off_loopback(const ClusterConfig& config) {
+  for (const NodeConfig& node : config.nodes) {
+    boost::system::error_code not_a_number;
+    const auto address = boost::asio::ip::make_address(node.address, not_a_number);
+    if (node.address == "localhost" || (!not_a_number && address.is_loopback())) continue;
+    throw SetupError(fmt::format(
+        "--insecure: node {} is at {}, off loopback, where strangers could read and send activations: leave "
+        "--insecure out, or add --trust-network if everybody there may",
+        node.name, node.address));
+  }
+}
+
+}  // namespace
 
 ClusterConfig config_of(const CommonFlags& common) {
   if (common.config.empty()) {
@@ -13,7 +30,8 @@ ClusterConfig config_of(const CommonFlags& common) {
     }
     for (const auto& [flag, value] :
          {std::pair("--objective", common.objective), std::pair("--keep-on-head", common.keep_on_head),
-          std::pair("--node", common.node), std::pair("--stall-timeout", common.stall_timeout)}) {
+          std::pair("--node", common.node), std::pair("--stall-timeout", common.stall_timeout),
+          std::pair("--cache-size", common.cache_size)}) {
       if (!value.empty())
         throw SetupError(fmt::format("{} {} is for a cluster: name a cluster file with -c", flag, value));
     }
@@ -33,6 +51,11 @@ ClusterConfig config_of(const CommonFlags& common) {
   if (!common.keep_on_head.empty()) config.plan.keep_on_head = common.keep_on_head;
   if (!common.stall_timeout.empty())
     config.stall_timeout_s = parse_stall_timeout(common.stall_timeout, "--stall-timeout");
+  config.insecure = common.insecure;
+  if (config.insecure && !common.trust_network) refuse_off_loopback(config);
+  if (!common.cache_size.empty()) {
+    for (NodeConfig& node : config.nodes) parse_cache_size(common.cache_size, "--cache-size", node);
+  }
   (void)parse_objective(config.plan.objective);  // refuse a wrong word before anything is measured
   (void)parse_keep_on_head(config.plan.keep_on_head);
   return config;

@@ -20,13 +20,15 @@ struct CommonFlags {
   std::string kernels;
   std::string objective, keep_on_head;  // override the cluster file's
   std::string stall_timeout;            // overrides the cluster file's
+  std::string cache_size;               // overrides the cluster file's
   int context = 0;                      // 0: the cluster file's, or 4096 (less where the model's is less)
   int threads = 0;
   int sequences = 0;
-  std::string kv_cache;  // empty: the cluster file's, or f16
-  int64_t kv_cells = 0;  // 0: the cluster file's
-  bool quiet = false;    // no plan, no table
-  std::string trace;     // a file to record the steps in; empty: none
+  std::string kv_cache;                          // empty: the cluster file's, or f16
+  int64_t kv_cells = 0;                          // 0: the cluster file's
+  bool quiet = false;                            // no plan, no table
+  bool insecure = false, trust_network = false;  // no TLS between nodes; off loopback too
+  std::string trace;                             // a file to record the steps in; empty: none
 };
 
 struct RunFlags {
@@ -71,6 +73,7 @@ struct BenchFlags {
 struct ServeFlags {
   std::string listen;         // overrides the cluster file's; empty: 127.0.0.1:8080
   std::string api_key_file;   // overrides the cluster file's
+  std::string allow_origin;   // overrides the cluster file's
   bool without_keys = false;  // off loopback, though nobody needs a key
   double grace_s = 10;        // for answers under way after a signal to end
 };
@@ -95,6 +98,18 @@ struct InspectFlags {
   std::string conversation;  // file with a request body of /v1/chat/completions; empty: a sample
 };
 
+struct PullFlags {
+  std::string name;
+  std::string mirror;  // empty: SHOAL_MIRROR, HF_ENDPOINT or the default hub
+  bool allow_http = false;
+  int tries = 6;
+};
+
+struct ListFlags {
+  bool json = false;
+  bool known = false;  // the short names that may be pulled instead
+};
+
 int run_command(const CommonFlags& common, const RunFlags& flags);
 int chat_command(const CommonFlags& common, const RunFlags& flags);
 int plan_command(const CommonFlags& common, const PlanFlags& flags);
@@ -104,5 +119,8 @@ int serve_command(const CommonFlags& common, const ServeFlags& flags);
 int top_command(const TopFlags& flags);
 int inspect_command(const InspectFlags& flags);
 int quantize_command(const QuantizeFlags& flags);
+int pull_command(const PullFlags& flags);
+int list_command(const ListFlags& flags);
+int rm_command(const std::string& name);
 
 }  // namespace shoal

@@ -90,6 +90,8 @@ void Engine::loop() {
     }
     compute(*job);
     on_done_(std::move(job));
+    // Where both threads share one core the io thread is to send that before the next step is computed.
+    std::this_thread::yield();
   }
 }
 

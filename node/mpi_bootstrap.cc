@@ -4,14 +4,25 @@
 
 #ifdef SHOAL_MPI
 
+#include <fmt/format.h>
 #include <mpi.h>
 
 #include <chrono>
+#include <cstdlib>
+#include <optional>
 #include <string>
 #include <thread>
 
+#include "node/lifeline.h"
+
 namespace shoal {
 namespace {
+
+// Whether mpirun lets the others live when one process dies: set by its --enable-recovery.
+bool others_live_on() {
+  const char* set = std::getenv("OMPI_MCA_orte_enable_recovery");
+  return set != nullptr && std::string(set) == "1";
+}
 
 // The one door where MPI's codes become our errors.
 void check_mpi(int code, const char* what) {
@@ -23,17 +34,6 @@ void check_mpi(int code, const char* what) {
                    kExitFailed);
 }
 
-// Open MPI waits by spinning, which would steal the processor from a rank that is measuring beside us; so
-// every collective is the non-blocking form, polled with sleeps.
-void wait_asleep(MPI_Request* request, const char* what) {
-  int done = 0;
-  while (true) {
-    check_mpi(MPI_Test(request, &done, MPI_STATUS_IGNORE), what);
-    if (done != 0) return;
-    std::this_thread::sleep_for(std::chrono::microseconds(500));
-  }
-}
-
 class MpiBootstrap : public Bootstrap {
  public:
   MpiBootstrap() {
@@ -42,6 +42,8 @@ class MpiBootstrap : public Bootstrap {
     MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN);
     check_mpi(MPI_Comm_rank(MPI_COMM_WORLD, &rank_), "MPI_Comm_rank");
     check_mpi(MPI_Comm_size(MPI_COMM_WORLD, &size_), "MPI_Comm_size");
+    if (size_ > 1 && others_live_on())
+      lifeline_.emplace(rank_, size_, [this](const std::string& of_rank_0) { return broadcast(of_rank_0); });
   }
   // MPI_Finalize waits for all ranks, for ever where one has died and mpirun let the others live
   // (--enable-recovery). So all meet first, for a limited time. A rank that ends without MPI_Finalize makes
@@ -95,6 +97,32 @@ class MpiBootstrap : public Bootstrap {
   void abandon() override { abandoned_ = true; }
 
  private:
+  // Open MPI waits by spinning, which would steal the processor from a rank that is measuring beside us; so
+  // every collective is the non-blocking form, polled with sleeps.
+  void wait_asleep(MPI_Request* request, const char* what) {
+    constexpr auto kAskEvery = std::chrono::milliseconds(50);
+    auto asked = std::chrono::steady_clock::now();
+    int done = 0;
+    while (true) {
+      check_mpi(MPI_Test(request, &done, MPI_STATUS_IGNORE), what);
+      if (done != 0) return;
+      std::this_thread::sleep_for(std::chrono::microseconds(500));
+      if (!lifeline_ || std::chrono::steady_clock::now() - asked < kAskEvery) continue;
+      asked = std::chrono::steady_clock::now();
+      if (const std::optional<int> lost = lifeline_->lost()) give_up(*lost);
+    }
+  }
+
+  [[noreturn]] void give_up(int lost) {
+    abandoned_ = true;
+    if (rank_ != 0 && lost != 0) throw SilentExit{kExitFailed};  // rank 0 says it
+    throw SetupError(fmt::format("the process of rank {} (counted from 0, as mpirun does) ended while the "
+                                 "cluster was starting; what "
+                                 "it or mpirun said before this line tells why",
+                                 lost),
+                     kExitFailed);
+  }
+
   bool all_are_here() {
     MPI_Request request;
     if (MPI_Ibarrier(MPI_COMM_WORLD, &request) != MPI_SUCCESS) return false;
@@ -111,6 +139,7 @@ class MpiBootstrap : public Bootstrap {
   static constexpr std::chrono::seconds kEndDeadline{10};  // for the slowest rank to put its memory away
   int rank_ = 0, size_ = 1;
   bool abandoned_ = false;
+  std::optional<Lifeline> lifeline_;
 };
 
 }  // namespace

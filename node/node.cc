@@ -43,7 +43,9 @@ double seconds_of(Clock::time_point time) {
 }  // namespace
 
 Node::Node(const NodeIdentity& identity, const std::string& address, uint16_t port) : identity_(identity) {
-  listener_ = listen_on(io_.executor(), address, port);
+  ChannelOptions options;
+  options.tls = identity_.tls;
+  listener_ = listen_on(io_.executor(), address, port, options);
   io_.post([this] { co_spawn(io_.executor(), accept_loop(), detached); });
 }
 
@@ -96,6 +98,7 @@ void Node::send_step(std::unique_ptr<StepJob> job) {
 // To the engine if the step's stage is here, otherwise to the node that has it.
 void Node::forward(std::unique_ptr<StepJob> job) {
   const uint64_t step_id = job->step_id;
+  weight_server_.saw_step();
   if (hosts(job->stage)) {
     if (!engine_->submit(job))
       fail(kEpoch, step_id, {Errc::kQueueFull, identity_.name + " has its queue full"});

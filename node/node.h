@@ -23,10 +23,12 @@
 #include "node/io_thread.h"
 #include "node/peer_clocks.h"
 #include "node/step_buffers.h"
+#include "node/weight_server.h"
 #include "planner/types.h"
 #include "transport/channel.h"
 #include "transport/hello.h"
 #include "transport/messages.h"
+#include "transport/tls.h"
 
 namespace shoal {
 
@@ -42,7 +44,8 @@ struct NodeIdentity {
   std::string cluster;
   std::string name;
   std::string model_fingerprint;
-  std::string numeric_class = "exact";  // tensor/kernels.h
+  std::string numeric_class = "exact";              // tensor/kernels.h
+  std::shared_ptr<const TlsContext> tls = nullptr;  // who this node is to its peers; null: plain TCP
 };
 
 // What every node knows of the running pipeline.
@@ -101,6 +104,8 @@ class Node {
   void set_on_outcome(std::function<void(StepOutcome)> on_outcome);
   // On the io thread. Fails by an outcome.
   void send_step(std::unique_ptr<StepJob> job);
+  // What this node gives to others that lack weights; null: nothing.
+  void offer_weights(std::shared_ptr<WeightProvider> provider);
   StepBuffer take_buffer() { return buffers_->take(); }  // on the io thread
   // Statistics of all nodes, this one first.
   std::vector<StatsMessage> collect_stats();
@@ -148,6 +153,7 @@ class Node {
   PipelineLayout layout_;
   IoThread io_;
   std::unique_ptr<Listener> listener_;
+  WeightServer weight_server_;  // goes before the io thread's context does
   std::unique_ptr<StepBuffers> buffers_;
   std::unique_ptr<Engine> engine_;
   std::map<int, ChannelPtr> to_stage_;          // next stages on other nodes

@@ -41,7 +41,10 @@ Hello Node::hello_to(const std::string& peer, LinkRole role, int stage) const {
 }
 
 awaitable<Result<ChannelPtr>> Node::open(std::string peer, Endpoint endpoint, LinkRole role, int stage) {
-  Result<ChannelPtr> channel = co_await dial(endpoint.address, endpoint.port, after(kConnectDeadline));
+  ChannelOptions options;
+  options.tls = identity_.tls;
+  Result<ChannelPtr> channel =
+      co_await dial(endpoint.address, endpoint.port, after(kConnectDeadline), options);
   if (channel.has_error()) co_return channel.error();
   Result<PeerInfo> greeted = co_await say_hello(**channel, hello_to(peer, role, stage));
   if (greeted.has_error()) co_return greeted.error();

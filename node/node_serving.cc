@@ -67,7 +67,9 @@ awaitable<void> Node::serve_peer(ChannelPtr channel) {
   }
   std::erase_if(accepted_, [](const ChannelPtr& c) { return !c->is_open(); });
   accepted_.push_back(channel);
-  if (peer->hello.role == LinkRole::kPipeline) {
+  if (peer->hello.role == LinkRole::kWeights) {
+    co_await weight_server_.serve(channel);
+  } else if (peer->hello.role == LinkRole::kPipeline) {
     co_await serve_pipeline(channel, static_cast<int>(peer->hello.stage));
   } else {
     co_await serve_control(channel);
@@ -78,6 +80,10 @@ awaitable<void> Node::serve_peer(ChannelPtr channel) {
 // it says.
 std::optional<RefusalReason> Node::refusal_of(const Hello& hello) const {
   const int stage = static_cast<int>(hello.stage);
+  if (hello.role == LinkRole::kWeights) {
+    if (weight_server_.offers()) return std::nullopt;
+    return RefusalReason{Refusal::kBusy, fmt::format("{} has no weights to give", identity_.name)};
+  }
   if (layout_.plan_hash.empty()) {
     if (hello.role == LinkRole::kControl) return std::nullopt;  // a peer that measures the link
     return RefusalReason{Refusal::kPlan,
@@ -102,6 +108,13 @@ std::optional<RefusalReason> Node::refusal_of(const Hello& hello) const {
   if (hello.node_name == feeder && !last_step_.contains(stage)) return std::nullopt;
   return RefusalReason{Refusal::kRole, fmt::format("stage {} is fed by {} alone, over one link; {} called",
                                                    stage, feeder, hello.node_name)};
+}
+
+void Node::offer_weights(std::shared_ptr<WeightProvider> provider) {
+  io_.call([&] {
+    weight_server_.offer(std::move(provider));
+    return 0;
+  });
 }
 
 // A control channel answers until it ends. Before the plan it is a peer measuring the link; afterwards it is

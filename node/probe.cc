@@ -7,6 +7,7 @@
 
 #include "base/check.h"
 #include "sharding/stage.h"
+#include "tensor/format.h"
 #include "tensor/thread_pool.h"
 
 namespace shoal {
@@ -49,14 +50,14 @@ int first_layer(const ModelConfig& config) {
 // Layers from first_layer() on that together outgrow the caches but stay inside the device's budget.
 int layers_to_probe(const GgufFile& file, const ModelConfig& config, uint64_t memory_bytes) {
   const UnitBytes units = unit_bytes(file, config);
-  const uint64_t budget = std::min(kProbeWeightBytes, std::max<uint64_t>(memory_bytes / 3, 1));
-  uint64_t bytes = 0;
+  const uint64_t budget = std::max<uint64_t>(memory_bytes / 3, 1);
+  uint64_t bytes = 0, read = 0;
   int n = 0;
   const int first = first_layer(config);
-  while (first + n < config.n_layer &&
-         (n == 0 || bytes + units.layers[static_cast<size_t>(first + n)] <= budget)) {
+  for (; first + n < config.n_layer; ++n) {
     bytes += units.layers[static_cast<size_t>(first + n)];
-    ++n;
+    read += units.layers_read[static_cast<size_t>(first + n)];
+    if (n > 0 && (bytes > budget || read > kProbeWeightBytes)) break;
   }
   return n;
 }
@@ -75,12 +76,27 @@ std::vector<BatchRow> prompt_rows(int first, int rows) {
   return batch;
 }
 
+// Weights of about the size that a model's have, so that what is computed with them stays an ordinary number.
+class MadeUpWeights : public BlockSource {
+ public:
+  void read_block(const TensorInfo& tensor, uint64_t, std::span<std::byte> out) override {
+    const Format& format = format_of(tensor.type);
+    std::vector<float> values(static_cast<size_t>(format.block));
+    for (size_t i = 0; i < values.size(); ++i)
+      values[i] = tensor.rows() == 1 ? 1.0f : 0.02f * (static_cast<float>(i * 37 % 64) / 32 - 1);
+    std::vector<std::byte> one(static_cast<size_t>(format.block_bytes), std::byte{0x11});
+    if (format.encode != nullptr) format.encode(values.data(), format.block, nullptr, one.data());
+    for (size_t i = 0; i < out.size(); i += one.size())
+      std::ranges::copy(one, out.begin() + static_cast<ptrdiff_t>(i));
+  }
+};
+
 // A stage and the rows that are put through it. An encoder alone is measured by whole inputs.
 struct Bench {
   Bench(const GgufFile& file, const ModelConfig& config, const ShardSpec& spec, const Kernels& kernels,
-        ThreadPool& pool)
-      : stage(config, load_shard(file, config, spec, pool), {kProbeContext, kProbeRowsMax, kPrefillChunkRows},
-              kernels, pool),
+        ThreadPool& pool, bool made_up)
+      : stage(config, load(file, config, spec, pool, made_up),
+              {kProbeContext, kProbeRowsMax, kPrefillChunkRows}, kernels, pool),
         hidden(static_cast<size_t>(kPrefillChunkRows) * static_cast<size_t>(config.n_embd) * sizeof(float)) {
     if (!config.decodes()) kind = StepKind::kEncode;
     if (config.encodes() && config.decodes()) encode_something();
@@ -94,6 +110,12 @@ struct Bench {
     kind = StepKind::kEncode;
     run({}, rows);
     kind = StepKind::kDecode;
+  }
+
+  static ShardWeights load(const GgufFile& file, const ModelConfig& config, const ShardSpec& spec,
+                           ThreadPool& pool, bool made_up) {
+    MadeUpWeights weights;
+    return load_shard(file, config, spec, pool, {}, nullptr, made_up ? &weights : nullptr);
   }
 
   // Small steady values: a stage works in place, so its input is made anew each time.
@@ -121,7 +143,7 @@ void probe_layers(const GgufFile& file, const ModelConfig& config, const Kernels
   const int n = layers_to_probe(file, config, options.memory_bytes);
   const auto begin = SteadyClock::now();
   const int first_probed = first_layer(config);
-  Bench bench(file, config, {false, {first_probed, first_probed + n}, false}, kernels, pool);
+  Bench bench(file, config, {false, {first_probed, first_probed + n}, false}, kernels, pool, options.made_up);
   profile.load_bytes_per_s = static_cast<double>(bench.stage.weight_bytes()) / seconds_since(begin);
   const std::vector<BatchRow> chunk = prompt_rows(0, kPrefillChunkRows);
   profile.prefill_layer_row_seconds = bench.seconds(chunk) / n / kPrefillChunkRows;
@@ -149,7 +171,7 @@ void probe_layers(const GgufFile& file, const ModelConfig& config, const Kernels
 // filled with something else before each run.
 void probe_ends(const GgufFile& file, const ModelConfig& config, const Kernels& kernels,
                 const ProbeOptions& options, ThreadPool& pool, DeviceProfile& profile) {
-  Bench bench(file, config, {false, {config.n_layer, config.n_layer}, true}, kernels, pool);
+  Bench bench(file, config, {false, {config.n_layer, config.n_layer}, true}, kernels, pool, options.made_up);
   AlignedBuffer other(std::clamp<uint64_t>(options.memory_bytes / 4, 64, kProbeWeightBytes));
   auto evict = [&] {
     bench.fill();
@@ -159,6 +181,17 @@ void probe_ends(const GgufFile& file, const ModelConfig& config, const Kernels& 
     const std::vector<BatchRow> batch = decode_rows(rows, 0, true);
     profile.output_head.push_back({rows, median_seconds(evict, [&] { bench.run({}, batch); })});
   }
+}
+
+// Where all of a layer's bytes are read for each row, the planner scales by them itself.
+std::vector<double> scales_by_bytes_read(const GgufFile& file, const ModelConfig& config) {
+  if (config.n_expert == 0) return {};
+  const std::vector<uint64_t> read = unit_bytes(file, config).layers_read;
+  double mean = 0;
+  for (const uint64_t bytes : read) mean += static_cast<double>(bytes) / static_cast<double>(read.size());
+  std::vector<double> scales;
+  for (const uint64_t bytes : read) scales.push_back(static_cast<double>(bytes) / mean);
+  return scales;
 }
 
 // A token passes the decoder's layers alone. The encoder's cost a row of a prompt, and there is about one for
@@ -180,6 +213,7 @@ DeviceProfile probe_device(const GgufFile& file, const ModelConfig& config, cons
   ThreadPool pool(options.threads);
   probe_layers(file, config, kernels, options, pool, profile);
   probe_ends(file, config, kernels, options, pool, profile);
+  profile.layer_scale = scales_by_bytes_read(file, config);
   scale_encoder(config, profile);
   profile.embedding_row_seconds = 2e-6;  // decoding one row of n_embd weights: far below the clock's noise
   return profile;

@@ -12,6 +12,9 @@ namespace shoal {
 struct ProbeOptions {
   int threads = 1;
   uint64_t memory_bytes = 0;  // budget of the device: the probe stays well inside
+  // The file has its header only: weights of its shapes and formats are made up, which take as long to
+  // compute.
+  bool made_up = false;
 };
 
 // Seconds per layer and per output head at several row counts. Takes a fraction of a second; the memory it

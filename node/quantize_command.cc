@@ -13,6 +13,7 @@
 #include "base/units.h"
 #include "model/gguf_reader.h"
 #include "model/quantize.h"
+#include "node/cluster_config.h"
 #include "node/commands.h"
 #include "node/progress.h"
 #include "node/quality_report.h"
@@ -42,7 +43,7 @@ std::string types_of(const GgufFile& file) {
 int quantize_command(const QuantizeFlags& flags) {
   std::optional<std::string> text;
   if (!flags.report.empty()) text = read_text(flags.report);  // before the long work
-  const GgufFile source = GgufFile::open(flags.in);
+  const GgufFile source = GgufFile::open(resolve_model_path(flags.in, ""));
   QuantizeOptions options;
   options.type = flags.type;
   options.pure = flags.pure;

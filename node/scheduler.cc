@@ -11,6 +11,7 @@ namespace {
 constexpr int kProgressRows = 4;    // of a prompt beside decoders, whatever they wait
 constexpr int kEmbeddingRows = 32;  // of a step for embeddings beside decoders
 constexpr double kTie = 0.97;       // a grouping or chunk gives way to one that takes less than this share
+constexpr double kNoWorse = 1.001;
 
 StepSize part_size(int rows, int first_position) {
   return {static_cast<double>(rows), rows * (first_position + (rows + 1) / 2.0)};
@@ -131,25 +132,32 @@ Scheduler::Grouping Scheduler::grouping() {
   if (best.decoding == 0) return best;
   const double mean = positions / best.decoding;
   auto size_of = [&](int rows) { return StepSize{double(rows), rows * mean}; };
-  auto gap_of = [&](int groups) {  // seconds between two tokens of a sequence
-    const int rows = (best.decoding + groups - 1) / groups;
+  auto rows_of = [&](int groups) { return (best.decoding + groups - 1) / groups; };  // of the largest
+  auto lap_of = [&](int groups) { return model_.lap_seconds(size_of(rows_of(groups))); };
+  auto busy_of = [&](int groups) {
+    const int rows = rows_of(groups);
     const int full = groups - (groups * rows - best.decoding);  // groups of `rows`; the others have one less
-    return std::max(model_.lap_seconds(size_of(rows)),
-                    full * model_.bottleneck_seconds(size_of(rows)) +
-                        (groups - full) * model_.bottleneck_seconds(size_of(rows - 1)));
+    return full * model_.bottleneck_seconds(size_of(rows)) +
+           (groups - full) * model_.bottleneck_seconds(size_of(rows - 1));
   };
+  // Seconds between two tokens of a sequence.
+  auto gap_of = [&](int groups) { return std::max(lap_of(groups), busy_of(groups)); };
   const int most = std::min(best.decoding, limits_.steps_in_flight_max);
   const int least = std::min(most, (best.decoding + limits_.rows_max - 1) / limits_.rows_max);
   groups_ = std::clamp(groups_, least, most);
-  double gap_s = kTie * gap_of(groups_);
+  // Another number must be worth the change. Where the slowest stage is always busy fewer groups are tried
+  // even if they promise only as much: how long a larger group takes is learned by running one, and a model
+  // that overestimates it calls it a tie at worst.
+  double gap_s = gap_of(groups_);
+  const double no_worse = busy_of(groups_) >= lap_of(groups_) ? kNoWorse : kTie;
   for (int groups = least; groups <= most; ++groups) {
     const double candidate_s = gap_of(groups);
-    if (candidate_s >= gap_s) continue;
-    gap_s = kTie * candidate_s;
+    if (candidate_s > (groups < groups_ ? no_worse : kTie) * gap_s) continue;
+    gap_s = candidate_s;
     groups_ = groups;
   }
   best.groups = groups_;
-  best.rows = std::min(limits_.rows_max, (best.decoding + groups_ - 1) / groups_);
+  best.rows = std::min(limits_.rows_max, rows_of(groups_));
   choose_steps(best, gap_of(groups_), size_of(best.rows), deepest_prompt);
   return best;
 }

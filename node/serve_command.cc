@@ -22,6 +22,7 @@ using boost::asio::ip::tcp;
 struct Door {
   tcp::endpoint endpoint;
   ApiKeys keys;
+  AllowedOrigins origins;
 };
 
 // Where to listen and who may come in, from the flags and the cluster file. Throws SetupError.
@@ -39,6 +40,15 @@ Door door_of(const ClusterConfig& config, const ServeFlags& flags) {
         fmt::format("{} can be reached from other machines and there are no API keys: give --api-key-file "
                     "FILE, listen on 127.0.0.1, or say --without-api-key if anybody there may use it",
                     listen));
+  }
+  const bool origin_by_flag = !flags.allow_origin.empty();
+  door.origins =
+      AllowedOrigins::parse(origin_by_flag ? flags.allow_origin : config.serve.allow_origin,
+                            origin_by_flag ? "--allow-origin" : config.path + ": serve.allow-origin");
+  if (door.origins.any() && door.keys.empty()) {
+    throw SetupError(
+        "--allow-origin *: without API keys any web page could use the server through its visitor's browser: "
+        "name the origins, or give --api-key-file");
   }
   return door;
 }
@@ -96,7 +106,7 @@ void serve(Cluster& cluster, const Door& door, const ServeFlags& flags, const st
   TraceSession trace(trace_path, cluster);
   CompletionService service(cluster, metrics);
   EmbeddingService embeddings(cluster, metrics, service.model_id());
-  ApiHandler handler(cluster, service, embeddings, *metrics, stats, door.keys);
+  ApiHandler handler(cluster, service, embeddings, *metrics, stats, door.keys, door.origins);
   HttpServer server(io, handler, HttpLimits());
   handler.set_server(server);
   const tcp::endpoint endpoint = server.listen(door.endpoint);

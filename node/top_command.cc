@@ -1,6 +1,7 @@
 // shoal top: the live page's figures in a terminal, from /status.json of a running server.
 #include <fmt/format.h>
 #include <poll.h>
+#include <sys/ioctl.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -14,6 +15,7 @@
 #include <cmath>
 #include <cstdio>
 #include <fstream>
+#include <sstream>
 #include <thread>
 
 #include "base/error.h"
@@ -179,6 +181,27 @@ std::string render(const json::value& status) {
   return out;
 }
 
+// As much of the page as the terminal shows without wrapping or scrolling, each line erased to its end.
+std::string fitted(const std::string& page) {
+  winsize size{};
+  if (ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) != 0 || size.ws_col == 0 || size.ws_row == 0) return page;
+  std::istringstream lines(page);
+  std::string out, line;
+  int left = size.ws_row - 1;
+  while (left > 0 && std::getline(lines, line)) {
+    const bool cut_here = --left == 0 && lines.peek() != EOF;
+    if (cut_here) line = "...";
+    int columns = 0;
+    for (const char c : line) {
+      const bool begins = (static_cast<unsigned char>(c) & 0xc0) != 0x80;  // a character, not a part of one
+      if (begins && ++columns > size.ws_col) break;
+      out += c;
+    }
+    out += "\033[K\n";
+  }
+  return out;
+}
+
 // A second's pause; true when the user pressed q.
 bool pause_or_quit(bool keys) {
   pollfd input{STDIN_FILENO, POLLIN, 0};
@@ -200,9 +223,11 @@ int top_command(const TopFlags& flags) {
   const bool live = !flags.once && isatty(STDOUT_FILENO) == 1;
   while (true) {
     const std::string page = render(fetch_status(address, key));
-    if (live) std::fputs("\033[H\033[2J", stdout);
-    std::fputs(page.c_str(), stdout);
-    if (live) std::fputs("\nq and Enter, or Ctrl-C, ends.\n", stdout);
+    if (live) {
+      std::fputs(("\033[H" + fitted("q and Enter, or Ctrl-C, ends.\n\n" + page) + "\033[J").c_str(), stdout);
+    } else {
+      std::fputs(page.c_str(), stdout);
+    }
     if (std::fflush(stdout) != 0 || !live) return kExitDone;
     if (pause_or_quit(isatty(STDIN_FILENO) == 1)) return kExitDone;
   }

@@ -8,6 +8,7 @@
 
 #include "base/check.h"
 #include "base/error.h"
+#include "model/weight_manifest.h"
 
 namespace shoal {
 
@@ -34,9 +35,9 @@ size_t rounded_bytes(const GgufFile& file, const LayerMatrix& m) {  // of one th
   return (packed_bytes(file, m) + 63) / 64 * 64;
 }
 
-// A piece fits the second-level cache, so that it is packed from there. A share is what a thread claims at
-// once: about a huge page of packed bytes, so that two threads seldom wait for the same page to be zeroed.
-constexpr uint64_t kPieceBytes = 128 << 10;
+// A block (model/weight_manifest.h) is read at once: it fits the second-level cache, so that it is packed
+// from there. A share is what a thread claims at once: whole blocks, about a huge page of packed bytes, so
+// that two threads seldom wait for the same page to be zeroed.
 constexpr uint64_t kShareBytes = 2 << 20;
 constexpr int64_t kReadAheadShares = 16;  // that the disk is asked for while one is packed
 
@@ -44,9 +45,15 @@ constexpr int64_t kReadAheadShares = 16;  // that the disk is asked for while on
 // of rows in the order of the plan, so that the file's bytes never lie in memory beside the packed ones.
 class ShardReader {
  public:
-  ShardReader(const GgufFile& file, ThreadPool& pool, uint64_t total,
+  ShardReader(const GgufFile& file, BlockSource* source, ThreadPool& pool, uint64_t total,
               const std::function<void(uint64_t, uint64_t)>& progress)
-      : file_(file), pool_(pool), total_(total), progress_(progress), pieces_(pool.size()) {}
+      : file_(file),
+        source_(source),
+        pool_(pool),
+        total_(total),
+        progress_(progress),
+        pieces_(pool.size()),
+        blocks_(pool.size()) {}
 
   // Plans to fill *out, which must stay where it is until read() has returned, in memory of its own.
   void plan_matrix(const std::string& name, WeightMatrix* out) {
@@ -89,7 +96,7 @@ class ShardReader {
     // A matrix of one row decodes every type there is.
     WeightMatrix w(info.type, 1, info.rows() * info.cols());
     std::vector<std::byte> bytes(info.bytes);
-    file_.read(info, 0, bytes);
+    read_rows(info, 0, bytes, 0);
     w.pack_rows(0, 1, bytes);
     std::vector<float> out(w.cols());
     w.decode_row(0, out.data());
@@ -106,8 +113,7 @@ class ShardReader {
   };
 
   void plan(const TensorInfo& info, int64_t tensor_row, WeightMatrix* out) {
-    const uint64_t group_bytes = info.bytes / info.rows() * kRowGroup;
-    const int64_t rows = std::max<int64_t>(1, kShareBytes / group_bytes) * kRowGroup;
+    const int64_t rows = std::max<int64_t>(1, kShareBytes / block_bytes(info)) * block_rows(info);
     for (int64_t first = 0; first < out->rows(); first += rows) {
       shares_.push_back({&info, tensor_row, out, first, std::min(rows, out->rows() - first)});
     }
@@ -117,16 +123,37 @@ class ShardReader {
     const Share& share = shares_[index];
     const uint64_t row_bytes = share.info->bytes / share.info->rows();
     read_ahead(index);
-    const int64_t step = std::max<int64_t>(1, kPieceBytes / (row_bytes * kRowGroup)) * kRowGroup;
+    const int64_t step = block_rows(*share.info);
     std::vector<std::byte>& piece = pieces_[thread];
     for (int64_t row = share.row, end = share.row + share.rows; row < end; row += step) {
       const int64_t n = std::min(step, end - row);
       piece.resize(n * row_bytes);
-      file_.read(*share.info, (share.tensor_row + row) * row_bytes, piece);
+      read_rows(*share.info, share.tensor_row + row, piece, thread);
       share.out->pack_rows(row, n, piece);
     }
     done_ += share.rows * row_bytes;
     if (thread == 0 && progress_) progress_(done_, total_);  // the caller's thread
+  }
+
+  // Rows [row, ...) of a tensor, as many as `out` holds. Where a source gives blocks and they are not what is
+  // wanted, as in a tensor of several matrices, they go through the thread's own buffer.
+  void read_rows(const TensorInfo& info, int64_t row, std::span<std::byte> out, int thread) {
+    uint64_t at = info.bytes / info.rows() * row;
+    if (source_ == nullptr) return file_.read(info, at, out);
+    while (!out.empty()) {
+      const uint64_t block = at / block_bytes(info), skipped = at - block * block_bytes(info);
+      const uint64_t bytes = bytes_of_block(info, block), n = std::min<uint64_t>(bytes - skipped, out.size());
+      if (n == bytes) {
+        source_->read_block(info, block, out.first(n));
+      } else {
+        std::vector<std::byte>& whole = blocks_[thread];
+        whole.resize(bytes);
+        source_->read_block(info, block, whole);
+        std::copy_n(whole.begin() + skipped, n, out.begin());
+      }
+      out = out.subspan(n);
+      at += n;
+    }
   }
 
   // Asks for the share kReadAheadShares further on.
@@ -135,7 +162,12 @@ class ShardReader {
       if (i >= static_cast<int64_t>(shares_.size())) return;
       const Share& s = shares_[i];
       const uint64_t row_bytes = s.info->bytes / s.info->rows();
-      file_.expect(*s.info, (s.tensor_row + s.row) * row_bytes, s.rows * row_bytes);
+      const uint64_t first = (s.tensor_row + s.row) * row_bytes, bytes = s.rows * row_bytes;
+      if (source_ != nullptr) {
+        source_->expect(*s.info, first, bytes);
+      } else {
+        file_.expect(*s.info, first, bytes);
+      }
     };
     if (index == 0)
       for (int64_t i = 1; i < kReadAheadShares; ++i) ask(i);
@@ -143,12 +175,13 @@ class ShardReader {
   }
 
   const GgufFile& file_;
+  BlockSource* source_;
   ThreadPool& pool_;
   std::atomic<uint64_t> done_ = 0;
   uint64_t total_;
   const std::function<void(uint64_t, uint64_t)>& progress_;
   std::vector<Share> shares_;
-  std::vector<std::vector<std::byte>> pieces_;  // of each thread
+  std::vector<std::vector<std::byte>> pieces_, blocks_;  // of each thread
 };
 
 std::vector<float> read_rope_factors(const GgufFile& file, ShardReader& reader, const char* tensor) {
@@ -161,32 +194,50 @@ std::vector<float> read_rope_factors(const GgufFile& file, ShardReader& reader, 
   return factors;
 }
 
-// Bytes of the shard's tensors in the file.
-uint64_t file_bytes(const GgufFile& file, const ModelConfig& config, const ShardSpec& spec) {
-  uint64_t total = 0;
-  const auto count = [&](const std::string& name) { total += file.tensor(name).bytes; };
-  if (needs_embedding_matrix(config, spec)) count("token_embd.weight");
-  for (const char* name : needed_rope_factors(config, spec)) count(name);
+// Calls use(tensor, bytes) for everything that the shard reads, in the file's usual order. A tensor of
+// several matrices comes once for each.
+template <class Use>
+void for_each_tensor(const GgufFile& file, const ModelConfig& config, const ShardSpec& spec, Use&& use) {
+  const auto whole = [&](const std::string& name) { use(name, file.tensor(name).bytes); };
+  if (needs_embedding_matrix(config, spec)) whole("token_embd.weight");
+  for (const char* name : needed_rope_factors(config, spec)) whole(name);
   for (int layer = spec.layers.begin; layer < spec.layers.end; ++layer) {
     for (const LayerMatrix& m : layer_matrices(config, layer)) {
       const TensorInfo& info = file.tensor(m.tensor);
-      total += info.bytes / info.rows() * m.rows;
+      use(m.tensor, info.bytes / info.rows() * m.rows);
     }
-    for (const LayerVector& v : layer_vectors(config, layer)) count(v.tensor);
+    for (const LayerVector& v : layer_vectors(config, layer)) whole(v.tensor);
   }
   if (spec.embedding)
-    for (const EmbeddingVector& v : embedding_vectors(config)) count(v.tensor);
-  if (spec.output) {
-    for (const ClassifierMatrix& m : classifier_matrices(config)) count(m.tensor);
-    for (const ClassifierVector& v : classifier_vectors(config))
-      if (file.find_tensor(v.tensor) != nullptr) count(v.tensor);
-  }
-  if (spec.output && config.decodes()) count(output_norm_tensor(config));
-  if (spec.output && config.decodes() && !config.tied_output) count("output.weight");
+    for (const EmbeddingVector& v : embedding_vectors(config)) whole(v.tensor);
+  if (!spec.output) return;
+  for (const ClassifierMatrix& m : classifier_matrices(config)) whole(m.tensor);
+  for (const ClassifierVector& v : classifier_vectors(config))
+    if (file.find_tensor(v.tensor) != nullptr) whole(v.tensor);
+  if (config.decodes()) whole(output_norm_tensor(config));
+  if (config.decodes() && !config.tied_output) whole("output.weight");
+}
+
+// Bytes of the shard's tensors in the file.
+uint64_t file_bytes(const GgufFile& file, const ModelConfig& config, const ShardSpec& spec) {
+  uint64_t total = 0;
+  for_each_tensor(file, config, spec, [&](const std::string&, uint64_t bytes) { total += bytes; });
   return total;
 }
 
 }  // namespace
+
+void BlockSource::expect(const TensorInfo&, uint64_t, uint64_t) {}
+
+std::vector<std::string> shard_tensors(const GgufFile& file, const ModelConfig& config,
+                                       const ShardSpec& spec) {
+  check_spec(config, spec);
+  std::vector<std::string> names;
+  for_each_tensor(file, config, spec, [&](const std::string& name, uint64_t) {
+    if (std::find(names.begin(), names.end(), name) == names.end()) names.push_back(name);
+  });
+  return names;
+}
 
 uint64_t shard_bytes(const GgufFile& file, const ModelConfig& config, const ShardSpec& spec) {
   check_spec(config, spec);
@@ -209,12 +260,12 @@ uint64_t ShardWeights::bytes() const {
 
 ShardWeights load_shard(const GgufFile& file, const ModelConfig& config, const ShardSpec& spec,
                         ThreadPool& pool, const std::function<void(uint64_t, uint64_t)>& progress,
-                        std::shared_ptr<const WeightMatrix> shared_embd) {
+                        std::shared_ptr<const WeightMatrix> shared_embd, BlockSource* source) {
   check_spec(config, spec);
   const bool shares = shared_embd != nullptr && needs_embedding_matrix(config, spec);
   const uint64_t total =
       file_bytes(file, config, spec) - (shares ? file.tensor("token_embd.weight").bytes : 0);
-  ShardReader reader(file, pool, total, progress);
+  ShardReader reader(file, source, pool, total, progress);
 
   ShardWeights w;
   w.spec = spec;
@@ -245,9 +296,9 @@ ShardWeights load_shard(const GgufFile& file, const ModelConfig& config, const S
   const auto layer_memory = std::make_shared<AlignedBuffer>(layer_bytes);
   w.layers.resize(spec.layers.size());
   for (int layer = spec.layers.begin; layer < spec.layers.end; ++layer) {
-    LayerWeights& l = w.layers[layer - spec.layers.begin];
+    LayerWeights& l = w.layers[layer - spec.layers.begin] = LayerWeights(config);
     for (const LayerMatrix& m : layer_matrices(config, layer))
-      reader.plan_matrix(m, &(l.*m.field), layer_memory, &at);
+      reader.plan_matrix(m, &m.in(l), layer_memory, &at);
     for (const LayerVector& v : layer_vectors(config, layer)) l.*v.field = reader.vector(v.tensor);
   }
   if (spec.output && config.decodes()) {

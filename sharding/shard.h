@@ -5,6 +5,8 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <span>
+#include <string>
 #include <vector>
 
 #include "model/gguf_file.h"
@@ -43,14 +45,31 @@ struct ShardWeights {
   uint64_t bytes() const;  // resident bytes of all of it, shared matrices counted once
 };
 
+// Where load_shard takes tensors from when it is not the file itself: blocks as model/weight_manifest.h cuts
+// them.
+class BlockSource {
+ public:
+  virtual ~BlockSource() = default;
+  // Fills `out` with block `block` of the tensor. From several threads at a time. Throws SetupError.
+  virtual void read_block(const TensorInfo& tensor, uint64_t block, std::span<std::byte> out) = 0;
+  // That these bytes will be asked for soon. Only advice.
+  virtual void expect(const TensorInfo& tensor, uint64_t offset, uint64_t bytes);
+};
+
+// Names of the tensors that load_shard(spec) reads, in the file's usual order.
+std::vector<std::string> shard_tensors(const GgufFile& file, const ModelConfig& config,
+                                       const ShardSpec& spec);
+
 // Bytes that load_shard(spec) will keep resident; what the planner counts.
 uint64_t shard_bytes(const GgufFile& file, const ModelConfig& config, const ShardSpec& spec);
 
 // Reads and packs the tensors of `spec` only, in pieces, so that memory never exceeds the shard's bytes by
 // more than a few MiB. `progress(done, total)` in bytes, called from this thread. `shared`: an embedding
-// another stage of this process already holds, or null.
+// another stage of this process already holds, or null. `source`: where the tensors' bytes come from, or null
+// for the file, whose records are used in any case.
 ShardWeights load_shard(const GgufFile& file, const ModelConfig& config, const ShardSpec& spec,
                         ThreadPool& pool, const std::function<void(uint64_t, uint64_t)>& progress = {},
-                        std::shared_ptr<const WeightMatrix> shared_embd = nullptr);
+                        std::shared_ptr<const WeightMatrix> shared_embd = nullptr,
+                        BlockSource* source = nullptr);
 
 }  // namespace shoal

@@ -47,7 +47,7 @@ void store_block(std::byte* block, int width, int c, const int8_t* q, float scal
 
 // Quantises row `row` into its place among the tiles.
 void assign_row(const Kernels& kernels, const float* x, int row, int rows, int cols, std::byte* tiles) {
-  const int tile_rows = kernels.products->tile_rows;
+  const int tile_rows = tile_rows_of(*kernels.products, rows);
   const int tile = row / tile_rows * tile_rows;
   const int width = std::min(tile_rows, rows - tile);
   std::byte* block = tiles + int64_t{tile} * (cols / 32) * kActivationBlockBytes;
@@ -77,7 +77,7 @@ void multiply_groups(const Kernels& kernels, const ActivationRows& x, const Prod
   args.outputs = std::min(w.rows(), end * kRowGroup) - begin * kRowGroup;
   // Rows in portions whose tiles stay in the cache while all groups pass by. Where sums depend on the shape
   // of a product, whoever computes them blocks for the cache as well.
-  const int tile_rows = kernels.products->tile_rows;
+  const int tile_rows = args.tile_rows = tile_rows_of(*kernels.products, x.rows());
   const int64_t row_bytes = std::max<int64_t>(w.cols() / 32 * kActivationBlockBytes, 1);
   const bool whole = kernels.products->groups_together > 1 && format_of(w.type()).is_float;
   const int portion =

@@ -100,7 +100,8 @@ using Driver = ProductDriver<Products256<MaddubsDot>>;
 constexpr int kWideBlocks = 24;  // a chunk of columns: 26 KiB of weights in the first-level cache
 constexpr int kWideRows = 64;    // whose chunk of activations, 102 KiB, stays in the second-level cache
 static_assert(kWideRows % MaddubsDot::kTileRows == 0);
-constexpr int kRowsForWide = 32;
+constexpr int kRowsForWide = 32;  // so many are in tiles of full width
+static_assert(kRowsForWide > MaddubsDot::kTileRows * MaddubsDot::kTileRows);
 
 struct WidePanel {
   int16_t q[16][16][2];  // [j][row]: columns 4j, 4j + 2; [8 + j][row]: columns 4j + 1, 4j + 3
@@ -184,13 +185,13 @@ void multiply_wide_rows(const ProductArgs& a) {
   const int64_t blocks = a.cols / 32;
   for (int64_t b0 = 0; b0 < blocks; b0 += kWideBlocks) {
     const int n = static_cast<int>(blocks - b0 < kWideBlocks ? blocks - b0 : kWideBlocks);
-    Driver::for_each_tile(a.rows, [&]<int C>(int row) {
+    Driver::for_each_tile(a, [&]<int C>(int row) {
       widen_activations<C>(Driver::tile<C>(a, row) + b0, n, wide_rows.template operator()<C>(row));
     });
     for (int64_t g = 0; g < a.groups; ++g) {
       const auto source = packed_source<kType>(a.weights + g * a.group_bytes, a.cols);
       for (int b = 0; b < n; ++b) widen_weights(source.at({}, static_cast<int>(b0) + b), panels[b]);
-      Driver::for_each_tile(a.rows, [&]<int C>(int row) {
+      Driver::for_each_tile(a, [&]<int C>(int row) {
         alignas(64) float sums[C][16] = {};
         if (b0 > 0) Driver::load_sums<C>(a, g, row, sums);
         wide_tile<C>(panels, n, wide_rows.template operator()<C>(row), sums);

@@ -191,7 +191,7 @@ constexpr int kRowsForPairs = 2 * Avx512::kTileRows;  // fewer wait for memory, 
 // The groups g and g + 1 in all tiles: tile.template operator()<C>(row, sums) fills sums[2 * C].
 template <class Tile>
 void for_each_pair_tile(const ProductArgs& a, int64_t g, bool resume, Tile&& tile) {
-  Driver::for_each_tile(a.rows, [&]<int C>(int row) {
+  Driver::for_each_tile(a, [&]<int C>(int row) {
     alignas(64) float sums[2 * C][16] = {};
     if (resume) {
       Driver::load_sums<C>(a, g, row, sums);

@@ -131,12 +131,11 @@ struct ProductDriver {
 
   // Calls body.template operator()<C>(first row) for each activation tile.
   template <class Body>
-  static void for_each_tile(int rows, Body&& body) {
-    int row = 0;
-    for (; row + Traits::kTileRows <= rows; row += Traits::kTileRows) {
-      body.template operator()<Traits::kTileRows>(row);
+  static void for_each_tile(const ProductArgs& a, Body&& body) {
+    for (int row = 0; row < a.rows; row += a.tile_rows) {
+      const int width = a.rows - row < a.tile_rows ? a.rows - row : a.tile_rows;
+      with_width(width, [&]<int C>() { body.template operator()<C>(row); });
     }
-    if (row < rows) with_width(rows - row, [&]<int C>() { body.template operator()<C>(row); });
   }
 
   template <int C>
@@ -181,7 +180,7 @@ struct ProductDriver {
       for (int64_t b0 = 0; b0 < blocks; b0 += kPanelChunk) {
         const int n = static_cast<int>(blocks - b0 < kPanelChunk ? blocks - b0 : kPanelChunk);
         for (int b = 0; b < n; ++b) format.unpack(group, a.cols, b0 + b, &panels[b]);
-        for_each_tile(a.rows, [&]<int C>(int row) {
+        for_each_tile(a, [&]<int C>(int row) {
           alignas(64) float sums[C][16] = {};
           if (b0 > 0) load_sums<C>(a, g, row, sums);
           Traits::template panel_tile<kKind, kMaxQ, C>(panels, n, format.offset, tile<C>(a, row) + b0, sums);
@@ -215,7 +214,7 @@ struct ProductDriver {
     }
     for (; g < a.groups; ++g) {
       const std::byte* group = a.weights + g * a.group_bytes;
-      for_each_tile(a.rows, [&]<int C>(int row) {
+      for_each_tile(a, [&]<int C>(int row) {
         alignas(64) float sums[C][16] = {};
         Traits::template direct_tile<kType, C>(group, a.cols, row == 0, tile<C>(a, row), sums);
         store_sums<C>(a, g, row, sums);
@@ -227,7 +226,7 @@ struct ProductDriver {
   static void multiply_floats(const ProductArgs& a) {
     for (int64_t g = 0; g < a.groups; ++g) {
       const std::byte* group = a.weights + g * a.group_bytes;
-      for_each_tile(a.rows, [&]<int C>(int row) {
+      for_each_tile(a, [&]<int C>(int row) {
         alignas(64) float sums[C][16] = {};
         Traits::template float_tile<kType, C>(group, a.cols, a.x + row * a.ld_x, a.ld_x, sums);
         store_sums<C>(a, g, row, sums);

@@ -17,7 +17,7 @@ namespace shoal {
 inline constexpr int kTileRowsMax = 8;  // activation rows a kernel may take side by side
 
 // 32 columns of C activation rows. A tile of C rows is [cols / 32] of these, one stream; the rows of a call
-// are divided into tiles of `tile_rows`, the last one narrower. One row is a tile with C = 1.
+// are divided into tiles of tile_rows_of() rows, the last one narrower. One row is a tile with C = 1.
 template <int C>
 struct ActivationBlock {
   int8_t q[C][32];         // |q| <= 127
@@ -40,17 +40,25 @@ struct ProductArgs {
   const float* x;          // float formats: [rows, cols], row stride ld_x floats
   int64_t ld_x;
   int rows;
-  float* y;  // [rows, outputs], row stride ld_y floats
+  int tile_rows;  // of each tile but the last, which may have fewer
+  float* y;       // [rows, outputs], row stride ld_y floats
   int64_t ld_y;
   int64_t outputs;  // 16 * groups, less where the last group is padded: never written past
 };
 
 struct ProductOps {
-  int tile_rows;  // <= kTileRowsMax
+  int tile_rows;  // at most in a tile; <= kTileRowsMax
   void (*multiply)(const Format& format, const ProductArgs& args);
   // Calls begin at multiples of so many groups of a matrix; more than 1 where the sums depend on the shape.
   int groups_together = 1;
 };
+
+// How wide the tiles of a call are: as few as possible and nearly alike, since each takes the weights apart
+// anew. Eight rows of at most five side by side are 4 + 4, not 5 + 3.
+inline int tile_rows_of(const ProductOps& ops, int rows) {
+  const int tiles = (rows + ops.tile_rows - 1) / ops.tile_rows;
+  return tiles == 0 ? ops.tile_rows : (rows + tiles - 1) / tiles;
+}
 
 extern const ProductOps kProductOpsGeneric;
 extern const ProductOps kProductOpsAvx2;

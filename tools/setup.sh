@@ -14,7 +14,7 @@ source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
 
 packages=(g++ cmake ninja-build pkg-config libboost1.81-dev libopenmpi-dev openmpi-bin openssh-client capnproto
   libcapnp-dev libspdlog-dev doctest-dev libssl-dev libyaml-cpp-dev libcli11-dev libpcre2-dev libopenblas0-pthread prometheus-cpp-dev python3
-  python3-pip)
+  python3-pip ca-certificates openssl)
 test_packages=(clang-format-14 iproute2 git libsimde-dev g++-aarch64-linux-gnu qemu-user-static)
 
 action=install

@@ -23,6 +23,7 @@
 #include "base/error.h"
 #include "transport/frame.h"
 #include "transport/messages.h"
+#include "transport/tls.h"
 
 namespace shoal {
 
@@ -44,11 +45,19 @@ struct ChannelOptions {
   // the sender.
   std::chrono::milliseconds tcp_user_timeout{5000};
   size_t send_queue_max = kSendQueueMax;
+  std::shared_ptr<const TlsContext> tls;  // null: plain TCP
 };
 
 class Channel {
  public:
   virtual ~Channel() = default;
+
+  // Where the link has TLS: both sides show who they are. Comes before the first message; the hello functions
+  // do it. kRefused: a certificate is missing, expired, revoked or of another authority. A pair in one
+  // process, and plain TCP, have nothing to show.
+  virtual boost::asio::awaitable<Result<void>> handshake(std::chrono::milliseconds timeout) = 0;
+  // Whose certificate the other end has shown; null where the link has no TLS.
+  virtual const CertificateInfo* peer_certificate() const = 0;
 
   // Queues the message for the channel's writer and returns at once. kQueueFull: the peer is too slow,
   // nothing was queued, the channel lives on.
@@ -69,6 +78,9 @@ class Channel {
   virtual uint64_t bytes_sent() const = 0;
   virtual uint64_t bytes_received() const = 0;
   virtual size_t queued_messages() const = 0;
+  // Bytes that left this node's memory and that the peer's system has not acknowledged. 0 where that is not
+  // known.
+  virtual size_t unacknowledged_bytes() const { return 0; }
   // Larger frames are refused. Channels begin with kHandshakeLimits; the hello functions lift them.
   virtual void set_limits(const FrameLimits& limits) = 0;
   virtual boost::asio::any_io_executor get_executor() = 0;

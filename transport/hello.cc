@@ -94,6 +94,18 @@ asio::awaitable<Result<PeerInfo>> say_hello(Channel& channel, Hello hello,
   const Deadline deadline = after(timeout);
   const std::string callee = named(hello.peer_node_name, channel.peer());
   channel.set_limits(kHandshakeLimits);
+  const Result<void> shown = co_await channel.handshake(timeout);
+  if (!shown) co_return lost_hello(shown.error(), callee);
+  if (const CertificateInfo* peer = channel.peer_certificate();
+      peer && differ(peer->node, hello.peer_node_name)) {
+    const Error other{
+        Errc::kRefused,
+        fmt::format("{} shows the certificate of node {} where {} was expected: correct the address of {} "
+                    "in the cluster file",
+                    channel.peer(), peer->node, hello.peer_node_name, hello.peer_node_name)};
+    channel.close();
+    co_return other;
+  }
   OutgoingMessage outgoing;
   outgoing.message = hello;
   const Result<void> sent = co_await channel.send(std::move(outgoing));
@@ -133,8 +145,11 @@ asio::awaitable<Result<PeerInfo>> say_hello(Channel& channel, Hello hello,
 asio::awaitable<Result<PeerInfo>> answer_hello(Channel& channel, ExpectedHello expected,
                                                ValidateHello validate, std::chrono::milliseconds timeout) {
   channel.set_limits(kHandshakeLimits);
+  const Deadline deadline = after(timeout);
+  const Result<void> shown = co_await channel.handshake(timeout);
+  if (!shown) co_return lost_hello(shown.error(), channel.peer());
   HeapBufferSource no_payload(0);
-  Result<IncomingMessage> incoming = co_await channel.receive(no_payload, after(timeout));
+  Result<IncomingMessage> incoming = co_await channel.receive(no_payload, deadline);
   if (!incoming) {
     channel.close();
     co_return lost_hello(incoming.error(), channel.peer());
@@ -146,6 +161,12 @@ asio::awaitable<Result<PeerInfo>> answer_hello(Channel& channel, ExpectedHello e
                                                  message_name(incoming->message))};
   }
   std::optional<RefusalReason> refusal = check_hello(*hello, expected);
+  if (const CertificateInfo* peer = channel.peer_certificate();
+      !refusal && peer && peer->node != hello->node_name) {
+    refusal =
+        RefusalReason{Refusal::kNodeName, fmt::format("{} calls itself {} and its certificate is of node {}",
+                                                      channel.peer(), hello->node_name, peer->node)};
+  }
   if (!refusal && validate) refusal = validate(*hello);
 
   OutgoingMessage answer;

@@ -80,6 +80,9 @@ class LocalChannel final : public Channel, public std::enable_shared_from_this<L
   }
   ~LocalChannel() override { LocalChannel::close(); }
 
+  asio::awaitable<Result<void>> handshake(std::chrono::milliseconds) override { co_return Result<void>(); }
+  const CertificateInfo* peer_certificate() const override { return nullptr; }
+
   Result<void> post(OutgoingMessage outgoing) override {
     if (ended_) return *ended_;
     Result<LocalFrame> frame = encode(outgoing);

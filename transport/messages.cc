@@ -21,7 +21,9 @@ std::string_view message_name(const Message& message) {
                                                 "link probe",
                                                 "link probe acknowledgement",
                                                 "load plan",
-                                                "ready"};
+                                                "ready",
+                                                "request for weights",
+                                                "weights"};
   static_assert(std::size(kNames) == std::variant_size_v<Message>);
   return kNames[message.index()];
 }

@@ -33,12 +33,15 @@ inline constexpr uint64_t kArrivalsEvery = 4;                   // steps, of whi
 inline constexpr size_t kMetadataBytesMax = size_t{64} << 20;   // a frame without its payload
 inline constexpr size_t kPayloadBytesMax = size_t{64} << 20;    // activations or probe bytes of a frame
 inline constexpr size_t kHandshakeBytesMax = size_t{16} << 10;  // a whole frame before the hello is accepted
+inline constexpr size_t kWeightsBytesMax = size_t{8} << 20;     // of one request for weights
+inline constexpr size_t kWeightsRequestsMax = 16;               // not answered yet, on one link
 inline constexpr size_t kPayloadAlignment = 64;                 // of a receiver's payload buffer, in bytes
 
 // What a connection is for.
 enum class LinkRole : uint8_t {
   kControl,   // from the head to a worker: set-up, statistics, shutdown; results come home on it
   kPipeline,  // from stage i to stage i + 1 (stage 0 is fed by the head): steps
+  kWeights,   // from a node that lacks weights to one that has them
 };
 
 // Why a hello was refused.
@@ -231,15 +234,34 @@ struct Ready {
   bool operator==(const Ready&) const = default;
 };
 
-using Message = std::variant<Hello, HelloAck, StepMessage, ResultMessage, StatsRequest, StatsMessage,
-                             Heartbeat, Shutdown, CancelAdvice, LinkProbe, LinkProbeAck, LoadPlan, Ready>;
+// Asks for a range of a tensor, in bytes, or of the manifest.
+struct WeightsRequest {
+  static constexpr uint32_t kManifest = UINT32_MAX;
+  uint64_t id = 0;
+  uint32_t tensor = kManifest;  // index into the manifest's tensors
+  uint32_t length = 0;
+  uint64_t offset = 0;
+  bool operator==(const WeightsRequest&) const = default;
+};
+
+// The answer: its payload has the bytes, or `failure` says why there are none.
+struct WeightsData {
+  uint64_t id = 0;
+  uint64_t total_bytes = 0;  // of the tensor or the manifest
+  std::string failure;
+  bool operator==(const WeightsData&) const = default;
+};
+
+using Message =
+    std::variant<Hello, HelloAck, StepMessage, ResultMessage, StatsRequest, StatsMessage, Heartbeat, Shutdown,
+                 CancelAdvice, LinkProbe, LinkProbeAck, LoadPlan, Ready, WeightsRequest, WeightsData>;
 
 // "step", "hello acknowledgement", ...: for error messages.
 std::string_view message_name(const Message& message);
 
-// A message to send. `payload` (StepMessage and LinkProbe only) is sent from where it lies: it must be 8-byte
-// aligned and unchanged until the send is done. `keep_alive`, where set, is released then (or when the
-// channel gives the message up), so a pool's deleter gets its buffer back at the right moment.
+// A message to send. `payload` (StepMessage, LinkProbe and WeightsData only) is sent from where it lies: it
+// must be 8-byte aligned and unchanged until the send is done. `keep_alive`, where set, is released then (or
+// when the channel gives the message up), so a pool's deleter gets its buffer back at the right moment.
 struct OutgoingMessage {
   Message message;
   std::span<const std::byte> payload = {};

@@ -1,6 +1,8 @@
 #include "transport/tcp_channel.h"
 
+#include <linux/sockios.h>
 #include <netinet/tcp.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 
 #include <algorithm>
@@ -8,11 +10,9 @@
 #include <boost/asio/co_spawn.hpp>
 #include <boost/asio/detached.hpp>
 #include <boost/asio/experimental/awaitable_operators.hpp>
-#include <boost/asio/read.hpp>
 #include <boost/asio/redirect_error.hpp>
 #include <boost/asio/this_coro.hpp>
 #include <boost/asio/use_awaitable.hpp>
-#include <boost/asio/write.hpp>
 #include <cstring>
 #include <string>
 
@@ -79,8 +79,8 @@ void TcpChannel::Watchdog::arm(TcpChannel& channel, std::chrono::milliseconds ti
                      what](const error_code& ec) {
     const std::shared_ptr<TcpChannel> channel = weak.lock();
     if (ec || !channel || !armed_ || generation != generation_) return;
-    channel->end(Error{Errc::kTimeout, channel->peer() + " " + what + " for " +
-                                           std::to_string(timeout.count()) + " ms in the middle of a frame"});
+    channel->end(Error{Errc::kTimeout,
+                       channel->peer() + " " + what + " for " + std::to_string(timeout.count()) + " ms"});
   });
 }
 
@@ -90,13 +90,15 @@ void TcpChannel::Watchdog::disarm() {
   timer_.cancel();
 }
 
-std::shared_ptr<TcpChannel> TcpChannel::create(tcp::socket socket, const ChannelOptions& options) {
-  return std::shared_ptr<TcpChannel>(new TcpChannel(std::move(socket), options));
+std::shared_ptr<TcpChannel> TcpChannel::create(tcp::socket socket, const ChannelOptions& options,
+                                               TlsSide side) {
+  return std::shared_ptr<TcpChannel>(new TcpChannel(std::move(socket), options, side));
 }
 
-TcpChannel::TcpChannel(tcp::socket socket, const ChannelOptions& options)
+TcpChannel::TcpChannel(tcp::socket socket, const ChannelOptions& options, TlsSide side)
     : socket_(std::move(socket)),
       options_(options),
+      stream_(options.tls ? make_tls_stream(socket_, options.tls, side) : make_plain_stream(socket_)),
       write_watchdog_(socket_.get_executor()),
       read_watchdog_(socket_.get_executor()) {
   set_socket_options(socket_, options);
@@ -104,6 +106,14 @@ TcpChannel::TcpChannel(tcp::socket socket, const ChannelOptions& options)
   const tcp::endpoint remote = socket_.remote_endpoint(ec);
   peer_address_ =
       ec ? "a peer that has gone" : remote.address().to_string() + ":" + std::to_string(remote.port());
+}
+
+size_t TcpChannel::unacknowledged_bytes() const {
+  int bytes = 0;
+#ifdef SIOCOUTQ
+  if (ended_ || ::ioctl(const_cast<tcp::socket&>(socket_).native_handle(), SIOCOUTQ, &bytes) != 0) return 0;
+#endif
+  return static_cast<size_t>(bytes);
 }
 
 Error TcpChannel::end(Error reason) {
@@ -128,12 +138,38 @@ Error TcpChannel::end_by(const error_code& ec, const char* doing) {
     return end(Error{Errc::kCancelled, std::string(doing) + " " + peer() + " was cancelled"});
   }
   if (ec == asio::error::eof) return end(Error{Errc::kPeerLost, peer() + " closed the connection"});
-  return end(Error{Errc::kPeerLost,
-                   "lost the connection while " + std::string(doing) + " " + peer() + ": " + ec.message()});
+  const std::string reason = stream_->reason();
+  return end(Error{Errc::kPeerLost, "lost the connection while " + std::string(doing) + " " + peer() + ": " +
+                                        (reason.empty() ? ec.message() : reason)});
 }
 
 void TcpChannel::close() {
   end(Error{Errc::kCancelled, "the connection to " + peer() + " was closed by this node"});
+}
+
+asio::awaitable<error_code> TcpChannel::wait_for_stream() {
+  const auto what =
+      stream_->wants() == ByteStream::Wants::kRead ? tcp::socket::wait_read : tcp::socket::wait_write;
+  error_code ec;
+  co_await socket_.async_wait(what, asio::redirect_error(asio::use_awaitable, ec));
+  co_return ec;
+}
+
+asio::awaitable<Result<void>> TcpChannel::handshake(std::chrono::milliseconds timeout) {
+  const std::shared_ptr<TcpChannel> self = shared_from_this();
+  Watchdog watchdog(socket_.get_executor());
+  watchdog.arm(*this, timeout, "did not show who it is");
+  while (true) {
+    if (ended_) co_return *ended_;
+    error_code ec;
+    if (stream_->handshake(ec)) break;
+    if (!ec) ec = co_await wait_for_stream();
+    if (!ec || ended_) continue;
+    if (stream_->reason().empty()) co_return end_by(ec, "greeting");
+    co_return end(Error{Errc::kRefused, peer() + " was not let in: " + stream_->reason()});
+  }
+  watchdog.disarm();
+  co_return Result<void>();
 }
 
 // --- sending
@@ -180,7 +216,7 @@ Result<bool> TcpChannel::write_now(Pending& pending) {
   const size_t size = pending.frame.size_bytes();
   while (pending.written < size) {
     error_code ec;
-    pending.written += socket_.write_some(rest_of(pending.frame, pending.written), ec);
+    pending.written += stream_->write_some(rest_of(pending.frame, pending.written), ec);
     if (would_block(ec)) return false;
     if (ec) return end_by(ec, "sending to");
   }
@@ -195,21 +231,17 @@ asio::awaitable<void> TcpChannel::write_queue(std::shared_ptr<TcpChannel> self) 
   while (!self->ended_ && !self->queue_.empty()) {
     // References into a deque survive push_back; end() takes the queue away, so nothing is kept over the
     // wait.
-    const auto buffers = rest_of(self->queue_.front().frame, self->queue_.front().written);
     const size_t size = self->queue_.front().frame.size_bytes();
     self->write_watchdog_.arm(*self, deadline_for(size, self->options_.write_deadline),
                               "took too little data");
-    error_code ec;
-    const size_t n =
-        co_await asio::async_write(self->socket_, buffers, asio::redirect_error(asio::use_awaitable, ec));
-    self->write_watchdog_.disarm();
+    const error_code ec = co_await self->wait_for_stream();
     if (ec || self->ended_) {
       self->end_by(ec, "sending to");
       break;
     }
-    self->queue_.front().written += n;
     const Result<bool> written = self->write_now(self->queue_.front());
-    SHOAL_CHECK(written && *written);
+    if (!written) break;
+    if (*written) self->write_watchdog_.disarm();
   }
   self->writing_ = false;
 }
@@ -279,9 +311,8 @@ asio::awaitable<Result<void>> TcpChannel::read_header_bytes(Deadline deadline) {
     if (ended_) co_return *ended_;
     const auto room = asio::buffer(ahead_.data() + ahead_end_, ahead_.size() - ahead_end_);
     error_code ec;
-    size_t n = socket_.read_some(room, ec);
+    ahead_end_ += stream_->read_some(room, ec);
     if (would_block(ec)) {
-      ec = {};
       const bool begun = ahead_end_ > 0;
       if (begun) read_watchdog_.arm(*this, options_.frame_deadline, "stalled");
       if (!begun && deadline != kNoDeadline) {
@@ -289,13 +320,12 @@ asio::awaitable<Result<void>> TcpChannel::read_header_bytes(Deadline deadline) {
         if (!readable) co_return readable;
         continue;
       }
-      n = co_await socket_.async_read_some(room, asio::redirect_error(asio::use_awaitable, ec));
+      ec = co_await wait_for_stream();
       // A caller that stops waiting between frames loses nothing, and the channel goes on.
       if (ec == asio::error::operation_aborted && !ended_ && !begun) {
         co_return Error{Errc::kCancelled, "waiting for " + peer() + " was cancelled"};
       }
     }
-    ahead_end_ += n;
     if (ec) co_return end_by(ec, "receiving from");
   }
   co_return Result<void>();
@@ -328,12 +358,10 @@ asio::awaitable<Result<void>> TcpChannel::read_exactly(std::span<std::byte> to) 
   while (!to.empty()) {
     if (ended_) co_return *ended_;
     error_code ec;
-    size_t n = socket_.read_some(asio::buffer(to.data(), to.size()), ec);
+    const size_t n = stream_->read_some(asio::buffer(to.data(), to.size()), ec);
     if (would_block(ec)) {
-      ec = {};
       read_watchdog_.arm(*this, frame_timeout_, "stalled");
-      n = co_await socket_.async_read_some(asio::buffer(to.data(), to.size()),
-                                           asio::redirect_error(asio::use_awaitable, ec));
+      ec = co_await wait_for_stream();
     }
     if (ec) co_return end_by(ec, "receiving from");
     to = to.subspan(n);

@@ -16,14 +16,18 @@
 #include <vector>
 
 #include "transport/channel.h"
+#include "transport/tls.h"
 
 namespace shoal {
 
 class TcpChannel final : public Channel, public std::enable_shared_from_this<TcpChannel> {
  public:
-  // Takes a connected socket and sets its options.
+  // Takes a connected socket and sets its options. `side` matters where the options have TLS.
   static std::shared_ptr<TcpChannel> create(boost::asio::ip::tcp::socket socket,
-                                            const ChannelOptions& options);
+                                            const ChannelOptions& options, TlsSide side);
+
+  boost::asio::awaitable<Result<void>> handshake(std::chrono::milliseconds timeout) override;
+  const CertificateInfo* peer_certificate() const override { return stream_->peer_certificate(); }
 
   Result<void> post(OutgoingMessage outgoing) override;
   boost::asio::awaitable<Result<void>> send(OutgoingMessage outgoing) override;
@@ -33,6 +37,7 @@ class TcpChannel final : public Channel, public std::enable_shared_from_this<Tcp
   uint64_t bytes_sent() const override { return bytes_sent_; }
   uint64_t bytes_received() const override { return bytes_received_; }
   size_t queued_messages() const override { return queue_.size(); }
+  size_t unacknowledged_bytes() const override;
   void set_limits(const FrameLimits& limits) override { limits_ = limits; }
   boost::asio::any_io_executor get_executor() override { return socket_.get_executor(); }
 
@@ -66,7 +71,10 @@ class TcpChannel final : public Channel, public std::enable_shared_from_this<Tcp
     bool armed_ = false;
   };
 
-  TcpChannel(boost::asio::ip::tcp::socket socket, const ChannelOptions& options);
+  TcpChannel(boost::asio::ip::tcp::socket socket, const ChannelOptions& options, TlsSide side);
+
+  // Waits until the socket is ready for what the stream wants.
+  boost::asio::awaitable<boost::system::error_code> wait_for_stream();
 
   // Writes or queues a frame. The completion is null for post().
   Result<void> enqueue(OutgoingMessage&& outgoing, std::shared_ptr<Completion> completion);
@@ -88,6 +96,7 @@ class TcpChannel final : public Channel, public std::enable_shared_from_this<Tcp
 
   boost::asio::ip::tcp::socket socket_;
   ChannelOptions options_;
+  std::unique_ptr<ByteStream> stream_;  // over socket_
   FrameLimits limits_ = kHandshakeLimits;
   std::optional<Error> ended_;
   uint64_t bytes_sent_ = 0, bytes_received_ = 0;

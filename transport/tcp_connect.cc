@@ -34,7 +34,7 @@ class TcpListener final : public Listener {
       error_code ec;
       tcp::socket socket(acceptor_.get_executor());
       co_await acceptor_.async_accept(socket, asio::redirect_error(asio::use_awaitable, ec));
-      if (!ec) co_return ChannelPtr(TcpChannel::create(std::move(socket), options_));
+      if (!ec) co_return ChannelPtr(TcpChannel::create(std::move(socket), options_, TlsSide::kAccepted));
       if (ec == asio::error::operation_aborted) {
         co_return Error{Errc::kCancelled, "listening on " + address() + " has ended"};
       }
@@ -97,7 +97,7 @@ asio::awaitable<Result<ChannelPtr>> connect_once(tcp::endpoint endpoint, Deadlin
   if (socket.local_endpoint(ignored) == socket.remote_endpoint(ignored)) {
     co_return Error{Errc::kPeerLost, "nobody listens"};
   }
-  co_return ChannelPtr(TcpChannel::create(std::move(socket), options));
+  co_return ChannelPtr(TcpChannel::create(std::move(socket), options, TlsSide::kConnected));
 }
 
 asio::awaitable<Result<std::vector<tcp::endpoint>>> resolve(const std::string& host, uint16_t port,

@@ -31,7 +31,7 @@ $Cxx.namespace("shoal::wire");
 #
 # The sender writes the payload from the activation buffer in which it was computed; the receiver reads it into the
 # aligned buffer in which it will compute. Neither copies it. The field that refers to the payload (Step.hidden,
-# LinkProbe.payload) is a Data that covers the second segment's first P bytes exactly.
+# LinkProbe.payload, WeightsData.bytes) is a Data that covers the second segment's first P bytes exactly.
 #
 # A receiver reads the 32 bytes of the header, checks them, and only then finds room for M bytes; it reads and
 # verifies those, and only then asks for room for P. Until the hello was accepted a frame may have at most 16 KiB of
@@ -42,7 +42,9 @@ $Cxx.namespace("shoal::wire");
 # than its own size and of 16 levels of nesting, so one that refers to the same bytes many times over is refused,
 # not followed.
 #
-# The checksums find damage, not malice: who may connect at all is the business of the layer below.
+# The checksums find damage, not malice: who may connect at all is the business of the layer below. That is TLS 1.3 with
+# certificates on both sides (docs/security.md), unless both were told --insecure; the node name in a Hello or HelloAck is
+# then the one in its sender's certificate.
 #
 #
 # A SESSION
@@ -52,6 +54,7 @@ $Cxx.namespace("shoal::wire");
 #
 #     control    head -> each worker      set-up, statistics, cancel, shutdown; answers and results come back on it
 #     pipeline   stage i -> stage i + 1   steps, one way. The head feeds stage 0; a stage may be on the head
+#     weights    any node -> any node     WeightsRequest one way, WeightsData the other: see WEIGHTS
 #
 # 1. The side that connects sends Hello; nothing else may come first. The other side checks it and answers HelloAck.
 #    When it refuses it says why in words that name both values and which side to change, and closes. Both must be
@@ -67,6 +70,25 @@ $Cxx.namespace("shoal::wire");
 # 4. Heartbeat, Cancel, LoadPlan and Ready are defined and checked, but this version of the program sends none of them
 #    yet; a receiver passes over them. A stage that fails a step sends the head a Result that says so.
 # 5. The head ends a session with Shutdown on control; a worker that cannot go on sends Shutdown with its reason.
+#
+#
+# WEIGHTS
+#
+# A model's manifest (model/weight_manifest.h) holds the header that every node
+# needs and a SHA-256 for each block of each tensor. A node that has the manifest trusts nobody for the rest: it asks
+# whoever has a tensor for ranges of it, and compares each block with the manifest before it keeps or uses it.
+#
+# A link of the role weights is opened by the node that wants bytes, before or after there is a plan; its Hello has the
+# model's hash (empty where it is not known yet) and neither plan nor epoch. It sends WeightsRequest,
+# some 16 before the first is answered, so that the link stays full; each is answered, in order, by one WeightsData of the
+# same id. A node answers from its own model file or its cache. What it does not have, or can no longer read, it
+# says in words; the link lives on. Who answers reads the disk off its io thread, and where it computes steps it leaves
+# most of the link to them.
+#
+# A receiver of a request checks: tensor is one of the manifest's, offset and length lie inside it, length is 1 to
+# 8 MiB. A receiver of data checks: it answers the oldest request, and its payload has exactly the length asked for
+# (for the manifest: no more, and only the last part is shorter), or it has a failure and no payload. Any other message
+# on such a link ends it.
 #
 #
 # EPOCHS, STEPS, SLOTS, POSITIONS
@@ -112,12 +134,15 @@ struct Message {
     linkProbeAck @10 :LinkProbeAck;
     loadPlan @11 :LoadPlan;
     ready @12 :Ready;
+    weightsRequest @13 :WeightsRequest;
+    weightsData @14 :WeightsData;
   }
 }
 
 enum LinkRole {
   control @0;
   pipeline @1;
+  weights @2;
 }
 
 struct Hello {
@@ -351,4 +376,23 @@ struct Ready {
   planHash @1 :Text;
   failure @2 :Text;
   info @3 :Text;
+}
+
+struct WeightsRequest {
+  id @0 :UInt64;
+  tensor @1 :UInt32;
+  # Index into the manifest's tensors; 2^32 - 1 asks for the manifest itself.
+  length @2 :UInt32;
+  offset @3 :UInt64;
+  # In bytes, from the start of the tensor as it lies in the file, or of the manifest.
+}
+
+struct WeightsData {
+  id @0 :UInt64;
+  totalBytes @1 :UInt64;
+  # Of the tensor, or of the manifest.
+  failure @2 :Text;
+  # Why there are no bytes, for a person; empty where there are.
+  bytes @3 :Data;
+  # The payload.
 }

@@ -65,6 +65,15 @@ class Reader {
         return Message(Ready{r.getEpoch(), name(r.getPlanHash()), prose(r.getFailure()),
                              text(r.getInfo(), kTextBytesMax)});
       }
+      case wire::Message::WEIGHTS_REQUEST: {
+        const auto r = m.getWeightsRequest();
+        return Message(WeightsRequest{r.getId(), r.getTensor(), r.getLength(), r.getOffset()});
+      }
+      case wire::Message::WEIGHTS_DATA: {
+        const auto r = m.getWeightsData();
+        expect_payload(r.getBytes());
+        return Message(WeightsData{r.getId(), r.getTotalBytes(), prose(r.getFailure())});
+      }
     }
     return bad("a message of unknown kind " + std::to_string(static_cast<int>(m.which())));
   }
@@ -72,7 +81,7 @@ class Reader {
   Hello hello(wire::Hello::Reader r) {
     Hello m;
     m.protocol_version = r.getProtocolVersion();
-    m.role = enumerator<LinkRole>(r.getRole(), LinkRole::kPipeline, "link role");
+    m.role = enumerator<LinkRole>(r.getRole(), LinkRole::kWeights, "link role");
     m.cluster_name = name(r.getClusterName());
     m.node_name = name(r.getNodeName());
     m.peer_node_name = name(r.getPeerNodeName());

@@ -90,6 +90,7 @@ struct CheckOutgoing {
     return all({check_name(m.plan_hash, "the plan's hash"), check_text(m.failure, "the failure"),
                 check_text(m.info, "the stage's description")});
   }
+  Result<void> operator()(const WeightsData& m) const { return check_text(m.failure, "the failure"); }
   template <class Small>
   Result<void> operator()(const Small&) const {
     return {};
@@ -144,6 +145,7 @@ struct WordsBound {
   size_t operator()(const Ready& m) const {
     return text_words(m.plan_hash) + text_words(m.failure) + text_words(m.info);
   }
+  size_t operator()(const WeightsData& m) const { return text_words(m.failure); }
   template <class Small>
   size_t operator()(const Small&) const {
     return 0;
@@ -315,6 +317,20 @@ struct Writer {
     b.setFailure(text_of(m.failure));
     b.setInfo(text_of(m.info));
   }
+  void operator()(const WeightsRequest& m) {
+    auto b = root.initWeightsRequest();
+    b.setId(m.id);
+    b.setTensor(m.tensor);
+    b.setLength(m.length);
+    b.setOffset(m.offset);
+  }
+  void operator()(const WeightsData& m) {
+    auto b = root.initWeightsData();
+    b.setId(m.id);
+    b.setTotalBytes(m.total_bytes);
+    b.setFailure(text_of(m.failure));
+    if (!payload.empty()) b.adoptBytes(payload_data());
+  }
 };
 
 }  // namespace
@@ -322,7 +338,8 @@ struct Writer {
 Result<void> check_outgoing(const OutgoingMessage& outgoing) {
   const size_t payload_bytes = outgoing.payload.size();
   const bool may_have_payload = std::holds_alternative<StepMessage>(outgoing.message) ||
-                                std::holds_alternative<LinkProbe>(outgoing.message);
+                                std::holds_alternative<LinkProbe>(outgoing.message) ||
+                                std::holds_alternative<WeightsData>(outgoing.message);
   SHOAL_CHECK(payload_bytes == 0 || may_have_payload);
   SHOAL_CHECK(reinterpret_cast<uintptr_t>(outgoing.payload.data()) % 8 == 0);
   if (payload_bytes > kPayloadBytesMax) {

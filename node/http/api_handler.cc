@@ -66,13 +66,18 @@ HttpResponse text_response(std::string content_type, std::string body) {
 }  // namespace
 
 ApiHandler::ApiHandler(Cluster& cluster, CompletionService& service, EmbeddingService& embeddings,
-                       ApiMetrics& metrics, StatsCollector& stats, ApiKeys keys)
+                       ApiMetrics& metrics, StatsCollector& stats, ApiKeys keys, AllowedOrigins origins)
     : cluster_(cluster),
       service_(service),
       embeddings_(embeddings),
       metrics_(metrics),
       stats_(stats),
-      keys_(std::move(keys)) {}
+      keys_(std::move(keys)),
+      origins_(std::move(origins)) {}
+
+std::vector<std::pair<std::string, std::string>> ApiHandler::common_headers(const HttpRequest& request) {
+  return origins_.headers(request.origin, request.method == "OPTIONS", request.asked_headers);
+}
 
 HttpResponse ApiHandler::refusal(int status, const std::string& problem) {
   metrics_.count_request("none", status);

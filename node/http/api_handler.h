@@ -8,6 +8,7 @@
 #include "node/http/api_keys.h"
 #include "node/http/api_metrics.h"
 #include "node/http/completion_service.h"
+#include "node/http/cors.h"
 #include "node/http/embedding_service.h"
 #include "node/http/http_server.h"
 #include "node/http/stats_collector.h"
@@ -18,12 +19,13 @@ class ApiHandler : public HttpHandler {
  public:
   // All of them outlive the handler.
   ApiHandler(Cluster& cluster, CompletionService& service, EmbeddingService& embeddings, ApiMetrics& metrics,
-             StatsCollector& stats, ApiKeys keys);
+             StatsCollector& stats, ApiKeys keys, AllowedOrigins origins);
   void set_server(const HttpServer& server) { server_ = &server; }  // before it listens
   void set_stopping() { stopping_ = true; }
 
   std::optional<HttpResponse> refuse_early(const HttpRequest& head) override;
   boost::asio::awaitable<void> handle(HttpExchange& exchange) override;
+  std::vector<std::pair<std::string, std::string>> common_headers(const HttpRequest& request) override;
   HttpResponse refusal(int status, const std::string& problem) override;
 
  private:
@@ -40,6 +42,7 @@ class ApiHandler : public HttpHandler {
   ApiMetrics& metrics_;
   StatsCollector& stats_;
   const ApiKeys keys_;
+  const AllowedOrigins origins_;
   const HttpServer* server_ = nullptr;
   bool stopping_ = false;
 };

@@ -64,6 +64,8 @@ CompletionService::CompletionService(Cluster& cluster, std::shared_ptr<ApiMetric
   fingerprint_ = identity.numeric_class + "-" + identity.model_fingerprint.substr(0, 16);
   try {
     if (!takes_plain_text(cluster)) chat_template_ = chat_template_of(cluster);
+    if (chat_template_ && !chat_template_->takes_tools())
+      spdlog::info("the chat template takes no tools: requests that offer some are answered without them");
   } catch (const SetupError& error) {
     no_template_ = error.what();
     spdlog::warn("/v1/chat/completions is not offered: {}", no_template_);
@@ -103,7 +105,7 @@ ApiResult<CompletionService::Prepared> CompletionService::prepare(const std::str
                       0};
   }
   if (chat) {
-    if (const auto refused = refuse_tools(*request)) return *refused;
+    if (const auto refused = fit_tools(*request)) return *refused;
     if (chat_template_) set_answer_form(*request);
   }
   if (!request->seeded) request->sampling.seed = random_bits();
@@ -117,14 +119,13 @@ ApiResult<CompletionService::Prepared> CompletionService::prepare(const std::str
   return prepared;
 }
 
-// What the model's template has no place for is refused, not dropped.
-std::optional<ApiError> CompletionService::refuse_tools(const CompletionRequest& request) const {
-  const auto refused = [](const char* field) {
-    return ApiError{400, fmt::format("{}: this model's chat template takes no {}", field, field), field, "",
-                    0};
-  };
-  if (!request.answer_form.tools.empty() && !(chat_template_ && chat_template_->takes_tools()))
-    return refused("tools");
+// A template without a place for tools: nobody can say that the model must call, so it answers without them,
+// as it might with them. Earlier calls and their results cannot be left out.
+std::optional<ApiError> CompletionService::fit_tools(CompletionRequest& request) const {
+  if (!(chat_template_ && chat_template_->takes_tools())) {
+    request.answer_form.tools.clear();
+    request.conversation.tools = jinja::Value(jinja::None{});
+  }
   if (request.has_tool_messages && !(chat_template_ && chat_template_->takes_tool_messages()))
     return ApiError{400, "messages: this model's chat template takes no tool calls or their results",
                     "messages", "", 0};

@@ -56,7 +56,7 @@ class CompletionService {
 
   ApiResult<Prepared> prepare(const std::string& body, bool chat) const;  // on the worker thread
   ApiResult<std::vector<int32_t>> encode(CompletionRequest& request, size_t prompt) const;
-  std::optional<ApiError> refuse_tools(const CompletionRequest& request) const;
+  std::optional<ApiError> fit_tools(CompletionRequest& request) const;
   void set_answer_form(CompletionRequest& request) const;
   boost::asio::awaitable<ApiResult<Prepared>> prepare_aside(std::string body, bool chat);
   boost::asio::awaitable<int> answer_whole(HttpExchange& exchange, Generation& generation, ResponseHead head);

@@ -171,6 +171,8 @@ void HttpConnection::take_head(const Parser& parser) {
   request_.authorization = field(http::field::authorization);
   request_.content_type = field(http::field::content_type);
   request_.host = field(http::field::host);
+  request_.origin = field(http::field::origin);
+  request_.asked_headers = field(http::field::access_control_request_headers);
   request_.version = head.version();
 }
 
@@ -262,9 +264,15 @@ awaitable<bool> HttpConnection::write(std::string text) {
   co_return !error;
 }
 
+void HttpConnection::add_common_headers(HttpResponse& response) {
+  for (auto& header : server_.handler_.common_headers(request_))
+    response.headers.push_back(std::move(header));
+}
+
 awaitable<bool> HttpConnection::respond(HttpResponse response) {
   answered_ = true;
   keep_alive_ = keep_alive_ && !server_.stopping_;
+  add_common_headers(response);
   const bool bodiless = response.status == 204;
   std::string text = head_of(response, keep_alive_,
                              bodiless ? "" : fmt::format("Content-Length: {}\r\n", response.body.size()));
@@ -276,6 +284,7 @@ awaitable<bool> HttpConnection::begin_stream(std::string content_type) {
   HttpResponse response;
   response.content_type = std::move(content_type);
   response.headers = {{"Cache-Control", "no-store"}};
+  add_common_headers(response);
   answered_ = streaming_ = true;
   took_at_ = std::chrono::steady_clock::now();
   chunked_ = request_.version >= 11;  // for HTTP/1.0 the end of the connection is the end of the stream

@@ -52,6 +52,7 @@ class HttpConnection : public HttpExchange, public std::enable_shared_from_this<
   boost::asio::awaitable<bool> write(std::string text);
   static std::optional<Refusal> ambiguous(const Parser& parser);
   void take_head(const Parser& parser);
+  void add_common_headers(HttpResponse& response);
   void set_deadline(std::chrono::milliseconds from_now);
   void lose();
 

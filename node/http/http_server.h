@@ -44,7 +44,8 @@ struct HttpRequest {
   std::string method;
   std::string path;   // before '?'
   std::string query;  // after it
-  std::string authorization, content_type, host;
+  std::string authorization, content_type, host, origin;
+  std::string asked_headers;  // Access-Control-Request-Headers
   unsigned version = 11;
   std::string body;
 };
@@ -79,6 +80,8 @@ class HttpHandler {
   virtual std::optional<HttpResponse> refuse_early(const HttpRequest& head) = 0;
   // Answers. Must respond or stream exactly once, unless the client is gone.
   virtual boost::asio::awaitable<void> handle(HttpExchange& exchange) = 0;
+  // What every response to this request says besides, refusals and streams included.
+  virtual std::vector<std::pair<std::string, std::string>> common_headers(const HttpRequest&) { return {}; }
   // The server itself refuses: malformed, too large.
   virtual HttpResponse refusal(int status, const std::string& problem) = 0;
 };

@@ -223,10 +223,7 @@ class Hostile(ClusterTest):
         for parameters in ({"type": "oject"}, {"type": 5}, {"type": "object", "properties": {"a": {"pattern": "foo**"}}},
                            {"type": "string", "pattern": "(?<=x)" * 1000}, nested(20, "a"), {}):
             body = {"messages": HI, "tools": tool(parameters), "max_tokens": 2}
-            status, answer = self.server.post(CHAT, body)
-            self.assertIn(status, (200, 400), answer)
-            if status == 400:
-                self.assertEqual(answer["error"]["param"], "tools")  # this model's template takes none
+            self.assertEqual(self.server.post(CHAT, body)[0], 200)  # they are text for the template, and no more
         for penalty in (-2, 2, 0, 0.01, 100):
             key = "repetition_penalty" if penalty in (0.01, 100) else "frequency_penalty"
             self.assertEqual(self.server.post(TEXT, {"prompt": "a", "max_tokens": 3, key: penalty})[0], 200)

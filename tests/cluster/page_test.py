@@ -20,7 +20,7 @@ if BROWSER is None:
 class Page(ClusterTest):
     def browse(self, address, *arguments):
         # The page has no end of its own: the browser lets its clock run ahead for some polls and prints what is there.
-        result = subprocess.run([BROWSER, "--no-sandbox", "--disable-gpu", "--hide-scrollbars",
+        result = subprocess.run([BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars",
                                  f"--user-data-dir={self.folder}/browser", "--virtual-time-budget=5000", *arguments,
                                  address], capture_output=True, timeout=120, check=True)
         return result.stdout.decode()

@@ -84,6 +84,40 @@ class Interrupted(ClusterTest):
         self.assertIn(b"0 ended with 1", said)
         self.assertTrue(wait_until_gone(path, 5), "a process outlived the end of the server")
 
+    def test_a_node_that_dies_while_the_cluster_starts_is_noticed_by_the_others(self):
+        """Under --enable-recovery the others live on, and MPI would wait for the lost one for ever."""
+        for victim in ("2", "0"):
+            with self.subTest(victim=victim):
+                path = cluster_file(self.folder, 3)  # no plan: it is measured
+                said = 'echo "$OMPI_COMM_WORLD_RANK ended with $?" >&2'
+                process = subprocess.Popen(
+                    ["mpirun", "--quiet", "--enable-recovery", "-n", "3", "sh", "-c", f'"$0" "$@"; {said}', PROGRAM, "run",
+                     "-c", path, "-m", MODEL, *PROMPT], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                    stderr=subprocess.PIPE, env=ENVIRONMENT, start_new_session=True)
+                deadline, lost = time.monotonic() + 60, None
+                while lost is None and time.monotonic() < deadline:
+                    lost = next((pid for pid in processes_of(path)
+                                 if self.reads_the_model(pid) and self.rank_of(pid) == victim), None)
+                self.assertIsNotNone(lost)
+                os.kill(lost, signal.SIGKILL)
+                begun = time.monotonic()
+                _, said = process.communicate(timeout=60)
+                self.assertLess(time.monotonic() - begun, 30)
+                self.assertIn(f"the process of rank {victim} ".encode(), said)
+                for rank in {"0", "1", "2"} - {victim}:
+                    self.assertIn(f"{rank} ended with 1".encode(), said)
+                self.assertTrue(wait_until_gone(path, 5), "a process outlived the others")
+
+    @staticmethod
+    def reads_the_model(pid):
+        try:
+            with open(f"/proc/{pid}/maps", encoding="utf-8") as maps:
+                if MODEL in maps.read():
+                    return True
+            return any(os.path.realpath(MODEL) == os.readlink(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd"))
+        except OSError:
+            return False
+
     @staticmethod
     def runs(pid):
         return os.readlink(f"/proc/{pid}/exe") == os.path.realpath(PROGRAM)

@@ -86,6 +86,14 @@ class Answers(OneServer):
         self.assertEqual(json.loads(events[0])["choices"][0]["delta"]["role"], "assistant")
         self.assertEqual(json.loads(events[-2])["usage"]["completion_tokens"], 24)
 
+    def test_a_template_without_tools_answers_without_them(self):
+        """As chat programs offer some with each request."""
+        want = self.server.post(CHAT, chat("Name three birds."))[1]["choices"][0]["message"]
+        tools = [{"type": "function", "function": {"name": "now", "description": "the time", "parameters": {}}}]
+        for more in ({"tools": tools}, {"tools": tools, "tool_choice": "auto"}, {"tools": tools, "tool_choice": "none"}):
+            self.assertEqual(self.server.post(CHAT, chat("Name three birds.", **more))[1]["choices"][0]["message"], want)
+        self.assert_refused(CHAT, chat("a", tools=tools, tool_choice="required"), 400, "tool_choice")
+
     def test_stop_strings_cross_tokens(self):
         whole = self.server.post(TEXT, text(PROMPTS[0], max_tokens=40))[1]["choices"][0]["text"]
         for length in (3, 7, 12):
@@ -342,6 +350,22 @@ class Doors(ClusterTest):
             self.assertEqual(cached(second), 0)
             self.assertGreater(cached(second), 40)
 
+    def test_web_pages_from_named_origins_may_come(self):
+        page = "http://localhost:3000"
+        with Server([*ARGUMENTS, "--allow-origin", page]) as server:
+            status, headers, _ = server.request("OPTIONS", CHAT, headers={
+                "Origin": page, "Access-Control-Request-Method": "POST",
+                "Access-Control-Request-Headers": "authorization,content-type,x-stainless-os"})
+            self.assertEqual((status, headers["Access-Control-Allow-Origin"]), (204, page))
+            self.assertEqual(headers["Access-Control-Allow-Headers"], "authorization,content-type,x-stainless-os")
+            for path, body, want in ((TEXT, text("a", max_tokens=1), 200), (TEXT, text("a", stream=True, max_tokens=1), 200),
+                                     (TEXT, text("a", n=0), 400), ("/v1/nothing", text("a"), 404)):
+                status, headers, _ = server.request("POST", path, json.dumps(body),
+                                                    {"Content-Type": "application/json", "Origin": page})
+                self.assertEqual((status, headers["Access-Control-Allow-Origin"]), (want, page))
+            _, headers, _ = server.request("GET", "/v1/models", headers={"Origin": "http://evil.example"})
+            self.assertNotIn("Access-Control-Allow-Origin", headers)
+
     def test_a_trace(self):
         path = os.path.join(self.folder, "trace.json")
         with Server([*ARGUMENTS, "--trace", path]) as server:
@@ -359,6 +383,8 @@ class Doors(ClusterTest):
         self.refused([MODEL, "--listen", "0.0.0.0:0"], "--api-key-file", "--without-api-key")
         self.refused([MODEL, "--listen", "8080"], "--listen: '8080' names no port")
         self.refused([MODEL, "--listen", "host:1"], "names no IP address")
+        self.refused([MODEL, "--allow-origin", "localhost:3000"], "--allow-origin: 'localhost:3000' is no origin")
+        self.refused([MODEL, "--allow-origin", "*"], "without API keys", "--api-key-file")
         self.refused([MODEL, "--api-key-file", self.key_file(0o644)], "chmod 600")
         self.refused([MODEL, "--api-key-file", self.folder + "/none"], "no such key file")
         path = cluster_file(self.folder, 1)

@@ -71,7 +71,7 @@ TEST_CASE("a tiny model of every architecture and element type is a model") {
       const ModelConfig config = ModelConfig::from(file);
       CHECK(config.arch->name == arch);
       CHECK(config.n_vocab == 320);
-      CHECK(file.tensor("blk.0.ffn_down.weight").type == type);
+      CHECK(file.tensor("blk.0.attn_output.weight").type == type);
       CHECK(config.tied_output);
     }
   }
@@ -242,7 +242,9 @@ TEST_CASE("a missing or misshapen tensor of any layer is named") {
                          [&](GgufWriter& w) {
                            auto& t = w.tensor(name);
                            t.dims[0] += 1;
-                           t.data = std::string(t.dims[0] * (t.dims.size() > 1 ? t.dims[1] : 1) * 4, '\0');
+                           uint64_t n = 4;
+                           for (const uint64_t dim : t.dims) n *= dim;
+                           t.data = std::string(n, '\0');
                          }),
                  {name.c_str(), "shape"});
     }
@@ -261,7 +263,22 @@ TEST_CASE("tensors that would be left out of the computation are refused") {
   check_says(with("blk.0.ffn_gate_inp.weight"), {"ffn_gate_inp", "mixture of experts"});
   check_says(with("blk.0.ffn_up_exps.weight"), {"ffn_up_exps", "mixture of experts"});
   check_says(refusal([](GgufWriter& w) { w.set_u32("llama.expert_count", 8); }),
-             {"expert_count", "mixture of experts"});
+             {"expert_used_count", "missing"});
+  check_says(refusal(small_options("qwen2"), [](GgufWriter& w) { w.set_u32("qwen2.expert_count", 8); }),
+             {"expert_count", "mixture of experts", "qwen2"});
+  const auto moe = [](const std::function<void(GgufWriter&)>& edit) {
+    return refusal(small_options("qwen3moe"), edit);
+  };
+  check_says(moe([](GgufWriter& w) { w.set_u32("qwen3moe.expert_used_count", 5); }),
+             {"expert_used_count", "from 1 to 4"});
+  check_says(moe([](GgufWriter& w) { w.set_u32("qwen3moe.expert_count", 6); }),
+             {"ffn_gate_inp", "[64, 4]", "[64, 6]"});
+  check_says(moe([](GgufWriter& w) { w.set_u32("qwen3moe.expert_feed_forward_length", 80); }),
+             {"ffn_gate_exps", "[64, 96, 4]", "[64, 80, 4]"});
+  check_says(moe([](GgufWriter& w) {
+               w.add_tensor("blk.0.ffn_up_shexp.weight", TensorType::kF32, {64}, std::string(256, '\0'));
+             }),
+             {"ffn_up_shexp", "mixture of experts of a kind"});
   check_says(refusal([](GgufWriter& w) { w.set_bool("llama.attention.causal", false); }),
              {"attention.causal"});
 }
@@ -370,6 +387,17 @@ TEST_CASE("vectors are not quantised") {
              {"blk.1.ffn_norm.weight", "quantised"});
 }
 
+TEST_CASE("a mixture's bytes: all experts are kept, those that a row asks are read") {
+  TinyModelOptions options = small_options("qwen3moe");
+  options.n_expert = 6;
+  options.n_expert_used = 2;
+  const GgufFile file = open_model(tiny_model(options));
+  const UnitBytes bytes = unit_bytes(file, ModelConfig::from(file));
+  const uint64_t expert = 3 * 64 * 96 * 4;
+  CHECK(bytes.layers[0] - bytes.layers_read[0] == 4 * expert);
+  CHECK(bytes.layers_read[0] > 2 * expert);
+}
+
 TEST_CASE("bytes of the planner's units") {
   TinyModelOptions options = small_options("qwen2");
   options.type = TensorType::kQ8_0;
@@ -386,6 +414,7 @@ TEST_CASE("bytes of the planner's units") {
     const uint64_t matrices = q8(64, 64) * 2 + q8(64, 32) * 2 + q8(64, 96) * 2 + q8(96, 64);
     CHECK(bytes.layers[0] == matrices + (64 + 64 + 64 + 32 + 32) * 4);
     CHECK(bytes.layers[1] == bytes.layers[0]);
+    CHECK(bytes.layers_read == bytes.layers);
   }
 }
 

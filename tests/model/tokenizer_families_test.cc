@@ -101,9 +101,9 @@ constexpr const char* kOneOfEachGroup[] = {
 std::vector<std::pair<std::string, Tokenizer>> all_tokenizers() {
   std::vector<std::pair<std::string, Tokenizer>> all;
   for (const char* pre : kOneOfEachGroup) all.emplace_back(pre, Tokenizer::from(crossing_vocabulary(pre)));
-  all.emplace_back("unigram", Tokenizer::from(unigram_data("tokenizer_unigram.txt")));
-  all.emplace_back("unigram-bytes", Tokenizer::from(unigram_data("tokenizer_unigram_bytes_vocab.txt")));
-  all.emplace_back("wordpiece", Tokenizer::from(wordpiece_data()));
+  all.emplace_back("T5", Tokenizer::from(unigram_data("tokenizer_unigram.txt")));
+  all.emplace_back("T5 with bytes", Tokenizer::from(unigram_data("tokenizer_unigram_bytes_vocab.txt")));
+  all.emplace_back("BERT", Tokenizer::from(wordpiece_data()));
   return all;
 }
 
@@ -253,7 +253,8 @@ TEST_CASE("a damaged normalisation table is refused, or replaces within its boun
                        SetupError);
   uint64_t state = 5;
   int refused = 0;
-  for (int i = 0; i < 2000; ++i) {
+  bool in_bounds = true;
+  for (int i = 0; i < 1000; ++i) {
     std::string bad = good;
     if (i % 4 == 0) bad.resize(1 + splitmix64(state) % (bad.size() - 1));
     for (uint64_t n = splitmix64(state) % 5; n > 0; --n)
@@ -264,14 +265,15 @@ TEST_CASE("a damaged normalisation table is refused, or replaces within its boun
         const std::string& text = fixture_strings()[s * 38 % fixture_strings().size()];
         for (size_t at = 0; at < text.size(); ++at) {
           hostile.replacement(std::string_view(text).substr(at), length);
-          REQUIRE(length <= text.size() - at);
+          in_bounds &= length <= text.size() - at;
         }
       }
     } catch (const SetupError&) {
       ++refused;
     }
   }
-  CHECK(refused > 100);
+  CHECK(in_bounds);
+  CHECK(refused > 50);
 }
 
 TEST_CASE("any bytes encode without harm and come back as far as they are text") {
@@ -331,13 +333,13 @@ TEST_CASE("every group splits one long run in about linear time") {
     for (const char* unit :
          {"a", "A", "aB", " ", "\n", " \n", "1", "1a", "'s", "é", "中", "〇", "a ", "!", "\u0301", "😀"}) {
       std::string text;
-      while (text.size() < (1u << 17)) text += unit;
+      while (text.size() < (1u << 16)) text += unit;
       CAPTURE(name);
       CAPTURE(unit);
       const auto start = std::chrono::steady_clock::now();
       CHECK(pre.split(text, false).back() == text.size());
       const std::chrono::duration<double> took = std::chrono::steady_clock::now() - start;
-      CHECK(took.count() < 5);  // milliseconds in Release
+      CHECK(took.count() < 3);  // milliseconds in Release
     }
   }
 }

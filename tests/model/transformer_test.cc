@@ -60,9 +60,9 @@ struct Engine {
   }
 
   void load_layer(int layer) {
-    LayerWeights& l = layers.emplace_back();
+    LayerWeights& l = layers.emplace_back(config);
     for (const LayerMatrix& m : layer_matrices(config, layer))
-      l.*m.field = read_rows(*file, m.tensor, m.first_row, m.rows);
+      m.in(l) = read_rows(*file, m.tensor, m.first_row, m.rows);
     for (const LayerVector& v : layer_vectors(config, layer)) l.*v.field = read_vector(*file, v.tensor);
   }
 
@@ -254,7 +254,7 @@ bool same_bits(std::span<const float> a, std::span<const float> b) {
 TEST_CASE(
     "a row of a step equals the same row fed alone, bit for bit, on every kernel table and thread count") {
   for (const TensorType type : {TensorType::kF16, TensorType::kQ4_1, TensorType::kQ6_K}) {
-    for (const char* arch : {"llama", "qwen3", "gemma2"}) {
+    for (const char* arch : {"llama", "qwen3", "gemma2", "qwen3moe"}) {
       Engine alone(options_for(arch, type), *available_kernels().front(), 1);
       const std::vector<BatchRow> rows = random_rows(70, 0, alone.config.n_vocab, 5);
       std::vector<std::vector<std::vector<float>>> expected;  // of each row, each layer

@@ -18,11 +18,11 @@ kv-cache: q8_0
 head: laptop
 nodes:
   laptop: {address: 127.0.0.1, memory: 2GiB, threads: 1}
-  pi-1:   {address: 10.0.0.2, port: 7000, memory: 1GiB, kernels: generic, pin: true}
+  pi-1:   {address: 10.0.0.2, port: 7000, memory: 1GiB, kernels: generic, pin: true, weights: fetch, cache-size: 8GiB}
 links:
   - {between: [laptop, pi-1], bandwidth: 100Mbps, latency: 1ms}
 plan: {objective: throughput, keep-on-head: ends, layers: {laptop: 0-9, pi-1: 10}}
-serve: {listen: 0.0.0.0:8080, api-key-file: keys}
+serve: {listen: 0.0.0.0:8080, api-key-file: keys, allow-origin: "http://a:1"}
 )";
 
 std::string problem(const std::string& yaml) {
@@ -66,6 +66,11 @@ TEST_CASE("every key of the cluster file is read") {
   CHECK(config.kv_cache == KvType::kQ8_0);
   CHECK(config.nodes[1].pin);
   CHECK_FALSE(config.nodes[0].pin);
+  CHECK_FALSE(config.nodes[1].own_file);
+  CHECK(config.nodes[0].own_file);
+  CHECK_FALSE(config.nodes[0].needs_file);
+  CHECK(config.nodes[1].cache_bytes == uint64_t{8} << 30);
+  CHECK(config.nodes[0].cache_bytes == 0);
   REQUIRE(config.nodes.size() == 2);
   CHECK(config.head_index() == 0);
   CHECK(config.nodes[1].name == "pi-1");
@@ -84,6 +89,7 @@ TEST_CASE("every key of the cluster file is read") {
   CHECK(config.plan.layers.at("pi-1").last == 10);
   CHECK(config.serve.listen == "0.0.0.0:8080");
   CHECK(config.serve.api_key_file == "keys");
+  CHECK(config.serve.allow_origin == "http://a:1");
   CHECK(parse_cluster_config(kWhole, "/etc/shoal/c.yaml").serve.api_key_file == "/etc/shoal/keys");
 }
 
@@ -104,6 +110,13 @@ TEST_CASE("what is wrong is named with its line and the way out") {
   CHECK(mentions(problem("kv-cache: q4_0\nnodes: {a: {memory: 1GiB}}"),
                  "c.yaml:1: kv-cache is f16 or q8_0, not 'q4_0'"));
   CHECK(mentions(problem("nodes: {a: {memory: 1GiB, pin: maybe}}"), "nodes.a.pin must be true or false"));
+  CHECK(mentions(problem("nodes: {a: {memory: 1GiB, weights: here}}"),
+                 "nodes.a.weights must be any, file or fetch"));
+  CHECK(mentions(problem("nodes: {a: {memory: 1GiB, cache-size: much}}"), "nodes.a.cache-size"));
+  const ClusterConfig none =
+      parse_cluster_config("nodes: {a: {memory: 1GiB, weights: file, cache-size: none}}", "c.yaml");
+  CHECK_FALSE(none.nodes[0].cache);
+  CHECK(none.nodes[0].needs_file);
   CHECK(mentions(problem("nodes: {a: {threads: 1}}"), "node 'a' has no memory"));
   CHECK(
       mentions(problem("nodes:\n  a: {memory: 1GiB}\n  a: {memory: 1GiB}"), "c.yaml:3: 'a' is given twice"));

@@ -181,7 +181,7 @@ TEST_CASE("a long prompt gets on beside short ones that come as fast as they can
 }
 
 TEST_CASE("a stage that is slow for two seconds costs what it costs then, and nothing afterwards") {
-  for (const size_t stages : {size_t{2}, size_t{4}, size_t{8}}) {
+  for (const size_t stages : {size_t{1}, size_t{2}, size_t{4}, size_t{8}}) {
     CAPTURE(stages);
     SimulatedHardware hardware;
     hardware.shares.assign(stages, 1.0 / static_cast<double>(stages));

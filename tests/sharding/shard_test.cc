@@ -3,10 +3,13 @@
 #include <doctest/doctest.h>
 
 #include <filesystem>
+#include <mutex>
+#include <set>
 #include <string>
 #include <vector>
 
 #include "base/error.h"
+#include "model/weight_manifest.h"
 #include "tests/support/temp_dir.h"
 #include "tests/support/tiny_model.h"
 
@@ -39,7 +42,7 @@ test::TinyModelOptions options_for(const char* arch, TensorType type, bool tied)
 TEST_CASE("shard_bytes is what load_shard keeps, and shards of a cut add up to the whole") {
   ThreadPool pool(2);
   for (const bool tied : {false, true}) {
-    for (const char* arch : {"llama", "qwen2", "qwen3", "phi3", "gemma3"}) {
+    for (const char* arch : {"llama", "qwen2", "qwen3", "phi3", "gemma3", "qwen3moe"}) {
       const Loaded m(options_for(arch, TensorType::kQ5_K, tied));
       const auto load = [&](const ShardSpec& spec) {
         const ShardWeights w = load_shard(m.file, m.config, spec, pool);
@@ -122,6 +125,60 @@ TEST_CASE("a file that is cut short while it is loaded is an error, from any thr
     ThreadPool pool(threads);
     CHECK_NOTHROW(load_shard(m.file, m.config, {true, {0, 2}, false}, pool));
     CHECK_THROWS_AS(load_shard(m.file, m.config, {false, {2, 4}, false}, pool), SetupError);
+  }
+}
+
+// Gives a file's blocks, whole ones only, and remembers which tensors were asked for.
+class FileBlocks : public BlockSource {
+ public:
+  explicit FileBlocks(const GgufFile& file) : file_(file) {}
+  void read_block(const TensorInfo& tensor, uint64_t block, std::span<std::byte> out) override {
+    const std::lock_guard lock(mutex_);
+    CHECK(out.size() == bytes_of_block(tensor, block));
+    file_.read(tensor, block * block_bytes(tensor), out);
+    asked.insert(tensor.name);
+  }
+  std::set<std::string> asked;
+
+ private:
+  const GgufFile& file_;
+  std::mutex mutex_;
+};
+
+TEST_CASE("weights from blocks are those from the file, also where a tensor holds several matrices") {
+  ThreadPool pool(2);
+  for (const char* arch : {"llama", "qwen2", "phi3", "gemma3"}) {
+    test::TinyModelOptions options = options_for(arch, TensorType::kQ4_0, true);
+    options.n_ff = 1184;     // parts of a tensor that begin inside a block
+    options.n_vocab = 2000;  // an embedding of several blocks
+    const Loaded m(options);
+    FileBlocks blocks(m.file);
+    const ShardSpec spec{true, {1, 3}, true};
+    const ShardWeights a = load_shard(m.file, m.config, spec, pool),
+                       b = load_shard(m.file, m.config, spec, pool, {}, nullptr, &blocks);
+    const std::vector<std::string> names = shard_tensors(m.file, m.config, spec);
+    CHECK(blocks.asked == std::set<std::string>(names.begin(), names.end()));
+    CHECK(blocks.asked.size() == names.size());
+    const auto equal = [](const WeightMatrix& x, const WeightMatrix& y) {
+      REQUIRE(x.rows() == y.rows());
+      std::vector<float> row_x(static_cast<size_t>(x.cols())), row_y(row_x);
+      for (int64_t row = 0; row < x.rows(); ++row) {
+        x.decode_row(row, row_x.data());
+        y.decode_row(row, row_y.data());
+        if (row_x != row_y) return false;
+      }
+      return true;
+    };
+    CHECK(equal(*a.token_embd, *b.token_embd));
+    CHECK(a.output_norm == b.output_norm);
+    for (size_t i = 0; i < a.layers.size(); ++i) {
+      CHECK(equal(a.layers[i].attn_q, b.layers[i].attn_q));
+      CHECK(equal(a.layers[i].attn_v, b.layers[i].attn_v));
+      CHECK(equal(a.layers[i].ffn_gate, b.layers[i].ffn_gate));
+      CHECK(equal(a.layers[i].ffn_up, b.layers[i].ffn_up));
+      CHECK(equal(a.layers[i].ffn_down, b.layers[i].ffn_down));
+      CHECK(a.layers[i].ffn_norm == b.layers[i].ffn_norm);
+    }
   }
 }
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 
 #include "tensor/format.h"
 
@@ -78,11 +79,16 @@ ReferenceModel::ReferenceModel(const GgufFile& file, const ModelConfig& config,
     l.ffn_norm = tensor("ffn_norm.weight");
     l.gate = tensor("ffn_gate.weight");
     l.up = tensor("ffn_up.weight");
-    if (l.gate.values.empty()) {
+    l.down = tensor("ffn_down.weight");
+    l.router = tensor("ffn_gate_inp.weight");
+    if (!l.router.values.empty()) {
+      l.gate = tensor("ffn_gate_exps.weight");
+      l.up = tensor("ffn_up_exps.weight");
+      l.down = tensor("ffn_down_exps.weight");
+    } else if (l.gate.values.empty()) {
       l.gate = rows_of(l.up, 0, config.n_ff[i]);
       l.up = rows_of(l.up, config.n_ff[i], config.n_ff[i]);
     }
-    l.down = tensor("ffn_down.weight");
     l.ffn_post_norm = tensor("post_ffw_norm.weight");
   }
 }
@@ -195,9 +201,10 @@ Row ReferenceModel::embed(int token) const {
   return out;
 }
 
-Row ReferenceModel::feed_forward(const Layer& l, std::span<const double> x) const {
-  Row gate = product(l.gate, x);
-  const Row up = product(l.up, x);
+Row ReferenceModel::gated(const Tensor& w_gate, const Tensor& w_up, const Tensor& w_down,
+                          std::span<const double> x) const {
+  Row gate = product(w_gate, x);
+  const Row up = product(w_up, x);
   const double pi = std::acos(-1.0);
   for (size_t i = 0; i < gate.size(); ++i) {
     const double g = gate[i];
@@ -205,7 +212,32 @@ Row ReferenceModel::feed_forward(const Layer& l, std::span<const double> x) cons
     const double silu = g / (1 + std::exp(-g));
     gate[i] = (config_.arch->gate == GateKind::kGelu ? gelu : silu) * up[i];
   }
-  return product(l.down, gate);
+  return product(w_down, gate);
+}
+
+Row ReferenceModel::feed_forward(int layer, std::span<const double> x) const {
+  const Layer& l = layers_[layer];
+  if (l.router.values.empty()) return gated(l.gate, l.up, l.down, x);
+  // The softmax over all experts, of which the largest are kept and made to add up to 1.
+  const Row logits = product(l.router, x);
+  Row probabilities;
+  double sum = 0;
+  for (const double logit : logits) sum += std::exp(logit);
+  for (const double logit : logits) probabilities.push_back(std::exp(logit) / sum);
+  Row sorted = probabilities;
+  std::sort(sorted.rbegin(), sorted.rend());
+  const double least = sorted[config_.n_expert_used - 1];
+  const double kept = std::accumulate(sorted.begin(), sorted.begin() + config_.n_expert_used, 0.0);
+  Row out(config_.n_embd, 0.0);
+  const int n_ff = config_.n_ff[layer];
+  for (int e = 0; e < config_.n_expert; ++e) {
+    if (probabilities[e] < least) continue;
+    Row answer = gated(rows_of(l.gate, e * n_ff, n_ff), rows_of(l.up, e * n_ff, n_ff),
+                       rows_of(l.down, e * config_.n_embd, config_.n_embd), x);
+    for (double& value : answer) value *= probabilities[e] / kept;
+    add(out, answer);
+  }
+  return out;
 }
 
 Row ReferenceModel::forward_layer(int layer, std::span<const double> hidden) {
@@ -236,7 +268,7 @@ Row ReferenceModel::forward_layer(int layer, std::span<const double> hidden) {
     add(out, half);
   };
   add_half(product(l.attn_output, attention(layer, q)), l.attn_post_norm);
-  add_half(feed_forward(l, norm(out, l.ffn_norm)), l.ffn_post_norm);
+  add_half(feed_forward(layer, norm(out, l.ffn_norm)), l.ffn_post_norm);
   return out;
 }
 

@@ -39,8 +39,8 @@ class ReferenceModel {
   };
   struct Layer {
     Tensor attn_norm, q, k, v, q_bias, k_bias, v_bias, q_norm, k_norm, attn_output, attn_post_norm;
-    Tensor ffn_norm, gate, up, down, ffn_post_norm;
-    std::vector<std::vector<double>> cached_k, cached_v;  // [positions][n_head_kv * head_dim]
+    Tensor ffn_norm, gate, up, down, ffn_post_norm, router;  // gate, up and down of all experts in one
+    std::vector<std::vector<double>> cached_k, cached_v;     // [positions][n_head_kv * head_dim]
   };
 
   Tensor load(const GgufFile& file, const std::string& name) const;
@@ -51,7 +51,9 @@ class ReferenceModel {
   double pair_angle(const RopeScaling& rope, int i, int position) const;
   void rotate(std::vector<double>& x, int layer, int position) const;
   std::vector<double> attention(int layer, std::span<const double> q) const;
-  std::vector<double> feed_forward(const Layer& l, std::span<const double> x) const;
+  std::vector<double> gated(const Tensor& gate, const Tensor& up, const Tensor& down,
+                            std::span<const double> x) const;
+  std::vector<double> feed_forward(int layer, std::span<const double> x) const;
 
   ModelConfig config_;
   ReferenceOptions options_;

@@ -115,6 +115,26 @@ std::vector<TinyFamily> make_families() {
   };
   all.push_back({"phi3-short", phi3(kFamilyContext)});
   all.push_back({"phi3-long", phi3(kFamilyContext / 2)});
+  all.push_back({"qwen3moe", with(base("qwen3moe", 3), [](TinyModelOptions& o) {
+                   o.n_head = 3;
+                   o.n_head_kv = 1;
+                   o.head_dim = 48;
+                   o.n_ff = 56;  // not a multiple of the 16 rows that are packed together
+                   o.n_expert = 8;
+                   o.n_expert_used = 3;
+                   o.tied = false;
+                 })});
+  all.push_back({"granitemoe", with(base("granitemoe", 3, granite_keys), [](TinyModelOptions& o) {
+                   o.n_ff = 64;
+                   o.n_expert = 6;
+                   o.n_expert_used = 2;
+                 })});
+  all.push_back({"mixtral", with(base("llama", 3), [](TinyModelOptions& o) {
+                   o.n_ff = 64;
+                   o.n_expert = 4;
+                   o.n_expert_used = 2;
+                   o.tied = false;
+                 })});
   for (size_t i = 0; i < all.size(); ++i) all[i].options.seed = 100 + i;
   return all;
 }

@@ -165,6 +165,14 @@ void add_vocabulary(GgufWriter& out, const TinyModelOptions& o) {
       "}}{% endif %}");
 }
 
+bool is_one_of(const std::string& arch, std::initializer_list<const char*> names) {
+  return std::find(names.begin(), names.end(), arch) != names.end();
+}
+
+int experts_of(const TinyModelOptions& o) {
+  return o.n_expert == 0 && is_one_of(o.arch, {"qwen3moe", "granitemoe"}) ? 4 : o.n_expert;
+}
+
 void add_keys(GgufWriter& out, const TinyModelOptions& o) {
   const std::string prefix = o.arch + ".";
   out.set_string("general.architecture", o.arch);
@@ -183,11 +191,15 @@ void add_keys(GgufWriter& out, const TinyModelOptions& o) {
     out.set_u32(prefix + "rope.dimension_count", o.n_rot != 0 ? o.n_rot : o.head_dim);
   out.set_f32(prefix + "attention.layer_norm_rms_epsilon", 1e-5f);
   out.set_f32(prefix + "rope.freq_base", 10000.f);
+  if (const int n_expert = experts_of(o); n_expert > 0) {
+    out.set_u32(prefix + "expert_count", n_expert);
+    out.set_u32(prefix + "expert_used_count", o.n_expert_used > 0 ? o.n_expert_used : 2);
+  }
+  if (o.arch == "qwen3moe") {  // says the experts' length apart, and another for no layer
+    out.set_u32(prefix + "expert_feed_forward_length", o.n_ff);
+    out.set_u32(prefix + "feed_forward_length", 3 * o.n_ff);
+  }
   if (o.keys) o.keys(out, prefix);
-}
-
-bool is_one_of(const std::string& arch, std::initializer_list<const char*> names) {
-  return std::find(names.begin(), names.end(), arch) != names.end();
 }
 
 // Weights of a matrix deviate by 1 / sqrt(n_in), so that it keeps the size of what passes through.
@@ -196,9 +208,14 @@ class Weights {
   Weights(GgufWriter& out, uint64_t seed) : out_(out), state_(seed) {}
 
   void matrix(const std::string& name, TensorType type, int n_in, int n_out) {
-    const uint64_t in = static_cast<uint64_t>(n_in), rows = static_cast<uint64_t>(n_out);
-    const float deviation = 1 / std::sqrt(static_cast<float>(n_in));
-    out_.add_tensor(name, type, {in, rows}, random_elements(type, in * rows, deviation, state_));
+    matrices(name, type, {static_cast<uint64_t>(n_in), static_cast<uint64_t>(n_out)});
+  }
+  // dims[0] is n_in; a third dimension counts matrices.
+  void matrices(const std::string& name, TensorType type, std::vector<uint64_t> dims) {
+    uint64_t n = 1;
+    for (const uint64_t dim : dims) n *= dim;
+    const float deviation = 1 / std::sqrt(static_cast<float>(dims[0]));
+    out_.add_tensor(name, type, std::move(dims), random_elements(type, n, deviation, state_));
   }
   // Values from centre - reach to centre + reach.
   void vector(const std::string& name, int n, float centre, float reach) {
@@ -215,7 +232,7 @@ class Weights {
 void add_layer(Weights& w, const TinyModelOptions& o, int head_dim, int layer) {
   const std::string prefix = "blk." + std::to_string(layer) + ".";
   const int n_q = o.n_head * head_dim, n_kv = o.n_head_kv * head_dim;
-  const bool qk_norm = is_one_of(o.arch, {"qwen3", "gemma3"});
+  const bool qk_norm = is_one_of(o.arch, {"qwen3", "qwen3moe", "gemma3"});
   const bool post_norms = is_one_of(o.arch, {"gemma2", "gemma3"});
   w.vector(prefix + "attn_norm.weight", o.n_embd, 1, 0.2f);
   if (o.arch == "phi3") {
@@ -237,13 +254,20 @@ void add_layer(Weights& w, const TinyModelOptions& o, int head_dim, int layer) {
   w.matrix(prefix + "attn_output.weight", o.type, n_q, o.n_embd);
   if (post_norms) w.vector(prefix + "post_attention_norm.weight", o.n_embd, 1, 0.2f);
   w.vector(prefix + "ffn_norm.weight", o.n_embd, 1, 0.2f);
-  if (o.arch == "phi3") {
+  if (const int n_expert = experts_of(o); n_expert > 0) {
+    const uint64_t n_embd = o.n_embd, n_ff = o.n_ff, n = n_expert;
+    w.matrix(prefix + "ffn_gate_inp.weight", TensorType::kF32, o.n_embd, n_expert);
+    w.matrices(prefix + "ffn_gate_exps.weight", o.type, {n_embd, n_ff, n});
+    w.matrices(prefix + "ffn_up_exps.weight", o.type, {n_embd, n_ff, n});
+    w.matrices(prefix + "ffn_down_exps.weight", o.type, {n_ff, n_embd, n});
+  } else if (o.arch == "phi3") {
     w.matrix(prefix + "ffn_up.weight", o.type, o.n_embd, 2 * o.n_ff);
+    w.matrix(prefix + "ffn_down.weight", o.type, o.n_ff, o.n_embd);
   } else {
     w.matrix(prefix + "ffn_gate.weight", o.type, o.n_embd, o.n_ff);
     w.matrix(prefix + "ffn_up.weight", o.type, o.n_embd, o.n_ff);
+    w.matrix(prefix + "ffn_down.weight", o.type, o.n_ff, o.n_embd);
   }
-  w.matrix(prefix + "ffn_down.weight", o.type, o.n_ff, o.n_embd);
   if (post_norms) w.vector(prefix + "post_ffw_norm.weight", o.n_embd, 1, 0.2f);
 }
 

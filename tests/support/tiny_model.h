@@ -24,7 +24,8 @@ struct TinyModelOptions {
   int n_ff = 512;
   int n_vocab = 384;  // at least 259
   int n_ctx = 512;
-  int n_rot = 0;  // 0: the head's dimensions
+  int n_rot = 0;                        // 0: the head's dimensions
+  int n_expert = 0, n_expert_used = 0;  // qwen3moe and granitemoe: 0 means 4 and 2; n_ff is one expert's
   bool tied = true;
   bool rope_freqs = false;    // the factors tensor of Llama 3
   bool rope_factors = false;  // the two of Phi-3

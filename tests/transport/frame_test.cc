@@ -42,7 +42,7 @@ std::vector<uint64_t> message_words(uint16_t kind, uint16_t data_words, uint16_t
   words.resize(words.size() + data_words + pointers);
   return words;
 }
-constexpr uint16_t kStep = 2, kResult = 3, kLinkProbe = 9;
+constexpr uint16_t kStep = 2, kResult = 3, kLinkProbe = 9, kWeightsData = 14;
 constexpr size_t kStepPointers = 3 + 4;  // word index of the step's first pointer
 std::vector<uint64_t> step_words() {
   return message_words(kStep, 4, 6);
@@ -288,6 +288,23 @@ TEST_CASE("hostile Cap'n Proto structures are refused") {
     words[5] = far_pointer(1, 1, false);
     check_refused(words, {1, 2});
   }
+  SUBCASE("weights that are not the frame's payload, or not wholly") {
+    auto words = message_words(kWeightsData, 2, 2);
+    CHECK(decode_bytes(frame_of(words)));
+    check_refused(words, {1, 2});
+    words[6] = far_pointer(0, 7, true);
+    words.push_back(far_pointer(1, 0, false));
+    words.push_back(list_pointer(0, 2, 16));
+    CHECK(decode_bytes(frame_of(words, {1, 2})));
+    words.back() = list_pointer(0, 2, 15);
+    check_refused(words, {1, 2});
+    words.back() = list_pointer(0, 2, 1u << 28);
+    check_refused(words, {1, 2});
+    words = message_words(kWeightsData, 2, 2);
+    words[6] = list_pointer(0, 2, 8);  // inside the metadata
+    words.push_back(1);
+    check_refused(words);
+  }
   SUBCASE("a Data inside the metadata instead of the payload") {
     auto words = message_words(kLinkProbe, 1, 1);
     words[4] = list_pointer(0, 2, 8);
@@ -332,8 +349,9 @@ TEST_CASE("mutated messages with fitting checksums never crash, hang or carry a 
       REQUIRE(Clock::now() - start < 1s);
       ++(decoded ? taken : refused);
       if (decoded) {
-        const bool takes_payload =
-            std::holds_alternative<StepMessage>(*decoded) || std::holds_alternative<LinkProbe>(*decoded);
+        const bool takes_payload = std::holds_alternative<StepMessage>(*decoded) ||
+                                   std::holds_alternative<LinkProbe>(*decoded) ||
+                                   std::holds_alternative<WeightsData>(*decoded);
         CHECK((payload.empty() || takes_payload));
       } else {
         CHECK(decoded.error().code == Errc::kBadFrame);

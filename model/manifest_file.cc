@@ -1,0 +1,89 @@
+// Manifests kept on disk (manifest_of in model/weight_manifest.h). A file is
+//
+//     "shoal manifest 1\n", the model's fingerprint and a newline, its stamp, a newline, the manifest's
+//     bytes, and SHA-256 of all before
+//
+// and is named after the model's path. Whatever does not fit is made anew and never an error.
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cstring>
+#include <filesystem>
+#include <optional>
+
+#include "base/error.h"
+#include "model/gguf_reader.h"
+#include "model/weight_manifest.h"
+
+namespace shoal {
+namespace {
+
+std::string label_of(const GgufFile& file, const std::string& stamp) {
+  return "shoal manifest 1\n" + file.fingerprint() + "\n" + stamp + "\n";
+}
+
+std::optional<WeightManifest> read_kept(const std::string& path, const std::string& label,
+                                        const GgufFile& model) {
+  try {
+    const RegularFile file(path);
+    const uint64_t least = label.size() + sizeof(Sha256);
+    if (file.size() < least || file.size() - least > kManifestBytesMax) return std::nullopt;
+    std::vector<std::byte> all(file.size());
+    file.read_at(0, all);
+    if (std::memcmp(all.data(), label.data(), label.size()) != 0) return std::nullopt;
+    const auto content = std::span(all).first(all.size() - sizeof(Sha256));
+    if (std::memcmp(sha256(content).data(), content.data() + content.size(), sizeof(Sha256)) != 0)
+      return std::nullopt;
+    return WeightManifest::parse({content.begin() + static_cast<ptrdiff_t>(label.size()), content.end()},
+                                 model.path());
+  } catch (const SetupError&) {
+    return std::nullopt;
+  }
+}
+
+bool write_all(int fd, std::span<const std::byte> bytes) {
+  while (!bytes.empty()) {
+    const ssize_t n = ::write(fd, bytes.data(), bytes.size());
+    if (n < 0 && errno == EINTR) continue;
+    if (n <= 0) return false;
+    bytes = bytes.subspan(static_cast<size_t>(n));
+  }
+  return true;
+}
+
+// Under another name first, so that a reader finds all of it or nothing.
+void keep(const std::string& path, const std::string& label, const WeightManifest& manifest) {
+  const std::string partial = path + "." + std::to_string(::getpid());
+  const int fd = ::open(partial.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600);
+  if (fd < 0) return;
+  Sha256Hasher hasher;
+  bool good = true;
+  for (const auto bytes : {std::as_bytes(std::span(label)), manifest.bytes()}) {
+    hasher.add(bytes);
+    good = good && write_all(fd, bytes);
+  }
+  good = good && write_all(fd, hasher.finish());
+  good = ::close(fd) == 0 && good;
+  if (!good || ::rename(partial.c_str(), path.c_str()) != 0) ::unlink(partial.c_str());
+}
+
+}  // namespace
+
+WeightManifest manifest_of(const GgufFile& file, const std::string& folder, ThreadPool& pool,
+                           const std::function<void(uint64_t, uint64_t)>& progress) {
+  const std::string stamp = file.stamp();
+  if (folder.empty() || stamp.empty()) return WeightManifest::of(file, pool, progress);
+  std::error_code failed;
+  std::filesystem::create_directories(folder, failed);
+  std::string paths;
+  for (const std::string& part : file.part_paths())
+    paths += std::filesystem::absolute(part, failed).string() + "\n";
+  const std::string path = folder + "/" + sha256_hex(paths), label = label_of(file, stamp);
+  if (std::optional<WeightManifest> kept = read_kept(path, label, file)) return std::move(*kept);
+  WeightManifest manifest = WeightManifest::of(file, pool, progress);
+  keep(path, label, manifest);
+  return manifest;
+}
+
+}  // namespace shoal

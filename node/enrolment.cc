@@ -1,0 +1,89 @@
+#include "node/enrolment.h"
+
+#include <fmt/format.h>
+
+#include <cctype>
+#include <cstdlib>
+#include <filesystem>
+#include <vector>
+
+namespace shoal {
+namespace {
+
+// Texts in one, and apart again: each is followed by a zero byte, which neither a name nor PEM has.
+std::string joined(const std::vector<std::string>& texts) {
+  std::string all;
+  for (const std::string& text : texts) all += text + '\0';
+  return all;
+}
+
+std::vector<std::string> parted(const std::string& all) {
+  std::vector<std::string> texts;
+  for (size_t begin = 0; begin < all.size();) {
+    const size_t end = all.find('\0', begin);
+    texts.push_back(all.substr(begin, end - begin));
+    begin = end + 1;
+  }
+  return texts;
+}
+
+// The authority's certificate, then one for each rank's request.
+std::string certify(const std::vector<std::string>& requests, const std::string& cluster,
+                    const std::string& directory) {
+  const CertificateAuthority authority = directory.empty() ? CertificateAuthority::create(cluster)
+                                                           : CertificateAuthority::in(directory, cluster);
+  std::vector<std::string> certificates{authority.certificate()};
+  for (const std::string& text : requests) {
+    const std::vector<std::string> request = parted(text);  // name, PEM
+    const Result<std::string> signed_one = authority.sign(request.at(1), request.at(0));
+    if (!signed_one) {
+      throw SetupError(
+          fmt::format("node {} asked for a certificate with {}", request[0], signed_one.error().message),
+          kExitFailed);
+    }
+    certificates.push_back(*signed_one);
+  }
+  return joined(certificates);
+}
+
+template <class Body>
+RankReport report_of(const std::string& node, Body&& body) {
+  try {
+    return {body(), "", 0};
+  } catch (const SetupError& error) {
+    return {"", fmt::format("node {}: {}", node, error.what()), error.exit_code()};
+  }
+}
+
+}  // namespace
+
+std::string authority_directory(const std::string& cluster) {
+  const char* data = std::getenv("XDG_DATA_HOME");
+  const char* home = std::getenv("HOME");
+  const std::filesystem::path base = data != nullptr && *data != '\0' ? std::filesystem::path(data)
+                                     : home != nullptr ? std::filesystem::path(home) / ".local/share"
+                                                       : std::filesystem::path("/var/lib");
+  std::string name;
+  for (const char c : cluster) {  // a cluster may be called anything, a directory not
+    const bool plain = std::isalnum(static_cast<unsigned char>(c)) || c == '-' || c == '_';
+    name += plain ? std::string(1, c) : fmt::format("%{:02x}", static_cast<unsigned char>(c));
+  }
+  return (base / "shoal" / "clusters" / name).string();
+}
+
+std::shared_ptr<TlsContext> enrol(Bootstrap& bootstrap, const std::string& cluster, const std::string& node,
+                                  const std::string& directory) {
+  const NodeKey key = NodeKey::create();
+  const std::vector<std::string> requests = agree(bootstrap, report_of(node, [&] {
+                                                    return joined({node, key.request(node, cluster)});
+                                                  }));
+  const RankReport certified = bootstrap.rank() == 0
+                                   ? report_of(node, [&] { return certify(requests, cluster, directory); })
+                                   : RankReport{};
+  const std::vector<std::string> certificates = parted(agree(bootstrap, certified)[0]);
+  const NodeCredentials credentials{key, certificates.at(static_cast<size_t>(bootstrap.rank()) + 1),
+                                    certificates[0]};
+  return std::make_shared<TlsContext>(credentials);
+}
+
+}  // namespace shoal

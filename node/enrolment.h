@@ -1,0 +1,22 @@
+// How the nodes that a launcher started get certificates: each makes a key of its own, which stays with it,
+// and the head's authority signs what they ask for. The launcher is trusted to say who is who; from then on
+// the links themselves are (transport/certificates.h).
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "node/bootstrap.h"
+#include "transport/tls.h"
+
+namespace shoal {
+
+// Where the head keeps the authority of a cluster: ${XDG_DATA_HOME:-~/.local/share}/shoal/clusters/NAME.
+std::string authority_directory(const std::string& cluster);
+
+// Collective: every rank calls it once, after the ranks have agreed on their names. `directory`: of the
+// head's authority; empty: one for this run alone. Throws as agree() does.
+std::shared_ptr<TlsContext> enrol(Bootstrap& bootstrap, const std::string& cluster, const std::string& node,
+                                  const std::string& directory);
+
+}  // namespace shoal

@@ -1,0 +1,168 @@
+#include "node/weight_link.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <atomic>
+#include <boost/asio/detached.hpp>
+#include <deque>
+
+#include "model/weight_manifest.h"
+#include "transport/hello.h"
+
+namespace shoal {
+
+using boost::asio::awaitable;
+using boost::asio::co_spawn;
+using boost::asio::detached;
+using namespace std::chrono_literals;
+
+namespace {
+
+constexpr auto kAnswerDeadline = 60s;  // for the next answer: the slowest link needs 10 s for a block
+constexpr uint32_t kManifestPartBytes = 1 << 20;
+
+}  // namespace
+
+// Everything but `open` belongs to the io thread.
+struct WeightLink::State {
+  struct Waiting {
+    uint64_t id;
+    uint32_t tensor, length;
+    Clock::time_point asked;
+    std::promise<Result<Answer>> promise;
+  };
+  ChannelPtr channel;
+  std::deque<Waiting> waiting;
+  uint64_t next_id = 1;
+  Error ended;
+  std::atomic<bool> open{true};
+
+  void end(Error error) {
+    if (!open.exchange(false)) return;
+    ended = std::move(error);
+    channel->close();
+    std::deque<Waiting> lost;
+    lost.swap(waiting);
+    for (Waiting& one : lost) one.promise.set_value(ended);
+  }
+
+  // Nothing, or what is wrong with the answer.
+  std::string take(IncomingMessage& incoming) {
+    const auto* data = std::get_if<WeightsData>(&incoming.message);
+    if (data == nullptr) return fmt::format("a {} on a link for weights", message_name(incoming.message));
+    if (waiting.empty() || data->id != waiting.front().id) return "weights that were not asked for";
+    const size_t bytes = incoming.payload.bytes.size();
+    const bool manifest = waiting.front().tensor == WeightsRequest::kManifest;
+    const bool fits =
+        manifest ? bytes > 0 && bytes <= waiting.front().length : bytes == waiting.front().length;
+    if (data->failure.empty() ? !fits : bytes != 0) {
+      return fmt::format("{} bytes of weights where {} were asked for", bytes, waiting.front().length);
+    }
+    std::promise<Result<Answer>> promise = std::move(waiting.front().promise);
+    waiting.pop_front();
+    if (data->failure.empty()) {
+      promise.set_value(Answer{std::move(incoming.payload), data->total_bytes});
+    } else {
+      promise.set_value(Error{Errc::kRefused, data->failure});
+    }
+    return "";
+  }
+
+  static awaitable<void> read(std::shared_ptr<State> self) {
+    HeapBufferSource buffers(kWeightsBytesMax);
+    while (self->open) {
+      Result<IncomingMessage> incoming = co_await self->channel->receive(buffers, after(kAnswerDeadline));
+      if (incoming.has_error()) {
+        const bool idle =
+            incoming.error().code == Errc::kTimeout && self->channel->is_open() &&
+            (self->waiting.empty() || Clock::now() - self->waiting.front().asked < kAnswerDeadline);
+        if (idle) continue;
+        self->end(incoming.error());
+        co_return;
+      }
+      const std::string wrong = self->take(*incoming);
+      if (!wrong.empty())
+        self->end({Errc::kBadFrame, fmt::format("{} sent {}", self->channel->peer(), wrong)});
+    }
+  }
+};
+
+namespace {
+
+awaitable<Result<ChannelPtr>> connect(WeightAsker asker, WeightPeer peer,
+                                      std::chrono::milliseconds patience) {
+  ChannelOptions options;
+  options.tls = asker.tls;
+  Result<ChannelPtr> channel = co_await dial(peer.address, peer.port, after(patience), options);
+  if (channel.has_error()) co_return channel.error();
+  Hello hello;
+  hello.role = LinkRole::kWeights;
+  hello.cluster_name = asker.cluster;
+  hello.node_name = asker.node;
+  hello.peer_node_name = peer.node;
+  hello.model_fingerprint = asker.model;
+  Result<PeerInfo> greeted = co_await say_hello(**channel, hello);
+  if (greeted.has_error()) co_return greeted.error();
+  co_return *channel;
+}
+
+}  // namespace
+
+Result<std::unique_ptr<WeightLink>> WeightLink::open(IoThread& io, const WeightAsker& asker,
+                                                     const WeightPeer& peer,
+                                                     std::chrono::milliseconds patience) {
+  const Result<ChannelPtr> channel = io.run(connect(asker, peer, patience));
+  if (channel.has_error()) return channel.error();
+  auto state = std::make_shared<State>();
+  state->channel = *channel;
+  io.post([&io, state] { co_spawn(io.executor(), State::read(state), detached); });
+  return std::unique_ptr<WeightLink>(new WeightLink(io, std::move(state), peer.node));
+}
+
+WeightLink::WeightLink(IoThread& io, std::shared_ptr<State> state, std::string peer)
+    : io_(io), state_(std::move(state)), peer_(std::move(peer)) {}
+
+WeightLink::~WeightLink() {
+  io_.call([this] {
+    state_->end({Errc::kCancelled, "the link for weights was closed"});
+    return 0;
+  });
+}
+
+bool WeightLink::is_open() const {
+  return state_->open;
+}
+
+std::future<Result<WeightLink::Answer>> WeightLink::ask(uint32_t tensor, uint64_t offset, uint32_t length) {
+  auto promise = std::make_shared<std::promise<Result<Answer>>>();
+  std::future<Result<Answer>> answer = promise->get_future();
+  io_.post([state = state_, promise, tensor, offset, length] {
+    if (!state->open) return promise->set_value(state->ended);
+    const uint64_t id = state->next_id++;
+    const Result<void> posted = state->channel->post({WeightsRequest{id, tensor, length, offset}});
+    if (posted.has_error()) return promise->set_value(posted.error());
+    state->waiting.push_back({id, tensor, length, Clock::now(), std::move(*promise)});
+  });
+  return answer;
+}
+
+Result<std::vector<std::byte>> ask_manifest(WeightLink& link) {
+  std::vector<std::byte> all;
+  uint64_t total = 1;
+  while (all.size() < total) {
+    Result<WeightLink::Answer> part =
+        link.ask(WeightsRequest::kManifest, all.size(), kManifestPartBytes).get();
+    if (part.has_error()) return part.error();
+    if (part->total_bytes > kManifestBytesMax || (!all.empty() && part->total_bytes != total) ||
+        part->bytes.bytes.size() > part->total_bytes - all.size()) {
+      return Error{Errc::kBadFrame,
+                   fmt::format("{} sent a manifest of {} bytes", link.peer(), part->total_bytes)};
+    }
+    total = part->total_bytes;
+    all.insert(all.end(), part->bytes.bytes.begin(), part->bytes.bytes.end());
+  }
+  return all;
+}
+
+}  // namespace shoal

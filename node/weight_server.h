@@ -1,0 +1,55 @@
+// The side of a link for weights that gives them (WEIGHTS in transport/wire.capnp).
+//
+// serve() runs on the node's io thread; the disk is read on a thread of its own. While the node passes steps
+// along, an answer waits until the one before has left and then three times as long again, so that three
+// quarters of the link are the steps'.
+#pragma once
+
+#include <atomic>
+#include <boost/asio/awaitable.hpp>
+#include <boost/asio/thread_pool.hpp>
+#include <cstdint>
+#include <memory>
+#include <span>
+
+#include "base/error.h"
+#include "transport/channel.h"
+
+namespace shoal {
+
+class WeightManifest;
+
+// What a node can give. Called from the server's thread.
+class WeightProvider {
+ public:
+  virtual ~WeightProvider() = default;
+  virtual const WeightManifest& manifest() const = 0;
+  // Bytes [offset, offset + out.size()) of a tensor, inside it. An error says for a person why they are not
+  // to be had.
+  virtual Result<void> give(size_t tensor, uint64_t offset, std::span<std::byte> out) = 0;
+};
+
+class WeightServer {
+ public:
+  // Null takes back what was offered before.
+  void offer(std::shared_ptr<WeightProvider> provider) { provider_ = std::move(provider); }
+  bool offers() const { return provider_ != nullptr; }
+
+  // Until the link ends.
+  boost::asio::awaitable<void> serve(ChannelPtr channel);
+  // A step passed through this node now.
+  void saw_step() { last_step_ = Clock::now(); }
+
+  uint64_t bytes_given() const { return bytes_given_; }
+
+ private:
+  boost::asio::awaitable<Result<void>> answer(ChannelPtr channel, const WeightsRequest& request);
+  boost::asio::awaitable<void> give_way(ChannelPtr channel, Clock::time_point began);
+
+  std::shared_ptr<WeightProvider> provider_;
+  boost::asio::thread_pool disk_{1};
+  Clock::time_point last_step_{};
+  std::atomic<uint64_t> bytes_given_{0};
+};
+
+}  // namespace shoal

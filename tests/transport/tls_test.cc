@@ -1,0 +1,214 @@
+// TLS under channels: who is let in, who is not, and that frames pass as without it.
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <filesystem>
+
+#include "tests/transport/support.h"
+#include "transport/certificates.h"
+#include "transport/tls.h"
+
+namespace shoal::test {
+namespace {
+
+NodeCredentials credentials_of(const CertificateAuthority& authority, const std::string& node, int days = 1) {
+  NodeKey key = NodeKey::create();
+  const std::string certificate = authority.sign(key.request(node, "home"), node, days).value();
+  return {std::move(key), certificate, authority.certificate()};
+}
+
+ChannelOptions tls_options(const NodeCredentials& credentials) {
+  ChannelOptions options;
+  options.tls = std::make_shared<TlsContext>(credentials);
+  return options;
+}
+
+struct Greeting {
+  Result<PeerInfo> caller = Error{}, callee = Error{};
+  ChannelPtr from, to;
+};
+
+// pi-1 listens with one set of options, laptop calls with another; both say hello.
+Greeting greet(asio::io_context& io, const ChannelOptions& laptop, const ChannelOptions& pi) {
+  Greeting greeting;
+  const auto listener = listen_on(io.get_executor(), "127.0.0.1", 0, pi);
+  ExpectedHello expected;
+  expected.node_name = "pi-1";
+  const Body accept = [&]() -> asio::awaitable<void> {
+    greeting.to = (co_await listener->accept()).value();
+    greeting.callee = co_await answer_hello(*greeting.to, expected, {}, 1000ms);
+  };
+  const Body connect = [&]() -> asio::awaitable<void> {
+    greeting.from = (co_await dial("127.0.0.1", listener->port(), after(2s), laptop)).value();
+    greeting.caller = co_await say_hello(*greeting.from, sample_hello(), 1000ms);
+  };
+  run(io, {accept, connect});
+  return greeting;
+}
+
+}  // namespace
+
+TEST_CASE("frames of all sizes pass over TLS as they are") {
+  asio::io_context io;
+  const CertificateAuthority authority = CertificateAuthority::create("home");
+  Greeting g = greet(io, tls_options(credentials_of(authority, "laptop")),
+                     tls_options(credentials_of(authority, "pi-1")));
+  REQUIRE(g.caller.has_value());
+  REQUIRE(g.callee.has_value());
+  CHECK(g.from->peer_certificate()->node == "pi-1");
+  CHECK(g.to->peer_certificate()->node == "laptop");
+  CHECK(g.to->peer_certificate()->cluster == "home");
+  for (const size_t bytes : {0, 8, 4096, 16384, 16385, 1 << 20, 8 << 20}) {
+    const Activations sent(bytes);
+    const Body send = [&]() -> asio::awaitable<void> {
+      OutgoingMessage probe{LinkProbe{bytes}, sent.bytes(), {}};
+      const Result<void> done = co_await g.from->send(std::move(probe));
+      CHECK(done.has_value());
+    };
+    const Body receive = [&]() -> asio::awaitable<void> {
+      HeapBufferSource source(16 << 20);
+      const Result<IncomingMessage> got = co_await g.to->receive(source);
+      REQUIRE(got.has_value());
+      CHECK(std::get<LinkProbe>(got->message).sequence == bytes);
+      CHECK(std::equal(got->payload.bytes.begin(), got->payload.bytes.end(), sent.bytes().begin(),
+                       sent.bytes().end()));
+    };
+    run(io, {send, receive});
+  }
+}
+
+TEST_CASE("many frames in both directions at once pass over TLS in order") {
+  asio::io_context io;
+  const CertificateAuthority authority = CertificateAuthority::create("home");
+  Greeting g = greet(io, tls_options(credentials_of(authority, "laptop")),
+                     tls_options(credentials_of(authority, "pi-1")));
+  REQUIRE(g.caller.has_value());
+  const Activations activations(100000);
+  constexpr uint64_t kFrames = 200;
+  const auto sending = [&](Channel& channel) -> asio::awaitable<void> {
+    for (uint64_t i = 0; i < kFrames; ++i) {
+      OutgoingMessage probe{LinkProbe{i}, activations.bytes(), {}};
+      const Result<void> done = co_await channel.send(std::move(probe));
+      REQUIRE(done.has_value());
+    }
+  };
+  const auto receiving = [&](Channel& channel) -> asio::awaitable<void> {
+    HeapBufferSource source(1 << 20);
+    for (uint64_t i = 0; i < kFrames; ++i) {
+      const Result<IncomingMessage> got = co_await channel.receive(source);
+      REQUIRE(got.has_value());
+      REQUIRE(std::get<LinkProbe>(got->message).sequence == i);
+    }
+  };
+  run(io, {[&] { return sending(*g.from); }, [&] { return sending(*g.to); },
+           [&] { return receiving(*g.from); }, [&] { return receiving(*g.to); }});
+}
+
+TEST_CASE("a node is who its certificate says, and of this cluster, or is not let in") {
+  asio::io_context io;
+  const CertificateAuthority authority = CertificateAuthority::create("home");
+  const CertificateAuthority foreign = CertificateAuthority::create("home");
+  const ChannelOptions laptop = tls_options(credentials_of(authority, "laptop"));
+  const ChannelOptions pi = tls_options(credentials_of(authority, "pi-1"));
+  auto refused = [&](const ChannelOptions& caller, const ChannelOptions& callee) {
+    const auto begin = Clock::now();
+    const Greeting g = greet(io, caller, callee);
+    CHECK(g.caller.has_error());
+    CHECK(g.callee.has_error());
+    CHECK(Clock::now() - begin < 1500ms);
+    return std::pair(g.caller.has_error() ? g.caller.error().message : "",
+                     g.callee.has_error() ? g.callee.error().message : "");
+  };
+  SUBCASE("another authority's") {
+    NodeCredentials intruder = credentials_of(foreign, "laptop");
+    intruder.authority = authority.certificate();  // so that the intruder itself has nothing against pi-1
+    CHECK(refused(tls_options(intruder), pi).second.find("certificate") != std::string::npos);
+    CHECK(refused(laptop, tls_options(credentials_of(foreign, "pi-1"))).first.find("certificate") !=
+          std::string::npos);
+  }
+  SUBCASE("expired") {
+    CHECK(refused(tls_options(credentials_of(authority, "laptop", -2)), pi).second.find("expired") !=
+          std::string::npos);
+    CHECK(refused(laptop, tls_options(credentials_of(authority, "pi-1", -2))).first.find("expired") !=
+          std::string::npos);
+  }
+  SUBCASE("another node's") {
+    CHECK(refused(tls_options(credentials_of(authority, "pi-7")), pi).second.find("pi-7") !=
+          std::string::npos);
+    CHECK(refused(laptop, tls_options(credentials_of(authority, "pi-7"))).first.find("pi-7") !=
+          std::string::npos);
+  }
+  SUBCASE("revoked") {
+    const NodeCredentials stolen = credentials_of(authority, "laptop");
+    const auto context = std::make_shared<TlsContext>(credentials_of(authority, "pi-1"));
+    context->set_revoked({certificate_info(stolen.certificate).fingerprint});
+    ChannelOptions callee;
+    callee.tls = context;
+    CHECK(refused(tls_options(stolen), callee).second.find("revoked") != std::string::npos);
+  }
+  SUBCASE("none: plain TCP, to either side") {
+    refused(ChannelOptions{}, pi);
+    refused(laptop, ChannelOptions{});
+  }
+}
+
+TEST_CASE("before both have shown who they are no hello is sent") {
+  asio::io_context io;
+  const CertificateAuthority authority = CertificateAuthority::create("home");
+  RawPeer peer(io, tls_options(credentials_of(authority, "pi-1")));
+  ExpectedHello expected;
+  const Body answer = [&]() -> asio::awaitable<void> {
+    const Result<PeerInfo> greeted = co_await answer_hello(*peer.channel, expected, {}, 300ms);
+    CHECK(greeted.has_error());
+  };
+  SUBCASE("silence ends at the deadline") {
+    run(io, answer);
+  }
+  SUBCASE("plain text ends at once, and gets nothing but an alert back") {
+    const Body talk = [&]() -> asio::awaitable<void> {
+      const std::string request = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+      co_await asio::async_write(peer.socket, asio::buffer(request), asio::use_awaitable);
+      std::array<char, 4096> reply;
+      boost::system::error_code ec;
+      const size_t n = co_await asio::async_read(peer.socket, asio::buffer(reply),
+                                                 asio::redirect_error(asio::use_awaitable, ec));
+      CHECK(n <= 7);  // a TLS alert
+    };
+    run(io, {answer, talk});
+  }
+}
+
+TEST_CASE("the head's authority is kept, for its owner's eyes only") {
+  const std::filesystem::path directory =
+      std::filesystem::temp_directory_path() / ("shoal-authority-" + std::to_string(::getpid()));
+  const CertificateAuthority first = CertificateAuthority::in(directory, "home");
+  CHECK(CertificateAuthority::in(directory, "home").certificate() == first.certificate());
+  struct stat status {};
+  REQUIRE(::stat((directory / "authority.key").c_str(), &status) == 0);
+  CHECK((status.st_mode & 0777) == 0600);
+  ::chmod((directory / "authority.key").c_str(), 0644);
+  CHECK_THROWS_AS(CertificateAuthority::in(directory, "home"), SetupError);
+  std::filesystem::remove_all(directory);
+}
+
+TEST_CASE("a request is signed for the name that was checked, and only if its owner signed it") {
+  const CertificateAuthority authority = CertificateAuthority::create("home");
+  const NodeKey key = NodeKey::create();
+  const std::string request = key.request("i-am-the-head", "elsewhere");
+  const CertificateInfo info = certificate_info(authority.sign(request, "pi-2").value());
+  CHECK(info.node == "pi-2");
+  CHECK(info.cluster == "home");
+  CHECK(authority.sign("", "pi-2").has_error());
+  CHECK(
+      authority.sign("-----BEGIN CERTIFICATE REQUEST-----\nAAAA\n-----END CERTIFICATE REQUEST-----\n", "pi-2")
+          .has_error());
+  CHECK(authority.sign(std::string(kRequestBytesMax + 1, 'a'), "pi-2").has_error());
+  std::string damaged = request;
+  damaged[request.size() / 2] = damaged[request.size() / 2] == 'A' ? 'B' : 'A';
+  CHECK(authority.sign(damaged, "pi-2").has_error());
+  CHECK_THROWS_AS(
+      TlsContext({NodeKey::create(), authority.sign(request, "pi-2").value(), authority.certificate()}),
+      SetupError);
+}
+
+}  // namespace shoal::test

@@ -1,0 +1,277 @@
+#include "transport/certificates.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <openssl/bio.h>
+#include <openssl/ec.h>
+#include <openssl/err.h>
+#include <openssl/evp.h>
+#include <openssl/pem.h>
+#include <openssl/rand.h>
+#include <openssl/x509v3.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+#include <ctime>
+#include <filesystem>
+#include <fstream>
+#include <iterator>
+#include <utility>
+
+#include "base/check.h"
+
+namespace shoal {
+namespace {
+
+template <auto Free>
+struct Freeing {
+  template <class T>
+  void operator()(T* p) const {
+    Free(p);
+  }
+};
+using Bio = std::unique_ptr<BIO, Freeing<BIO_free>>;
+using Certificate = std::unique_ptr<X509, Freeing<X509_free>>;
+using Request = std::unique_ptr<X509_REQ, Freeing<X509_REQ_free>>;
+using Key = std::unique_ptr<EVP_PKEY, Freeing<EVP_PKEY_free>>;
+
+constexpr long kBackdateSeconds = 24 * 3600;  // clocks of small devices differ, and some start in the past
+constexpr int kNameBytesOfX509 = 64;          // ub-common-name of RFC 5280
+
+// OpenSSL's reason for its last failure; its queue of errors is empty afterwards.
+std::string openssl_reason() {
+  const unsigned long code = ERR_get_error();
+  ERR_clear_error();
+  const char* reason = code == 0 ? nullptr : ERR_reason_error_string(code);
+  return reason == nullptr ? "unknown reason" : reason;
+}
+
+// What only fails for want of memory or of a working OpenSSL.
+void require(bool done, const char* doing) {
+  if (!done) throw SetupError(fmt::format("{} failed: {}", doing, openssl_reason()), kExitFailed);
+}
+
+std::string text_of(BIO* bio) {
+  char* data = nullptr;
+  const long size = BIO_get_mem_data(bio, &data);
+  return std::string(data, static_cast<size_t>(size));
+}
+
+Bio reading(const std::string& text) {
+  Bio bio(BIO_new_mem_buf(text.data(), static_cast<int>(text.size())));
+  require(bio != nullptr, "reading a certificate");
+  return bio;
+}
+
+Certificate read_certificate(const std::string& pem) {
+  return Certificate(PEM_read_bio_X509(reading(pem).get(), nullptr, nullptr, nullptr));
+}
+
+std::string write_certificate(X509* certificate) {
+  const Bio bio(BIO_new(BIO_s_mem()));
+  require(bio && PEM_write_bio_X509(bio.get(), certificate) == 1, "writing a certificate");
+  return text_of(bio.get());
+}
+
+// One attribute of a subject, as UTF-8; empty where it is missing or has a zero byte in it.
+std::string attribute(X509_NAME* name, int nid) {
+  const int index = X509_NAME_get_index_by_NID(name, nid, -1);
+  if (index < 0) return {};
+  unsigned char* utf8 = nullptr;
+  const int size = ASN1_STRING_to_UTF8(&utf8, X509_NAME_ENTRY_get_data(X509_NAME_get_entry(name, index)));
+  if (size < 0) return {};
+  std::string text(reinterpret_cast<char*>(utf8), static_cast<size_t>(size));
+  OPENSSL_free(utf8);
+  return text.find('\0') == std::string::npos ? text : std::string();
+}
+
+void set_name(X509_NAME* name, const std::string& node, const std::string& cluster) {
+  auto add = [&](const char* field, const std::string& value) {
+    if (value.empty()) return;
+    if (value.size() > kNameBytesOfX509) {
+      throw SetupError(
+          fmt::format("'{}' has {} bytes: names of nodes and clusters have at most {} (or use --insecure)",
+                      value, value.size(), kNameBytesOfX509));
+    }
+    require(X509_NAME_add_entry_by_txt(name, field, MBSTRING_UTF8,
+                                       reinterpret_cast<const unsigned char*>(value.data()),
+                                       static_cast<int>(value.size()), -1, 0) == 1,
+            "naming a certificate");
+  };
+  add("O", cluster);
+  add("CN", node);
+}
+
+void add_extension(X509* certificate, X509* issuer, int nid, const char* value) {
+  X509V3_CTX context;
+  X509V3_set_ctx_nodb(&context);
+  X509V3_set_ctx(&context, issuer, certificate, nullptr, nullptr, 0);
+  X509_EXTENSION* extension = X509V3_EXT_conf_nid(nullptr, &context, nid, value);
+  require(extension != nullptr, "extending a certificate");
+  const bool added = X509_add_ext(certificate, extension, -1) == 1;
+  X509_EXTENSION_free(extension);
+  require(added, "extending a certificate");
+}
+
+// A certificate of `subject` with a random serial number and a lifetime, not yet signed.
+Certificate new_certificate(EVP_PKEY* subject, const std::string& node, const std::string& cluster,
+                            int days) {
+  Certificate certificate(X509_new());
+  unsigned char serial[16];
+  require(certificate && RAND_bytes(serial, sizeof serial) == 1, "making a certificate");
+  serial[0] &= 0x7f;  // positive
+  BIGNUM* number = BN_bin2bn(serial, sizeof serial, nullptr);
+  const bool numbered =
+      number && BN_to_ASN1_INTEGER(number, X509_get_serialNumber(certificate.get())) != nullptr;
+  BN_free(number);
+  require(numbered && X509_set_version(certificate.get(), X509_VERSION_3) == 1 &&
+              X509_gmtime_adj(X509_getm_notBefore(certificate.get()), -kBackdateSeconds) != nullptr &&
+              X509_time_adj_ex(X509_getm_notAfter(certificate.get()), days, 0, nullptr) != nullptr &&
+              X509_set_pubkey(certificate.get(), subject) == 1,
+          "making a certificate");
+  set_name(X509_get_subject_name(certificate.get()), node, cluster);
+  return certificate;
+}
+
+std::string read_file(const std::string& path) {
+  std::ifstream file(path, std::ios::binary);
+  if (!file) throw SetupError(fmt::format("cannot read {}: {}", path, std::strerror(errno)));
+  return std::string(std::istreambuf_iterator<char>(file), {});
+}
+
+// A new file with a mode of its own from the first byte on; whole or not there at all.
+void write_file(const std::string& path, const std::string& text, mode_t mode) {
+  const std::string partial = path + ".partial";
+  ::unlink(partial.c_str());
+  const int fd = ::open(partial.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, mode);
+  bool written = fd >= 0 && ::write(fd, text.data(), text.size()) == static_cast<ssize_t>(text.size()) &&
+                 ::fsync(fd) == 0;
+  const int reason = errno;
+  if (fd >= 0) ::close(fd);
+  if (written) written = ::rename(partial.c_str(), path.c_str()) == 0;
+  if (!written) {
+    ::unlink(partial.c_str());
+    throw SetupError(fmt::format("cannot write {}: {}", path, std::strerror(reason)), kExitFailed);
+  }
+}
+
+}  // namespace
+
+CertificateInfo certificate_info(const std::string& pem) {
+  const Certificate certificate = read_certificate(pem);
+  if (!certificate) throw SetupError("this is no certificate in PEM form: " + openssl_reason());
+  unsigned char digest[EVP_MAX_MD_SIZE];
+  unsigned int size = 0;
+  require(X509_digest(certificate.get(), EVP_sha256(), digest, &size) == 1, "hashing a certificate");
+  CertificateInfo info;
+  X509_NAME* subject = X509_get_subject_name(certificate.get());
+  info.node = attribute(subject, NID_commonName);
+  info.cluster = attribute(subject, NID_organizationName);
+  for (unsigned int i = 0; i < size; ++i) info.fingerprint += fmt::format("{:02x}", digest[i]);
+  std::tm expires{};
+  if (ASN1_TIME_to_tm(X509_get0_notAfter(certificate.get()), &expires) == 1)
+    info.expires_s = timegm(&expires);
+  return info;
+}
+
+NodeKey::NodeKey(EVP_PKEY* key) : key_(key, EVP_PKEY_free) {}
+
+NodeKey NodeKey::create() {
+  EVP_PKEY* key = EVP_EC_gen("P-256");
+  require(key != nullptr, "making a key");
+  return NodeKey(key);
+}
+
+NodeKey NodeKey::from_pem(const std::string& pem) {
+  EVP_PKEY* key = PEM_read_bio_PrivateKey(reading(pem).get(), nullptr, nullptr, nullptr);
+  if (key == nullptr) throw SetupError("this is no private key in PEM form: " + openssl_reason());
+  return NodeKey(key);
+}
+
+std::string NodeKey::pem() const {
+  const Bio bio(BIO_new(BIO_s_mem()));
+  require(bio && PEM_write_bio_PrivateKey(bio.get(), key_.get(), nullptr, nullptr, 0, nullptr, nullptr) == 1,
+          "writing a key");
+  return text_of(bio.get());
+}
+
+std::string NodeKey::request(const std::string& node, const std::string& cluster) const {
+  const Request request(X509_REQ_new());
+  require(request && X509_REQ_set_pubkey(request.get(), key_.get()) == 1, "making a certificate request");
+  set_name(X509_REQ_get_subject_name(request.get()), node, cluster);
+  const Bio bio(BIO_new(BIO_s_mem()));
+  require(X509_REQ_sign(request.get(), key_.get(), EVP_sha256()) > 0 && bio &&
+              PEM_write_bio_X509_REQ(bio.get(), request.get()) == 1,
+          "making a certificate request");
+  return text_of(bio.get());
+}
+
+CertificateAuthority::CertificateAuthority(NodeKey key, std::string certificate, std::string cluster)
+    : key_(std::move(key)), certificate_(std::move(certificate)), cluster_(std::move(cluster)) {}
+
+CertificateAuthority CertificateAuthority::create(const std::string& cluster) {
+  NodeKey key = NodeKey::create();
+  const Certificate certificate =
+      new_certificate(key.handle(), "authority of " + cluster, cluster, kAuthorityDays);
+  X509* self = certificate.get();
+  require(X509_set_issuer_name(self, X509_get_subject_name(self)) == 1, "making an authority");
+  add_extension(self, self, NID_basic_constraints, "critical,CA:TRUE,pathlen:0");
+  add_extension(self, self, NID_key_usage, "critical,keyCertSign,cRLSign");
+  add_extension(self, self, NID_subject_key_identifier, "hash");
+  require(X509_sign(self, key.handle(), EVP_sha256()) > 0, "making an authority");
+  return CertificateAuthority(std::move(key), write_certificate(self), cluster);
+}
+
+CertificateAuthority CertificateAuthority::in(const std::string& directory, const std::string& cluster) {
+  const std::string key_path = directory + "/authority.key", certificate_path = directory + "/authority.crt";
+  struct stat status {};
+  if (::stat(key_path.c_str(), &status) == 0) {
+    if ((status.st_mode & 077) != 0) {
+      throw SetupError(fmt::format("{} can be read by others, who could then join the cluster: chmod 600 {}",
+                                   key_path, key_path));
+    }
+    const std::string certificate = read_file(certificate_path);
+    try {
+      if (const CertificateInfo info = certificate_info(certificate); info.expires_s > std::time(nullptr)) {
+        return CertificateAuthority(NodeKey::from_pem(read_file(key_path)), certificate, cluster);
+      }
+    } catch (const SetupError& error) {
+      throw SetupError(
+          fmt::format("{}: {}; remove the directory to begin with a new authority", directory, error.what()));
+    }
+  }
+  CertificateAuthority made = create(cluster);
+  std::error_code failed;
+  std::filesystem::create_directories(directory, failed);
+  if (!failed) std::filesystem::permissions(directory, std::filesystem::perms::owner_all, failed);
+  if (failed) throw SetupError(fmt::format("cannot make {}: {}", directory, failed.message()), kExitFailed);
+  write_file(certificate_path, made.certificate(), 0644);  // first: a key there means that both are
+  write_file(key_path, made.key_.pem(), 0600);
+  return made;
+}
+
+Result<std::string> CertificateAuthority::sign(const std::string& request, const std::string& node,
+                                               int days) const {
+  if (request.size() > kRequestBytesMax)
+    return Error{Errc::kInvalidInput, "a certificate request of that size"};
+  const Request parsed(PEM_read_bio_X509_REQ(reading(request).get(), nullptr, nullptr, nullptr));
+  EVP_PKEY* subject = parsed ? X509_REQ_get0_pubkey(parsed.get()) : nullptr;
+  if (subject == nullptr || X509_REQ_verify(parsed.get(), subject) != 1) {
+    return Error{Errc::kInvalidInput,
+                 "no certificate request, or one whose signature does not hold: " + openssl_reason()};
+  }
+  const Certificate issuer = read_certificate(certificate_);
+  SHOAL_CHECK(issuer != nullptr);
+  const Certificate certificate = new_certificate(subject, node, cluster_, days);
+  require(X509_set_issuer_name(certificate.get(), X509_get_subject_name(issuer.get())) == 1,
+          "signing a certificate");
+  add_extension(certificate.get(), issuer.get(), NID_basic_constraints, "critical,CA:FALSE");
+  add_extension(certificate.get(), issuer.get(), NID_key_usage, "critical,digitalSignature");
+  add_extension(certificate.get(), issuer.get(), NID_ext_key_usage, "serverAuth,clientAuth");
+  require(X509_sign(certificate.get(), key_.handle(), EVP_sha256()) > 0, "signing a certificate");
+  return write_certificate(certificate.get());
+}
+
+}  // namespace shoal

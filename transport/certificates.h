@@ -1,0 +1,80 @@
+// Who a node is: keys and certificates of a cluster.
+//
+// The head keeps a certificate authority (a P-256 key and a self-signed certificate). Each node makes a key
+// of its own, which never leaves it, and has a certificate request signed: subject CN = the node's name, O =
+// the cluster's. Two nodes of a cluster trust each other because one authority signed both, and each is who
+// it says because its name is in its certificate. X.509 v3 (RFC 5280), ECDSA over P-256, PKCS#10 requests
+// (RFC 2986).
+//
+// All values are immutable once made, and may be used from any thread. Texts are PEM. Errors: what cannot be
+// made or read here is a SetupError; what another node sent is a Result.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "base/error.h"
+
+// OpenSSL's own types, so that its headers stay inside the layer.
+struct evp_pkey_st;
+struct x509_st;
+
+namespace shoal {
+
+// What a certificate says of its owner.
+struct CertificateInfo {
+  std::string node, cluster;  // CN and O
+  std::string fingerprint;    // SHA-256 of the DER form, in hexadecimal
+  int64_t expires_s = 0;      // Unix time
+};
+// Throws SetupError where `pem` is no certificate.
+CertificateInfo certificate_info(const std::string& pem);
+
+// The key of one node.
+class NodeKey {
+ public:
+  static NodeKey create();
+  static NodeKey from_pem(const std::string& pem);  // throws SetupError
+  std::string pem() const;                          // private: to a file of mode 0600, never to a peer
+  // A signed request for a certificate of this key.
+  std::string request(const std::string& node, const std::string& cluster) const;
+  evp_pkey_st* handle() const { return key_.get(); }
+
+ private:
+  explicit NodeKey(evp_pkey_st* key);
+  std::shared_ptr<evp_pkey_st> key_;
+};
+
+inline constexpr int kCertificateDays = 90;          // of a node; it is renewed at each start
+inline constexpr int kAuthorityDays = 3650;          // of the authority
+inline constexpr size_t kRequestBytesMax = 4 << 10;  // of a certificate request in PEM
+
+class CertificateAuthority {
+ public:
+  static CertificateAuthority create(const std::string& cluster);
+  // The authority kept in a directory (authority.key of mode 0600, authority.crt); made at the first call.
+  // Throws SetupError naming the file that cannot be read, written, or that others may read.
+  static CertificateAuthority in(const std::string& directory, const std::string& cluster);
+
+  const std::string& certificate() const { return certificate_; }  // PEM, for everybody
+  const std::string& cluster() const { return cluster_; }
+  // A certificate for the key that made the request, under the name that the caller has checked: what the
+  // request itself claims to be called is not believed. kInvalidInput: no request, or its signature does not
+  // hold.
+  Result<std::string> sign(const std::string& request, const std::string& node,
+                           int days = kCertificateDays) const;
+
+ private:
+  CertificateAuthority(NodeKey key, std::string certificate, std::string cluster);
+  NodeKey key_;
+  std::string certificate_, cluster_;
+};
+
+// What a node needs to speak to its peers.
+struct NodeCredentials {
+  NodeKey key;
+  std::string certificate;  // of this node
+  std::string authority;    // certificate of the cluster's authority
+};
+
+}  // namespace shoal

@@ -1,0 +1,267 @@
+#include "transport/tls.h"
+
+#include <openssl/bio.h>
+#include <openssl/err.h>
+#include <openssl/pem.h>
+#include <openssl/ssl.h>
+#include <openssl/x509v3.h>
+#include <sys/socket.h>
+
+#include <algorithm>
+#include <boost/asio/error.hpp>
+#include <cerrno>
+#include <cstring>
+#include <mutex>
+#include <optional>
+#include <utility>
+
+#include "base/check.h"
+
+namespace shoal {
+
+namespace asio = boost::asio;
+using boost::system::error_code;
+
+namespace {
+
+constexpr size_t kRecordBytes = 16 << 10;  // of plain text in a TLS record at most (RFC 8446, section 5.1)
+
+using Pem = std::unique_ptr<X509, decltype(&X509_free)>;
+
+Pem certificate_of(const std::string& pem) {
+  BIO* bio = BIO_new_mem_buf(pem.data(), static_cast<int>(pem.size()));
+  Pem certificate(PEM_read_bio_X509(bio, nullptr, nullptr, nullptr), X509_free);
+  BIO_free(bio);
+  return certificate;
+}
+
+std::string openssl_reason() {
+  std::string text;
+  while (const unsigned long code = ERR_get_error()) {
+    if (const char* reason = ERR_reason_error_string(code); reason != nullptr) text = reason;
+  }
+  return text;
+}
+
+// --- a socket as OpenSSL reads and writes it: its own kind raises SIGPIPE where the peer has gone
+
+int socket_write(BIO* bio, const char* data, size_t size, size_t* written) {
+  const ssize_t n =
+      ::send(static_cast<int>(reinterpret_cast<intptr_t>(BIO_get_data(bio))), data, size, MSG_NOSIGNAL);
+  BIO_clear_retry_flags(bio);
+  if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR)) BIO_set_retry_write(bio);
+  *written = n > 0 ? static_cast<size_t>(n) : 0;
+  return n > 0 ? 1 : 0;
+}
+
+int socket_read(BIO* bio, char* data, size_t size, size_t* read) {
+  const ssize_t n = ::recv(static_cast<int>(reinterpret_cast<intptr_t>(BIO_get_data(bio))), data, size, 0);
+  BIO_clear_retry_flags(bio);
+  if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR)) BIO_set_retry_read(bio);
+  if (n == 0) BIO_set_flags(bio, BIO_FLAGS_IN_EOF);
+  *read = n > 0 ? static_cast<size_t>(n) : 0;
+  return n > 0 ? 1 : 0;
+}
+
+long socket_control(BIO* bio, int command, long, void*) {
+  if (command == BIO_CTRL_EOF) return BIO_test_flags(bio, BIO_FLAGS_IN_EOF) != 0 ? 1 : 0;
+  return command == BIO_CTRL_FLUSH ? 1 : 0;
+}
+
+BIO_METHOD* socket_method() {
+  static BIO_METHOD* const method = [] {
+    BIO_METHOD* made = BIO_meth_new(BIO_get_new_index() | BIO_TYPE_SOURCE_SINK, "socket without SIGPIPE");
+    BIO_meth_set_write_ex(made, socket_write);
+    BIO_meth_set_read_ex(made, socket_read);
+    BIO_meth_set_ctrl(made, socket_control);
+    return made;
+  }();
+  return method;
+}
+
+class PlainStream final : public ByteStream {
+ public:
+  explicit PlainStream(Socket& socket) : socket_(socket) {}
+  size_t read_some(asio::mutable_buffer to, error_code& ec) override {
+    wants_ = Wants::kRead;
+    return socket_.read_some(to, ec);
+  }
+  size_t write_some(const Buffers& from, error_code& ec) override {
+    wants_ = Wants::kWrite;
+    return socket_.write_some(from, ec);
+  }
+  Wants wants() const override { return wants_; }
+  bool handshake(error_code&) override { return true; }
+  const CertificateInfo* peer_certificate() const override { return nullptr; }
+  std::string reason() const override { return {}; }
+
+ private:
+  Socket& socket_;
+  Wants wants_ = Wants::kRead;
+};
+
+class TlsStream final : public ByteStream {
+ public:
+  TlsStream(Socket& socket, std::shared_ptr<const TlsContext> context, TlsSide side)
+      : context_(std::move(context)), ssl_(SSL_new(context_->handle()), SSL_free) {
+    SHOAL_CHECK(ssl_ != nullptr);
+    BIO* bio = BIO_new(socket_method());
+    SHOAL_CHECK(bio != nullptr);
+    BIO_set_data(bio, reinterpret_cast<void*>(static_cast<intptr_t>(socket.native_handle())));
+    BIO_set_init(bio, 1);
+    SSL_set_bio(ssl_.get(), bio, bio);
+    side == TlsSide::kConnected ? SSL_set_connect_state(ssl_.get()) : SSL_set_accept_state(ssl_.get());
+  }
+
+  bool handshake(error_code& ec) override {
+    if (peer_) return true;
+    ERR_clear_error();
+    if (const int done = SSL_do_handshake(ssl_.get()); done != 1) {
+      explain(done, ec);
+      if (would_wait(ec)) ec = {};
+      return false;
+    }
+    return know_peer(ec);
+  }
+
+  size_t read_some(asio::mutable_buffer to, error_code& ec) override {
+    ERR_clear_error();
+    size_t n = 0;
+    const int done = SSL_read_ex(ssl_.get(), to.data(), to.size(), &n);
+    if (done != 1) explain(done, ec);
+    return n;
+  }
+
+  // A record is staged whole, so that the small parts of a frame travel in one, and stays staged until it is
+  // out: OpenSSL wants to be asked again with the same bytes.
+  size_t write_some(const Buffers& from, error_code& ec) override {
+    if (staged_ == 0) staged_ = asio::buffer_copy(asio::buffer(record_), from);
+    if (staged_ == 0) return 0;
+    ERR_clear_error();
+    size_t n = 0;
+    const int done = SSL_write_ex(ssl_.get(), record_.data(), staged_, &n);
+    if (done != 1) {
+      explain(done, ec);
+      return 0;
+    }
+    return std::exchange(staged_, 0);
+  }
+
+  Wants wants() const override { return wants_; }
+  const CertificateInfo* peer_certificate() const override { return peer_ ? &*peer_ : nullptr; }
+  std::string reason() const override { return reason_; }
+
+ private:
+  static bool would_wait(const error_code& ec) { return ec == asio::error::would_block; }
+
+  void explain(int result, error_code& ec) {
+    switch (SSL_get_error(ssl_.get(), result)) {
+      case SSL_ERROR_WANT_READ:
+        wants_ = Wants::kRead;
+        ec = asio::error::would_block;
+        return;
+      case SSL_ERROR_WANT_WRITE:
+        wants_ = Wants::kWrite;
+        ec = asio::error::would_block;
+        return;
+      case SSL_ERROR_ZERO_RETURN:
+        ec = asio::error::eof;
+        return;
+      default:
+        break;
+    }
+    const long verified = SSL_get_verify_result(ssl_.get());
+    reason_ = openssl_reason();
+    if (verified != X509_V_OK)
+      reason_ = std::string("its certificate: ") + X509_verify_cert_error_string(verified);
+    ec = asio::error::eof;  // where there is no reason the socket has ended
+    if (!reason_.empty()) ec = asio::error::access_denied;
+  }
+
+  bool know_peer(error_code& ec) {
+    const Pem certificate(SSL_get1_peer_certificate(ssl_.get()), X509_free);
+    BIO* bio = BIO_new(BIO_s_mem());
+    char* text = nullptr;
+    if (certificate && bio != nullptr && PEM_write_bio_X509(bio, certificate.get()) == 1) {
+      const long size = BIO_get_mem_data(bio, &text);
+      peer_ = certificate_info(std::string(text, static_cast<size_t>(size)));
+    }
+    BIO_free(bio);
+    if (peer_ && !context_->is_revoked(peer_->fingerprint)) return true;
+    reason_ =
+        peer_ ? "its certificate (of node " + peer_->node + ") was revoked" : "it showed no certificate";
+    peer_.reset();
+    ec = asio::error::access_denied;
+    return false;
+  }
+
+  std::shared_ptr<const TlsContext> context_;
+  std::unique_ptr<SSL, decltype(&SSL_free)> ssl_;
+  std::optional<CertificateInfo> peer_;
+  Wants wants_ = Wants::kRead;
+  std::string reason_;
+  std::array<std::byte, kRecordBytes> record_;
+  size_t staged_ = 0;  // bytes of record_ that OpenSSL was asked to send
+};
+
+}  // namespace
+
+struct TlsContext::Revoked {
+  mutable std::mutex mutex;
+  std::vector<std::string> fingerprints;  // sorted
+};
+
+TlsContext::TlsContext(const NodeCredentials& credentials)
+    : context_(SSL_CTX_new(TLS_method())), revoked_(std::make_unique<Revoked>()) {
+  const Pem own = certificate_of(credentials.certificate), authority = certificate_of(credentials.authority);
+  const bool set_up =
+      context_ != nullptr && own && authority &&
+      SSL_CTX_set_min_proto_version(context_, TLS1_3_VERSION) == 1 &&
+      SSL_CTX_set_ciphersuites(
+          context_, "TLS_AES_128_GCM_SHA256:TLS_CHACHA20_POLY1305_SHA256:TLS_AES_256_GCM_SHA384") == 1 &&
+      SSL_CTX_use_certificate(context_, own.get()) == 1 &&
+      SSL_CTX_use_PrivateKey(context_, credentials.key.handle()) == 1 &&
+      SSL_CTX_check_private_key(context_) == 1 &&
+      X509_STORE_add_cert(SSL_CTX_get_cert_store(context_), authority.get()) == 1 &&
+      SSL_CTX_add_client_CA(context_, authority.get()) == 1;
+  if (!set_up) {
+    const std::string reason = openssl_reason();
+    SSL_CTX_free(context_);
+    throw SetupError("this node's key and certificates do not belong together: " + reason);
+  }
+  // Either side of a link may connect, so what a certificate may be used for is not asked of it.
+  SSL_CTX_set_purpose(context_, X509_PURPOSE_ANY);
+  SSL_CTX_set_verify(context_, SSL_VERIFY_PEER | SSL_VERIFY_FAIL_IF_NO_PEER_CERT, nullptr);
+  SSL_CTX_set_verify_depth(context_, 1);
+  // A connection that ends without a farewell is one that ended: frames say their length.
+  SSL_CTX_set_options(context_, SSL_OP_NO_TICKET | SSL_OP_IGNORE_UNEXPECTED_EOF);
+  SSL_CTX_set_num_tickets(context_, 0);
+  SSL_CTX_set_session_cache_mode(context_, SSL_SESS_CACHE_OFF);
+  SSL_CTX_set_mode(context_, SSL_MODE_RELEASE_BUFFERS);
+}
+
+TlsContext::~TlsContext() {
+  SSL_CTX_free(context_);
+}
+
+void TlsContext::set_revoked(std::vector<std::string> fingerprints) {
+  std::sort(fingerprints.begin(), fingerprints.end());
+  const std::lock_guard lock(revoked_->mutex);
+  revoked_->fingerprints = std::move(fingerprints);
+}
+
+bool TlsContext::is_revoked(const std::string& fingerprint) const {
+  const std::lock_guard lock(revoked_->mutex);
+  return std::binary_search(revoked_->fingerprints.begin(), revoked_->fingerprints.end(), fingerprint);
+}
+
+std::unique_ptr<ByteStream> make_plain_stream(ByteStream::Socket& socket) {
+  return std::make_unique<PlainStream>(socket);
+}
+
+std::unique_ptr<ByteStream> make_tls_stream(ByteStream::Socket& socket,
+                                            std::shared_ptr<const TlsContext> context, TlsSide side) {
+  return std::make_unique<TlsStream>(socket, std::move(context), side);
+}
+
+}  // namespace shoal
