@@ -230,12 +230,12 @@ void Coordinator::admit() {
 // Lets those who were taken off go on, the first in rank first; whether none is left.
 bool Coordinator::readmit() {
   while (true) {
-    Sequence* first = nullptr;
-    for (const auto& [id, sequence] : running_) {  // by arrival
-      if (sequence->slot >= 0) continue;
-      if (first == nullptr || sequence->request.priority > first->request.priority) first = sequence.get();
-    }
-    if (first == nullptr) return true;
+    const bool all_run =
+        std::all_of(running_.begin(), running_.end(), [](const auto& r) { return r.second->slot >= 0; });
+    if (all_run) return true;
+    const std::vector<Resident> ranked = residents();
+    const auto next = std::find_if(ranked.begin(), ranked.end(), [](const auto& r) { return !r.holds; });
+    Sequence* const first = running_.at(next->id).get();
     const CacheSlots::Prefix prefix = prefix_of(first->request, first->tokens);
     if (prefix.slot < 0 || !cache_.has_room(prefix, static_cast<int>(first->tokens.size()))) return false;
     begin(*first, prefix);
@@ -273,15 +273,20 @@ void Coordinator::begin(Sequence& sequence, const CacheSlots::Prefix& prefix) {
   if (sequence.answered == 0) mark(sequence.id, TracedRequest::Mark::kStarted, sequence.reused);
 }
 
+// All that have begun, as they rank for the cache's pages.
+std::vector<Resident> Coordinator::residents() const {
+  std::vector<Resident> all;
+  for (const auto& [id, sequence] : running_) {
+    const GenerationRequest& request = sequence->request;
+    all.push_back({id, request.user, request.priority, sequence->slot >= 0, scheduler_.in_flight(id)});
+  }
+  return by_rank(std::move(all));
+}
+
 // The cache is full: a sequence gives its pages to another, and its tokens are computed again when there is
 // room. What it has said so far stands: computed again they are the same. Whether one could be taken off now.
 bool Coordinator::take_one_off(uint64_t needy) {
-  std::vector<Resident> residents;
-  for (const auto& [id, sequence] : running_) {
-    if (sequence->slot < 0) continue;
-    residents.push_back({id, sequence->request.priority, scheduler_.in_flight(id)});
-  }
-  const std::optional<uint64_t> chosen = victim(residents, needy);
+  const std::optional<uint64_t> chosen = victim(residents(), needy);
   if (!chosen) return false;
   Sequence& sequence = *running_.at(*chosen);
   scheduler_.remove(*chosen);
@@ -367,6 +372,7 @@ void Coordinator::send(ScheduledStep step) {
       job->candidates = need == 0 || job->candidates == 0 ? 0 : std::max(job->candidates, need);
     }
   }
+  in_flight.all_logits = job->candidates == 0;
   in_flight.step = std::move(step);
   in_flight.sent_s = now_s();
   steps_[job->step_id] = std::move(in_flight);
@@ -442,7 +448,7 @@ void Coordinator::compare(const StepInFlight& in_flight, double answered_s,
   if (fidelity_ == nullptr) return;
   const std::vector<StepPart>& parts = in_flight.step.parts;
   const bool one_each = std::all_of(parts.begin(), parts.end(), [](const auto& p) { return p.rows == 1; });
-  if (!in_flight.step.decodes || !one_each) return;
+  if (!in_flight.step.decodes || !one_each || in_flight.all_logits) return;
   std::vector<std::optional<double>> ahead_s;
   for (const std::string& node : layout_.node_of_stage) ahead_s.push_back(node_.clock_ahead_s(node));
   const auto drift =
@@ -531,7 +537,7 @@ void Coordinator::finish(uint64_t id, FinishReason reason, const Error& error) {
   mark(id, TracedRequest::Mark::kEnded, sequence->answered,
        sequence->answered > 0 ? TracedRequest::Mark::kFirstToken : TracedRequest::Mark::kStarted);
   scheduler_.remove(id);
-  queue_.ended(sequence->request.user);
+  queue_.ended(sequence->request.user, now_s());
   if (sequence->slot >= 0) cache_.give_back(sequence->slot);
   sequence->request.on_event({id, -1, true, reason, error});
 }

@@ -1,7 +1,9 @@
 #include "node/http/http_server.h"
 
+#include <fcntl.h>
 #include <fmt/format.h>
 #include <spdlog/spdlog.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <boost/asio/co_spawn.hpp>
@@ -28,8 +30,13 @@ using namespace std::chrono_literals;
 namespace {
 
 constexpr auto kAcceptPause = 100ms;  // after an accept that failed
+constexpr auto kWarnAgain = 10s;      // one line stands for many that failed
 constexpr auto kCutOffAfterHurry = 1s;
 constexpr int kSendBufferBytes = 64 << 10;  // so that a reader that stops is noticed
+
+int open_spare() {
+  return ::open("/dev/null", O_RDONLY | O_CLOEXEC);
+}
 
 }  // namespace
 
@@ -52,10 +59,16 @@ tcp::endpoint parse_listen(const std::string& text, const std::string& what) {
 }
 
 HttpServer::HttpServer(IoThread& io, HttpHandler& handler, const HttpLimits& limits)
-    : io_(io), handler_(handler), limits_(limits), acceptor_(io.executor()), sweep_timer_(io.executor()) {}
+    : io_(io),
+      handler_(handler),
+      limits_(limits),
+      acceptor_(io.executor()),
+      sweep_timer_(io.executor()),
+      spare_file_(open_spare()) {}
 
 HttpServer::~HttpServer() {
   stop(0ms);
+  if (spare_file_ >= 0) ::close(spare_file_);
 }
 
 tcp::endpoint HttpServer::listen(const tcp::endpoint& endpoint) {
@@ -82,10 +95,8 @@ awaitable<void> HttpServer::accept_loop() {
     error_code error;
     tcp::socket socket = co_await acceptor_.async_accept(redirect_error(use_awaitable, error));
     if (stopping_) break;
-    if (error) {  // the reason may last: no file is left to open
-      spdlog::warn("accepting an HTTP connection failed: {}", error.message());
-      asio::steady_timer pause(io_.executor(), kAcceptPause);
-      co_await pause.async_wait(redirect_error(use_awaitable, error));
+    if (error) {
+      co_await after_failed_accept(error);
       continue;
     }
     ++counters_.accepted;
@@ -101,6 +112,36 @@ awaitable<void> HttpServer::accept_loop() {
     asio::co_spawn(io_.executor(), serve(std::move(connection)), asio::detached);
   }
   --loops_;
+}
+
+// The reason may last, as when no file is left to open: then a connection that idles gives up its own, or the
+// newcomer is refused over the spare one.
+awaitable<void> HttpServer::after_failed_accept(error_code error) {
+  const auto now = steady_clock::now();
+  if (now - warned_ > kWarnAgain) {
+    warned_ = now;
+    spdlog::warn("accepting HTTP connections fails: {}{}", error.message(),
+                 error == error_code(EMFILE, boost::system::system_category())
+                     ? " (ulimit -n says how many this process may have)"
+                     : "");
+  }
+  const bool no_file = error.value() == EMFILE || error.value() == ENFILE;
+  if (no_file && make_room()) co_return;
+  if (no_file && spare_file_ >= 0) {
+    ::close(std::exchange(spare_file_, -1));
+    tcp::socket socket(io_.executor());
+    error_code again;
+    acceptor_.non_blocking(true, again);
+    acceptor_.accept(socket, again);
+    if (!again) {
+      ++counters_.accepted;
+      refuse_connection(std::move(socket));
+    }
+  }
+  if (spare_file_ < 0) spare_file_ = open_spare();
+  if (no_file && spare_file_ >= 0) co_return;
+  asio::steady_timer pause(io_.executor(), kAcceptPause);
+  co_await pause.async_wait(redirect_error(use_awaitable, error));
 }
 
 awaitable<void> HttpServer::serve(std::shared_ptr<HttpConnection> connection) {
