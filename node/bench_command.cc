@@ -174,7 +174,7 @@ BenchRow measure(Cluster& cluster, const BenchFlags& flags, int prompt, int gene
     row.first_token_s.insert(row.first_token_s.end(), run.first_token_s.begin(), run.first_token_s.end());
     row.gaps_s.insert(row.gaps_s.end(), run.gaps_s.begin(), run.gaps_s.end());
     const std::vector<StatsMessage> after = cluster.node->collect_stats();
-    row.nodes = report_nodes(before, before, after, cluster.layout);
+    row.nodes = report_nodes(before, before, after, layout_now(cluster));
     row.link_bytes = link_bytes(after);
     for (const auto& [link, bytes] : link_bytes(before)) row.link_bytes[link] -= bytes;
     row.tokens = (read + std::max(0, generate)) * concurrency;
@@ -250,7 +250,7 @@ std::string render(const Cluster& cluster, const BenchFlags& flags, const std::v
   for (const TensorInfo& tensor : cluster.file->tensors()) bytes += tensor.bytes;
   const NodeConfig& head = cluster.config.nodes[static_cast<size_t>(cluster.config.head_index())];
   const int threads = cluster.pool->size();
-  const size_t nodes = cluster.layout.node_of_stage.size();
+  const size_t nodes = layout_now(cluster).node_of_stage.size();
   if (flags.output == "json") {
     const WeightsPerToken weights = weights_per_token(cluster);
     boost::json::array list;

@@ -157,6 +157,33 @@ void add_pull_flags(CLI::App& app, PullFlags& flags) {
   app.add_flag("--allow-http", flags.allow_http, "from a mirror elsewhere without encryption, too");
 }
 
+void add_node_flags(CLI::App& app, CommonFlags& common, NodeFlags& flags) {
+  app.add_option("model,-m,--model", common.model, "GGUF model file, the head's (default: fetched from it)");
+  app.add_option("--join", flags.join, "HEAD:PORT, the head's address in the cluster file")->required();
+  app.add_option("--token", flags.token, "from shoal invite on the head: for the first time on this machine");
+  app.add_option("--name", flags.name, "of this node, the same every time (default: the host's name)");
+  app.add_option("--memory", flags.memory,
+                 "what Shoal may use here, e.g. 1GiB (default: the head's cluster file says)");
+  app.add_option("--address", flags.address, "address of this machine to listen on (default: all)");
+  app.add_option("--port", flags.port, "port to listen on (default: any)")->check(whole_number(0, 65535));
+  app.add_option("-t,--threads", common.threads, "threads that compute (default: all)")
+      ->check(whole_number(1, 1024, "-t"));
+  app.add_option("--kernels", common.kernels,
+                 "kernel table: generic, avx2, ... (default: the fastest), or blas");
+  app.add_option("--cache-size", common.cache_size,
+                 "disk for weights that are fetched, e.g. 8GiB, or none (default: half of what is free)");
+  app.add_flag("--insecure", common.insecure, "without TLS, as the head");
+}
+
+void add_invite_flags(CLI::App& app, CommonFlags& common, InviteFlags& flags) {
+  app.add_option("-c,--config", common.config, "cluster file (YAML) of the head")->required();
+  app.add_option("--name", flags.node, "of the device, where it had a certificate before (default: any new)");
+  app.add_option("--port", flags.port, "port to wait on (default: any)")->check(whole_number(0, 65535));
+  app.add_option("--wait", flags.wait_s, "seconds that the token is good for")
+      ->check(CLI::Range(1.0, 86400.0))
+      ->capture_default_str();
+}
+
 void add_quantize_flags(CLI::App& app, QuantizeFlags& flags) {
   app.add_option("in", flags.in, "GGUF model file: F32, F16 or BF16, whole or split")->required();
   app.add_option("out", flags.out, "file to write")->required();
@@ -194,6 +221,10 @@ int run_parsed(int argc, char** argv) {
   BenchFlags bench;
   ServeFlags serve;
   TopFlags top;
+  NodeFlags node;
+  InviteFlags invited;
+  std::string drained;
+  double drain_timeout_s = 300;
   QuantizeFlags quantize;
   SignFlags sign;
   bool probe_json = false;
@@ -218,6 +249,8 @@ int run_parsed(int argc, char** argv) {
   add_trace_flag(*serve_app, common);
   serve_app->add_option("--listen", serve.listen, "ADDRESS:PORT (default 127.0.0.1:8080)");
   serve_app->add_option("--api-key-file", serve.api_key_file, "file with one API key a line");
+  serve_app->add_option("--admin-key-file", serve.admin_key_file,
+                        "file with the keys that may drain nodes (default: only from this machine)");
   serve_app->add_option("--allow-origin", serve.allow_origin,
                         "web pages that may use the server through a browser, e.g. http://localhost:3000");
   serve_app
@@ -229,6 +262,19 @@ int run_parsed(int argc, char** argv) {
   serve_app->add_option("--grace", serve.grace_s, "seconds that answers under way may take after SIGTERM")
       ->check(CLI::Range(0.0, 3600.0))
       ->capture_default_str();
+  serve_app->add_flag("--await-nodes", common.await_nodes,
+                      "start as the head alone: nodes join by address (shoal node --join)");
+  CLI::App* invite_app =
+      app.add_subcommand("invite", "on the head: a token with which one device may join, once");
+  add_invite_flags(*invite_app, common, invited);
+  CLI::App* node_app = app.add_subcommand("node", "join a running head as one of its devices");
+  add_node_flags(*node_app, common, node);
+  CLI::App* drain_app =
+      app.add_subcommand("drain", "take a node's layers off it, so that it can be unplugged");
+  drain_app->add_option("node", drained, "its name")->required();
+  drain_app->add_option("--url", top.url, "where the head serves")->capture_default_str();
+  drain_app->add_option("--api-key-file", top.api_key_file, "the first key of this file is used");
+  drain_app->add_option("--timeout", drain_timeout_s, "seconds to wait for it")->capture_default_str();
   CLI::App* top_app = app.add_subcommand("top", "what a running server does, in the terminal");
   top_app->add_option("--url", top.url, "where it serves")->capture_default_str();
   top_app->add_option("--api-key-file", top.api_key_file, "the first key of this file is used");
@@ -292,7 +338,10 @@ int run_parsed(int argc, char** argv) {
   if (*plan_app) return plan_command(common, plan);
   if (*probe_app) return probe_command(common, probe_json);
   if (*serve_app) return serve_command(common, serve);
+  if (*invite_app) return invite_command(common, invited);
+  if (*node_app) return node_command(common, node);
   if (*top_app) return top_command(top);
+  if (*drain_app) return drain_command(top, drained, drain_timeout_s);
   if (*bench_app) return bench_command(common, bench);
   if (*pull_app) return pull_command(pull);
   if (*list_app) return list_command(list);

@@ -10,14 +10,14 @@
 
 #include "base/units.h"
 #include "base/version.h"
+#include "model/sha256.h"
 #include "node/cluster_measure.h"
 #include "node/cluster_weights.h"
 #include "node/enrolment.h"
 #include "node/memory_check.h"
+#include "node/pipeline_setup.h"
 #include "node/plan_inputs.h"
 #include "node/process_memory.h"
-#include "node/progress.h"
-#include "planner/cost_model.h"
 #include "sharding/lora_shard.h"
 #include "tensor/blas.h"
 
@@ -25,6 +25,7 @@ namespace shoal {
 namespace {
 
 constexpr int kContextMin = 16, kContextUnsaid = 4096;
+constexpr double kComebackPatience_s = 60;  // that a worker waits for a head that is gone
 
 // Which node this process is: --node, or the rank's place in the cluster file.
 void name_this_node(Cluster& cluster, Bootstrap& bootstrap, const ClusterOptions& options) {
@@ -65,7 +66,7 @@ void name_this_node(Cluster& cluster, Bootstrap& bootstrap, const ClusterOptions
 }
 
 // All ranks must have the same cluster file and program, and the same model where they have one; says which
-// one differs from the head and how. Where there are several, the head's manifest goes to all.
+// one differs from the head and how. Where there is a cluster file, the head's manifest goes to all.
 void agree_on_inputs(Cluster& cluster, Bootstrap& bootstrap, int threads) {
   const bool is_head = bootstrap.rank() == 0;
   const std::vector<std::string> all = together(bootstrap, cluster.name, [&] {
@@ -95,7 +96,7 @@ void agree_on_inputs(Cluster& cluster, Bootstrap& bootstrap, int threads) {
   }
   (void)agree(bootstrap, report);
   cluster.model_hash = field(all[0], 2);
-  if (bootstrap.size() > 1) {
+  if (!cluster.config.path.empty()) {
     cluster.manifest =
         share_manifest(bootstrap, cluster.name, cluster.file.get(), cluster.config.model, threads);
     set_up_weights(cluster);
@@ -186,95 +187,9 @@ Plan plan_for_targets(const PlanConfig& config, const PlanInput& input) {
   return choose_for_targets(std::span(&input, 1), targets).candidate.plan;
 }
 
-PipelineLayout layout_of(const Cluster& cluster, const std::map<std::string, Endpoint>& endpoints) {
-  PipelineLayout layout;
-  for (const StageAssignment& stage : cluster.plan.stages) {
-    layout.node_of_stage.push_back(cluster.config.nodes[static_cast<size_t>(stage.device)].name);
-    layout.shard_of_stage.push_back({stage.embedding, {stage.layer_begin, stage.layer_end}, stage.output});
-  }
-  layout.head = cluster.config.head;
-  layout.endpoints = endpoints;
-  layout.plan_hash =
-      sha256_hex(canonical_plan_text(cluster.plan) + "kv-cache " + kv_cache_name(cluster.config.kv_cache) +
-                 fmt::format(" cells {}", cluster.config.kv_cells));
-  layout.rows_max = rows_of_step(cluster.model, cluster.config.context);
-  layout.inputs = input_rows(cluster.model, cluster.config.context);
-  layout.decodes = cluster.model.decodes();
-  layout.decoder_start_token = cluster.model.decoder_start_token;
-  layout.n_embd = cluster.model.n_embd;
-  layout.n_vocab = cluster.model.n_vocab;
-  layout.context = cluster.config.context;
-  layout.slots = cluster.config.sequences;
-  layout.kv_cells = cluster.config.kv_cells;
-  layout.adapters = static_cast<int>(cluster.adapters.size());
-  if (layout.node_of_stage.size() > 1) {
-    layout.step_deadline_s = cluster.config.stall_timeout_s > 0
-                                 ? cluster.config.stall_timeout_s
-                                 : std::max(30.0, 10 * cluster.plan.predicted.first_token_seconds);
-  }
-  layout.steps_in_flight_max = steps_in_flight_most(cluster.plan.stages.size());
-  return layout;
-}
-
-SchedulerLimits scheduler_limits(const PipelineLayout& layout) {
-  SchedulerLimits limits;
-  limits.steps_in_flight_max = layout.steps_in_flight_max;
-  limits.rows_max = layout.rows_max;
-  return limits;
-}
-
-// What the plan expects of the pipeline. A cluster of one measured nothing: a guess, which its first steps
-// correct.
-PipelineModel pipeline_model(const Cluster& cluster) {
-  if (cluster.plan_input.devices.empty()) {
-    std::array<double, StageModel::kRows.size()> seconds;
-    for (size_t i = 0; i < seconds.size(); ++i) seconds[i] = 10e-3 + 1e-3 * StageModel::kRows[i];
-    return PipelineModel({StageModel(seconds)}, 100e-6, 0);
-  }
-  const CostModel cost(cluster.plan_input);
-  std::vector<StageModel> stages;
-  double hops_s = 0, hops_row_s = 0;
-  for (const StageAssignment& stage : cluster.plan.stages) {
-    std::array<double, StageModel::kRows.size()> seconds;
-    for (size_t i = 0; i < seconds.size(); ++i) {
-      const int rows = static_cast<int>(StageModel::kRows[i]);
-      seconds[i] = rows < kPrefillChunkRows ? cost.compute_seconds(stage.device, unit_range(stage), rows)
-                                            : cost.prefill_seconds(stage.device, unit_range(stage), rows);
-      if (i > 0) seconds[i] = std::max(seconds[i], seconds[i - 1]);
-    }
-    stages.emplace_back(seconds);
-    const double row_s = stage.full_hop_in_seconds / cluster.config.sequences;
-    hops_s += std::max(0.0, stage.hop_in_seconds - row_s);
-    hops_row_s += row_s;
-  }
-  hops_s += cluster.plan.stages.back().hop_out_seconds;
-  return PipelineModel(std::move(stages), hops_s, hops_row_s);
-}
-
-std::vector<std::pair<int, std::unique_ptr<Stage>>> make_stages(Cluster& cluster,
-                                                                const PipelineLayout& layout) {
-  std::vector<std::pair<int, std::unique_ptr<Stage>>> stages;
-  std::shared_ptr<const WeightMatrix> embedding;
-  for (int i = 0; i <= layout.last_stage(); ++i) {
-    if (layout.node_of_stage[static_cast<size_t>(i)] != cluster.name) continue;
-    const ShardSpec& spec = layout.shard_of_stage[static_cast<size_t>(i)];
-    ProgressLine progress(
-        fmt::format("{}: loading layers {}-{}", cluster.name, spec.layers.begin, spec.layers.end - 1));
-    ShardWeights weights = load_shard(
-        *cluster.file, cluster.model, spec, *cluster.pool,
-        [&](uint64_t done, uint64_t total) { progress.update(done, total); }, embedding,
-        cluster.weights.get());
-    if (weights.token_embd) embedding = weights.token_embd;
-    for (size_t a = 0; a < cluster.adapters.size(); ++a) {
-      NodeWeights* source = a < cluster.adapter_weights.size() ? cluster.adapter_weights[a].get() : nullptr;
-      weights.adapters.push_back(load_lora(cluster.adapters[a], cluster.model, spec.layers, source));
-    }
-    const StageOptions options{layout.context, layout.slots, layout.rows_max, cluster.config.kv_cache,
-                               layout.kv_cells};
-    stages.emplace_back(i, std::make_unique<Stage>(cluster.model, std::move(weights), options,
-                                                   *cluster.kernels, *cluster.pool));
-  }
-  return stages;
+// What of a layout does not depend on the plan.
+PipelineLayout base_of(const Cluster& cluster) {
+  return layout_base(cluster.config, cluster.model, adapters_hash(cluster.adapter_weights));
 }
 
 // Says once what a class that leaves the contract gives up.
@@ -365,6 +280,111 @@ std::map<std::string, Endpoint> plan_for_one(Cluster& cluster, Bootstrap& bootst
   return share_endpoints(cluster, bootstrap);
 }
 
+void make_factory(Cluster& cluster, const ClusterOptions& options) {
+  const int threads = threads_of(cluster, options);
+  if (threads > device_processors()) {
+    spdlog::warn("{} threads on {} processors: more than one a processor only slows down", threads,
+                 device_processors());
+  }
+  cluster.pool = std::make_unique<ThreadPool>(threads, cluster.this_node().pin);
+  const auto on_progress = [node = cluster.node.get(), &cluster] {
+    if (cluster.loaded) node->note_progress();
+  };
+  StageFactory::Source source{*cluster.file};
+  source.adapters = cluster.adapters;
+  source.adapter_weights = cluster.adapter_weights;
+  if (cluster.weights) {
+    source.blocks = cluster.weights.get();
+    source.fetch = [&cluster, on_progress](const PipelineLayout& layout, const StageFactory::Needs& needs) {
+      if (cluster.loaded) set_peers(layout, cluster.name, *cluster.weights, cluster.adapter_weights);
+      fetch_weights(*cluster.weights, cluster.name, cluster.model, needs.missing, on_progress);
+      fetch_adapters(cluster.adapters, cluster.adapter_weights, cluster.name, cluster.model, needs.shards,
+                     on_progress);
+    };
+  }
+  cluster.stages = std::make_unique<StageFactory>(cluster.name, source, cluster.model, *cluster.kernels,
+                                                  *cluster.pool, on_progress);
+}
+
+Node::Remake remake_of(Cluster& cluster) {
+  cluster.loaded = true;
+  return [&cluster](const PipelineLayout& layout, Engine::Stages before) {
+    return cluster.stages->make(layout, std::move(before));
+  };
+}
+
+// A worker whose head is lost waits for another at the same place, if that has a port that can be known.
+void call_again(Cluster& cluster, const ClusterOptions& options) {
+  const NodeConfig& head = cluster.config.nodes[static_cast<size_t>(cluster.config.head_index())];
+  if (head.port == 0) return;
+  Comeback comeback;
+  comeback.head = {head.address, head.port};
+  comeback.join.address = cluster.this_node().address;
+  comeback.join.port = cluster.node->port();
+  comeback.join.memory_bytes = cluster.this_node().memory_bytes;
+  comeback.join.threads = static_cast<uint32_t>(threads_of(cluster, options));
+  comeback.join.profile_json = device_profile_to_json(
+      cluster.plan_input.devices[static_cast<size_t>(cluster.config.node_index(cluster.name))]);
+  comeback.patience_s = kComebackPatience_s;
+  cluster.node->set_comeback(comeback, /*now=*/false);
+}
+
+void compare_with_plan(Cluster& cluster) {
+  cluster.coordinator->compare_with(nullptr);
+  cluster.fidelity = std::make_unique<Fidelity>(cluster.plan_input, cluster.plan,
+                                                std::min(kRowsOfStep, cluster.config.sequences));
+  cluster.coordinator->compare_with(cluster.fidelity.get());
+}
+
+// On the head. Without a plan the coordinator waits for the keeper's first.
+void start_coordinator(Cluster& cluster, const std::map<std::string, Endpoint>& endpoints) {
+  const bool planned = !cluster.plan.stages.empty();
+  PlanInput measured = cluster.plan_input;
+  if (!planned) measured.devices.clear();
+  cluster.coordinator = std::make_unique<Coordinator>(
+      *cluster.node, cluster.layout, scheduler_limits(cluster.layout),
+      pipeline_model(measured, cluster.plan, cluster.config.sequences), cluster.tokenizer.get());
+  if (cluster.plan_input.devices.empty()) return;  // a cluster of one
+  if (planned) cluster.node->call([&] { compare_with_plan(cluster); });
+  PipelineKeeper::Settings settings;
+  settings.config = cluster.config;
+  settings.base = base_of(cluster);
+  settings.known = cluster.plan_input;
+  settings.endpoints = endpoints;
+  cluster.keeper = std::make_unique<PipelineKeeper>(
+      *cluster.node, *cluster.coordinator, settings, planned ? std::optional(cluster.plan) : std::nullopt,
+      [&cluster](const PlanInput& live, const Plan& plan, const PipelineLayout& layout) {
+        cluster.plan_input = live;
+        cluster.plan = plan;
+        cluster.layout = layout;
+        compare_with_plan(cluster);
+        if (cluster.on_laid_out) cluster.on_laid_out(layout);
+      });
+}
+
+// The head alone, of a cluster file with several nodes: they join by address, and the first plan is made
+// then.
+void start_alone(Cluster& cluster, Bootstrap& bootstrap, const ClusterOptions& options) {
+  cluster.name = cluster.config.head;
+  agree_on_inputs(cluster, bootstrap, threads_of(cluster, options));
+  cluster.kernels = &select_kernels(options.kernels.empty() ? cluster.this_node().kernels : options.kernels);
+  tell_numeric_class(cluster);
+  complete_plan_input(cluster.config, *cluster.file, cluster.model, cluster.plan_input, cluster.adapters);
+  const std::map<std::string, Endpoint> endpoints = share_endpoints(cluster, bootstrap);
+  PlanInput& input = cluster.plan_input;
+  input.devices = measure_devices(cluster, bootstrap, threads_of(cluster, options));
+  for (size_t i = 0; i < input.devices.size(); ++i) {
+    input.devices[i].name = cluster.config.nodes[i].name;
+    input.devices[i].memory_bytes = cluster.config.nodes[i].memory_bytes;
+  }
+  input.links = LinkTable(static_cast<int>(input.devices.size()), LinkProfile{});
+  cluster.layout = base_of(cluster);
+  make_factory(cluster, options);
+  cluster.node->load_nothing();
+  cluster.node->set_remake(remake_of(cluster));
+  start_coordinator(cluster, endpoints);
+}
+
 }  // namespace
 
 ClusterConfig single_node_config(const std::string& model, int context, int sequences, int threads) {
@@ -386,6 +406,7 @@ void plan_cluster(Cluster& cluster, Bootstrap& bootstrap, const ClusterOptions& 
 }
 
 void start_cluster(Cluster& cluster, Bootstrap& bootstrap, const ClusterOptions& options) {
+  if (options.await_nodes) return start_alone(cluster, bootstrap, options);
   std::map<std::string, Endpoint> endpoints;
   if (cluster.config.path.empty()) {
     endpoints = plan_for_one(cluster, bootstrap, options);
@@ -395,32 +416,27 @@ void start_cluster(Cluster& cluster, Bootstrap& bootstrap, const ClusterOptions&
       std::fputs(render_explanation(cluster.plan_input, cluster.plan).c_str(), stderr);
     }
   }
-  cluster.layout = layout_of(cluster, endpoints);
+  cluster.layout = lay_out(base_of(cluster), cluster.plan, endpoints, cluster.config.stall_timeout_s);
   find_weight_peers(cluster, bootstrap, cluster.layout.endpoints);
   (void)together(bootstrap, cluster.name, [&] {
-    const int threads = threads_of(cluster, options);
-    if (threads > device_processors()) {
-      spdlog::warn("{} threads on {} processors: more than one a processor only slows down", threads,
-                   device_processors());
-    }
-    cluster.pool = std::make_unique<ThreadPool>(threads, cluster.this_node().pin);
-    fetch_weights(cluster, cluster.layout);
-    cluster.node->load(cluster.layout, [&] { return make_stages(cluster, cluster.layout); });
+    make_factory(cluster, options);
+    cluster.node->load(cluster.layout, [&] { return cluster.stages->make(cluster.layout, {}); });
+    cluster.node->set_remake(remake_of(cluster));
     return std::string();
   });
   (void)together(bootstrap, cluster.name, [&] {
     cluster.node->connect();
-    if (bootstrap.rank() != 0) return std::string();
-    cluster.coordinator =
-        std::make_unique<Coordinator>(*cluster.node, cluster.layout, scheduler_limits(cluster.layout),
-                                      pipeline_model(cluster), cluster.tokenizer.get());
-    if (!cluster.plan_input.devices.empty()) {
-      cluster.fidelity = std::make_unique<Fidelity>(cluster.plan_input, cluster.plan,
-                                                    std::min(kRowsOfStep, cluster.config.sequences));
-      cluster.coordinator->set_fidelity(cluster.fidelity.get());
+    if (bootstrap.rank() == 0) {
+      start_coordinator(cluster, endpoints);
+    } else {
+      call_again(cluster, options);
     }
     return std::string();
   });
+}
+
+PipelineLayout layout_now(const Cluster& cluster) {
+  return cluster.node->io().call([&] { return cluster.layout; });
 }
 
 }  // namespace shoal

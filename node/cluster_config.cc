@@ -19,7 +19,6 @@ namespace shoal {
 namespace {
 
 constexpr size_t kNodesMax = 256;
-constexpr size_t kAdaptersMax = 1024;
 constexpr int kContextMax = 1 << 20;
 constexpr int kSequencesMax = 4096;
 constexpr double kStallTimeoutMin = 1, kStallTimeoutMax = 86400;  // seconds
@@ -146,11 +145,8 @@ void read_nodes(ClusterConfig& config, const MapReader& top) {
   const MapReader nodes(top.get("nodes"), config.path, "nodes", {});
   for (const auto& entry : top.get("nodes")) {
     const std::string name = entry.first.as<std::string>();
-    const bool clean =
-        !name.empty() && name.size() <= 63 && std::all_of(name.begin(), name.end(), [](char c) {
-          return std::isalnum(static_cast<unsigned char>(c)) || c == '-' || c == '_' || c == '.';
-        });
-    if (!clean) nodes.fail(entry.first, "a node's name is 1 to 63 letters, digits, '-', '_' or '.'");
+    if (!is_node_name(name))
+      nodes.fail(entry.first, "a node's name is 1 to 63 letters, digits, '-', '_' or '.'");
     config.nodes.push_back(read_node(nodes, name, config.path));
   }
   if (config.nodes.empty()) nodes.fail(top.get("nodes"), "nodes is empty: at least one device is needed");
@@ -271,11 +267,12 @@ std::string beside_file(const std::string& config_path, const std::string& path)
 void read_serve(ClusterConfig& config, const MapReader& top) {
   if (!top.has("serve")) return;
   const MapReader map(top.get("serve"), config.path, "serve",
-                      {"listen", "api-key-file", "allow-origin", "requests-per-minute"});
+                      {"listen", "api-key-file", "admin-key-file", "allow-origin", "requests-per-minute"});
   config.serve.listen = map.text("listen", "");
   config.serve.allow_origin = map.text("allow-origin", "");
   config.serve.requests_per_minute = static_cast<int>(map.integer("requests-per-minute", 0, 1, 1 << 20));
   config.serve.api_key_file = beside_file(config.path, map.text("api-key-file", ""));
+  config.serve.admin_key_file = beside_file(config.path, map.text("admin-key-file", ""));
 }
 
 void read_adapters(ClusterConfig& config, const MapReader& top) {
@@ -400,6 +397,12 @@ ClusterConfig parse_cluster_config(const std::string& yaml, const std::string& p
     throw SetupError(fmt::format("{}:{}: {}", path, e.mark.line + 1, e.msg));
   }
   return config;
+}
+
+bool is_node_name(const std::string& name) {
+  return !name.empty() && name.size() <= 63 && std::all_of(name.begin(), name.end(), [](char c) {
+    return std::isalnum(static_cast<unsigned char>(c)) || c == '-' || c == '_' || c == '.';
+  });
 }
 
 void parse_cache_size(const std::string& text, const std::string& place, NodeConfig& node) {

@@ -53,6 +53,7 @@ struct PlanConfig {
 struct ServeConfig {
   std::string listen;           // empty: 127.0.0.1:8080
   std::string api_key_file;     // relative to the cluster file's folder
+  std::string admin_key_file;   // the same: keys that may drain nodes
   std::string allow_origin;     // empty: no web page from elsewhere
   int requests_per_minute = 0;  // of one key; 0: no limit
 };
@@ -93,10 +94,14 @@ struct ClusterConfig {
 KvType parse_kv_cache(const std::string& text, const std::string& place);
 const char* kv_cache_name(KvType type);
 inline constexpr int64_t kKvCellsMax = int64_t{1} << 32;
+inline constexpr size_t kAdaptersMax = 1024;
 
 // Throws SetupError naming the file, line and key. `model_override`: --model.
 ClusterConfig load_cluster_config(const std::string& path, const std::string& model_override = {});
 ClusterConfig parse_cluster_config(const std::string& yaml, const std::string& path);
+
+// 1 to 63 letters, digits, '-', '_' or '.'.
+bool is_node_name(const std::string& name);
 
 // "8GiB", or "none": sets the node's cache of weights. Throws SetupError that begins with `place`.
 void parse_cache_size(const std::string& text, const std::string& place, NodeConfig& node);

@@ -4,9 +4,14 @@
 #include <spdlog/spdlog.h>
 
 #include <algorithm>
+#include <chrono>
+#include <condition_variable>
 #include <filesystem>
 #include <iterator>
+#include <mutex>
 #include <sstream>
+#include <stop_token>
+#include <thread>
 
 #include "base/units.h"
 #include "model/signature.h"
@@ -47,11 +52,7 @@ std::shared_ptr<const GgufFile> open_model(const Cluster& cluster, bool must_hav
   return open_trusted(cluster.config.model, cluster.config.model_key);
 }
 
-namespace {
-
-// Null where nothing can be kept, which is said.
-std::unique_ptr<WeightCache> open_cache(const Cluster& cluster) {
-  const NodeConfig& node = cluster.this_node();
+std::unique_ptr<WeightCache> open_weight_cache(const NodeConfig& node) {
   if (!node.cache) return nullptr;
   const std::string home = cache_home();
   if (home.empty()) {
@@ -70,9 +71,12 @@ std::unique_ptr<WeightCache> open_cache(const Cluster& cluster) {
   return std::move(*cache);
 }
 
-std::vector<WeightPeer> weight_peers(const Cluster& cluster, const std::map<std::string, Endpoint>& endpoints,
-                                     const WeightManifest& manifest,
-                                     const std::map<std::string, std::string>& inventories) {
+namespace {
+
+// Those that have any of it, the head first.
+std::vector<WeightPeer> peers_with(const Cluster& cluster, const std::map<std::string, Endpoint>& endpoints,
+                                   const WeightManifest& manifest,
+                                   const std::map<std::string, std::string>& inventories) {
   std::vector<WeightPeer> peers;
   for (const auto& [name, endpoint] : endpoints) {
     const auto said = inventories.find(name);
@@ -119,15 +123,6 @@ std::string other_adapter(const ClusterConfig& config, const std::vector<std::st
   return "";
 }
 
-// Layers of the stages that this node computes.
-std::vector<ShardSpec> own_shards(const Cluster& cluster, const PipelineLayout& layout) {
-  std::vector<ShardSpec> shards;
-  for (size_t i = 0; i < layout.node_of_stage.size(); ++i) {
-    if (layout.node_of_stage[i] == cluster.name) shards.push_back(layout.shard_of_stage[i]);
-  }
-  return shards;
-}
-
 void tell_of_fetch(const std::string& what, const FetchReport& report) {
   std::string text = fmt::format("{}: {} of weights, {} of them on its disk, {} fetched", what,
                                  format_bytes(report.needed_bytes), format_bytes(report.cached_bytes),
@@ -169,7 +164,7 @@ std::shared_ptr<const WeightManifest> share_manifest(Bootstrap& bootstrap, const
 
 void set_up_weights(Cluster& cluster) {
   const std::shared_ptr<const GgufFile> own = cluster.file;
-  std::unique_ptr<WeightCache> cache = own ? nullptr : open_cache(cluster);
+  std::unique_ptr<WeightCache> cache = own ? nullptr : open_weight_cache(cluster.this_node());
   cluster.weights = std::make_shared<NodeWeights>(
       cluster.manifest, WeightAsker{cluster.config.cluster, cluster.name, cluster.model_hash}, own,
       std::move(cache));
@@ -191,7 +186,7 @@ void agree_on_adapters(Cluster& cluster, Bootstrap& bootstrap, int threads) {
   (void)agree(bootstrap, {"", other, kExitUsage});
   for (size_t i = 0; i < adapters.size(); ++i) {
     std::shared_ptr<const WeightManifest> manifest;
-    if (bootstrap.size() > 1)
+    if (cluster.manifest)
       manifest = share_manifest(bootstrap, cluster.name, files[i].get(), adapters[i].path, threads);
     (void)together(bootstrap, cluster.name, [&] {
       const GgufFile& file = files[i] ? *files[i] : manifest->model();
@@ -199,8 +194,8 @@ void agree_on_adapters(Cluster& cluster, Bootstrap& bootstrap, int threads) {
       if (!manifest) return std::string();
       WeightAsker asker{cluster.config.cluster, cluster.name, cluster.model_hash};
       asker.adapter = static_cast<uint16_t>(i + 1);
-      cluster.adapter_weights.push_back(
-          std::make_shared<NodeWeights>(manifest, asker, files[i], files[i] ? nullptr : open_cache(cluster)));
+      cluster.adapter_weights.push_back(std::make_shared<NodeWeights>(
+          manifest, asker, files[i], files[i] ? nullptr : open_weight_cache(cluster.this_node())));
       return std::string();
     });
   }
@@ -232,32 +227,70 @@ void find_weight_peers(Cluster& cluster, Bootstrap& bootstrap,
       const std::vector<std::string> words = words_of(text);
       inventories[words.at(0)] = words.at(i + 1);
     }
-    all[i]->set_peers(weight_peers(cluster, endpoints, all[i]->manifest(), inventories));
+    all[i]->set_peers(peers_with(cluster, endpoints, all[i]->manifest(), inventories));
   }
 }
 
-void fetch_weights(Cluster& cluster, const PipelineLayout& layout) {
-  if (!cluster.weights) return;
-  const std::vector<ShardSpec> shards = own_shards(cluster, layout);
-  if (shards.empty()) return;
-  if (!cluster.weights->has_file()) {
-    ProgressLine progress("fetching weights");
-    const FetchReport report = cluster.weights->fetch_missing(
-        cluster.model, shards, [&](uint64_t done, uint64_t total) { progress.update(done, total); });
-    tell_of_fetch(fmt::format("node {} has no model file", cluster.name), report);
+void set_peers(const PipelineLayout& layout, const std::string& node, NodeWeights& weights,
+               std::span<const std::shared_ptr<NodeWeights>> adapters) {
+  std::vector<WeightPeer> peers;
+  for (const auto& [name, endpoint] : layout.endpoints) {
+    if (name == node) continue;
+    peers.insert(name == layout.head ? peers.begin() : peers.end(), {name, endpoint.address, endpoint.port});
   }
-  for (size_t i = 0; i < cluster.adapter_weights.size(); ++i) {
-    if (cluster.adapter_weights[i]->has_file()) continue;
-    const LoraFile& adapter = cluster.adapters[i];
+  weights.set_peers(peers);
+  for (const std::shared_ptr<NodeWeights>& adapter : adapters) adapter->set_peers(peers);
+}
+
+namespace {
+
+constexpr auto kToldEvery = std::chrono::milliseconds(500);
+
+// Says again and again that something goes on. What it goes on with has deadlines of its own.
+class Going {
+ public:
+  explicit Going(const std::function<void()>& tell) {
+    if (tell) thread_ = std::jthread([this, tell](const std::stop_token& stop) { run(stop, tell); });
+  }
+
+ private:
+  void run(const std::stop_token& stop, const std::function<void()>& tell) {
+    std::unique_lock lock(mutex_);
+    while (!wake_.wait_for(lock, stop, kToldEvery, [&] { return stop.stop_requested(); })) tell();
+  }
+  std::mutex mutex_;
+  std::condition_variable_any wake_;
+  std::jthread thread_;  // last: it ends before what it uses
+};
+
+}  // namespace
+
+void fetch_weights(NodeWeights& weights, const std::string& node, const ModelConfig& model,
+                   std::span<const ShardSpec> shards, const std::function<void()>& on_progress) {
+  if (weights.has_file() || shards.empty()) return;
+  const Going going(on_progress);
+  ProgressLine progress("fetching weights");
+  const FetchReport report = weights.fetch_missing(
+      model, shards, [&](uint64_t done, uint64_t total) { progress.update(done, total); });
+  tell_of_fetch(fmt::format("node {} has no model file", node), report);
+}
+
+void fetch_adapters(std::span<const LoraFile> adapters, std::span<const std::shared_ptr<NodeWeights>> weights,
+                    const std::string& node, const ModelConfig& model, std::span<const ShardSpec> shards,
+                    const std::function<void()>& on_progress) {
+  if (shards.empty()) return;
+  const Going going(on_progress);
+  for (size_t i = 0; i < weights.size(); ++i) {
+    if (weights[i]->has_file()) continue;
     std::vector<std::string> tensors;
     for (const ShardSpec& shard : shards) {
-      for (std::string& name : lora_tensors(adapter, cluster.model, shard.layers))
+      for (std::string& name : lora_tensors(adapters[i], model, shard.layers))
         tensors.push_back(std::move(name));
     }
-    ProgressLine progress(fmt::format("fetching adapter {}", adapter.name));
-    const FetchReport report = cluster.adapter_weights[i]->fetch_missing(
+    ProgressLine progress(fmt::format("fetching adapter {}", adapters[i].name));
+    const FetchReport report = weights[i]->fetch_missing(
         tensors, [&](uint64_t done, uint64_t total) { progress.update(done, total); });
-    tell_of_fetch(fmt::format("node {} has no file of adapter '{}'", cluster.name, adapter.name), report);
+    tell_of_fetch(fmt::format("node {} has no file of adapter '{}'", node, adapters[i].name), report);
   }
 }
 

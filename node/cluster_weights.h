@@ -1,10 +1,11 @@
-// How a starting cluster comes to its weights, the model's and those of adapters: the head's files and
-// manifests, each node's own files or cache, and the fetching of what a shard lacks. Used by node/cluster.cc;
-// what a running node needs later is Cluster::weights and adapter_weights. What takes a bootstrap is called
-// by all ranks.
+// How a node comes to its weights, the model's and those of adapters: the head's files and manifests, each
+// node's own files or cache, and the fetching of what a shard lacks. Used by node/cluster.cc and, for a node
+// that joins, node/node_command.cc. What takes a bootstrap is called by all ranks.
 #pragma once
 
+#include <functional>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -19,6 +20,9 @@ std::shared_ptr<const GgufFile> open_model(const Cluster& cluster, bool must_hav
 // The manifest of a file, read from disk where it was made before. Throws SetupError.
 std::shared_ptr<const WeightManifest> make_manifest(const GgufFile& file, int threads);
 
+// Where a node keeps what it fetches. Null where nothing can be kept, which is said.
+std::unique_ptr<WeightCache> open_weight_cache(const NodeConfig& node);
+
 // The manifest of the head's `file`, read from disk where it was made before; goes to all. `name`: of this
 // node. `path`: what the file is called in messages where it is not here.
 std::shared_ptr<const WeightManifest> share_manifest(Bootstrap& bootstrap, const std::string& name,
@@ -30,7 +34,7 @@ std::shared_ptr<const WeightManifest> share_manifest(Bootstrap& bootstrap, const
 void set_up_weights(Cluster& cluster);
 
 // Opens the adapters that this node has; where there are several nodes, the others are fetched like the
-// model. Says which node has another file than the head. Throws SetupError.
+// model. Says which node has another file than the head. After set_up_weights(). Throws SetupError.
 void agree_on_adapters(Cluster& cluster, Bootstrap& bootstrap, int threads);
 
 // From now on others may ask this node for weights.
@@ -40,7 +44,19 @@ void offer_weights(Cluster& cluster, const std::shared_ptr<const TlsContext>& tl
 void find_weight_peers(Cluster& cluster, Bootstrap& bootstrap,
                        const std::map<std::string, Endpoint>& endpoints);
 
-// Fetches what this node's stages need and it lacks, with a progress line and a sentence about it.
-void fetch_weights(Cluster& cluster, const PipelineLayout& layout);
+// Whom `node` may ask from now on: all others that a layout names, the head first. What they have is not
+// known.
+void set_peers(const PipelineLayout& layout, const std::string& node, NodeWeights& weights,
+               std::span<const std::shared_ptr<NodeWeights>> adapters);
+
+// Fetches what the shards need and the node lacks, with a progress line and a sentence about it.
+// `on_progress`: called while it goes on, from some thread; a slow link may bring nothing for seconds.
+void fetch_weights(NodeWeights& weights, const std::string& node, const ModelConfig& model,
+                   std::span<const ShardSpec> shards, const std::function<void()>& on_progress = {});
+
+// The same for adapters, of which all that the shards need is fetched.
+void fetch_adapters(std::span<const LoraFile> adapters, std::span<const std::shared_ptr<NodeWeights>> weights,
+                    const std::string& node, const ModelConfig& model, std::span<const ShardSpec> shards,
+                    const std::function<void()>& on_progress = {});
 
 }  // namespace shoal

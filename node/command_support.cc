@@ -114,6 +114,7 @@ ClusterOptions options_of(const CommonFlags& common) {
   options.kernels = common.kernels;
   options.threads = common.threads;
   options.show_plan = !common.quiet;
+  options.await_nodes = common.await_nodes;
   return options;
 }
 
@@ -153,12 +154,22 @@ std::vector<int32_t> chat_prompt(const Tokenizer& tokenizer, const ChatTemplate&
 
 TraceSession::TraceSession(const std::string& path, Cluster& cluster) : cluster_(cluster) {
   if (path.empty()) return;
-  trace_.emplace(path, cluster.layout);
+  trace_.emplace(path, layout_now(cluster));
   cluster.coordinator->set_trace(&*trace_);
+  if (!cluster.keeper) return;
+  cluster.node->call(
+      [&] { cluster.on_laid_out = [this](const PipelineLayout& layout) { trace_->lay_out(layout); }; });
+  cluster.keeper->set_on_event([this](const ClusterEvent& event) {
+    trace_->add(TracedEvent{event.time_s, event.text});
+  });
 }
 
 TraceSession::~TraceSession() {
-  if (trace_) cluster_.coordinator->set_trace(nullptr);
+  if (!trace_) return;
+  cluster_.coordinator->set_trace(nullptr);
+  if (!cluster_.keeper) return;
+  cluster_.keeper->set_on_event({});
+  cluster_.node->call([this] { cluster_.on_laid_out = {}; });
 }
 
 int with_cluster(const CommonFlags& common, const std::function<void()>& check,
@@ -171,8 +182,8 @@ int with_cluster(const CommonFlags& common, const std::function<void()>& check,
     if (cluster.is_head()) {
       work(cluster);
       // A server goes on refusing after a loss until it is told to end; that is no success.
-      if (const std::optional<Error> lost = cluster.node->lost())
-        throw SetupError(lost->message, kExitFailed);
+      if (const std::optional<Error> refusal = cluster.coordinator->refuses())
+        throw SetupError(refusal->message, kExitFailed);
     } else {
       if (on_worker) on_worker(cluster);
       cluster.node->serve_until_shutdown();
@@ -185,6 +196,7 @@ int with_cluster(const CommonFlags& common, const std::function<void()>& check,
     bootstrap->abandon();
     throw;
   }
+  if (cluster.node->epoch() > kFirstEpoch) bootstrap->abandon();  // somebody was lost: not all meet any more
   cluster.node->shutdown_workers();
   return kExitDone;
 }

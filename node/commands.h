@@ -30,8 +30,9 @@ struct CommonFlags {
   int64_t kv_cells = 0;               // 0: the cluster file's
   bool quiet = false;                 // no plan, no table
   bool insecure = false, trust_network = false;  // no TLS between nodes; off loopback too
-  std::string model_key;  // the model must be signed with this key; overrides the file's
-  std::string trace;      // a file to record the steps in; empty: none
+  std::string model_key;     // the model must be signed with this key; overrides the file's
+  std::string trace;         // a file to record the steps in; empty: none
+  bool await_nodes = false;  // the head alone: nodes join by address
 };
 
 struct RunFlags {
@@ -41,6 +42,22 @@ struct RunFlags {
   bool raw = false;  // the prompt is sent as it is, without the chat template
   bool ignore_eos = false;
   SamplerOptions sampling;
+};
+
+// A node that joins a head by address.
+struct NodeFlags {
+  std::string join;     // HEAD:PORT
+  std::string token;    // of shoal invite; empty: this machine has a certificate
+  std::string name;     // empty: the host's
+  std::string memory;   // "1GiB"; empty: the head's cluster file says, else most of what the device has
+  std::string address;  // where it listens; empty: on all, and peers call where the head heard it from
+  int port = 0;         // 0: any
+};
+
+struct InviteFlags {
+  std::string node;  // the name that the device must have; empty: any new one
+  int port = 0;      // 0: any
+  double wait_s = 600;
 };
 
 struct PlanFlags {
@@ -76,6 +93,7 @@ struct BenchFlags {
 struct ServeFlags {
   std::string listen;           // overrides the cluster file's; empty: 127.0.0.1:8080
   std::string api_key_file;     // overrides the cluster file's
+  std::string admin_key_file;   // overrides the cluster file's
   std::string allow_origin;     // overrides the cluster file's
   int requests_per_minute = 0;  // of one key; 0: the cluster file's, or no limit
   bool without_keys = false;    // off loopback, though nobody needs a key
@@ -128,6 +146,9 @@ int probe_command(const CommonFlags& common, bool json);
 int bench_command(const CommonFlags& common, const BenchFlags& flags);
 int serve_command(const CommonFlags& common, const ServeFlags& flags);
 int top_command(const TopFlags& flags);
+int drain_command(const TopFlags& server, const std::string& node, double timeout_s);
+int invite_command(const CommonFlags& common, const InviteFlags& flags);
+int node_command(const CommonFlags& common, const NodeFlags& flags);
 int inspect_command(const InspectFlags& flags);
 int quantize_command(const QuantizeFlags& flags);
 int sign_command(const SignFlags& flags);

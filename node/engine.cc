@@ -5,6 +5,7 @@
 #include <exception>
 #include <future>
 #include <limits>
+#include <optional>
 
 #include "base/check.h"
 
@@ -36,15 +37,7 @@ void Engine::start(const MakeStages& make_stages) {
   // The promise moves into the thread: one on this stack could be gone before set_value() has returned there.
   thread_ = std::thread([this, &make_stages, ready = std::move(ready)]() mutable {
     try {
-      for (auto& [index, stage] : make_stages()) {
-        memory_.weights += stage->weight_bytes();
-        memory_.kv += stage->kv_bytes();
-        memory_.scratch += stage->scratch_bytes();
-        auto hosted = std::make_unique<Hosted>();
-        hosted->index = index;
-        hosted->stage = std::move(stage);
-        stages_.push_back(std::move(hosted));
-      }
+      host(make_stages());
     } catch (...) {
       ready.set_exception(std::current_exception());
       return;
@@ -71,7 +64,57 @@ bool Engine::submit(std::unique_ptr<StepJob>& job) {
   return true;
 }
 
+void Engine::rebuild(RemakeStages remake, std::function<void(std::string)> done) {
+  std::deque<std::unique_ptr<StepJob>> dropped;  // here: their buffers belong to the caller's thread
+  {
+    const std::lock_guard lock(mutex_);
+    dropped.swap(queue_);
+    orders_.push_back({std::move(remake), std::move(done)});
+  }
+  wake_.notify_one();
+}
+
+void Engine::host(Stages stages) {
+  const std::lock_guard lock(stages_mutex_);
+  for (auto& [index, stage] : stages) {
+    memory_.weights += stage->weight_bytes();
+    memory_.kv += stage->kv_bytes();
+    memory_.scratch += stage->scratch_bytes();
+    auto hosted = std::make_unique<Hosted>();
+    hosted->index = index;
+    hosted->stage = std::move(stage);
+    stages_.push_back(std::move(hosted));
+  }
+}
+
+Engine::Stages Engine::release() {
+  const std::lock_guard lock(stages_mutex_);
+  Stages stages;
+  for (const auto& hosted : stages_) stages.emplace_back(hosted->index, std::move(hosted->stage));
+  stages_.clear();
+  memory_ = {};
+  return stages;
+}
+
+void Engine::carry_out(Order order) {
+  std::string error;
+  try {
+    host(order.remake(release()));
+  } catch (const std::bad_alloc&) {
+    error = "out of memory";
+  } catch (const std::exception& failed) {
+    error = failed.what();
+  }
+  order.done(std::move(error));
+}
+
+Engine::Memory Engine::memory() const {
+  const std::lock_guard lock(stages_mutex_);
+  return memory_;
+}
+
 StageStats Engine::stats(int stage) const {
+  const std::lock_guard lock(stages_mutex_);
   for (const auto& hosted : stages_) {
     if (hosted->index == stage) return {hosted->steps.load(), hosted->rows.load(), hosted->busy_ns.load()};
   }
@@ -81,15 +124,28 @@ StageStats Engine::stats(int stage) const {
 void Engine::loop() {
   while (true) {
     std::unique_ptr<StepJob> job;
+    std::optional<Order> order;
     {
       std::unique_lock lock(mutex_);
-      wake_.wait(lock, [&] { return stop_ || !queue_.empty(); });
+      working_ = !queue_.empty() || !orders_.empty();
+      wake_.wait(lock, [&] { return stop_ || !queue_.empty() || !orders_.empty(); });
       if (stop_) return;
-      job = std::move(queue_.front());
-      queue_.pop_front();
+      working_ = true;
+      if (!orders_.empty()) {
+        order = std::move(orders_.front());
+        orders_.pop_front();
+      } else {
+        job = std::move(queue_.front());
+        queue_.pop_front();
+      }
     }
-    compute(*job);
-    on_done_(std::move(job));
+    if (order) {
+      carry_out(std::move(*order));
+    } else {
+      compute(*job);
+      on_done_(std::move(job));
+    }
+    ++progress_;
     // Where both threads share one core the io thread is to send that before the next step is computed.
     std::this_thread::yield();
   }

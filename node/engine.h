@@ -1,6 +1,7 @@
 // The engine: the one thread of a process that computes. It owns the stages of this node and their caches,
-// takes steps in order from a bounded queue and hands each back when done. The io thread never computes, the
-// engine never does I/O, so a finished step is sent while the next is computed.
+// takes steps in order from a bounded queue and hands each back when done. It builds the stages too, again
+// when the pipeline is laid out anew, and counts what it gets done, so that one that hangs can be told. The
+// io thread never computes, the engine never does I/O, so a finished step is sent while the next is computed.
 #pragma once
 
 #include <atomic>
@@ -11,6 +12,7 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <string>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -49,7 +51,7 @@ inline uint64_t clock_microseconds(std::chrono::steady_clock::time_point time) {
       std::chrono::duration_cast<std::chrono::microseconds>(time.time_since_epoch()).count());
 }
 
-// What a stage has done since the process started.
+// What a stage has done since it was built.
 struct StageStats {
   uint64_t steps = 0, rows = 0;
   uint64_t busy_ns = 0;  // computing
@@ -60,7 +62,8 @@ class Engine {
   // The stages are built on the engine thread by `make_stages`, so that memory is touched where it is used;
   // start() returns when they are ready, or throws what make_stages threw. `on_done` runs on the engine
   // thread.
-  using MakeStages = std::function<std::vector<std::pair<int, std::unique_ptr<Stage>>>()>;
+  using Stages = std::vector<std::pair<int, std::unique_ptr<Stage>>>;
+  using MakeStages = std::function<Stages()>;
   Engine(size_t queue_max, std::function<void(std::unique_ptr<StepJob>)> on_done);
   ~Engine();  // finishes the step being computed, drops the rest
 
@@ -68,12 +71,24 @@ class Engine {
   // From any thread. False if the queue is full; the job then stays with the caller.
   [[nodiscard]] bool submit(std::unique_ptr<StepJob>& job);
 
+  // Drops the steps that wait and builds other stages: `remake` gets those that were there and returns the
+  // new ones, `done` is told the error's text, empty where there was none. Both run on the engine thread;
+  // several orders are carried out one after the other.
+  using RemakeStages = std::function<Stages(Stages)>;
+  void rebuild(RemakeStages remake, std::function<void(std::string)> done);
+
+  // What has got done so far, and whether there is anything to do: from any thread. note_progress() is for
+  // who builds stages, on any thread.
+  uint64_t progress() const { return progress_; }
+  bool working() const { return working_; }
+  void note_progress() { ++progress_; }
+
   // From any thread.
   StageStats stats(int stage) const;
   struct Memory {
     uint64_t weights = 0, kv = 0, scratch = 0;
   };
-  Memory memory() const { return memory_; }
+  Memory memory() const;
 
  private:
   struct Hosted {
@@ -81,16 +96,27 @@ class Engine {
     std::unique_ptr<Stage> stage;
     std::atomic<uint64_t> steps{0}, rows{0}, busy_ns{0};
   };
+  struct Order {
+    RemakeStages remake;
+    std::function<void(std::string)> done;
+  };
   void loop();
   void compute(StepJob& job);
+  void carry_out(Order order);
+  void host(Stages stages);
+  Stages release();
 
   const size_t queue_max_;
   std::function<void(std::unique_ptr<StepJob>)> on_done_;
+  mutable std::mutex stages_mutex_;  // changed by the engine thread alone, which reads without it
   std::vector<std::unique_ptr<Hosted>> stages_;
   Memory memory_;
+  std::atomic<uint64_t> progress_{0};
+  std::atomic<bool> working_{false};
   std::mutex mutex_;
   std::condition_variable wake_;
   std::deque<std::unique_ptr<StepJob>> queue_;
+  std::deque<Order> orders_;
   bool stop_ = false;
   std::thread thread_;
 };

@@ -55,20 +55,28 @@ RankReport report_of(const std::string& node, Body&& body) {
   }
 }
 
-}  // namespace
-
-std::string authority_directory(const std::string& cluster) {
+std::string data_directory(const char* kind, const std::string& whose) {
   const char* data = std::getenv("XDG_DATA_HOME");
   const char* home = std::getenv("HOME");
   const std::filesystem::path base = data != nullptr && *data != '\0' ? std::filesystem::path(data)
                                      : home != nullptr ? std::filesystem::path(home) / ".local/share"
                                                        : std::filesystem::path("/var/lib");
   std::string name;
-  for (const char c : cluster) {  // a cluster may be called anything, a directory not
+  for (const char c : whose) {  // a cluster may be called anything, a directory not
     const bool plain = std::isalnum(static_cast<unsigned char>(c)) || c == '-' || c == '_';
     name += plain ? std::string(1, c) : fmt::format("%{:02x}", static_cast<unsigned char>(c));
   }
-  return (base / "shoal" / "clusters" / name).string();
+  return (base / "shoal" / kind / name).string();
+}
+
+}  // namespace
+
+std::string authority_directory(const std::string& cluster) {
+  return data_directory("clusters", cluster);
+}
+
+std::string credentials_directory(const std::string& node) {
+  return data_directory("nodes", node);
 }
 
 std::shared_ptr<TlsContext> enrol(Bootstrap& bootstrap, const std::string& cluster, const std::string& node,

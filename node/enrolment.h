@@ -14,6 +14,9 @@ namespace shoal {
 // Where the head keeps the authority of a cluster: ${XDG_DATA_HOME:-~/.local/share}/shoal/clusters/NAME.
 std::string authority_directory(const std::string& cluster);
 
+// Where a node that joined by address keeps its key and certificate: .../shoal/nodes/NAME.
+std::string credentials_directory(const std::string& node);
+
 // Collective: every rank calls it once, after the ranks have agreed on their names. `directory`: of the
 // head's authority; empty: one for this run alone. Throws as agree() does.
 std::shared_ptr<TlsContext> enrol(Bootstrap& bootstrap, const std::string& cluster, const std::string& node,

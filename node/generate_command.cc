@@ -62,9 +62,9 @@ std::string answer_measured(Cluster& cluster, const CommonFlags& common, Generat
 
   const int steps = static_cast<int>(answer.tokens.size()) - 1;  // the first token belongs to the prompt
   const double generation_s = answer.total_s - answer.first_token_s;
-  std::string table =
-      "\n" + render_report(report_nodes(before, generating, cluster.node->collect_stats(), cluster.layout),
-                           generation_s, steps);
+  std::string table = "\n" + render_report(report_nodes(before, generating, cluster.node->collect_stats(),
+                                                        layout_now(cluster)),
+                                           generation_s, steps);
   if (!answer.tokens.empty()) {
     table += fmt::format("prompt {} tokens", prompt_tokens);
     if (answer.prompt_rows < prompt_tokens)

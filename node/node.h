@@ -5,11 +5,14 @@
 //
 // A step goes to the engine where its stage is on this node, otherwise into the channel to the node that has
 // it. The head holds a control channel to every other node, on which results, failures and statistics come
-// home. All of it runs on the io thread; public calls are made from the main thread and return when the io
-// thread has answered.
+// home, and heartbeats go both ways. The pipeline is laid out anew under the next epoch when devices come or
+// go: its links and the steps under way are dropped, the weights kept that are still needed. All of it runs
+// on the io thread; public calls are made from the main thread and return when the io thread has answered,
+// unless they say otherwise.
 #pragma once
 
 #include <atomic>
+#include <boost/asio/steady_timer.hpp>
 #include <deque>
 #include <functional>
 #include <future>
@@ -21,7 +24,10 @@
 
 #include "node/engine.h"
 #include "node/io_thread.h"
+#include "node/membership.h"
 #include "node/peer_clocks.h"
+#include "node/pipeline_host.h"
+#include "node/pipeline_layout.h"
 #include "node/step_buffers.h"
 #include "node/weight_server.h"
 #include "planner/types.h"
@@ -32,13 +38,10 @@
 
 namespace shoal {
 
-inline constexpr uint64_t kEpoch = 1;                      // of the plan made at start-up
+inline constexpr uint64_t kFirstEpoch = 1;                 // of the plan made at start-up
 inline constexpr size_t kProbeBytesMax = size_t{4} << 20;  // of a payload that measures a link
-
-struct Endpoint {
-  std::string address;
-  uint16_t port = 0;
-};
+inline constexpr std::chrono::milliseconds kPeerTimeout{
+    2500};  // TCP gives up on one that acknowledges nothing
 
 struct NodeIdentity {
   std::string cluster;
@@ -48,39 +51,29 @@ struct NodeIdentity {
   std::shared_ptr<const TlsContext> tls = nullptr;  // who this node is to its peers; null: plain TCP
 };
 
-// What every node knows of the running pipeline.
-struct PipelineLayout {
-  std::vector<std::string> node_of_stage;
-  std::vector<ShardSpec> shard_of_stage;
-  std::string head;
-  std::map<std::string, Endpoint> endpoints;
-  std::string plan_hash;
-  int rows_max = 0, n_embd = 0, n_vocab = 0, context = 0, slots = 0;
-  int inputs = 0;                    // rows of a whole input that the model's encoder takes; 0: it has none
-  bool decodes = true;               // the model generates text
-  int32_t decoder_start_token = -1;  // what answers begin after, where the encoder reads the prompt
-  int64_t kv_cells = 0;  // positions that each stage's cache holds for all slots; 0: slots x context
-  int adapters = 0;      // that rows may choose from
-  int steps_in_flight_max = 0;
-  double step_deadline_s = 0;  // no answer to any step for so long: a node hangs. 0: not watched
-  int last_stage() const { return static_cast<int>(node_of_stage.size()) - 1; }
-  std::string stage_text(int stage) const;  // "node b (layers 10-19)", for messages
+// What the head's node tells of the others, on the io thread.
+struct NodeEvents {
+  std::function<void(const std::string& node)> heard;  // any message
+  std::function<void(const std::string& node, const Heartbeat&)> beat;
+  std::function<void(const std::string& node, const std::string& why)> lost;
+  std::function<void(const std::string& node, const Ready&)> ready;
+  std::function<void(const std::string& node, const Measured&)> measured;
+  std::function<Membership::Verdict(const std::string& node)> may_join;
+  std::function<void(const std::string& node, const Join&)> joined;
 };
 
-// The outcome of a step, at the head.
-struct StepOutcome {
-  uint64_t step_id = 0;
-  std::vector<RowOutput> rows;
-  bool failed = false;
-  Error error;
-  std::vector<StageTime> stage_times;  // in pipeline order, where it did not fail
+// How a worker finds its head (again): whom it calls, and what it says of itself.
+struct Comeback {
+  Endpoint head;
+  Join join;              // epoch and layout are filled when it calls
+  double patience_s = 0;  // how long it calls in vain before it ends
 };
 
-class Node {
+class Node : public PipelineHost {
  public:
   // Listens at once; port 0 takes a free one. Throws SetupError if it cannot.
   Node(const NodeIdentity& identity, const std::string& address, uint16_t port);
-  ~Node();
+  ~Node() override;
 
   uint16_t port() const { return listener_->port(); }
   IoThread& io() { return io_; }
@@ -89,56 +82,97 @@ class Node {
   // Latency and bandwidth to another node that listens: ours to it, measured over a channel like those that
   // steps use.
   Result<LinkProfile> measure_link(const std::string& peer, const Endpoint& endpoint);
+  boost::asio::awaitable<Result<LinkProfile>> probe_link(std::string peer, Endpoint endpoint);
 
   // Builds this node's stages on the engine thread. Throws what make_stages throws.
   void load(const PipelineLayout& layout, const Engine::MakeStages& make_stages);
+  // Instead of load(), where there is no plan yet.
+  void load_nothing();
+  // How stages are built when the pipeline is laid out anew, from those that were there; on the engine
+  // thread. What it takes long for calls note_progress().
+  using Remake = std::function<Engine::Stages(const PipelineLayout&, Engine::Stages)>;
+  void set_remake(Remake remake);
+  void note_progress() { engine_->note_progress(); }  // from any thread, once loaded
   // Connects to the next stages, and from the head to every node. All nodes have loaded. Throws SetupError
   // (exit 1).
   void connect();
 
-  // A worker: returns when the head says so. Throws SetupError (exit 1) when the head is lost.
+  // A worker: returns when the head says so. Throws SetupError (exit 1) when the head is lost and does not
+  // come back in time.
   void serve_until_shutdown();
+  // A worker calls the head when it has lost it; `now`: it has none yet.
+  void set_comeback(const Comeback& comeback, bool now);
 
-  // The head. Outcomes, and failures that concern no step (a node lost: step_id 0), arrive on the io thread.
-  // A node lost before is told at once. An empty function ends the telling: when this returns none runs any
-  // more.
-  void set_on_outcome(std::function<void(StepOutcome)> on_outcome);
-  // On the io thread. Fails by an outcome.
-  void send_step(std::unique_ptr<StepJob> job);
-  // What this node gives to others that lack weights; null: nothing.
-  void offer_weights(std::vector<std::shared_ptr<WeightProvider>> providers);
-  StepBuffer take_buffer() { return buffers_->take(); }  // on the io thread
+  // The head's pipeline, for the coordinator.
+  double now_s() const override;
+  void post(std::function<void()> work) override { io_.post(std::move(work)); }
+  void call(std::function<void()> work) override;
+  void set_timer(Timer timer, double time_s, std::function<void()> work) override;
+  void set_on_outcome(std::function<void(StepOutcome)> on_outcome) override;
+  void send_step(std::unique_ptr<StepJob> job) override;
+  StepBuffer take_buffer() override { return buffers_->take(); }
   // Statistics of all nodes, this one first.
   std::vector<StatsMessage> collect_stats();
-  // The head: the first node that was lost.
+  // The head: the first node that was lost, where nobody else was told (set_events).
   std::optional<Error> lost();
+  std::optional<Error> lost_before() const { return lost_; }  // the same, on the io thread
   // The head: tells the workers that the work is done; waits 2 s at most for those who do not take it.
   // Elsewhere there is nobody to tell.
   void shutdown_workers();
-  // The head, on the io thread: asks every node what its clock shows, at most several times a second.
-  void ask_clocks();
-  // On the io thread: how far a node's steady clock is ahead of this one's, where it has answered.
-  std::optional<double> clock_ahead_s(const std::string& node) const;
-  // On the io thread: asks every node for a sign of life and names, 2 s later, those that gave none.
-  void find_silent(std::function<void(const std::vector<std::string>&)> done);
-  // Results that the head did not take: from a node that has none to give, or of another epoch.
-  uint64_t refused_results() const { return refused_results_; }
+  void ask_clocks() override;
+  std::optional<double> clock_ahead_s(const std::string& node) const override;
+  // Results that the head did not take, and steps that a stage did not: from a node that has none to give, or
+  // of another epoch.
+  uint64_t refused_results() const { return refused_; }
+  uint64_t epoch() const { return shown_epoch_; }
+
+  // ---- The head lays out a pipeline; on the io thread ----
+  void set_events(NodeEvents events) { events_ = std::move(events); }
+  // Follows the layout itself: drops what was, builds its stages, links to the next. kCancelled where another
+  // came meanwhile; `unreachable` names the node that could not be reached.
+  boost::asio::awaitable<Result<void>> follow(PipelineLayout layout, uint64_t epoch,
+                                              std::string& unreachable);
+  // Nothing computes until the next layout.
+  void drop_pipeline();
+  // Sends to a node on its control channel. False where there is none.
+  bool tell(const std::string& node, Message message);
+  // Ends the control channel to a node; nothing more is told of it.
+  void forget(const std::string& node);
+  std::string address_of(const std::string& node) const;  // where its control channel comes from
+
+  // What this node gives to others that lack weights: the model's, then each adapter's. None: nothing.
+  void offer_weights(std::vector<std::shared_ptr<WeightProvider>> providers);
 
  private:
   boost::asio::awaitable<void> accept_loop();
   boost::asio::awaitable<void> say_goodbye();
   boost::asio::awaitable<void> serve_peer(ChannelPtr channel);
   std::optional<RefusalReason> refusal_of(const Hello& hello) const;
-  boost::asio::awaitable<void> serve_control(ChannelPtr channel);
+  std::optional<RefusalReason> pipeline_refusal(const Hello& hello) const;
+  boost::asio::awaitable<void> serve_control(ChannelPtr channel, bool of_head);
+  void obey(const ChannelPtr& channel, Message&& message);
+  boost::asio::awaitable<void> serve_join(ChannelPtr channel, std::string name);
   boost::asio::awaitable<void> serve_pipeline(ChannelPtr channel, int stage);
   boost::asio::awaitable<void> read_control_of(std::string peer, ChannelPtr channel);
+  void take_from(const std::string& peer, Message&& message);
   bool may_report(const std::string& peer, const ResultMessage& result);
   boost::asio::awaitable<Result<ChannelPtr>> open(std::string peer, Endpoint endpoint, LinkRole role,
-                                                  int stage);
-  boost::asio::awaitable<Result<LinkProfile>> probe_link(std::string peer, Endpoint endpoint);
+                                                  int stage, std::chrono::milliseconds patience);
+  boost::asio::awaitable<Result<ChannelPtr>> open_again(std::string peer, Endpoint endpoint, int stage,
+                                                        uint64_t epoch);
   boost::asio::awaitable<Result<void>> connect_all();
+  boost::asio::awaitable<std::string> rebuild_stages();
+  boost::asio::awaitable<void> answer_load(ChannelPtr channel, LoadPlan order);
+  boost::asio::awaitable<void> answer_measure(ChannelPtr channel, Measure order);
+  boost::asio::awaitable<void> call_head();
+  boost::asio::awaitable<Result<void>> join_head();
+  boost::asio::awaitable<void> beat();
+  void lose_head(const std::string& why);
 
+  bool is_head() const { return identity_.name == layout_.head; }
   bool hosts(int stage) const;
+  int hosted() const;
+  void make_buffers();
   void on_engine_done(std::unique_ptr<StepJob> job);
   void forward(std::unique_ptr<StepJob> job);
   void finish(std::unique_ptr<StepJob> job);
@@ -146,31 +180,45 @@ class Node {
   Error in_stage(int stage, Error error) const;
   void node_lost(const std::string& peer, const Error& error);
   void end_service(std::string error);
+  void count_refused(const std::string& what);
   Result<std::unique_ptr<StepJob>> job_of(IncomingMessage& incoming, int stage);
   StatsMessage own_stats() const;
   Hello hello_to(const std::string& peer, LinkRole role, int stage) const;
+  void close_link(const ChannelPtr& channel);
+  ChannelOptions channel_options() const;
+  void start_engine(const Engine::MakeStages& make_stages);
 
   NodeIdentity identity_;
   PipelineLayout layout_;
+  uint64_t epoch_ = 0;  // of the layout; 0: there is none
+  std::atomic<uint64_t> shown_epoch_{0};
+  bool linked_ = false;  // steps may come: not where the head is lost
   IoThread io_;
   std::unique_ptr<Listener> listener_;
-  WeightServer weight_server_;  // goes before the io thread's context does
-  std::unique_ptr<StepBuffers> buffers_;
+  WeightServer weight_server_;            // goes before the io thread's context does
+  std::shared_ptr<StepBuffers> buffers_;  // of the layout; links of the one before may still read into theirs
   std::unique_ptr<Engine> engine_;
+  Remake remake_;
   std::map<int, ChannelPtr> to_stage_;          // next stages on other nodes
   std::map<std::string, ChannelPtr> controls_;  // the head: to every other node
   ChannelPtr head_;                             // a worker: the head's control channel
   std::vector<ChannelPtr> accepted_;
-  std::deque<ChannelPtr> strangers_;   // accepted and not greeted yet, oldest first
-  std::map<int, uint64_t> last_step_;  // by stage that is being fed from another node
+  std::vector<ChannelPtr> feeds_;                   // those of them that bring steps
+  std::deque<ChannelPtr> strangers_;                // accepted and not greeted yet, oldest first
+  std::map<int, uint64_t> last_step_;               // by stage that is being fed from another node
+  std::map<std::string, LinkReport> closed_links_;  // what went over links that are no more
   std::function<void(StepOutcome)> on_outcome_;
+  NodeEvents events_;
   std::optional<Error> lost_;  // the first node lost
+  std::map<Timer, boost::asio::steady_timer> timers_;
   std::map<std::string, std::function<void(StatsMessage)>> stats_waiters_;
-  std::map<std::string, Clock::time_point> last_heard_;  // the head: of every other node
-  PeerClocks clocks_;                                    // the same
+  PeerClocks clocks_;  // the head's
   uint64_t clock_question_ = 0;
   Clock::time_point clocks_asked_;
-  std::atomic<uint64_t> refused_results_{0};
+  std::atomic<uint64_t> refused_{0};
+  Membership head_watch_;  // a worker: of its head alone
+  std::optional<Comeback> comeback_;
+  bool calling_ = false;                   // the head
   std::promise<std::string> service_end_;  // empty: the head said so
   bool service_ended_ = false;
   bool closing_ = false;

@@ -20,6 +20,9 @@ using namespace std::chrono_literals;
 namespace {
 
 constexpr auto kConnectDeadline = 20s;  // the peers load their shards meanwhile
+constexpr std::chrono::milliseconds kRelinkDeadline{static_cast<int64_t>(Membership::kRelink_s * 1e3)};
+constexpr auto kRefusedPause = 30ms;
+constexpr auto kProbeDeadline = 5s;
 constexpr size_t kSmallBytes = 64;
 constexpr size_t kRoundTrips = 25;
 constexpr auto kIdle = 2ms;  // before each of them
@@ -33,39 +36,55 @@ Hello Node::hello_to(const std::string& peer, LinkRole role, int stage) const {
   hello.node_name = identity_.name;
   hello.peer_node_name = peer;
   hello.model_fingerprint = identity_.model_fingerprint;
-  hello.plan_hash = layout_.plan_hash;
   hello.numeric_class = identity_.numeric_class;
-  hello.epoch = layout_.plan_hash.empty() ? 0 : kEpoch;
+  if (role == LinkRole::kControl || role == LinkRole::kPipeline) {  // the others are no matter of a plan
+    hello.plan_hash = layout_.plan_hash;
+    hello.epoch = epoch_;
+  }
   hello.stage = static_cast<uint32_t>(stage);
   return hello;
 }
 
-awaitable<Result<ChannelPtr>> Node::open(std::string peer, Endpoint endpoint, LinkRole role, int stage) {
-  ChannelOptions options;
-  options.tls = identity_.tls;
+awaitable<Result<ChannelPtr>> Node::open(std::string peer, Endpoint endpoint, LinkRole role, int stage,
+                                         std::chrono::milliseconds patience) {
   Result<ChannelPtr> channel =
-      co_await dial(endpoint.address, endpoint.port, after(kConnectDeadline), options);
+      co_await dial(endpoint.address, endpoint.port, after(patience), channel_options());
   if (channel.has_error()) co_return channel.error();
   Result<PeerInfo> greeted = co_await say_hello(**channel, hello_to(peer, role, stage));
   if (greeted.has_error()) co_return greeted.error();
   co_return *channel;
 }
 
+// To a node that may not have been told of the plan yet, and refuses until then.
+awaitable<Result<ChannelPtr>> Node::open_again(std::string peer, Endpoint endpoint, int stage,
+                                               uint64_t epoch) {
+  const Deadline deadline = after(kRelinkDeadline);
+  boost::asio::steady_timer pause(io_.executor());
+  while (true) {
+    Result<ChannelPtr> channel = co_await open(peer, endpoint, LinkRole::kPipeline, stage, kRelinkDeadline);
+    if (epoch != epoch_) co_return Error{Errc::kCancelled, "another plan came"};
+    if (channel || channel.error().code != Errc::kRefused || Clock::now() > deadline) co_return channel;
+    boost::system::error_code ignored;
+    pause.expires_after(kRefusedPause);
+    co_await pause.async_wait(boost::asio::redirect_error(boost::asio::use_awaitable, ignored));
+  }
+}
+
 awaitable<Result<void>> Node::connect_all() {
-  const bool is_head = identity_.name == layout_.head;
   for (const auto& [name, endpoint] : layout_.endpoints) {
-    if (!is_head || name == identity_.name) continue;
-    Result<ChannelPtr> channel = co_await open(name, endpoint, LinkRole::kControl, 0);
+    if (!is_head() || name == identity_.name) continue;
+    Result<ChannelPtr> channel = co_await open(name, endpoint, LinkRole::kControl, 0, kConnectDeadline);
     if (channel.has_error()) co_return channel.error();
     controls_[name] = *channel;
     co_spawn(io_.executor(), read_control_of(name, *channel), detached);
   }
   // The stages that this node feeds: the next of each of its own, and the first one from the head.
   for (int i = 0; i <= layout_.last_stage(); ++i) {
-    const bool feeds = i == 0 ? is_head : hosts(i - 1);
+    const bool feeds = i == 0 ? is_head() : hosts(i - 1);
     if (!feeds || hosts(i)) continue;
     const std::string peer = layout_.node_of_stage[static_cast<size_t>(i)];
-    Result<ChannelPtr> channel = co_await open(peer, layout_.endpoints.at(peer), LinkRole::kPipeline, i);
+    Result<ChannelPtr> channel =
+        co_await open(peer, layout_.endpoints.at(peer), LinkRole::kPipeline, i, kConnectDeadline);
     if (channel.has_error()) co_return channel.error();
     to_stage_[i] = *channel;
   }
@@ -85,7 +104,7 @@ Result<LinkProfile> Node::measure_link(const std::string& peer, const Endpoint& 
 // time-shared peer and not the luckiest; each after a pause, since a step finds the peer asleep. Bandwidth:
 // payloads grow until one takes long enough to time, less the round trip.
 awaitable<Result<LinkProfile>> Node::probe_link(std::string peer, Endpoint endpoint) {
-  Result<ChannelPtr> opened = co_await open(peer, endpoint, LinkRole::kControl, 0);
+  Result<ChannelPtr> opened = co_await open(peer, endpoint, LinkRole::kProbe, 0, kProbeDeadline);
   if (opened.has_error()) co_return opened.error();
   const ChannelPtr channel = *opened;
   HeapBufferSource none(0);

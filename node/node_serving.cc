@@ -23,6 +23,7 @@ namespace {
 
 constexpr size_t kStrangersMax = 64;  // connections that have not said hello yet
 constexpr auto kAcceptPause = 100ms;  // after an accept that failed
+constexpr auto kJoinDeadline = 3s;    // from a hello to what the node has
 
 }  // namespace
 
@@ -49,7 +50,6 @@ awaitable<void> Node::serve_peer(ChannelPtr channel) {
   expected.model_fingerprint = identity_.model_fingerprint;
   expected.plan_hash = layout_.plan_hash;
   expected.numeric_class = identity_.numeric_class;
-  expected.epoch = layout_.plan_hash.empty() ? 0 : kEpoch;
   if (strangers_.size() >=
       kStrangersMax) {  // the oldest goes: those who stay silent must not keep others out
     spdlog::warn("a connection from {} was closed: it has not said hello, and more wait",
@@ -67,22 +67,37 @@ awaitable<void> Node::serve_peer(ChannelPtr channel) {
   }
   std::erase_if(accepted_, [](const ChannelPtr& c) { return !c->is_open(); });
   accepted_.push_back(channel);
-  if (peer->hello.role == LinkRole::kWeights) {
-    co_await weight_server_.serve(channel);
-  } else if (peer->hello.role == LinkRole::kPipeline) {
-    co_await serve_pipeline(channel, static_cast<int>(peer->hello.stage));
-  } else {
-    co_await serve_control(channel);
+  switch (peer->hello.role) {
+    case LinkRole::kWeights:
+      co_return co_await weight_server_.serve(channel);
+    case LinkRole::kPipeline:
+      co_return co_await serve_pipeline(channel, static_cast<int>(peer->hello.stage));
+    case LinkRole::kJoin:
+      co_return co_await serve_join(channel, peer->hello.node_name);
+    case LinkRole::kControl:
+      co_return co_await serve_control(channel, /*of_head=*/!layout_.plan_hash.empty());
+    case LinkRole::kProbe:
+      co_return co_await serve_control(channel, /*of_head=*/false);
   }
 }
 
 // This node's own checks of a caller: once there is a plan, only the nodes that it names may call, for what
-// it says.
+// it says. Anybody of the cluster may measure a link.
 std::optional<RefusalReason> Node::refusal_of(const Hello& hello) const {
-  const int stage = static_cast<int>(hello.stage);
+  if (hello.role == LinkRole::kProbe) return std::nullopt;
   if (hello.role == LinkRole::kWeights) {
     if (weight_server_.offers()) return std::nullopt;
     return RefusalReason{Refusal::kBusy, fmt::format("{} has no weights to give", identity_.name)};
+  }
+  if (hello.role == LinkRole::kJoin) {
+    if (!events_.may_join) {
+      return RefusalReason{
+          Refusal::kRole,
+          fmt::format("{} is no head that nodes can join, or is still starting", identity_.name)};
+    }
+    const Membership::Verdict verdict = events_.may_join(hello.node_name);
+    if (verdict.admitted) return std::nullopt;
+    return RefusalReason{Refusal::kBusy, verdict.why};
   }
   if (layout_.plan_hash.empty()) {
     if (hello.role == LinkRole::kControl) return std::nullopt;  // a peer that measures the link
@@ -94,11 +109,19 @@ std::optional<RefusalReason> Node::refusal_of(const Hello& hello) const {
     return RefusalReason{Refusal::kPlan, fmt::format("{} follows a plan that {} does not name",
                                                      identity_.name, hello.node_name)};
   }
-  if (hello.role == LinkRole::kControl) {
-    if (hello.node_name == layout_.head && !head_) return std::nullopt;
-    return RefusalReason{Refusal::kRole,
-                         fmt::format("{} takes orders from the head {} alone, and once; {} called",
-                                     identity_.name, layout_.head, hello.node_name)};
+  if (hello.role == LinkRole::kPipeline) return pipeline_refusal(hello);
+  if (hello.node_name == layout_.head && !head_) return std::nullopt;
+  return RefusalReason{Refusal::kRole,
+                       fmt::format("{} takes orders from the head {} alone, and once; {} called",
+                                   identity_.name, layout_.head, hello.node_name)};
+}
+
+std::optional<RefusalReason> Node::pipeline_refusal(const Hello& hello) const {
+  const int stage = static_cast<int>(hello.stage);
+  if (hello.epoch != epoch_ || !linked_) {
+    return RefusalReason{Refusal::kEpoch,
+                         fmt::format("{} is at epoch {}{}, {} calls for {}", identity_.name, epoch_,
+                                     linked_ ? "" : " without a head", hello.node_name, hello.epoch)};
   }
   if (!hosts(stage)) {
     return RefusalReason{Refusal::kStage, fmt::format("{} does not compute stage {}", identity_.name, stage)};
@@ -117,19 +140,37 @@ void Node::offer_weights(std::vector<std::shared_ptr<WeightProvider>> providers)
   });
 }
 
-// A control channel answers until it ends. Before the plan it is a peer measuring the link; afterwards it is
+// A node that joins becomes one that the head controls.
+awaitable<void> Node::serve_join(ChannelPtr channel, std::string name) {
+  HeapBufferSource none(0);
+  Result<IncomingMessage> incoming = co_await channel->receive(none, after(kJoinDeadline));
+  const Join* join = incoming ? std::get_if<Join>(&incoming->message) : nullptr;
+  if (join == nullptr || !events_.joined || controls_.contains(name)) {
+    spdlog::warn("{} said that it joins, and did not", channel->peer());
+    channel->close();
+    co_return;
+  }
+  std::erase(accepted_, channel);
+  controls_[name] = channel;
+  co_spawn(io_.executor(), read_control_of(name, channel), detached);
+  events_.joined(name, *join);
+}
+
+// A control channel answers until it ends: before there is a plan, a peer that measures the link; afterwards
 // the head.
-awaitable<void> Node::serve_control(ChannelPtr channel) {
+awaitable<void> Node::serve_control(ChannelPtr channel, bool of_head) {
   HeapBufferSource probe_bytes(kProbeBytesMax);
-  const bool of_head = !layout_.plan_hash.empty();
-  if (of_head) head_ = channel;
+  if (of_head) {
+    head_ = channel;
+    head_watch_.joined("head", now_s(), /*beats=*/false);
+  }
   while (true) {
     Result<IncomingMessage> incoming = co_await channel->receive(probe_bytes);
     if (incoming.has_error()) {
-      if (of_head)
-        end_service(fmt::format("the head {} is gone: {}", layout_.head, incoming.error().message));
+      if (of_head && head_ == channel) lose_head(incoming.error().message);
       co_return;
     }
+    if (of_head) head_watch_.heard("head", now_s());
     if (const auto* probe = std::get_if<LinkProbe>(&incoming->message)) {
       (void)channel->post({LinkProbeAck{probe->sequence, clock_microseconds(Clock::now())}});
     } else if (std::holds_alternative<StatsRequest>(incoming->message)) {
@@ -137,17 +178,33 @@ awaitable<void> Node::serve_control(ChannelPtr channel) {
     } else if (of_head && std::holds_alternative<Shutdown>(incoming->message)) {
       end_service("");
       co_return;
+    } else if (of_head) {
+      obey(channel, std::move(incoming->message));
     }
   }
 }
 
+void Node::obey(const ChannelPtr& channel, Message&& message) {
+  if (const auto* beat = std::get_if<Heartbeat>(&message)) {
+    head_watch_.heartbeat("head", beat->progress, beat->working, now_s());
+  } else if (auto* load = std::get_if<LoadPlan>(&message)) {
+    co_spawn(io_.executor(), answer_load(channel, std::move(*load)), detached);
+  } else if (auto* measure = std::get_if<Measure>(&message)) {
+    co_spawn(io_.executor(), answer_measure(channel, std::move(*measure)), detached);
+  }
+}
+
 awaitable<void> Node::serve_pipeline(ChannelPtr channel, int stage) {
+  const uint64_t epoch = epoch_;
+  const std::shared_ptr<StepBuffers> buffers = buffers_;
   last_step_[stage] = 0;
+  feeds_.push_back(channel);
   while (true) {
-    Result<IncomingMessage> incoming = co_await channel->receive(*buffers_);
+    Result<IncomingMessage> incoming = co_await channel->receive(*buffers);
+    if (epoch != epoch_ || !linked_) co_return;  // the pipeline was laid out anew, and this link is closed
     if (incoming.has_error()) {
       if (!closing_ && !service_ended_) {
-        fail(kEpoch, 0,
+        fail(epoch, 0,
              {Errc::kPeerLost, fmt::format("{} lost its link from {}: {}", identity_.name, channel->peer(),
                                            incoming.error().message)});
       }
@@ -156,12 +213,15 @@ awaitable<void> Node::serve_pipeline(ChannelPtr channel, int stage) {
     Result<std::unique_ptr<StepJob>> job = job_of(*incoming, stage);
     if (job.has_error()) {
       spdlog::warn("a step from {} was refused: {}", channel->peer(), job.error().message);
-      fail(kEpoch, 0, in_stage(stage, job.error()));
+      ++refused_;
+      fail(epoch, 0, in_stage(stage, job.error()));
       break;
     }
     forward(std::move(*job));
   }
-  channel->close();
+  if (epoch != epoch_ || !linked_) co_return;  // by the failure that was just told
+  std::erase(feeds_, channel);
+  close_link(channel);
   last_step_.erase(stage);
 }
 
@@ -171,8 +231,8 @@ Result<std::unique_ptr<StepJob>> Node::job_of(IncomingMessage& incoming, int sta
   if (step == nullptr) {
     return Error{Errc::kBadFrame, fmt::format("a {} on a link for steps", message_name(incoming.message))};
   }
-  if (step->epoch != kEpoch) {
-    return Error{Errc::kBadFrame, fmt::format("epoch {} is not the present one, {}", step->epoch, kEpoch)};
+  if (step->epoch != epoch_) {
+    return Error{Errc::kBadFrame, fmt::format("epoch {} is not the present one, {}", step->epoch, epoch_)};
   }
   uint64_t& last = last_step_[stage];
   if (step->step_id != last + 1) {

@@ -9,6 +9,7 @@
 
 #include "base/check.h"
 #include "base/units.h"
+#include "model/sha256.h"
 #include "node/weight_fetch.h"
 
 namespace shoal {
@@ -246,17 +247,26 @@ void NodeWeights::fetch_block(size_t tensor, uint64_t block, std::span<std::byte
                    kExitFailed);
 }
 
-Result<std::shared_ptr<const WeightManifest>> fetch_manifest(const WeightAsker& asker, const WeightPeer& peer,
-                                                             const std::string& name) {
+std::string adapters_hash(std::span<const std::shared_ptr<NodeWeights>> adapters) {
+  if (adapters.empty()) return "";
+  std::string digests;
+  for (const std::shared_ptr<NodeWeights>& adapter : adapters) digests += adapter->manifest().digest();
+  return sha256_hex(digests);
+}
+
+Result<FetchedManifest> fetch_manifest(const WeightAsker& asker, const WeightPeer& peer,
+                                       const std::string& name) {
   IoThread io;
   Result<std::unique_ptr<WeightLink>> link = WeightLink::open(io, asker, peer, kWeightPatience);
   if (link.has_error()) return link.error();
   Result<std::vector<std::byte>> bytes = ask_manifest(**link);
   if (bytes.has_error()) return bytes.error();
   try {
-    return std::make_shared<const WeightManifest>(WeightManifest::parse(std::move(*bytes), name));
+    return FetchedManifest{
+        std::make_shared<const WeightManifest>(WeightManifest::parse(std::move(*bytes), name)),
+        (*link)->model_hash()};
   } catch (const SetupError& error) {
-    return Error{Errc::kBadFrame, fmt::format("node {}: {}", peer.node, error.what())};
+    return Error{Errc::kBadFrame, fmt::format("node {}: {}", (*link)->peer(), error.what())};
   }
 }
 

@@ -101,11 +101,19 @@ class NodeWeights : public BlockSource, public WeightProvider {
   std::atomic<uint64_t> bad_blocks_{0}, bytes_received_{0};
 };
 
+// Of adapters in their order: what tells them from others. Empty for none.
+std::string adapters_hash(std::span<const std::shared_ptr<NodeWeights>> adapters);
+
 // What inventory() said, of a model of so many tensors. Empty for "all".
 std::vector<bool> parse_inventory(const std::string& text, size_t tensors);
 
-// From a node that has it. `name`: what the model is called in messages.
-Result<std::shared_ptr<const WeightManifest>> fetch_manifest(const WeightAsker& asker, const WeightPeer& peer,
-                                                             const std::string& name);
+struct FetchedManifest {
+  std::shared_ptr<const WeightManifest> manifest;
+  std::string model_hash;  // what nodes compare in a hello
+};
+// From a node that has it: the model's, or the adapter's that the asker means. `name`: what it is called in
+// messages. Errc::kRefused: the node has none.
+Result<FetchedManifest> fetch_manifest(const WeightAsker& asker, const WeightPeer& peer,
+                                       const std::string& name);
 
 }  // namespace shoal

@@ -21,7 +21,7 @@ using boost::asio::ip::tcp;
 
 struct Door {
   tcp::endpoint endpoint;
-  ApiKeys keys;
+  ApiKeys keys, admins;
   AllowedOrigins origins;
   int requests_per_minute = 0;
 };
@@ -36,6 +36,9 @@ Door door_of(const ClusterConfig& config, const ServeFlags& flags) {
   door.endpoint = parse_listen(listen, by_flag ? "--listen" : config.path + ": serve.listen");
   const std::string& file = flags.api_key_file.empty() ? config.serve.api_key_file : flags.api_key_file;
   if (!file.empty()) door.keys = ApiKeys::from_file(file);
+  const std::string& admins =
+      flags.admin_key_file.empty() ? config.serve.admin_key_file : flags.admin_key_file;
+  if (!admins.empty()) door.admins = ApiKeys::from_file(admins);
   if (door.keys.empty() && !door.endpoint.address().is_loopback() && !flags.without_keys) {
     throw SetupError(
         fmt::format("{} can be reached from other machines and there are no API keys: give --api-key-file "
@@ -109,7 +112,7 @@ void serve(Cluster& cluster, const Door& door, const ServeFlags& flags, const st
   TraceSession trace(trace_path, cluster);
   CompletionService service(cluster, metrics);
   EmbeddingService embeddings(cluster, metrics, service.model_id());
-  ApiHandler handler(cluster, service, embeddings, *metrics, stats, door.keys, door.origins,
+  ApiHandler handler(cluster, service, embeddings, *metrics, stats, door.keys, door.admins, door.origins,
                      door.requests_per_minute);
   HttpServer server(io, handler, HttpLimits());
   handler.set_server(server);

@@ -5,12 +5,6 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <boost/asio/connect.hpp>
-#include <boost/asio/io_context.hpp>
-#include <boost/asio/ip/tcp.hpp>
-#include <boost/beast/core/flat_buffer.hpp>
-#include <boost/beast/core/tcp_stream.hpp>
-#include <boost/beast/http.hpp>
 #include <boost/json.hpp>
 #include <cmath>
 #include <cstdio>
@@ -20,82 +14,14 @@
 #include "base/error.h"
 #include "base/units.h"
 #include "node/commands.h"
-#include "node/http/api_keys.h"
+#include "node/server_client.h"
 
 namespace shoal {
 namespace {
 
-namespace asio = boost::asio;
-namespace http = boost::beast::http;
 namespace json = boost::json;
 
-constexpr size_t kStatusBytesMax = size_t{4} << 20;
-constexpr auto kDeadline = std::chrono::seconds(5);
 constexpr auto kPeriodMs = 1000;
-
-struct Address {
-  std::string host, port;
-};
-
-Address address_of(std::string url) {
-  if (url.starts_with("http://")) url = url.substr(7);
-  const bool other_scheme = url.find("://") != std::string::npos;
-  url = url.substr(0, url.find('/'));
-  const size_t colon = url.rfind(':');
-  if (url.empty() || other_scheme) throw SetupError("--url: write it like http://127.0.0.1:8080");
-  if (colon == std::string::npos || url.ends_with(']')) return {url, "80"};
-  return {url.substr(0, colon), url.substr(colon + 1)};
-}
-
-// The first key of a key file.
-std::string first_key(const std::string& path) {
-  if (path.empty()) return "";
-  const std::vector<KeyLine> keys = read_keys(path);
-  if (keys.empty()) throw SetupError(fmt::format("{}: holds no key", path));
-  return keys.front().key;
-}
-
-// One GET, bounded in time and size.
-json::value fetch_status(const Address& address, const std::string& key) {
-  asio::io_context io;
-  boost::beast::tcp_stream stream(io);
-  boost::beast::flat_buffer buffer;
-  http::request<http::empty_body> request(http::verb::get, "/status.json", 11);
-  request.set(http::field::host, address.host + ":" + address.port);
-  request.set(http::field::connection, "close");
-  if (!key.empty()) request.set(http::field::authorization, "Bearer " + key);
-  http::response_parser<http::string_body> parser;
-  parser.body_limit(kStatusBytesMax);
-  boost::system::error_code failed;
-  auto done = [&](const boost::system::error_code& error) { failed = error; };
-  asio::ip::tcp::resolver resolver(io);
-  std::string host = address.host;
-  if (host.starts_with('[')) host = host.substr(1, host.size() - 2);
-  const auto found = resolver.resolve(host, address.port, failed);
-  // Each step with its deadline: tcp_stream keeps time only for asynchronous calls.
-  auto step = [&](auto start) {
-    if (failed) return;
-    stream.expires_after(kDeadline);
-    start();
-    io.restart();
-    io.run();
-  };
-  step([&] { stream.async_connect(found, [&](const auto& error, const auto&) { done(error); }); });
-  step([&] { http::async_write(stream, request, [&](const auto& error, size_t) { done(error); }); });
-  step([&] { http::async_read(stream, buffer, parser, [&](const auto& error, size_t) { done(error); }); });
-  if (failed) {
-    throw SetupError(fmt::format("no server answers at {}:{}: {} (shoal serve starts one)", address.host,
-                                 address.port, failed.message()),
-                     kExitFailed);
-  }
-  if (parser.get().result() == http::status::unauthorized)
-    throw SetupError("the server asks for an API key: give --api-key-file FILE", kExitFailed);
-  boost::system::error_code malformed;
-  json::value status = json::parse(parser.get().body(), malformed);
-  if (parser.get().result() != http::status::ok || malformed || !status.is_object())
-    throw SetupError(fmt::format("{}:{} is no Shoal server", address.host, address.port), kExitFailed);
-  return status;
-}
 
 // Reads what a server says without trusting it: what is missing counts as 0 or "".
 double number(const json::value& object, const char* key) {
@@ -211,15 +137,14 @@ bool pause_or_quit(bool keys) {
 }  // namespace
 
 int top_command(const TopFlags& flags) {
-  const Address address = address_of(flags.url);
-  const std::string key = first_key(flags.api_key_file);
+  const ServerClient server(flags.url, flags.api_key_file);
   if (flags.once) {  // the server tells rates from one asking to the next
-    (void)fetch_status(address, key);
+    (void)server.status();
     std::this_thread::sleep_for(std::chrono::milliseconds(kPeriodMs));
   }
   const bool live = !flags.once && isatty(STDOUT_FILENO) == 1;
   while (true) {
-    const std::string page = render(fetch_status(address, key));
+    const std::string page = render(server.status());
     if (live) {
       std::fputs(("\033[H" + fitted("q and Enter, or Ctrl-C, ends.\n\n" + page) + "\033[J").c_str(), stdout);
     } else {

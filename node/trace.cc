@@ -64,15 +64,41 @@ void Trace::add(const TracedRequest& request) {
   }
 }
 
+void Trace::add(TracedEvent event) {
+  const std::lock_guard lock(mutex_);
+  if (events_.size() < kRecordsMax) events_.push_back(std::move(event));
+}
+
+void Trace::lay_out(const PipelineLayout& layout) {
+  const std::lock_guard lock(mutex_);
+  layouts_.emplace_back(steps_.size(), layout);
+}
+
 void Trace::write() {
   std::vector<TracedStep> steps;
   std::vector<TracedRequest> requests;
+  std::vector<TracedEvent> events;
+  std::vector<std::pair<size_t, PipelineLayout>> layouts;
   {
     const std::lock_guard lock(mutex_);
     steps.swap(steps_);
     requests.swap(requests_);
+    events.swap(events_);
+    layouts.swap(layouts_);
   }
-  for (const TracedStep& step : steps) put_step(step);
+  auto next = layouts.begin();
+  for (size_t i = 0; i <= steps.size(); ++i) {
+    for (; next != layouts.end() && next->first == i; ++next) {
+      layout_ = std::move(next->second);
+      stage_free_s_.assign(layout_.node_of_stage.size(), 0);
+      put_tracks();
+    }
+    if (i < steps.size()) put_step(steps[i]);
+  }
+  for (const TracedEvent& event : events) {
+    put(fmt::format(R"({{"name":{},"ph":"i","s":"g","ts":{},"pid":{},"tid":0}})", quoted(event.text),
+                    microseconds(event.time_s), kProcess));
+  }
   for (const TracedRequest& request : requests) put_request(request);
   out_.flush();
 }

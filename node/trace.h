@@ -14,9 +14,11 @@
 #include <fstream>
 #include <mutex>
 #include <string>
+#include <utility>
 #include <vector>
 
-#include "node/node.h"
+#include "node/pipeline_layout.h"
+#include "transport/messages.h"
 
 namespace shoal {
 
@@ -38,6 +40,12 @@ struct TracedRequest {
   int tokens = 0;  // kArrived: of the prompt; kStarted: of it in the cache; kEnded: of the answer
 };
 
+// Something that befell the cluster.
+struct TracedEvent {
+  double time_s = 0;
+  std::string text;
+};
+
 class Trace {
  public:
   // Throws SetupError (exit 1) where the file cannot be written.
@@ -47,6 +55,9 @@ class Trace {
   // From any thread.
   void add(TracedStep step);
   void add(const TracedRequest& request);
+  void add(TracedEvent event);
+  // Steps recorded from now on went through another pipeline.
+  void lay_out(const PipelineLayout& layout);
   // From one thread: writes what has been recorded.
   void write();
 
@@ -60,7 +71,7 @@ class Trace {
   int64_t microseconds(double time_s);
 
   const std::string path_;
-  const PipelineLayout layout_;
+  PipelineLayout layout_;
   std::ofstream out_;
   bool first_event_ = true;
   double begin_s_ = -1;               // of the trace
@@ -69,6 +80,8 @@ class Trace {
   std::mutex mutex_;
   std::vector<TracedStep> steps_;
   std::vector<TracedRequest> requests_;
+  std::vector<TracedEvent> events_;
+  std::vector<std::pair<size_t, PipelineLayout>> layouts_;  // each after so many of steps_
   uint64_t dropped_ = 0;
 };
 

@@ -91,8 +91,12 @@ struct WeightLink::State {
 
 namespace {
 
-awaitable<Result<ChannelPtr>> connect(WeightAsker asker, WeightPeer peer,
-                                      std::chrono::milliseconds patience) {
+struct Greeted {
+  ChannelPtr channel;
+  HelloAck ack;
+};
+
+awaitable<Result<Greeted>> connect(WeightAsker asker, WeightPeer peer, std::chrono::milliseconds patience) {
   ChannelOptions options;
   options.tls = asker.tls;
   Result<ChannelPtr> channel = co_await dial(peer.address, peer.port, after(patience), options);
@@ -105,7 +109,7 @@ awaitable<Result<ChannelPtr>> connect(WeightAsker asker, WeightPeer peer,
   hello.model_fingerprint = asker.model;
   Result<PeerInfo> greeted = co_await say_hello(**channel, hello);
   if (greeted.has_error()) co_return greeted.error();
-  co_return *channel;
+  co_return Greeted{*channel, greeted->ack};
 }
 
 }  // namespace
@@ -113,17 +117,17 @@ awaitable<Result<ChannelPtr>> connect(WeightAsker asker, WeightPeer peer,
 Result<std::unique_ptr<WeightLink>> WeightLink::open(IoThread& io, const WeightAsker& asker,
                                                      const WeightPeer& peer,
                                                      std::chrono::milliseconds patience) {
-  const Result<ChannelPtr> channel = io.run(connect(asker, peer, patience));
-  if (channel.has_error()) return channel.error();
+  const Result<Greeted> greeted = io.run(connect(asker, peer, patience));
+  if (greeted.has_error()) return greeted.error();
   auto state = std::make_shared<State>();
-  state->channel = *channel;
+  state->channel = greeted->channel;
   state->adapter = asker.adapter;
   io.post([&io, state] { co_spawn(io.executor(), State::read(state), detached); });
-  return std::unique_ptr<WeightLink>(new WeightLink(io, std::move(state), peer.node));
+  return std::unique_ptr<WeightLink>(new WeightLink(io, std::move(state), greeted->ack));
 }
 
-WeightLink::WeightLink(IoThread& io, std::shared_ptr<State> state, std::string peer)
-    : io_(io), state_(std::move(state)), peer_(std::move(peer)) {}
+WeightLink::WeightLink(IoThread& io, std::shared_ptr<State> state, const HelloAck& greeted)
+    : io_(io), state_(std::move(state)), peer_(greeted.node_name), model_hash_(greeted.model_fingerprint) {}
 
 WeightLink::~WeightLink() {
   io_.call([this] {

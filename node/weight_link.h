@@ -56,15 +56,16 @@ class WeightLink {
   std::future<Result<Answer>> ask(uint32_t tensor, uint64_t offset, uint32_t length);
 
   const std::string& peer() const { return peer_; }
+  const std::string& model_hash() const { return model_hash_; }  // as the peer said in its hello
   bool is_open() const;
 
  private:
   struct State;
-  WeightLink(IoThread& io, std::shared_ptr<State> state, std::string peer);
+  WeightLink(IoThread& io, std::shared_ptr<State> state, const HelloAck& greeted);
 
   IoThread& io_;
   std::shared_ptr<State> state_;
-  std::string peer_;
+  std::string peer_, model_hash_;
 };
 
 // The manifest's bytes, not checked beyond their number.

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstring>
 #include <string>
+#include <utility>
 
 #include "base/check.h"
 #include "model/bert.h"
@@ -108,7 +109,7 @@ struct Stage::Impl {
                        std::vector<RowOutput>& outputs);
 
   const ModelConfig config;
-  const ShardWeights weights;
+  ShardWeights weights;
   const StageOptions options;
   const Kernels& kernels;
   ThreadPool& pool;
@@ -338,6 +339,10 @@ Result<void> Stage::run(std::span<const CacheOp> ops, std::span<const BatchRow> 
     outputs.clear();
   }
   return {};
+}
+
+ShardWeights Stage::release_weights() {
+  return std::move(impl_->weights);
 }
 
 uint64_t Stage::weight_bytes() const {

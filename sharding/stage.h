@@ -49,6 +49,7 @@ class Stage {
 
   const ShardSpec& spec() const;
   const KvCache& cache() const;
+  ShardWeights release_weights();  // for another stage; this one computes nothing any more
 
   // Checks a step against this stage (slots, positions contiguous with the cache after `ops`, tokens inside
   // the vocabulary, hidden finite, rows <= rows_max), then applies ops and computes. The first position of a

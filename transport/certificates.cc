@@ -157,6 +157,22 @@ void write_file(const std::string& path, const std::string& text, mode_t mode) {
   }
 }
 
+void make_private_directory(const std::string& directory) {
+  std::error_code failed;
+  std::filesystem::create_directories(directory, failed);
+  if (!failed) std::filesystem::permissions(directory, std::filesystem::perms::owner_all, failed);
+  if (failed) throw SetupError(fmt::format("cannot make {}: {}", directory, failed.message()), kExitFailed);
+}
+
+// False where there is no such file.
+bool is_kept_private(const std::string& path, const char* danger) {
+  struct stat status {};
+  if (::stat(path.c_str(), &status) != 0) return false;
+  if ((status.st_mode & 077) == 0) return true;
+  throw SetupError(
+      fmt::format("{} can be read by others, who could then {}: chmod 600 {}", path, danger, path));
+}
+
 }  // namespace
 
 CertificateInfo certificate_info(const std::string& pem) {
@@ -226,12 +242,7 @@ CertificateAuthority CertificateAuthority::create(const std::string& cluster) {
 
 CertificateAuthority CertificateAuthority::in(const std::string& directory, const std::string& cluster) {
   const std::string key_path = directory + "/authority.key", certificate_path = directory + "/authority.crt";
-  struct stat status {};
-  if (::stat(key_path.c_str(), &status) == 0) {
-    if ((status.st_mode & 077) != 0) {
-      throw SetupError(fmt::format("{} can be read by others, who could then join the cluster: chmod 600 {}",
-                                   key_path, key_path));
-    }
+  if (is_kept_private(key_path, "join the cluster")) {
     const std::string certificate = read_file(certificate_path);
     try {
       if (const CertificateInfo info = certificate_info(certificate); info.expires_s > std::time(nullptr)) {
@@ -243,10 +254,7 @@ CertificateAuthority CertificateAuthority::in(const std::string& directory, cons
     }
   }
   CertificateAuthority made = create(cluster);
-  std::error_code failed;
-  std::filesystem::create_directories(directory, failed);
-  if (!failed) std::filesystem::permissions(directory, std::filesystem::perms::owner_all, failed);
-  if (failed) throw SetupError(fmt::format("cannot make {}: {}", directory, failed.message()), kExitFailed);
+  make_private_directory(directory);
   write_file(certificate_path, made.certificate(), 0644);  // first: a key there means that both are
   write_file(key_path, made.key_.pem(), 0600);
   return made;
@@ -272,6 +280,27 @@ Result<std::string> CertificateAuthority::sign(const std::string& request, const
   add_extension(certificate.get(), issuer.get(), NID_ext_key_usage, "serverAuth,clientAuth");
   require(X509_sign(certificate.get(), key_.handle(), EVP_sha256()) > 0, "signing a certificate");
   return write_certificate(certificate.get());
+}
+
+void store_credentials(const std::string& directory, const NodeCredentials& credentials) {
+  make_private_directory(directory);
+  write_file(directory + "/authority.crt", credentials.authority, 0644);
+  write_file(directory + "/node.crt", credentials.certificate, 0644);
+  write_file(directory + "/node.key", credentials.key.pem(), 0600);  // last: a key there means that all are
+}
+
+std::optional<NodeCredentials> stored_credentials(const std::string& directory) {
+  const std::string key_path = directory + "/node.key";
+  if (!is_kept_private(key_path, "pass for this node")) return std::nullopt;
+  try {
+    NodeCredentials credentials{NodeKey::from_pem(read_file(key_path)), read_file(directory + "/node.crt"),
+                                read_file(directory + "/authority.crt")};
+    (void)certificate_info(credentials.certificate);
+    return credentials;
+  } catch (const SetupError& error) {
+    throw SetupError(fmt::format("{}: {}; remove the directory to join anew, with a token from shoal invite",
+                                 directory, error.what()));
+  }
 }
 
 }  // namespace shoal

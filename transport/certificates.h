@@ -11,6 +11,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "base/error.h"
@@ -76,5 +77,9 @@ struct NodeCredentials {
   std::string certificate;  // of this node
   std::string authority;    // certificate of the cluster's authority
 };
+// Kept in a directory of mode 0700: node.key (0600), node.crt, authority.crt. Both throw SetupError naming
+// the file; nothing where the directory has no key.
+void store_credentials(const std::string& directory, const NodeCredentials& credentials);
+std::optional<NodeCredentials> stored_credentials(const std::string& directory);
 
 }  // namespace shoal

@@ -24,7 +24,10 @@ std::string_view message_name(const Message& message) {
                                                 "load plan",
                                                 "ready",
                                                 "request for weights",
-                                                "weights"};
+                                                "weights",
+                                                "join",
+                                                "measure",
+                                                "measured"};
   static_assert(std::size(kNames) == std::variant_size_v<Message>);
   return kNames[message.index()];
 }

@@ -43,6 +43,8 @@ enum class LinkRole : uint8_t {
   kControl,   // from the head to a worker: set-up, statistics, shutdown; results come home on it
   kPipeline,  // from stage i to stage i + 1 (stage 0 is fed by the head): steps
   kWeights,   // from a node that lacks weights to one that has them
+  kProbe,     // between any two nodes: link probes alone
+  kJoin,      // from a node that wants to come in to the head: becomes its control connection
 };
 
 // Why a hello was refused.
@@ -191,9 +193,11 @@ struct StatsMessage {
   bool operator==(const StatsMessage&) const = default;
 };
 
-// Sent while a node is alive; the counter grows only when its engine makes progress.
+// Sent both ways on control while a node is alive; the counter grows only when its engine gets something
+// done.
 struct Heartbeat {
   uint64_t progress = 0;
+  bool working = false;  // its engine has something to do
   bool operator==(const Heartbeat&) const = default;
 };
 
@@ -228,12 +232,12 @@ struct LoadPlan {
   bool operator==(const LoadPlan&) const = default;
 };
 
-// The answer to LoadPlan: the stage is in memory, or why it is not.
+// The answer to LoadPlan: the stages are in memory and linked to the next, or why not.
 struct Ready {
   uint64_t epoch = 0;
   std::string plan_hash;
   std::string failure;  // empty: ready
-  std::string info;     // what was loaded, as JSON text
+  std::string info;     // the node that could not be reached, where that is why
   bool operator==(const Ready&) const = default;
 };
 
@@ -256,9 +260,32 @@ struct WeightsData {
   bool operator==(const WeightsData&) const = default;
 };
 
-using Message =
-    std::variant<Hello, HelloAck, StepMessage, ResultMessage, StatsRequest, StatsMessage, Heartbeat, Shutdown,
-                 CancelAdvice, LinkProbe, LinkProbeAck, LoadPlan, Ready, WeightsRequest, WeightsData>;
+// The first message on a connection of role kJoin: what the node is and has.
+struct Join {
+  std::string address;  // where it listens
+  uint16_t port = 0;
+  uint64_t memory_bytes = 0;
+  uint32_t threads = 0;
+  uint64_t epoch = 0;        // of the last plan it followed; 0: none
+  std::string profile_json;  // what it measured of itself
+  std::string layout_json;   // that plan, of which it still holds its part; empty: none
+  bool operator==(const Join&) const = default;
+};
+
+// The head asks a node to measure its links to others: JSON texts, as wire.capnp says.
+struct Measure {
+  std::string peers_json;
+  bool operator==(const Measure&) const = default;
+};
+
+struct Measured {
+  std::string links_json;
+  bool operator==(const Measured&) const = default;
+};
+
+using Message = std::variant<Hello, HelloAck, StepMessage, ResultMessage, StatsRequest, StatsMessage,
+                             Heartbeat, Shutdown, CancelAdvice, LinkProbe, LinkProbeAck, LoadPlan, Ready,
+                             WeightsRequest, WeightsData, Join, Measure, Measured>;
 
 // "step", "hello acknowledgement", ...: for error messages.
 std::string_view message_name(const Message& message);

@@ -55,20 +55,30 @@ $Cxx.namespace("shoal::wire");
 #     control    head -> each worker      set-up, statistics, cancel, shutdown; answers and results come back on it
 #     pipeline   stage i -> stage i + 1   steps, one way. The head feeds stage 0; a stage may be on the head
 #     weights    any node -> any node     WeightsRequest one way, WeightsData the other: see WEIGHTS
+#     probe      any node -> any node     link probes, nothing else
+#     join       a node -> the head       a node that comes in by address, at the start, while others serve, or back to a
+#                                         head that was started again; afterwards it is its control connection
 #
 # 1. The side that connects sends Hello; nothing else may come first. The other side checks it and answers HelloAck.
 #    When it refuses it says why in words that name both values and which side to change, and closes. Both must be
 #    done 3 seconds after the connection was made. The side that connected checks that the name in the answer is the
 #    node that it meant to reach.
 # 2. LinkProbe may be sent between any two nodes to measure a link; each is answered by LinkProbeAck without the
-#    payload. Where the launcher does not spread the plan (mpirun does), the head sends LoadPlan on control; the worker
-#    loads its stage and answers Ready.
-# 3. Steps flow. The head sends Step to stage 0 with token ids; each stage applies the cache operations, computes
+#    payload. A node that joins sends Join after its hello; the head sends it Measure, and Measure to the others for
+#    the way back, each answered by Measured.
+# 3. Under mpirun the launcher spreads the first plan. Every later one, and all of a head that nodes join, is spread by
+#    LoadPlan with a new epoch. A worker that gets it drops the steps and the pipeline connections of the epoch before,
+#    keeps the layers that it holds and still needs, loads the others, connects to the stages that follow its own, and
+#    answers Ready. LoadPlan with a higher epoch may come before that: the lower one is not answered then. When all that
+#    have a stage are ready, steps flow.
+# 4. The head sends Step to stage 0 with token ids; each stage applies the cache operations, computes
 #    its layers on hidden and sends a Step with the same epoch, step id, cache operations and rows to the next; the
 #    last sends Result to the head, on the head's control connection to it. Where the output head is on the head node, the last worker's Step goes there
-#    like to any other stage: nothing is special about it.
-# 4. Heartbeat, Cancel, LoadPlan and Ready are defined and checked, but this version of the program sends none of them
-#    yet; a receiver passes over them. A stage that fails a step sends the head a Result that says so.
+#    like to any other stage: nothing is special about it. A stage that fails a step sends the head a Result that says
+#    so. Caches begin empty with an epoch: the head sends the sequences' tokens again.
+#    Both ends of a control connection send Heartbeat five times a second, from the thread that does I/O. A worker that
+#    hears nothing from its head for 2.4 seconds drops the session, keeps its weights and calls the head to join again.
+#    Cancel is defined and checked, but this version of the program does not send it; a receiver passes over it.
 # 5. The head ends a session with Shutdown on control; a worker that cannot go on sends Shutdown with its reason.
 #
 #
@@ -136,6 +146,9 @@ struct Message {
     ready @12 :Ready;
     weightsRequest @13 :WeightsRequest;
     weightsData @14 :WeightsData;
+    join @15 :Join;
+    measure @16 :Measure;
+    measured @17 :Measured;
   }
 }
 
@@ -143,6 +156,8 @@ enum LinkRole {
   control @0;
   pipeline @1;
   weights @2;
+  probe @3;
+  join @4;
 }
 
 struct Hello {
@@ -350,8 +365,10 @@ struct Stats {
 }
 
 struct Heartbeat {
-  # A node that answers but whose counter stands still while it has work is stuck; one that is silent is gone.
+  # A node that answers but whose counter stands still while it has work is stuck; one that is silent is gone. The
+  # head's own say nothing but that it is there.
   progress @0 :UInt64;
+  working @1 :Bool;
 }
 
 struct Shutdown {
@@ -378,16 +395,46 @@ struct LinkProbeAck {
 }
 
 struct LoadPlan {
+  # A layout (node/pipeline_layout.h) as JSON: which node computes which layers, where each listens, and the sizes that
+  # buffers are made for. The receiver checks that every layer is there once and every size within the limits above.
   epoch @0 :UInt64;
   planJson @1 :Text;
 }
 
 struct Ready {
-  # The answer to loadPlan. A failure is a sentence for a person; empty means the stage is in memory.
+  # The answer to loadPlan. A failure is a sentence for a person; empty means that the node's stages are in memory and
+  # linked to the next.
   epoch @0 :UInt64;
   planHash @1 :Text;
   failure @2 :Text;
   info @3 :Text;
+  # The name of the node that could not be reached, where that is the failure.
+}
+
+struct Join {
+  # Who comes in said its name and model in the hello.
+  address @0 :Text;
+  port @1 :UInt16;
+  # Where it listens for its peers. An empty address: the one that it called from.
+  memoryBytes @2 :UInt64;
+  # What it may use, all told.
+  threads @3 :UInt32;
+  epoch @4 :UInt64;
+  # Of the last plan that it followed, so that the head's next is higher; 0 where there was none.
+  profileJson @5 :Text;
+  # What it measured of itself, as `shoal probe --json` prints it.
+  layoutJson @6 :Text;
+  # That last plan, as in LoadPlan: its part of the weights is still in memory. Empty where there was none.
+}
+
+struct Measure {
+  peersJson @0 :Text;
+  # [{"name": ..., "address": ..., "port": ...}, ...]
+}
+
+struct Measured {
+  linksJson @0 :Text;
+  # [{"to": ..., "latency_s": ..., "bytes_per_s": ...}, ...], 0 bytes a second where the node could not be reached.
 }
 
 struct WeightsRequest {

@@ -42,7 +42,7 @@ class Reader {
       case wire::Message::STATS:
         return Message(stats(m.getStats()));
       case wire::Message::HEARTBEAT:
-        return Message(Heartbeat{m.getHeartbeat().getProgress()});
+        return Message(Heartbeat{m.getHeartbeat().getProgress(), m.getHeartbeat().getWorking()});
       case wire::Message::SHUTDOWN:
         return Message(Shutdown{prose(m.getShutdown().getReason())});
       case wire::Message::CANCEL: {
@@ -75,6 +75,12 @@ class Reader {
         expect_payload(r.getBytes());
         return Message(WeightsData{r.getId(), r.getTotalBytes(), prose(r.getFailure())});
       }
+      case wire::Message::JOIN:
+        return Message(join(m.getJoin()));
+      case wire::Message::MEASURE:
+        return Message(Measure{text(m.getMeasure().getPeersJson(), kTextBytesMax)});
+      case wire::Message::MEASURED:
+        return Message(Measured{text(m.getMeasured().getLinksJson(), kTextBytesMax)});
     }
     return bad("a message of unknown kind " + std::to_string(static_cast<int>(m.which())));
   }
@@ -82,7 +88,7 @@ class Reader {
   Hello hello(wire::Hello::Reader r) {
     Hello m;
     m.protocol_version = r.getProtocolVersion();
-    m.role = enumerator<LinkRole>(r.getRole(), LinkRole::kWeights, "link role");
+    m.role = enumerator<LinkRole>(r.getRole(), LinkRole::kJoin, "link role");
     m.cluster_name = name(r.getClusterName());
     m.node_name = name(r.getNodeName());
     m.peer_node_name = name(r.getPeerNodeName());
@@ -104,6 +110,18 @@ class Reader {
     m.model_fingerprint = name(r.getModelFingerprint());
     m.plan_hash = name(r.getPlanHash());
     m.epoch = r.getEpoch();
+    return m;
+  }
+
+  Join join(wire::Join::Reader r) {
+    Join m;
+    m.address = name(r.getAddress());
+    m.port = r.getPort();
+    m.memory_bytes = r.getMemoryBytes();
+    m.threads = r.getThreads();
+    m.epoch = r.getEpoch();
+    m.profile_json = text(r.getProfileJson(), kTextBytesMax);
+    m.layout_json = text(r.getLayoutJson(), kTextBytesMax);
     return m;
   }
 

@@ -91,6 +91,12 @@ struct CheckOutgoing {
                 check_text(m.info, "the stage's description")});
   }
   Result<void> operator()(const WeightsData& m) const { return check_text(m.failure, "the failure"); }
+  Result<void> operator()(const Join& m) const {
+    return all({check_name(m.address, "the address"), check_text(m.profile_json, "the profile"),
+                check_text(m.layout_json, "the plan held")});
+  }
+  Result<void> operator()(const Measure& m) const { return check_text(m.peers_json, "the peers"); }
+  Result<void> operator()(const Measured& m) const { return check_text(m.links_json, "the links"); }
   template <class Small>
   Result<void> operator()(const Small&) const {
     return {};
@@ -150,6 +156,11 @@ struct WordsBound {
     return text_words(m.plan_hash) + text_words(m.failure) + text_words(m.info);
   }
   size_t operator()(const WeightsData& m) const { return text_words(m.failure); }
+  size_t operator()(const Join& m) const {
+    return text_words(m.address) + text_words(m.profile_json) + text_words(m.layout_json);
+  }
+  size_t operator()(const Measure& m) const { return text_words(m.peers_json); }
+  size_t operator()(const Measured& m) const { return text_words(m.links_json); }
   template <class Small>
   size_t operator()(const Small&) const {
     return 0;
@@ -306,7 +317,11 @@ struct Writer {
       links[i].setBytesReceived(m.links[i].bytes_received);
     }
   }
-  void operator()(const Heartbeat& m) { root.initHeartbeat().setProgress(m.progress); }
+  void operator()(const Heartbeat& m) {
+    auto b = root.initHeartbeat();
+    b.setProgress(m.progress);
+    b.setWorking(m.working);
+  }
   void operator()(const Shutdown& m) { root.initShutdown().setReason(text_of(m.reason)); }
   void operator()(const CancelAdvice& m) {
     auto b = root.initCancel();
@@ -350,6 +365,18 @@ struct Writer {
     b.setFailure(text_of(m.failure));
     if (!payload.empty()) b.adoptBytes(payload_data());
   }
+  void operator()(const Join& m) {
+    auto b = root.initJoin();
+    b.setAddress(text_of(m.address));
+    b.setPort(m.port);
+    b.setMemoryBytes(m.memory_bytes);
+    b.setThreads(m.threads);
+    b.setEpoch(m.epoch);
+    b.setProfileJson(text_of(m.profile_json));
+    b.setLayoutJson(text_of(m.layout_json));
+  }
+  void operator()(const Measure& m) { root.initMeasure().setPeersJson(text_of(m.peers_json)); }
+  void operator()(const Measured& m) { root.initMeasured().setLinksJson(text_of(m.links_json)); }
 };
 
 }  // namespace

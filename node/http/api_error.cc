@@ -51,7 +51,8 @@ ApiError to_api_error(const Error& error, int retry_after_s) {
       return {503, error.message, "", "cancelled", 1};
     // The names of nodes stay inside: the message of a broken pipeline goes to the log, not to the client.
     default:
-      return {503, "the pipeline cannot answer now", "", kPipelineUnavailable, 5};
+      return {503, "the pipeline cannot answer now", "", kPipelineUnavailable,
+              retry_after_s > 0 ? retry_after_s : 5};
   }
 }
 

@@ -19,6 +19,7 @@ namespace {
 
 constexpr auto kStatsAgeMax = 500ms;
 constexpr std::string_view kModelsPath = "/v1/models";
+constexpr std::string_view kDrainPath = "/cluster/drain";
 constexpr std::string_view kChatPath = "/v1/chat/completions";
 constexpr std::string_view kEmbeddingsPath = "/v1/embeddings";
 constexpr std::string_view kRerankPath = "/v1/rerank";
@@ -27,13 +28,14 @@ struct Route {
   std::string_view path;
   bool posts;  // POST with a JSON body; otherwise GET and HEAD
   bool open;   // needs no key
+  bool administers = false;
 };
 
 constexpr Route kRoutes[] = {
     {"/", false, true},         {"/health", false, true},         {"/ready", false, true},
     {"/metrics", false, false}, {"/status.json", false, false},   {kModelsPath, false, false},
     {kChatPath, true, false},   {"/v1/completions", true, false}, {kEmbeddingsPath, true, false},
-    {kRerankPath, true, false},
+    {kRerankPath, true, false}, {kDrainPath, true, false, true},
 };
 
 const Route* find_route(std::string_view path) {
@@ -66,14 +68,15 @@ HttpResponse text_response(std::string content_type, std::string body) {
 }  // namespace
 
 ApiHandler::ApiHandler(Cluster& cluster, CompletionService& service, EmbeddingService& embeddings,
-                       ApiMetrics& metrics, StatsCollector& stats, ApiKeys keys, AllowedOrigins origins,
-                       int requests_per_minute)
+                       ApiMetrics& metrics, StatsCollector& stats, ApiKeys keys, ApiKeys admins,
+                       AllowedOrigins origins, int requests_per_minute)
     : cluster_(cluster),
       service_(service),
       embeddings_(embeddings),
       metrics_(metrics),
       stats_(stats),
       keys_(std::move(keys)),
+      admins_(std::move(admins)),
       origins_(std::move(origins)),
       rate_(requests_per_minute) {}
 
@@ -115,7 +118,15 @@ std::optional<HttpResponse> ApiHandler::find_refusal(const HttpRequest& head) co
     response.headers.emplace_back("Allow", allow);
     return response;
   }
-  if (!route->open && !keys_.empty() && !keys_.opens(head.authorization)) {
+  if (route->administers && !admins_.empty()) {
+    if (!admins_.opens(head.authorization))
+      return to_response({403, "an administrator's key is needed (--admin-key-file)", "", "admin_only", 0});
+  } else if (route->administers && !head.from_this_device) {
+    return to_response({403,
+                        "only from the head's own machine: elsewhere start it with --admin-key-file and give "
+                        "one of its keys",
+                        "", "admin_only", 0});
+  } else if (!route->open && !keys_.empty() && !keys_.opens(head.authorization)) {
     return to_response({401,
                         head.authorization.empty() ? "an API key is needed: Authorization: Bearer KEY"
                                                    : "this API key is not known",
@@ -160,6 +171,8 @@ awaitable<int> ApiHandler::answer(HttpExchange& exchange) {
     response = co_await metrics();
   } else if (path == "/status.json") {
     response = co_await status();
+  } else if (path == kDrainPath) {
+    response = drain(exchange.request().body);
   } else if (path == "/") {
     response = text_response("text/html; charset=utf-8", std::string(kDashboardHtml));
     response.headers.emplace_back(
@@ -183,12 +196,41 @@ awaitable<HttpResponse> ApiHandler::ready() {
   co_return response;
 }
 
+// {"node": NAME}: its layers move to others. What came of it is in status.json.
+HttpResponse ApiHandler::drain(const std::string& body) {
+  boost::system::error_code malformed;
+  const json::value asked = json::parse(body, malformed);
+  const json::object* fields = malformed ? nullptr : asked.if_object();
+  const json::value* node = fields == nullptr ? nullptr : fields->if_contains("node");
+  if (node == nullptr || !node->is_string())
+    return to_response({400, "node: a node's name is needed", "node", "", 0});
+  if (!cluster_.keeper) return to_response({400, "node: this cluster has one node alone", "node", "", 0});
+  const Result<void> drained = cluster_.keeper->drain(std::string(node->get_string()));
+  if (drained.has_error()) return to_response({400, "node: " + drained.error().message, "node", "", 0});
+  HttpResponse response = text_response("application/json", R"({"draining":true})");
+  response.status = 202;
+  return response;
+}
+
 awaitable<HttpResponse> ApiHandler::metrics() {
   const std::shared_ptr<const StatsSample> sample = co_await stats_.newest(kStatsAgeMax);
   co_return text_response(
       "text/plain; version=0.0.4; charset=utf-8",
       metrics_.render(server_->counters(), sample ? sample->nodes : std::vector<StatsMessage>(),
-                      cluster_.coordinator->preempted()));
+                      cluster_.coordinator->preempted(), cluster_counts()));
+}
+
+ClusterCounts ApiHandler::cluster_counts() const {
+  ClusterCounts counts;
+  counts.replayed = cluster_.coordinator->replayed();
+  if (!cluster_.keeper) return counts;
+  const PipelineKeeper::Counters kept = cluster_.keeper->counters();
+  counts.joined = kept.joined, counts.lost = kept.lost, counts.failed = kept.failed,
+  counts.resumed = kept.resumed;
+  counts.stale = kept.stale, counts.stood_still_s = kept.stood_still_s;
+  counts.plan = cluster_.keeper->epoch();
+  counts.running = cluster_.keeper->state() == Recovery::State::kRunning;
+  return counts;
 }
 
 awaitable<HttpResponse> ApiHandler::status() {

@@ -20,7 +20,8 @@ class ApiHandler : public HttpHandler {
  public:
   // All of them outlive the handler.
   ApiHandler(Cluster& cluster, CompletionService& service, EmbeddingService& embeddings, ApiMetrics& metrics,
-             StatsCollector& stats, ApiKeys keys, AllowedOrigins origins, int requests_per_minute);
+             StatsCollector& stats, ApiKeys keys, ApiKeys admins, AllowedOrigins origins,
+             int requests_per_minute);
   void set_server(const HttpServer& server) { server_ = &server; }  // before it listens
   void set_stopping() { stopping_ = true; }
 
@@ -36,7 +37,9 @@ class ApiHandler : public HttpHandler {
   boost::asio::awaitable<HttpResponse> ready();
   boost::asio::awaitable<HttpResponse> metrics();
   boost::asio::awaitable<HttpResponse> status();
+  HttpResponse drain(const std::string& body);
   HttpResponse models(const std::string& path) const;
+  ClusterCounts cluster_counts() const;
 
   Cluster& cluster_;
   CompletionService& service_;
@@ -44,6 +47,7 @@ class ApiHandler : public HttpHandler {
   ApiMetrics& metrics_;
   StatsCollector& stats_;
   const ApiKeys keys_;
+  const ApiKeys admins_;  // who may drain nodes; empty: whoever is on this machine (and has a key of keys_)
   const AllowedOrigins origins_;
   RateLimit rate_;
   const HttpServer* server_ = nullptr;

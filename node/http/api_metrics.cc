@@ -68,6 +68,31 @@ std::vector<MetricFamily> head_families(const HttpCounters& http, uint64_t preem
   return reading.take();
 }
 
+std::vector<MetricFamily> cluster_families(const ClusterCounts& cluster) {
+  Reading reading;
+  auto count = [&](const char* name, const char* help, double value) {
+    Reading::add(reading.family(name, help, MetricType::Counter), value);
+  };
+  count("shoal_nodes_joined_total", "Nodes that joined while the head ran",
+        static_cast<double>(cluster.joined));
+  count("shoal_nodes_lost_total", "Nodes that were lost", static_cast<double>(cluster.lost));
+  count("shoal_step_failures_total", "Steps that failed though nobody was lost",
+        static_cast<double>(cluster.failed));
+  count("shoal_recoveries_total", "Pipelines laid out anew", static_cast<double>(cluster.resumed));
+  count("shoal_recovery_seconds_total", "Seconds that answers stood still for it", cluster.stood_still_s);
+  count("shoal_replayed_tokens_total", "Tokens computed again after a loss",
+        static_cast<double>(cluster.replayed));
+  count("shoal_stale_messages_total", "Messages of a plan that was over, refused",
+        static_cast<double>(cluster.stale));
+  Reading::add(reading.family("shoal_plan", "Number of the plan that runs", MetricType::Gauge),
+               static_cast<double>(cluster.plan));
+  Reading::add(
+      reading.family("shoal_pipeline_running", "1: answers are given; 0: recovering, or no plan is possible",
+                     MetricType::Gauge),
+      cluster.running ? 1 : 0);
+  return reading.take();
+}
+
 std::vector<MetricFamily> stage_families(const std::vector<StatsMessage>& nodes) {
   Reading reading;
   auto per_stage = [&](const char* name, const char* help, auto value) {
@@ -153,10 +178,10 @@ void ApiMetrics::count_prompt(int tokens, int cached) {
 }
 
 std::string ApiMetrics::render(const HttpCounters& http, const std::vector<StatsMessage>& nodes,
-                               uint64_t preempted) const {
+                               uint64_t preempted, const ClusterCounts& cluster) const {
   std::vector<MetricFamily> families = registry_.Collect();
-  for (std::vector<MetricFamily> more :
-       {head_families(http, preempted), stage_families(nodes), link_families(nodes)})
+  for (std::vector<MetricFamily> more : {head_families(http, preempted), cluster_families(cluster),
+                                         stage_families(nodes), link_families(nodes)})
     families.insert(families.end(), std::make_move_iterator(more.begin()),
                     std::make_move_iterator(more.end()));
   return prometheus::TextSerializer().Serialize(families);

@@ -28,6 +28,14 @@ class EventRate {
   Clock::time_point last_ = Clock::now();
 };
 
+// What befell the cluster since it started (node/pipeline_keeper.h).
+struct ClusterCounts {
+  uint64_t joined = 0, lost = 0, failed = 0, resumed = 0, stale = 0, replayed = 0;
+  double stood_still_s = 0;
+  uint64_t plan = 0;  // the epoch
+  bool running = true;
+};
+
 // The tokens' rate and the time are read and counted on the io thread alone.
 class ApiMetrics {
  public:
@@ -47,8 +55,8 @@ class ApiMetrics {
   double uptime_s() const;
 
   // All of it as text, with the server's connections and what the nodes said last.
-  std::string render(const HttpCounters& http, const std::vector<StatsMessage>& nodes,
-                     uint64_t preempted) const;
+  std::string render(const HttpCounters& http, const std::vector<StatsMessage>& nodes, uint64_t preempted,
+                     const ClusterCounts& cluster) const;
 
  private:
   prometheus::Registry registry_;

@@ -23,7 +23,7 @@ using namespace std::chrono_literals;
 
 namespace {
 
-constexpr auto kStepFresh = 10s;     // a step this old still shows that the pipeline answers
+constexpr double kStepFresh_s = 10;  // a step this old still shows that the pipeline answers
 constexpr auto kProbeDeadline = 5s;  // for a token of our own
 
 constexpr const char* kOwnUser = "shoal";  // no beginning of a digest
@@ -342,7 +342,7 @@ awaitable<int> CompletionService::answer_stream(HttpExchange& exchange, Generati
 // Keeps when the pipeline last failed rather than refused.
 void CompletionService::note(const Generation& generation) {
   if (generation.error() && generation.api_error().code == kPipelineUnavailable)
-    last_failure_ = steady_clock::now();
+    last_failure_s_ = cluster_.node->now_s();
 }
 
 awaitable<bool> CompletionService::ready() {
@@ -350,8 +350,9 @@ awaitable<bool> CompletionService::ready() {
   auto fresh = [&] {
     for (const UnderWay& entry : under_way_) note(*entry.generation);
     // Steps, not tokens: a long prompt gives none for a while, but its rows pass through every stage.
-    const auto step = cluster_.coordinator->last_step();
-    return step && (!last_failure_ || *step > *last_failure_) && steady_clock::now() - *step < kStepFresh;
+    const std::optional<double> step_s = cluster_.coordinator->last_step_s();
+    return step_s && (!last_failure_s_ || *step_s > *last_failure_s_) &&
+           cluster_.node->now_s() - *step_s < kStepFresh_s;
   };
   if (fresh()) co_return true;
   if (!probe_) probe();

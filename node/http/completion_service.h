@@ -79,8 +79,8 @@ class CompletionService {
   std::list<UnderWay> under_way_;
   uint64_t next_number_ = 1;
   void note(const Generation& generation);
-  std::optional<std::chrono::steady_clock::time_point> last_failure_;
-  std::shared_ptr<Generation> probe_;  // a token of our own on its way
+  std::optional<double> last_failure_s_;  // of the node's clock
+  std::shared_ptr<Generation> probe_;     // a token of our own on its way
 };
 
 // A response that refuses.

@@ -48,7 +48,8 @@ struct HttpRequest {
   std::string path;   // before '?'
   std::string query;  // after it
   std::string authorization, content_type, host, origin;
-  std::string asked_headers;  // Access-Control-Request-Headers
+  std::string asked_headers;      // Access-Control-Request-Headers
+  bool from_this_device = false;  // as far as can be told: over loopback, and no proxy says it is another's
   unsigned version = 11;
   std::string body;
 };

@@ -78,26 +78,62 @@ json::array stages_json(const PipelineLayout& layout, const Window& window) {
   return stages;
 }
 
+json::object node_json(const Cluster& cluster, const Window& window, const std::string& name,
+                       uint64_t memory) {
+  const StatsMessage* stats = stats_of(window.now_, name);
+  json::object node{{"name", name},
+                    {"head", name == cluster.layout.head},
+                    {"memory_budget", memory},
+                    {"heard", stats != nullptr}};
+  if (stats != nullptr) {
+    uint64_t weights = 0, kv = 0, scratch = 0;
+    for (const StageReport& stage : stats->stages)
+      weights += stage.weight_bytes, kv += stage.kv_bytes, scratch += stage.scratch_bytes;
+    node["resident"] = stats->resident_bytes;
+    node["weights"] = weights;
+    node["kv"] = kv;
+    node["scratch"] = scratch;
+  }
+  return node;
+}
+
+// Those of the cluster file, and those that have joined.
 json::array nodes_json(const Cluster& cluster, const Window& window) {
   json::array nodes;
-  for (const NodeConfig& config : cluster.config.nodes) {
-    const StatsMessage* stats = stats_of(window.now_, config.name);
-    json::object node{{"name", config.name},
-                      {"head", config.name == cluster.layout.head},
-                      {"memory_budget", config.memory_bytes},
-                      {"heard", stats != nullptr}};
-    if (stats != nullptr) {
-      uint64_t weights = 0, kv = 0, scratch = 0;
-      for (const StageReport& stage : stats->stages)
-        weights += stage.weight_bytes, kv += stage.kv_bytes, scratch += stage.scratch_bytes;
-      node["resident"] = stats->resident_bytes;
-      node["weights"] = weights;
-      node["kv"] = kv;
-      node["scratch"] = scratch;
-    }
+  if (!cluster.keeper) {
+    for (const NodeConfig& config : cluster.config.nodes)
+      nodes.push_back(node_json(cluster, window, config.name, config.memory_bytes));
+    return nodes;
+  }
+  for (const PipelineKeeper::Member& member : cluster.keeper->members()) {
+    json::object node = node_json(cluster, window, member.name, member.memory_bytes);
+    node["state"] = member.state;
+    if (member.quarantined_s > 0) node["quarantined_s"] = member.quarantined_s;
     nodes.push_back(std::move(node));
   }
   return nodes;
+}
+
+const char* state_text(Recovery::State state) {
+  if (state == Recovery::State::kRunning) return "running";
+  return state == Recovery::State::kDown ? "down" : "recovering";
+}
+
+json::array events_json(const Cluster& cluster) {
+  json::array events;
+  for (const ClusterEvent& event : cluster.keeper->events()) {
+    events.push_back({{"ago_s", cluster.node->now_s() - event.time_s},
+                      {"kind", to_string(event.kind)},
+                      {"node", event.node},
+                      {"text", event.text}});
+  }
+  return events;
+}
+
+int device_of(const PlanInput& input, const std::string& name) {
+  for (size_t i = 0; i < input.devices.size(); ++i)
+    if (input.devices[i].name == name) return static_cast<int>(i);
+  return -1;
 }
 
 // The way of a step: from each stage to the next one on another node, and home.
@@ -111,7 +147,7 @@ json::array links_json(const Cluster& cluster, const Window& window) {
     link["sent_bytes"] = sent;
     link["bytes_per_s"] =
         window.before_ ? window.rate(sent, sent_to(stats_of(window.before_, from), to)) : 0.0;
-    const int a = cluster.config.node_index(from), b = cluster.config.node_index(to);
+    const int a = device_of(cluster.plan_input, from), b = device_of(cluster.plan_input, to);
     if (a >= 0 && b >= 0 && std::max(a, b) < cluster.plan_input.links.devices()) {
       link["latency_s"] = cluster.plan_input.links.at(a, b).latency_s;
       link["capacity_bytes_per_s"] = cluster.plan_input.links.at(a, b).bytes_per_s;
@@ -120,7 +156,7 @@ json::array links_json(const Cluster& cluster, const Window& window) {
   };
   std::string at = layout.head;
   for (const std::string& node : layout.node_of_stage) add(std::exchange(at, node), node);
-  add(at, layout.head);
+  if (!layout.node_of_stage.empty()) add(at, layout.head);
   return links;
 }
 
@@ -158,6 +194,11 @@ std::string status_json(const Cluster& cluster, const CompletionService& service
                       {"tokens_per_s", metrics.tokens_per_s()},
                       {"uptime_s", metrics.uptime_s()},
                       {"connections", http.connections}};
+  status["state"] = cluster.keeper ? state_text(cluster.keeper->state()) : "running";
+  if (cluster.keeper) {
+    status["plan"] = cluster.keeper->epoch();
+    status["events"] = events_json(cluster);
+  }
   return json::serialize(status);
 }
 

@@ -5,11 +5,13 @@ import json
 import os
 import random
 import re
+import signal
 import struct
 import subprocess
 import threading
 import unittest
 
+from elastic import PROMPT as ELASTIC_PROMPT, Elastic
 from server import Server
 from support import ENVIRONMENT, MODEL, PROGRAM, ClusterTest, cluster_file, even_layers, run
 
@@ -142,6 +144,28 @@ class Lora(ClusterTest):
         for wish, arguments in ((0, []), (1, ["--lora", "tone"]), (4, ["--lora", "law:0.5"])):
             said = self.answer([MODEL, *self.adapters, *arguments, *GREEDY]).decode()
             self.assertEqual(said.rstrip("\n"), alone[wish].rstrip("\n"))
+
+    def test_a_node_is_lost_and_one_without_files_takes_its_layers(self):
+        cluster = Elastic(self.folder, nodes=2, sequences=2)
+        with open(cluster.config, "a", encoding="utf-8") as out:
+            out.write(f"adapters: {{tone: {self.tone}, law: {self.law}}}\n")
+        with cluster:
+            plain, tone = cluster.complete(150), cluster.complete(150, lora="tone")
+            self.assertNotEqual(plain, tone)
+            cluster.start_node("visitor", options=[])
+            cluster.wait_for(lambda: cluster.node_state("visitor") in ("spare", "in use"), 20, "the visitor")
+            streams = [cluster.stream(150), cluster.stream(150, lora="tone")]
+            self.assertTrue(all(stream.wait_for_pieces(10) for stream in streams))
+            cluster.signal("node-1", signal.SIGKILL)
+            for stream, expected in zip(streams, (plain, tone)):
+                stream.join(90)
+                self.assertIsNone(stream.error)
+                self.assertEqual(stream.text, expected)
+            self.assertEqual(cluster.used(), ["visitor"])
+            self.assertIn("visitor has no file of adapter '1'", cluster.log("visitor"))
+            alone = self.answer([MODEL, *self.adapters, "--lora", "tone", "-q", "--raw", "-p", ELASTIC_PROMPT, "--temp",
+                                 "0", "--ignore-eos", "-n", "150"]).decode()
+            self.assertEqual(tone.rstrip("\n"), alone.rstrip("\n"))
 
     def refused(self, said, *arguments):
         self.assert_refused(run(["run", MODEL, *arguments, *GREEDY]), 2, said)

@@ -66,7 +66,8 @@ def run(arguments, ranks=0, timeout=180, env=None):
 
 
 def start(arguments, ranks=0):
-    return subprocess.Popen(command(arguments, ranks), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    # Unbuffered: communicate() does not give what a read before it left in a buffer.
+    return subprocess.Popen(command(arguments, ranks), stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0,
                             env=ENVIRONMENT, stdin=subprocess.DEVNULL, start_new_session=True)
 
 

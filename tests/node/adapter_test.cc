@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "node/command_support.h"
+#include "node/stage_factory.h"
 #include "tests/node/local_cluster.h"
 
 namespace shoal::test {
@@ -78,6 +79,40 @@ TEST_CASE("an adapter that is not there, or a scale beyond all reason, is refuse
     CHECK(reply.reason == FinishReason::kError);
     CHECK(reply.error.code == Errc::kInvalidInput);
   }
+}
+
+// What a stage of the whole model computes of two rows behind two adapters.
+std::vector<float> computed(Stage& stage, int n_embd) {
+  AlignedBuffer hidden(sizeof(float) * 2 * static_cast<size_t>(n_embd));
+  const std::vector<BatchRow> rows = {{5, 0, 0, false, 1, 1}, {7, 0, 1, false, 2, 0.5f}};
+  std::vector<RowOutput> outputs;
+  REQUIRE(stage.run({}, rows, 1, hidden.as<float>(), outputs).has_value());
+  return {hidden.as<float>(), hidden.as<float>() + 2 * n_embd};
+}
+
+TEST_CASE("stages that are made again for another layout have the adapters of all their layers") {
+  ClusterShape shape;
+  shape.adapters = 2;
+  shape.node_of_stage = {"a", "b"};
+  const GgufFile file = GgufFile::open(small_model_file());
+  const ModelConfig config = ModelConfig::from(file);
+  const std::vector<LoraFile> adapters = {small_lora(1, config), small_lora(2, config)};
+  ThreadPool pool(1);
+  StageFactory::Source source{file};
+  source.adapters = adapters;
+  StageFactory factory("a", source, config, select_kernels(), pool);
+  Engine::Stages stages = factory.make(layout_of(shape), {});
+  shape.node_of_stage = {"a"};  // b is lost
+  stages = factory.make(layout_of(shape), std::move(stages));
+  Engine::Stages fresh = stages_of("a", layout_of(shape), file, pool);
+  CHECK(computed(*stages[0].second, config.n_embd) == computed(*fresh[0].second, config.n_embd));
+  // A head that was started again with others.
+  PipelineLayout other = layout_of(shape);
+  other.adapters_hash = "other";
+  CHECK_THROWS_WITH_AS(factory.make(other, {}),
+                       "the plan is for other adapters than node a has: start the node again", SetupError);
+  shape.adapters = 1;
+  CHECK_THROWS_AS(factory.make(layout_of(shape), {}), SetupError);
 }
 
 TEST_CASE("an adapter is chosen by its name, with a scale if wanted") {

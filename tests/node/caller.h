@@ -70,7 +70,7 @@ class Caller {
     (void)io_.run(sent(channel, std::move(message), payload_bytes));
   }
 
-  // The next message, or nothing where the channel ended or nothing came within 10 s.
+  // The next message that is no heartbeat, or nothing where the channel ended or nothing came within 10 s.
   std::optional<Message> receive(const ChannelPtr& channel) { return io_.run(received(channel)); }
 
  private:
@@ -85,9 +85,12 @@ class Caller {
   }
   static boost::asio::awaitable<std::optional<Message>> received(ChannelPtr channel) {
     HeapBufferSource none(0);
-    Result<IncomingMessage> incoming = co_await channel->receive(none, after(std::chrono::seconds(10)));
-    if (incoming.has_error()) co_return std::nullopt;
-    co_return std::move(incoming->message);
+    while (true) {
+      Result<IncomingMessage> incoming = co_await channel->receive(none, after(std::chrono::seconds(10)));
+      if (incoming.has_error()) co_return std::nullopt;
+      if (std::holds_alternative<Heartbeat>(incoming->message)) continue;  // signs of life come at any time
+      co_return std::move(incoming->message);
+    }
   }
 
   IoThread io_;

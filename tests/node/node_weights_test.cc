@@ -346,7 +346,7 @@ TEST_CASE("the manifest comes over the wire, and so does what a node has") {
   GivingNode head("a");
   const auto manifest = fetch_manifest({"home", "z"}, head.peer(), "m.gguf");
   REQUIRE_MESSAGE(manifest.has_value(), manifest.error().message);
-  CHECK((*manifest)->digest() == the_manifest()->digest());
+  CHECK(manifest->manifest->digest() == the_manifest()->digest());
   head.node.offer_weights({});
   CHECK(
       mentions(fetch_manifest({"home", "z"}, head.peer(), "m").error().message, "a has no weights to give"));

@@ -1,0 +1,20 @@
+# What `cpack -G DEB` puts into a package: the program, its launcher, the unit of a node that joins by address.
+install(PROGRAMS tools/shoal-cluster DESTINATION ${CMAKE_INSTALL_BINDIR})
+install(FILES packaging/shoal-node.service DESTINATION lib/systemd/system)
+install(FILES packaging/shoal-node.default DESTINATION ${CMAKE_INSTALL_DATADIR}/shoal)
+
+set(CPACK_GENERATOR DEB)
+set(CPACK_PACKAGE_NAME shoal)
+set(CPACK_PACKAGE_CONTACT "Shoal <shoal@localhost>")
+set(CPACK_PACKAGE_DESCRIPTION_SUMMARY "Runs one language model on several small devices")
+set(CPACK_PACKAGING_INSTALL_PREFIX /usr)
+set(CPACK_STRIP_FILES ON)
+set(CPACK_DEBIAN_FILE_NAME DEB-DEFAULT)
+set(CPACK_DEBIAN_PACKAGE_SECTION science)
+set(CPACK_DEBIAN_PACKAGE_SHLIBDEPS ON)
+set(CPACK_DEBIAN_PACKAGE_DEPENDS "adduser")
+set(CPACK_DEBIAN_PACKAGE_RECOMMENDS "openmpi-bin")
+set(CPACK_DEBIAN_PACKAGE_CONTROL_EXTRA "${CMAKE_SOURCE_DIR}/packaging/postinst;${CMAKE_SOURCE_DIR}/packaging/prerm")
+set(CPACK_DEBIAN_PACKAGE_CONTROL_STRICT_PERMISSION ON)
+set(CMAKE_SKIP_INSTALL_ALL_DEPENDENCY ON)  # the tests are no part of it
+include(CPack)

@@ -1,0 +1,84 @@
+// Who is there: the head's books of its nodes, by what they say and when. Pure logic: no clock, no sockets;
+// the caller tells the time (seconds of one monotonic clock) and what it heard, and asks who is lost.
+//
+// A node is lost when its connection ends, when nothing at all was heard of it for `silence_s`, or when it
+// says that it has work but its count of work done has stood still for `stall_s`: a process that hangs
+// answers nothing and closes nothing, and one whose computing thread hangs still answers. Time in which the
+// caller itself stood still is not held against anybody.
+//
+// A node that comes and goes is kept out for a while: at most kJoinsMax times in kJoinWindow_s, then for
+// twice as long each time, until it has stayed for kForgiven_s.
+#pragma once
+
+#include <cstdint>
+#include <deque>
+#include <map>
+#include <string>
+#include <vector>
+
+namespace shoal {
+
+class Membership {
+ public:
+  static constexpr double kSilence_s = 2.4;  // with the tick below, noticed within 3 s
+  static constexpr double kStallLeast_s = 3;
+  static constexpr double kRelink_s = 2.5;  // a node tries for so long to reach the next one of a new plan
+  static constexpr double kTick_s = 0.1;    // how often tick() is to be called
+  static constexpr int kJoinsMax = 3;       // joins, and tries to, of one node
+  static constexpr double kJoinWindow_s = 60;
+  static constexpr double kQuarantineMax_s = 600;
+  static constexpr double kForgiven_s = 600;
+
+  struct Limits {
+    double silence_s = kSilence_s;
+    double stall_s = kStallLeast_s;
+  };
+  struct Verdict {
+    bool admitted = false;
+    double retry_after_s = 0;  // where it is not
+    std::string why;
+  };
+  struct Loss {
+    std::string node;
+    std::string why;     // for a person: "gave no sign of life for 2.4 s"
+    bool hangs = false;  // silent or standing still, rather than closed
+  };
+
+  // A node asks to come in (again).
+  Verdict may_join(const std::string& node, double now_s);
+  // It is there from now on. `beats`: it is expected to give signs of life; else only once it has given the
+  // first.
+  void joined(const std::string& node, double now_s, bool beats = true);
+  // Its connection ended, or it was sent away.
+  void left(const std::string& node, double now_s);
+  void set_limits(const std::string& node, const Limits& limits);
+
+  // Anything came from it.
+  void heard(const std::string& node, double now_s);
+  void heartbeat(const std::string& node, uint64_t progress, bool working, double now_s);
+  // Who is lost by now: each is told once and has left.
+  std::vector<Loss> tick(double now_s);
+
+  bool is_here(const std::string& node) const;
+  std::vector<std::string> here() const;
+  double silent_s(const std::string& node, double now_s) const;  // since it was last heard
+  // Seconds until a node may come in again; 0: it may.
+  double quarantined_s(const std::string& node, double now_s) const;
+
+ private:
+  struct Member {
+    bool here = false;
+    Limits limits;
+    double joined_s = 0, heard_s = 0;
+    bool beats = false;  // signs of life are expected
+    uint64_t progress = 0;
+    double moved_s = 0;  // when its progress last changed, or it had nothing to do
+    std::deque<double> joins_s;
+    double quarantine_s = 0;  // the last one's length
+    double free_s = 0;        // when it ends
+  };
+  std::map<std::string, Member> members_;
+  double ticked_s_ = -1;
+};
+
+}  // namespace shoal

@@ -1,0 +1,203 @@
+// shoal node: a device that joins a head by address, without mpirun.
+#include <fmt/format.h>
+#include <spdlog/spdlog.h>
+
+#include <boost/lexical_cast/try_lexical_convert.hpp>
+#include <chrono>
+#include <thread>
+
+#include "base/units.h"
+#include "node/cluster_config.h"
+#include "node/cluster_weights.h"
+#include "node/commands.h"
+#include "node/enrolment.h"
+#include "node/invitation.h"
+#include "node/node.h"
+#include "node/node_weights.h"
+#include "node/probe.h"
+#include "node/process_memory.h"
+#include "node/stage_factory.h"
+#include "planner/planner.h"
+
+namespace shoal {
+namespace {
+
+using namespace std::chrono_literals;
+
+constexpr double kShareOfDevice = 0.7;  // of its memory, where nobody says how much may be used
+constexpr auto kCallPauseFirst = 100ms, kCallPauseMost = 2000ms;
+
+Endpoint parse_endpoint(const std::string& text, const char* place) {
+  const size_t colon = text.rfind(':');
+  Endpoint endpoint;
+  if (colon == std::string::npos || colon == 0 ||
+      !boost::conversion::try_lexical_convert(text.substr(colon + 1), endpoint.port) || endpoint.port == 0) {
+    throw SetupError(
+        fmt::format("{} {}: give the head's address and port, e.g. 192.168.1.10:7400", place, text));
+  }
+  endpoint.address = text.substr(0, colon);
+  if (endpoint.address.size() > 2 && endpoint.address.front() == '[' && endpoint.address.back() == ']')
+    endpoint.address = endpoint.address.substr(1, endpoint.address.size() - 2);
+  return endpoint;
+}
+
+// Who this node is: what it was given before, or what its token gets it now.
+NodeCredentials credentials_of(const NodeFlags& flags, const std::string& name, const Endpoint& head) {
+  const std::string directory = credentials_directory(name);
+  std::optional<NodeCredentials> stored = stored_credentials(directory);
+  if (!flags.token.empty()) {
+    const Result<InvitationToken> token = InvitationToken::parse(flags.token);
+    if (token.has_error()) throw SetupError("--token: " + token.error().message);
+    const Result<NodeCredentials> given = accept_invitation(head.address, *token, name);
+    if (given) {
+      store_credentials(directory, *given);
+      spdlog::info("node {} belongs to cluster {}; its certificate is in {}", name,
+                   certificate_info(given->certificate).cluster, directory);
+      return *given;
+    }
+    // A service is started again and again with the token that it was first given.
+    const bool over = given.error().code == Errc::kPeerLost;
+    if (!stored || !over) throw SetupError("--token: " + given.error().message, kExitFailed);
+    spdlog::info("the token is used up; node {} goes by the certificate in {}", name, directory);
+  }
+  if (!stored) {
+    throw SetupError(
+        fmt::format("node {} has no certificate (none in {}): run `shoal invite -c CLUSTER.yaml` on the head "
+                    "and pass its "
+                    "token here with --token (or start the head and all nodes with --insecure)",
+                    name, directory));
+  }
+  return *stored;
+}
+
+// Calls until the head answers: it may be started later.
+FetchedManifest manifest_of_head(const WeightAsker& asker, const Endpoint& head, const std::string& model) {
+  std::string said;
+  std::chrono::milliseconds pause = kCallPauseFirst;
+  while (true) {
+    Result<FetchedManifest> fetched =
+        fetch_manifest(asker, {"", head.address, head.port}, model.empty() ? "the head's model" : model);
+    if (fetched) return std::move(*fetched);
+    const std::string& why = fetched.error().message;
+    if (why != said)
+      spdlog::warn("the head at {}:{} did not answer this node: {}", head.address, head.port, why);
+    said = why;
+    std::this_thread::sleep_for(pause);
+    pause = std::min<std::chrono::milliseconds>(pause * 2, kCallPauseMost);
+  }
+}
+
+// Its own file, or what it fetches and keeps.
+std::shared_ptr<NodeWeights> weights_of(const CommonFlags& common, const WeightAsker& asker,
+                                        const FetchedManifest& head) {
+  if (!common.model.empty()) {
+    auto own = std::make_shared<const GgufFile>(GgufFile::open(resolve_model_path(common.model, "")));
+    if (own->fingerprint() != head.model_hash) {
+      throw SetupError(fmt::format(
+          "{} is another model than the head's: give both the same, or leave --model out and this node "
+          "fetches what it needs",
+          own->path()));
+    }
+    return std::make_shared<NodeWeights>(head.manifest, asker, own, nullptr);
+  }
+  NodeConfig settings;
+  settings.name = asker.node;
+  if (!common.cache_size.empty()) parse_cache_size(common.cache_size, "--cache-size", settings);
+  return std::make_shared<NodeWeights>(head.manifest, asker, nullptr, open_weight_cache(settings));
+}
+
+// The adapters that the cluster offers, as the head counts them; their weights are fetched.
+struct Adapters {
+  std::vector<LoraFile> files;
+  std::vector<std::shared_ptr<NodeWeights>> weights;
+};
+
+Adapters adapters_of_head(const CommonFlags& common, WeightAsker asker, const Endpoint& head,
+                          const ModelConfig& model) {
+  NodeConfig settings;
+  settings.name = asker.node;
+  if (!common.cache_size.empty()) parse_cache_size(common.cache_size, "--cache-size", settings);
+  Adapters adapters;
+  while (adapters.files.size() < kAdaptersMax) {
+    ++asker.adapter;
+    const std::string name = std::to_string(asker.adapter);
+    const Result<FetchedManifest> fetched =
+        fetch_manifest(asker, {"", head.address, head.port}, "adapter " + name);
+    if (fetched.has_error() && fetched.error().code == Errc::kRefused) break;  // that was all
+    if (fetched.has_error()) throw SetupError(fetched.error().message, kExitFailed);
+    adapters.files.push_back(LoraFile::of(name, fetched->manifest->model(), model));
+    adapters.weights.push_back(
+        std::make_shared<NodeWeights>(fetched->manifest, asker, nullptr, open_weight_cache(settings)));
+  }
+  return adapters;
+}
+
+Join describe(const NodeFlags& flags, const std::string& name, int threads, const NodeWeights& weights,
+              const ModelConfig& model, const Kernels& kernels) {
+  const uint64_t memory = flags.memory.empty() ? 0 : parse_bytes(flags.memory, "--memory");
+  const uint64_t own_memory = static_cast<uint64_t>(static_cast<double>(device_memory()) * kShareOfDevice);
+  DeviceProfile profile = probe_device(weights.model(), model, kernels,
+                                       {threads, memory > 0 ? memory : own_memory, !weights.has_file()});
+  profile.name = name;
+  if (memory == 0) profile.memory_bytes = own_memory;
+  Join join;
+  join.profile_json = device_profile_to_json(profile);
+  join.memory_bytes = memory;
+  join.threads = static_cast<uint32_t>(threads);
+  join.address = flags.address;
+  return join;
+}
+
+}  // namespace
+
+int node_command(const CommonFlags& common, const NodeFlags& flags) {
+  const Endpoint head = parse_endpoint(flags.join, "--join");
+  const std::string name = flags.name.empty() ? host_name() : flags.name;
+  if (!is_node_name(name))
+    throw SetupError(fmt::format("--name {}: 1 to 63 letters, digits, '-', '_' or '.'", name));
+  const Kernels& kernels = select_kernels(common.kernels);
+  const int threads = common.threads > 0 ? common.threads : device_processors();
+  WeightAsker asker;
+  asker.node = name;
+  if (!common.insecure) {
+    const NodeCredentials credentials = credentials_of(flags, name, head);
+    asker.cluster = certificate_info(credentials.certificate).cluster;
+    asker.tls = std::make_shared<const TlsContext>(credentials);
+  }
+  const FetchedManifest of_head = manifest_of_head(asker, head, common.model);
+  asker.model = of_head.model_hash;
+  const std::shared_ptr<NodeWeights> weights = weights_of(common, asker, of_head);
+  const ModelConfig model = ModelConfig::from(weights->model());
+  const Adapters adapters = adapters_of_head(common, asker, head, model);
+
+  Comeback comeback;
+  comeback.head = head;
+  comeback.join = describe(flags, name, threads, *weights, model, kernels);
+  ThreadPool pool(threads);
+  Node* running = nullptr;
+  const auto on_progress = [&running] { running->note_progress(); };
+  StageFactory::Source source{weights->model(), weights.get(), adapters.files, adapters.weights};
+  source.fetch = [&](const PipelineLayout& layout, const StageFactory::Needs& needs) {
+    set_peers(layout, name, *weights, adapters.weights);
+    fetch_weights(*weights, name, model, needs.missing, on_progress);
+    fetch_adapters(adapters.files, adapters.weights, name, model, needs.shards, on_progress);
+  };
+  StageFactory stages(name, source, model, kernels, pool, on_progress);
+  Node node({asker.cluster, name, of_head.model_hash, kernels.numeric_class, asker.tls},
+            flags.address.empty() ? "0.0.0.0" : flags.address, static_cast<uint16_t>(flags.port));
+  running = &node;
+  comeback.join.port = node.port();
+  node.load_nothing();
+  node.set_remake([&stages](const PipelineLayout& layout, Engine::Stages before) {
+    return stages.make(layout, std::move(before));
+  });
+  std::vector<std::shared_ptr<WeightProvider>> given = {weights};
+  given.insert(given.end(), adapters.weights.begin(), adapters.weights.end());
+  node.offer_weights(std::move(given));
+  spdlog::info("node {} listens on port {} and calls the head at {}", name, node.port(), flags.join);
+  node.set_comeback(comeback, /*now=*/true);
+  node.serve_until_shutdown();
+  return kExitDone;
+}
+
+}  // namespace shoal

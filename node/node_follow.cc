@@ -1,0 +1,248 @@
+// Following the head: laying out the pipeline anew, signs of life, and calling a head that is gone.
+#include <fmt/format.h>
+#include <spdlog/spdlog.h>
+
+#include <boost/asio/detached.hpp>
+#include <boost/asio/redirect_error.hpp>
+#include <boost/asio/steady_timer.hpp>
+#include <boost/asio/use_awaitable.hpp>
+#include <boost/json.hpp>
+
+#include "node/node.h"
+
+namespace shoal {
+
+using boost::asio::awaitable;
+using boost::asio::co_spawn;
+using boost::asio::detached;
+using namespace std::chrono_literals;
+
+namespace {
+
+namespace json = boost::json;
+
+constexpr auto kBeatEvery = 200ms;
+constexpr auto kCallDeadline = 1500ms;  // of one call to the head
+constexpr auto kCallPauseFirst = 100ms, kCallPauseMost = 2000ms;
+constexpr size_t kPeersMax = 1024;  // of one order to measure
+
+awaitable<void> pause_for(boost::asio::any_io_executor executor, std::chrono::milliseconds duration) {
+  boost::asio::steady_timer timer(executor, duration);
+  boost::system::error_code ignored;
+  co_await timer.async_wait(boost::asio::redirect_error(boost::asio::use_awaitable, ignored));
+}
+
+}  // namespace
+
+// ---- A layout ----
+
+void Node::close_link(const ChannelPtr& channel) {
+  LinkReport& past = closed_links_[channel->peer_name()];
+  past.peer = channel->peer_name();
+  past.bytes_sent += channel->bytes_sent();
+  past.bytes_received += channel->bytes_received();
+  channel->close();
+}
+
+void Node::drop_pipeline() {
+  linked_ = false;
+  const std::map<int, ChannelPtr> next = std::exchange(to_stage_, {});
+  const std::vector<ChannelPtr> feeds = std::exchange(feeds_, {});
+  last_step_.clear();
+  for (const auto& [stage, channel] : next) close_link(channel);
+  for (const ChannelPtr& channel : feeds) close_link(channel);
+}
+
+void Node::set_remake(Remake remake) {
+  io_.call([&] {
+    remake_ = std::move(remake);
+    return 0;
+  });
+}
+
+// On the engine thread; the error's text, or nothing.
+awaitable<std::string> Node::rebuild_stages() {
+  struct Outcome {
+    explicit Outcome(const boost::asio::any_io_executor& executor) : done(executor, Deadline::max()) {}
+    boost::asio::steady_timer done;
+    std::optional<std::string> error;
+  };
+  const auto outcome = std::make_shared<Outcome>(io_.executor());
+  engine_->rebuild(
+      [remake = remake_, layout = layout_](Engine::Stages old) { return remake(layout, std::move(old)); },
+      [this, outcome](std::string error) {
+        io_.post([outcome, error = std::move(error)] {
+          outcome->error = error;
+          outcome->done.cancel();
+        });
+      });
+  boost::system::error_code ignored;
+  if (!outcome->error)
+    co_await outcome->done.async_wait(boost::asio::redirect_error(boost::asio::use_awaitable, ignored));
+  co_return outcome->error.value_or("stopped");
+}
+
+awaitable<Result<void>> Node::follow(PipelineLayout layout, uint64_t epoch, std::string& unreachable) {
+  const auto superseded = [&] { return epoch != epoch_ || !linked_; };
+  drop_pipeline();
+  layout_ = std::move(layout);
+  shown_epoch_ = epoch_ = epoch;
+  linked_ = true;  // those before it in the pipeline may connect while it loads
+  make_buffers();
+  const std::string error = co_await rebuild_stages();
+  if (superseded()) co_return Error{Errc::kCancelled, "another plan came"};
+  if (!error.empty()) co_return Error{Errc::kIo, error};
+  for (int i = 0; i <= layout_.last_stage(); ++i) {
+    const bool feeds = i == 0 ? is_head() : hosts(i - 1);
+    if (!feeds || hosts(i)) continue;
+    const std::string peer = layout_.node_of_stage[static_cast<size_t>(i)];
+    const Endpoint endpoint = layout_.endpoints.at(peer);
+    Result<ChannelPtr> channel = co_await open_again(peer, endpoint, i, epoch);
+    if (superseded()) {
+      if (channel) (*channel)->close();
+      co_return Error{Errc::kCancelled, "another plan came"};
+    }
+    if (channel.has_error()) {
+      unreachable = peer;
+      co_return channel.error();
+    }
+    to_stage_[i] = *channel;
+  }
+  co_return boost::system::in_place_value;
+}
+
+awaitable<void> Node::answer_load(ChannelPtr channel, LoadPlan order) {
+  Ready ready;
+  ready.epoch = order.epoch;
+  const Result<PipelineLayout> layout = layout_from_json(order.plan_json);
+  if (layout.has_error()) {
+    ready.failure = layout.error().message;
+  } else if (!remake_ || !engine_) {
+    ready.failure = fmt::format("{} cannot load a plan while it serves", identity_.name);
+  } else if (order.epoch <= epoch_) {
+    count_refused(fmt::format("a plan of epoch {} was refused: the present one is {}", order.epoch, epoch_));
+    co_return;
+  } else {
+    ready.plan_hash = layout->plan_hash;
+    const Result<void> followed = co_await follow(*layout, order.epoch, ready.info);
+    if (followed.has_error() && followed.error().code == Errc::kCancelled) co_return;
+    if (followed.has_error()) ready.failure = followed.error().message;
+  }
+  if (!ready.failure.empty()) spdlog::warn("plan {} could not be loaded: {}", order.epoch, ready.failure);
+  (void)channel->post({std::move(ready)});
+}
+
+// One link after the other: they would disturb each other.
+awaitable<void> Node::answer_measure(ChannelPtr channel, Measure order) {
+  json::array links;
+  json::array peers;
+  try {
+    peers = json::parse(order.peers_json).as_array();
+    if (peers.size() > kPeersMax) peers.clear();
+  } catch (const std::exception& error) {
+    spdlog::warn("an order to measure links cannot be read: {}", error.what());
+  }
+  for (const json::value& peer : peers) {
+    const json::object* fields = peer.if_object();
+    const json::string* name =
+        fields != nullptr && fields->contains("name") ? fields->at("name").if_string() : nullptr;
+    const json::string* address =
+        fields != nullptr && fields->contains("address") ? fields->at("address").if_string() : nullptr;
+    const json::value* port = fields != nullptr ? fields->if_contains("port") : nullptr;
+    if (name == nullptr || address == nullptr || port == nullptr || !port->is_int64()) continue;
+    const Endpoint endpoint{std::string(*address), static_cast<uint16_t>(port->as_int64())};
+    const std::string to(*name);
+    const Result<LinkProfile> link = co_await probe_link(to, endpoint);
+    links.push_back({{"to", *name},
+                     {"latency_s", link ? link->latency_s : 0.0},
+                     {"bytes_per_s", link ? link->bytes_per_s : 0.0}});
+  }
+  (void)channel->post({Measured{json::serialize(links)}});
+}
+
+// ---- Signs of life ----
+
+// From the io thread, so that a long computation looks alive; the counter tells whether it is.
+awaitable<void> Node::beat() {
+  while (!closing_) {
+    for (const auto& [name, channel] : controls_) (void)channel->post({Heartbeat{}});
+    if (head_ && engine_) {
+      (void)head_->post({Heartbeat{engine_->progress(), engine_->working()}});
+      for (const Membership::Loss& loss : head_watch_.tick(now_s())) {
+        const ChannelPtr lost = head_;
+        lose_head(loss.why);
+        lost->close();
+      }
+    }
+    co_await pause_for(io_.executor(), kBeatEvery);
+  }
+}
+
+// ---- The head is gone ----
+
+// The weights stay; what was under way is dropped.
+void Node::lose_head(const std::string& why) {
+  const ChannelPtr lost = std::exchange(head_, nullptr);
+  if (closing_ || service_ended_) return;
+  head_watch_.left("head", now_s());
+  drop_pipeline();
+  const std::string text =
+      fmt::format("the head {} is gone: {}", layout_.head.empty() ? "" : layout_.head, why);
+  if (!comeback_) return end_service(text);
+  spdlog::warn("{}; its weights are kept and it is called again", text);
+  if (!calling_) co_spawn(io_.executor(), call_head(), detached);
+}
+
+void Node::set_comeback(const Comeback& comeback, bool now) {
+  io_.call([&] {
+    comeback_ = comeback;
+    if (now && !calling_) co_spawn(io_.executor(), call_head(), detached);
+    return 0;
+  });
+}
+
+awaitable<Result<void>> Node::join_head() {
+  const Endpoint endpoint = comeback_->head;
+  const std::string whoever;  // the head's name is not known to a node that joins for the first time
+  Result<ChannelPtr> opened = co_await open(whoever, endpoint, LinkRole::kJoin, 0, kCallDeadline);
+  if (opened.has_error()) co_return opened.error();
+  const ChannelPtr channel = *opened;
+  Join join = comeback_->join;
+  join.epoch = epoch_;
+  if (epoch_ > 0) join.layout_json = layout_to_json(layout_);
+  OutgoingMessage outgoing{std::move(join), {}, {}};
+  const Result<void> sent = co_await channel->send(std::move(outgoing));
+  if (sent.has_error()) co_return sent.error();
+  spdlog::info("{} has joined {}", identity_.name, channel->peer());
+  co_spawn(io_.executor(), serve_control(channel, /*of_head=*/true), detached);
+  co_return boost::system::in_place_value;
+}
+
+awaitable<void> Node::call_head() {
+  calling_ = true;
+  const Deadline patience =
+      comeback_->patience_s > 0
+          ? Clock::now() + std::chrono::milliseconds(static_cast<int64_t>(comeback_->patience_s * 1e3))
+          : kNoDeadline;
+  std::chrono::milliseconds pause = kCallPauseFirst;
+  std::string said;
+  while (!closing_ && !service_ended_) {
+    const Result<void> joined = co_await join_head();
+    if (joined) break;
+    const std::string& why = joined.error().message;
+    if (why != said)
+      spdlog::warn("the head at {}:{} did not take this node: {}", comeback_->head.address,
+                   comeback_->head.port, why);
+    said = why;
+    if (Clock::now() > patience) {
+      end_service(fmt::format("the head is gone and did not come back within {:.0f} s: {}",
+                              comeback_->patience_s, why));
+      break;
+    }
+    co_await pause_for(io_.executor(), pause);
+    pause = std::min<std::chrono::milliseconds>(pause * 2, kCallPauseMost);
+  }
+  calling_ = false;
+}
+
+}  // namespace shoal

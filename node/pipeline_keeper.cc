@@ -1,0 +1,272 @@
+#include "node/pipeline_keeper.h"
+
+#include <fmt/format.h>
+#include <spdlog/spdlog.h>
+
+#include <boost/asio/detached.hpp>
+#include <boost/asio/post.hpp>
+
+#include <algorithm>
+#include <chrono>
+#include <set>
+
+#include "node/pipeline_setup.h"
+
+namespace shoal {
+namespace {
+
+constexpr double kComePatience_s = 5;  // for the nodes of the cluster file, where none is there yet
+constexpr double kStepsOfStall = 8;    // a stage slowed four times is slow, not stuck
+
+template <class... Bodies>
+struct Overloaded : Bodies... {
+  using Bodies::operator()...;
+};
+template <class... Bodies>
+Overloaded(Bodies...) -> Overloaded<Bodies...>;
+
+}  // namespace
+
+PipelineKeeper::PipelineKeeper(Node& node, Coordinator& coordinator, Settings settings,
+                               const std::optional<Plan>& plan, OnLaidOut on_laid_out)
+    : node_(node),
+      coordinator_(coordinator),
+      settings_(std::move(settings)),
+      head_(settings_.base.head),
+      on_laid_out_(std::move(on_laid_out)),
+      endpoints_(settings_.endpoints),
+      recovery_(settings_.known, plan ? kFirstEpoch : 0),
+      ticks_(node.io().executor()) {
+  for (const DeviceProfile& device : settings_.known.devices) memory_[device.name] = device.memory_bytes;
+  node_.io().call([&] {
+    std::set<std::string> names;
+    for (const DeviceProfile& device : settings_.known.devices) names.insert(device.name);
+    if (plan) {
+      for (const std::string& name : names) {
+        if (name != head_) membership_.joined(name, now());
+      }
+      recovery_.begin_running(*plan, names);
+    } else {
+      names.erase(head_);
+      coordinator_.suspend();
+      recovery_.begin_down(names, names.empty() ? 0 : kComePatience_s, now());
+    }
+    node_.set_events(node_events());
+    coordinator_.set_keeper({[this](const Error& error) {
+                               recovery_.failed(error, now());
+                               act();
+                             },
+                             [this] { recovery_.answered(); }});
+    if (const std::optional<Error> lost = node_.lost_before()) {
+      recovery_.failed(*lost, now());
+      act();
+    }
+    arm_tick();
+    return 0;
+  });
+}
+
+PipelineKeeper::~PipelineKeeper() {
+  node_.io().call([this] {
+    alive_.reset();
+    ticks_.cancel();
+    node_.set_events({});
+    coordinator_.set_keeper({});
+    return 0;
+  });
+  planner_.join();
+}
+
+NodeEvents PipelineKeeper::node_events() {
+  NodeEvents events;
+  events.heard = [this](const std::string& node) { membership_.heard(node, now()); };
+  events.beat = [this](const std::string& node, const Heartbeat& beat) {
+    membership_.heartbeat(node, beat.progress, beat.working, now());
+  };
+  events.lost = [this](const std::string& node, const std::string& why) {
+    membership_.left(node, now());
+    on_lost(node, why);
+  };
+  events.ready = [this](const std::string& node, const Ready& ready) {
+    recovery_.ready(node, ready.epoch, ready.failure, ready.info, now());
+    act();
+  };
+  events.measured = [this](const std::string& node, const Measured& measured) {
+    on_measured(node, measured);
+  };
+  events.may_join = [this](const std::string& node) { return membership_.may_join(node, now()); };
+  events.joined = [this](const std::string& node, const Join& join) { on_joined(node, join); };
+  return events;
+}
+
+void PipelineKeeper::arm_tick() {
+  ticks_.expires_after(std::chrono::milliseconds(static_cast<int64_t>(Membership::kTick_s * 1e3)));
+  ticks_.async_wait([this, alive = std::weak_ptr<int>(alive_)](const boost::system::error_code& stopped) {
+    if (stopped || alive.expired()) return;
+    tick();
+    arm_tick();
+  });
+}
+
+void PipelineKeeper::tick() {
+  for (const Membership::Loss& loss : membership_.tick(now())) {
+    node_.forget(loss.node);
+    on_lost(loss.node, loss.why);
+  }
+  std::vector<std::string> late;
+  for (const auto& [node, joining] : joining_) {
+    if (now() > joining.deadline_s) late.push_back(node);
+  }
+  for (const std::string& node : late) ask_next(node);
+  recovery_.tick(coordinator_.idle(), now());
+  act();
+}
+
+void PipelineKeeper::on_lost(const std::string& node, const std::string& why) {
+  if (joining_.erase(node) > 0) spdlog::warn("node {} went before it had joined: {}", node, why);
+  std::vector<std::string> waiting;
+  for (const auto& [name, joining] : joining_) {
+    if (joining.asked == node) waiting.push_back(name);
+  }
+  for (const std::string& name : waiting) ask_next(name);
+  recovery_.lost(node, why, now());
+  act();
+}
+
+// Actions may lead to others: a step that cannot be sent fails at once.
+void PipelineKeeper::act() {
+  if (acting_) return;
+  acting_ = true;
+  for (std::vector<Recovery::Action> actions = recovery_.take_actions(); !actions.empty();
+       actions = recovery_.take_actions()) {
+    for (const Recovery::Action& action : actions) carry(action);
+  }
+  acting_ = false;
+}
+
+void PipelineKeeper::carry(const Recovery::Action& action) {
+  std::visit(
+      Overloaded{
+          [&](const Recovery::Suspend&) {
+            coordinator_.suspend();
+            node_.drop_pipeline();
+          },
+          [&](const Recovery::MakePlan& order) { plan(order); },
+          [&](const Recovery::Load& order) { load(order); },
+          [&](const Recovery::Resume& order) { resume(order.epoch); },
+          [&](const Recovery::Down& down) {
+            coordinator_.close({Errc::kPeerLost, "no plan is possible: " + down.why}, down.retry_after_s);
+          },
+          [&](const Recovery::GiveUp& up) { coordinator_.end_all(up.error, Recovery::kRetryAfter_s); },
+          [&](const ClusterEvent& event) { happened(event); }},
+      action);
+}
+
+void PipelineKeeper::plan(const Recovery::MakePlan& order) {
+  boost::asio::post(planner_, [this, order, alive = std::weak_ptr<int>(alive_)] {
+    auto advice = std::make_shared<Result<ReplanAdvice>>(carry_out(order));
+    node_.io().post([this, ticket = order.ticket, advice, alive] {
+      if (alive.expired()) return;
+      recovery_.planned(ticket, *advice, now());
+      act();
+    });
+  });
+}
+
+// All that are there follow, also those without a stage: what they held before is of no use any more.
+void PipelineKeeper::load(const Recovery::Load& order) {
+  loaded_ = order;
+  std::map<std::string, Endpoint> endpoints;
+  for (const std::string& node : recovery_.here()) endpoints[node] = endpoints_.at(node);
+  layout_ = lay_out(settings_.base, order.plan, endpoints, settings_.config.stall_timeout_s);
+  for (const StageAssignment& stage : order.plan.stages) {
+    const std::string& node = order.plan.devices[static_cast<size_t>(stage.device)];
+    Membership::Limits limits;
+    limits.stall_s = std::max(Membership::kStallLeast_s, kStepsOfStall * longest_step_s(order.live, stage));
+    if (settings_.config.stall_timeout_s > 0) {
+      limits.stall_s = settings_.config.stall_timeout_s;
+      limits.silence_s = std::min(limits.silence_s, settings_.config.stall_timeout_s);
+    }
+    membership_.set_limits(node, limits);
+  }
+  const std::string text = layout_to_json(layout_);
+  for (const std::string& node : recovery_.here()) {
+    if (node != head_) (void)node_.tell(node, LoadPlan{order.epoch, text});
+  }
+  auto follow = [](PipelineKeeper* self, PipelineLayout layout, uint64_t epoch,
+                   std::weak_ptr<int> alive) -> boost::asio::awaitable<void> {
+    std::string unreachable;
+    const Result<void> followed = co_await self->node_.follow(std::move(layout), epoch, unreachable);
+    if (alive.expired() || (followed.has_error() && followed.error().code == Errc::kCancelled)) co_return;
+    self->recovery_.ready(self->head_, epoch, followed ? "" : followed.error().message, unreachable,
+                          self->now());
+    self->act();
+  };
+  boost::asio::co_spawn(node_.io().executor(), follow(this, layout_, order.epoch, alive_),
+                        boost::asio::detached);
+}
+
+void PipelineKeeper::resume(uint64_t epoch) {
+  if (!loaded_ || loaded_->epoch != epoch) return;
+  if (on_laid_out_) on_laid_out_(loaded_->live, loaded_->plan, layout_);
+  coordinator_.resume(epoch, layout_, scheduler_limits(layout_),
+                      pipeline_model(loaded_->live, loaded_->plan, settings_.config.sequences));
+}
+
+void PipelineKeeper::happened(const ClusterEvent& event) {
+  using Kind = ClusterEvent::Kind;
+  const bool bad = event.kind == Kind::kLost || event.kind == Kind::kLinkLost ||
+                   event.kind == Kind::kFailed || event.kind == Kind::kDown || event.kind == Kind::kRefused;
+  spdlog::log(bad ? spdlog::level::warn : spdlog::level::info, "{}", event.text);
+  counters_.joined += event.kind == Kind::kJoined;
+  counters_.lost += event.kind == Kind::kLost;
+  counters_.failed += event.kind == Kind::kFailed;
+  counters_.resumed += event.kind == Kind::kResumed;
+  counters_.stood_still_s += event.seconds;
+  events_.push_back(event);
+  if (events_.size() > kEventsMax) events_.pop_front();
+  if (on_event_) on_event_(event);
+}
+
+void PipelineKeeper::set_on_event(OnEvent on_event) {
+  node_.io().call([&] {
+    on_event_ = std::move(on_event);
+    return 0;
+  });
+}
+
+PipelineKeeper::Counters PipelineKeeper::counters() const {
+  Counters counters = counters_;
+  counters.stale = recovery_.stale() + node_.refused_results();
+  return counters;
+}
+
+Result<void> PipelineKeeper::drain(const std::string& node) {
+  const Result<void> drained = recovery_.drain(node, now());
+  act();
+  return drained;
+}
+
+std::vector<PipelineKeeper::Member> PipelineKeeper::members() const {
+  std::vector<Member> members;
+  for (const auto& [name, memory] : memory_) {
+    Member member{name, "", memory, membership_.silent_s(name, now()),
+                  membership_.quarantined_s(name, now())};
+    const bool used = recovery_.in_plan(name);
+    if (name == head_) {
+      member.state = "head";
+    } else if (joining_.contains(name)) {
+      member.state = "joining";
+    } else if (!recovery_.is_here(name)) {
+      member.state = "lost";
+    } else if (recovery_.is_draining(name)) {
+      member.state = used || recovery_.suspended() ? "draining" : "drained";
+    } else {
+      member.state = used ? "in use" : "spare";
+    }
+    members.push_back(std::move(member));
+  }
+  return members;
+}
+
+}  // namespace shoal

@@ -1,0 +1,366 @@
+#include "node/recovery.h"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+
+#include "base/check.h"
+#include "planner/planner.h"
+
+namespace shoal {
+
+const char* to_string(ClusterEvent::Kind kind) {
+  static constexpr const char* kNames[] = {"joined",  "lost", "link lost", "failed", "replanned",
+                                           "resumed", "down", "drained",   "refused"};
+  return kNames[static_cast<size_t>(kind)];
+}
+
+Plan reindexed(const Plan& plan, const PlanInput& live) {
+  Plan moved = plan;
+  moved.devices.clear();
+  for (const DeviceProfile& device : live.devices) moved.devices.push_back(device.name);
+  moved.head = live.constraints.head;
+  for (StageAssignment& stage : moved.stages) {
+    const std::string& name = plan.devices[static_cast<size_t>(stage.device)];
+    const auto found = std::find(moved.devices.begin(), moved.devices.end(), name);
+    SHOAL_CHECK(found != moved.devices.end());
+    stage.device = static_cast<int>(found - moved.devices.begin());
+  }
+  moved.predicted = evaluate(live, moved.stages);
+  moved.reasons.clear();
+  return moved;
+}
+
+Result<ReplanAdvice> carry_out(const Recovery::MakePlan& order) {
+  try {
+    ReplanAdvice advice;
+    if (order.running) {
+      advice = advise_replan(order.live, *order.running);
+      if (!advice.move) advice.plan = reindexed(*order.running, order.live);
+    } else {
+      advice.plan = make_plan(order.live);
+      advice.move = true;
+    }
+    return advice;
+  } catch (const SetupError& error) {
+    return Error{Errc::kRefused, error.what()};
+  }
+}
+
+Recovery::Recovery(PlanInput known, uint64_t epoch) : known_(std::move(known)), epoch_(epoch) {
+  here_.insert(name_of(known_.constraints.head));
+}
+
+void Recovery::begin_running(const Plan& plan, const std::set<std::string>& nodes) {
+  here_.insert(nodes.begin(), nodes.end());
+  plan_ = plan;
+  state_ = State::kRunning;
+  suspended_ = false;
+}
+
+void Recovery::begin_down(const std::set<std::string>& expected, double patience_s, double now_s) {
+  stopped_s_ = now_s;
+  expected_ = expected;
+  state_ = State::kSettling;
+  plan_at_s_ = now_s + patience_s;
+}
+
+void Recovery::remember(const Plan& plan, uint64_t epoch) {
+  epoch_ = std::max(epoch_, epoch);
+  if (!plan_) plan_ = plan;
+}
+
+int Recovery::index_of(const std::string& node) const {
+  for (size_t i = 0; i < known_.devices.size(); ++i)
+    if (known_.devices[i].name == node) return static_cast<int>(i);
+  return -1;
+}
+
+bool Recovery::in_plan(const std::string& node) const {
+  if (!plan_) return false;
+  return std::any_of(plan_->stages.begin(), plan_->stages.end(), [&](const StageAssignment& stage) {
+    return plan_->devices[static_cast<size_t>(stage.device)] == node;
+  });
+}
+
+bool Recovery::fit(int device, double now_s) const {
+  const std::string name = name_of(device);
+  const auto unfit = unfit_.find(name);
+  return here_.contains(name) && !draining_.contains(name) &&
+         (unfit == unfit_.end() || unfit->second <= now_s);
+}
+
+// Those that are there and may take layers; the head in any case, since tokens come from it.
+PlanInput Recovery::live_input(double now_s) const {
+  std::vector<int> kept;
+  for (int i = 0; i < static_cast<int>(known_.devices.size()); ++i) {
+    if (fit(i, now_s) || i == known_.constraints.head) kept.push_back(i);
+  }
+  PlanInput live = known_;
+  live.devices.clear();
+  live.links = LinkTable(static_cast<int>(kept.size()), LinkProfile{});
+  const auto place = [&](int known) {
+    const auto found = std::find(kept.begin(), kept.end(), known);
+    return found == kept.end() ? -1 : static_cast<int>(found - kept.begin());
+  };
+  for (size_t a = 0; a < kept.size(); ++a) {
+    live.devices.push_back(known_.devices[static_cast<size_t>(kept[a])]);
+    if (!fit(kept[a], now_s)) live.devices.back().allowed = false;
+    for (size_t b = 0; b < kept.size(); ++b) {
+      if (a == b) continue;
+      const auto broken = broken_links_.find({name_of(kept[a]), name_of(kept[b])});
+      const bool usable = broken == broken_links_.end() || broken->second <= now_s;
+      live.links.set(static_cast<int>(a), static_cast<int>(b),
+                     usable ? known_.links.at(kept[a], kept[b]) : LinkProfile{});
+    }
+  }
+  live.constraints.head = place(known_.constraints.head);
+  live.constraints.excluded.clear();
+  for (const int device : known_.constraints.excluded) {
+    if (place(device) >= 0) live.constraints.excluded.push_back(place(device));
+  }
+  // Layers that were divided by hand are, where all hands are there.
+  for (ManualRange& range : live.constraints.manual) range.device = place(range.device);
+  if (std::any_of(live.constraints.manual.begin(), live.constraints.manual.end(),
+                  [](const ManualRange& range) { return range.device < 0; }))
+    live.constraints.manual.clear();
+  return live;
+}
+
+void Recovery::tell(ClusterEvent::Kind kind, double now_s, const std::string& node, std::string text,
+                    double seconds) {
+  actions_.push_back(ClusterEvent{kind, now_s, node, std::move(text), seconds});
+}
+
+void Recovery::joined(const DeviceProfile& device, const std::vector<MeasuredLink>& links, double now_s) {
+  int index = index_of(device.name);
+  if (index < 0) {
+    const LinkTable before = known_.links;
+    index = static_cast<int>(known_.devices.size());
+    known_.devices.push_back(device);
+    known_.links = LinkTable(index + 1, LinkProfile{});
+    for (int a = 0; a < index; ++a) {
+      for (int b = 0; b < index; ++b) {
+        if (a != b) known_.links.set(a, b, before.at(a, b));
+      }
+    }
+  } else {
+    known_.devices[static_cast<size_t>(index)] = device;
+  }
+  for (const MeasuredLink& link : links) {
+    const int from = index_of(link.from), to = index_of(link.to);
+    if (from < 0 || to < 0 || from == to) continue;
+    known_.links.set(from, to, link.link);
+    broken_links_.erase({link.from, link.to});
+  }
+  here_.insert(device.name);
+  draining_.erase(device.name);
+  unfit_.erase(device.name);
+  tell(ClusterEvent::Kind::kJoined, now_s, device.name, fmt::format("node {} has joined", device.name));
+  improve_ = true;
+  expected_.erase(device.name);
+  const bool all_came = state_ == State::kSettling && !was_laid_out_ && expected_.empty();
+  if (state_ == State::kDown || all_came) ask_for_plan(now_s);
+}
+
+void Recovery::lost(const std::string& node, const std::string& why, double now_s) {
+  if (here_.erase(node) == 0) return;
+  draining_.erase(node);
+  tell(ClusterEvent::Kind::kLost, now_s, node, fmt::format("node {} is lost: {}", node, why));
+  if (in_plan(node)) failures_ = 0;  // that explains them
+  const bool matters = in_plan(node) && (state_ == State::kRunning || state_ == State::kLoading);
+  // A plan that is being made counts on it.
+  const bool counted_on = state_ == State::kPlanning;
+  if (matters || counted_on) restart(fmt::format("node {} is lost", node), now_s);
+  if (state_ == State::kRunning) ++ticket_;  // a better plan that was asked for may count on it
+}
+
+void Recovery::failed(const Error& error, double now_s) {
+  if (state_ != State::kRunning) return;
+  tell(ClusterEvent::Kind::kFailed, now_s, "", error.message);
+  failure_ = error;
+  ++failures_;
+  restart(error.message, now_s);
+}
+
+void Recovery::answered() {
+  failures_ = 0;
+}
+
+void Recovery::restart(const std::string& why, double now_s) {
+  if (!suspended_) {
+    suspended_ = true;
+    stopped_s_ = now_s;
+    actions_.push_back(Suspend{why});
+  }
+  ++ticket_;
+  awaited_.clear();
+  state_ = State::kSettling;
+  plan_at_s_ = now_s + kSettle_s;
+}
+
+void Recovery::ask_for_plan(double now_s) {
+  state_ = State::kPlanning;
+  asked_ = live_input(now_s);
+  actions_.push_back(MakePlan{++ticket_, asked_, plan_});
+}
+
+void Recovery::planned(uint64_t ticket, const Result<ReplanAdvice>& advice, double now_s) {
+  if (ticket != ticket_) return;
+  if (state_ == State::kRunning) {  // a better one was looked for
+    std::vector<std::string> to_leave;
+    for (const std::string& node : draining_) {
+      if (in_plan(node)) to_leave.push_back(node);
+    }
+    if (advice.has_error()) {
+      for (const std::string& node : to_leave) {
+        draining_.erase(node);
+        tell(ClusterEvent::Kind::kRefused, now_s, node,
+             fmt::format("node {} keeps its layers: {}", node, advice.error().message));
+      }
+      return;
+    }
+    if (!advice->move) return;
+    suspended_ = true;
+    stopped_s_ = now_s;
+    actions_.push_back(Suspend{to_leave.empty() ? "layers move to where they are computed sooner"
+                                                : fmt::format("layers leave {}", fmt::join(to_leave, ", "))});
+    return load(advice->plan, now_s);
+  }
+  if (state_ != State::kPlanning) return;
+  if (advice.has_error() && !draining_.empty()) {  // better with it than not at all
+    for (const std::string& node : draining_) {
+      tell(ClusterEvent::Kind::kRefused, now_s, node,
+           fmt::format("node {} keeps its layers: {}", node, advice.error().message));
+    }
+    draining_.clear();
+    return ask_for_plan(now_s);
+  }
+  if (advice.has_error()) return go_down(advice.error().message, now_s);
+  load(advice->plan, now_s);
+}
+
+void Recovery::load(const Plan& plan, double now_s) {
+  plan_ = plan;
+  was_laid_out_ = true;
+  ++epoch_;
+  state_ = State::kLoading;
+  load_until_s_ = now_s + kLoadPatience_s;
+  awaited_.clear();
+  std::string parts;
+  for (const StageAssignment& stage : plan.stages) {
+    const std::string& node = plan.devices[static_cast<size_t>(stage.device)];
+    awaited_.insert(node);
+    if (!parts.empty()) parts += ", ";
+    parts += stage.layers() == 0
+                 ? node + " " + (stage.output ? "output head" : "embedding")
+                 : fmt::format("{} layers {}-{}", node, stage.layer_begin, stage.layer_end - 1);
+  }
+  tell(ClusterEvent::Kind::kReplanned, now_s, "", fmt::format("plan {}: {}", epoch_, parts));
+  actions_.push_back(Load{epoch_, asked_, plan});
+}
+
+void Recovery::ready(const std::string& node, uint64_t epoch, const std::string& failure,
+                     const std::string& unreachable, double now_s) {
+  if (epoch != epoch_ || state_ != State::kLoading || !awaited_.contains(node)) {
+    ++stale_;
+    return;
+  }
+  if (!failure.empty()) {
+    if (!unreachable.empty() && unreachable != node) {
+      broken_links_[{node, unreachable}] = now_s + kUnfit_s;
+      failures_ = 0;
+      tell(ClusterEvent::Kind::kLinkLost, now_s, node,
+           fmt::format("node {} cannot reach {}: {}", node, unreachable, failure));
+    } else {
+      unfit_[node] = now_s + kUnfit_s;
+      tell(ClusterEvent::Kind::kRefused, now_s, node,
+           fmt::format("node {} cannot take its layers: {}", node, failure));
+    }
+    return restart(failure, now_s);
+  }
+  awaited_.erase(node);
+  if (!awaited_.empty()) return;
+  state_ = State::kRunning;
+  suspended_ = false;
+  improve_at_s_ = now_s + kImproveEvery_s;
+  for (const std::string& leaving : draining_) {
+    if (!in_plan(leaving))
+      tell(ClusterEvent::Kind::kDrained, now_s, leaving,
+           fmt::format("node {} has no layers any more", leaving));
+  }
+  tell(ClusterEvent::Kind::kResumed, now_s, "",
+       fmt::format("answers go on after {:.2f} s (plan {})", now_s - stopped_s_, epoch_), now_s - stopped_s_);
+  actions_.push_back(Resume{epoch_});
+}
+
+Result<void> Recovery::drain(const std::string& node, double now_s) {
+  if (!here_.contains(node)) return Error{Errc::kInvalidInput, fmt::format("there is no node {}", node)};
+  if (node == name_of(known_.constraints.head))
+    return Error{Errc::kInvalidInput, fmt::format("node {} is the head: it cannot be drained", node)};
+  draining_.insert(node);
+  if (!in_plan(node))
+    tell(ClusterEvent::Kind::kDrained, now_s, node, fmt::format("node {} has no layers", node));
+  else if (state_ == State::kLoading || state_ == State::kPlanning)
+    restart(fmt::format("layers leave {}", node), now_s);
+  else
+    improve_at_s_ = now_s;
+  return {};
+}
+
+// When something that was unfit or broken may be tried again.
+double Recovery::next_chance_s() const {
+  double next = 1e300;
+  for (const auto& [node, until] : unfit_) next = std::min(next, until);
+  for (const auto& [link, until] : broken_links_) next = std::min(next, until);
+  return next;
+}
+
+void Recovery::go_down(const std::string& why, double now_s) {
+  state_ = State::kDown;
+  const double chance_s = next_chance_s() - now_s;
+  tell(ClusterEvent::Kind::kDown, now_s, "", fmt::format("no plan is possible: {}", why));
+  actions_.push_back(Down{why, chance_s > 0 && chance_s < kUnfit_s ? chance_s : kRetryAfter_s});
+}
+
+void Recovery::tick(bool quiet, double now_s) {
+  const bool chance = next_chance_s() <= now_s;
+  if (chance) {
+    std::erase_if(unfit_, [&](const auto& entry) { return entry.second <= now_s; });
+    std::erase_if(broken_links_, [&](const auto& entry) { return entry.second <= now_s; });
+    improve_ = true;
+  }
+  switch (state_) {
+    case State::kSettling:
+      if (now_s < plan_at_s_) break;
+      if (failures_ > kFailuresMax) {  // and no loss has explained it
+        failures_ = 0;
+        actions_.push_back(GiveUp{failure_});
+      }
+      ask_for_plan(now_s);
+      break;
+    case State::kDown:
+      if (chance) ask_for_plan(now_s);
+      break;
+    case State::kLoading:
+      if (now_s < load_until_s_) break;
+      for (const std::string& node : awaited_) unfit_[node] = now_s + kUnfit_s;
+      restart("loading took too long", now_s);
+      break;
+    case State::kRunning: {
+      const bool leaving = std::any_of(draining_.begin(), draining_.end(),
+                                       [&](const std::string& node) { return in_plan(node); });
+      if (now_s < improve_at_s_ || !(leaving || (improve_ && quiet))) break;
+      improve_ = false;
+      improve_at_s_ = now_s + kImproveEvery_s;
+      asked_ = live_input(now_s);
+      actions_.push_back(MakePlan{++ticket_, asked_, plan_});
+      break;
+    }
+    case State::kPlanning:
+      break;
+  }
+}
+
+}  // namespace shoal

@@ -1,0 +1,175 @@
+// What to do when devices come and go: which plan runs, who loads it, when answers stand still and when they
+// go on. Pure logic: no clock, no sockets, no planning of its own; the caller tells what happened and when
+// (seconds of one monotonic clock), takes the actions and carries them out in order (node/pipeline_keeper.h;
+// the simulation in tests/node). The planner runs where the caller likes, and its answer is an event like any
+// other.
+//
+//   running -> something in the plan is lost -> settling -> planning -> loading -> running
+//                                                               |          | lost again: settling, a higher
+//                                                               epoch no plan: down, until a device or a link
+//                                                               returns
+//
+// Each plan that is loaded has an epoch, one higher than any before. What is said about another is not heard.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <set>
+#include <string>
+#include <utility>
+#include <variant>
+#include <vector>
+
+#include "base/error.h"
+#include "planner/replan.h"
+#include "planner/types.h"
+
+namespace shoal {
+
+// Something that a person may want to know: in the log, the live page and the metrics.
+struct ClusterEvent {
+  enum class Kind : uint8_t {
+    kJoined,
+    kLost,
+    kLinkLost,
+    kFailed,
+    kReplanned,
+    kResumed,
+    kDown,
+    kDrained,
+    kRefused
+  };
+  Kind kind = Kind::kJoined;
+  double time_s = 0;
+  std::string node;    // where it is about one
+  std::string text;    // for a person
+  double seconds = 0;  // kResumed: that answers stood still
+  bool operator==(const ClusterEvent&) const = default;
+};
+const char* to_string(ClusterEvent::Kind kind);  // "joined", "lost", ...
+
+class Recovery {
+ public:
+  static constexpr double kSettle_s = 0.1;  // one loss seldom comes alone: its neighbours tell of it too
+  static constexpr double kUnfit_s = 60;    // a node that could not load, or a link that could not be made
+  static constexpr double kImproveEvery_s = 5;  // between two looks for a better plan
+  static constexpr double kLoadPatience_s = 600;
+  static constexpr double kRetryAfter_s = 10;  // told to clients where nothing better is known
+  static constexpr int kFailuresMax = 2;       // in a row, before what runs is given up
+
+  enum class State { kDown, kSettling, kPlanning, kLoading, kRunning };
+
+  // The pipeline is gone: nothing is answered until Resume.
+  struct Suspend {
+    std::string why;
+  };
+  // To be answered by planned(). `running`: what is, or was, laid out.
+  struct MakePlan {
+    uint64_t ticket = 0;
+    PlanInput live;
+    std::optional<Plan> running;
+  };
+  // All nodes of `plan` load it, and each answers ready().
+  struct Load {
+    uint64_t epoch = 0;
+    PlanInput live;
+    Plan plan;
+  };
+  struct Resume {
+    uint64_t epoch = 0;
+  };
+  // There is no plan: requests are refused until there is one.
+  struct Down {
+    std::string why;
+    double retry_after_s = 0;
+  };
+  // It failed again and again: what is under way ends with this error.
+  struct GiveUp {
+    Error error;
+  };
+  using Action = std::variant<Suspend, MakePlan, Load, Resume, Down, GiveUp, ClusterEvent>;
+
+  // `known`: all devices that may be there and the links between them, the head's index in its constraints.
+  // `epoch`: the highest there has been.
+  Recovery(PlanInput known, uint64_t epoch);
+
+  // A plan that runs already on nodes that are all there.
+  void begin_running(const Plan& plan, const std::set<std::string>& nodes);
+  // Nothing runs yet, and only the head is there: the others of `expected` have so long to come.
+  void begin_down(const std::set<std::string>& expected, double patience_s, double now_s);
+
+  // ---- What happened ----
+  // A node is there, measured. New links go both ways; those not told are as they were, or unusable.
+  struct MeasuredLink {
+    std::string from, to;
+    LinkProfile link;
+  };
+  void joined(const DeviceProfile& device, const std::vector<MeasuredLink>& links, double now_s);
+  // What a node that joins still holds, if no plan has run here yet: it is kept where it is as good.
+  void remember(const Plan& plan, uint64_t epoch);
+  void lost(const std::string& node, const std::string& why, double now_s);
+  // A step failed, or none was answered for too long, though nobody is known to be lost.
+  void failed(const Error& error, double now_s);
+  void planned(uint64_t ticket, const Result<ReplanAdvice>& advice, double now_s);
+  // `failure`: empty where the node is ready. `unreachable`: the node it could not connect to, if that is
+  // why.
+  void ready(const std::string& node, uint64_t epoch, const std::string& failure,
+             const std::string& unreachable, double now_s);
+  void answered();  // a step was: the pipeline works
+  // Takes a node's layers off it. Refused where it is not there, or the head.
+  Result<void> drain(const std::string& node, double now_s);
+  // `quiet`: nothing is being answered, so that layers may move unnoticed.
+  void tick(bool quiet, double now_s);
+
+  std::vector<Action> take_actions() { return std::exchange(actions_, {}); }
+
+  State state() const { return state_; }
+  uint64_t epoch() const { return epoch_; }
+  uint64_t stale() const { return stale_; }  // told of another epoch, and not heard
+  bool is_here(const std::string& node) const { return here_.contains(node); }
+  bool suspended() const { return suspended_; }
+  bool is_draining(const std::string& node) const { return draining_.contains(node); }
+  bool in_plan(const std::string& node) const;
+  const std::set<std::string>& here() const { return here_; }
+
+ private:
+  int index_of(const std::string& node) const;
+  std::string name_of(int device) const { return known_.devices[static_cast<size_t>(device)].name; }
+  bool fit(int device, double now_s) const;
+  PlanInput live_input(double now_s) const;
+  void restart(const std::string& why, double now_s);
+  void ask_for_plan(double now_s);
+  void load(const Plan& plan, double now_s);
+  void go_down(const std::string& why, double now_s);
+  void tell(ClusterEvent::Kind kind, double now_s, const std::string& node, std::string text,
+            double seconds = 0);
+  double next_chance_s() const;
+
+  PlanInput known_;
+  std::set<std::string> here_, draining_, expected_;
+  std::map<std::string, double> unfit_;                                 // until when
+  std::map<std::pair<std::string, std::string>, double> broken_links_;  // until when, by direction
+  State state_ = State::kDown;
+  std::optional<Plan> plan_;  // that runs or is loaded; or was, the last
+  std::set<std::string> awaited_;
+  uint64_t epoch_ = 0, ticket_ = 0, stale_ = 0;
+  PlanInput asked_;            // what the planner was given last
+  bool suspended_ = true;      // nothing is answered
+  bool was_laid_out_ = false;  // here, not only under a head before
+  bool improve_ = false;       // something came that may make a better plan
+  int failures_ = 0;
+  Error failure_;
+  double stopped_s_ = 0;  // when answers stopped
+  double plan_at_s_ = 0;  // settling: until then
+  double load_until_s_ = 0, improve_at_s_ = 0;
+  std::vector<Action> actions_;
+};
+
+// Runs the planner for an order. Takes as long as it takes; any thread.
+Result<ReplanAdvice> carry_out(const Recovery::MakePlan& order);
+
+// The stages of a plan with the device indices of `live`. Every device must be there.
+Plan reindexed(const Plan& plan, const PlanInput& live);
+
+}  // namespace shoal

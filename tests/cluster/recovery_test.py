@@ -1,0 +1,209 @@
+"""Nodes are killed, stopped, drained and brought back while answers are streamed: the answers stay those of an
+undisturbed run. docs/reliability.md says what is promised; bench/chaos.py plays the same faults at length."""
+
+import http.client
+import os
+import signal
+import subprocess
+import time
+import unittest
+
+from elastic import Elastic
+from support import ENVIRONMENT, MODEL, PROGRAM, ClusterTest, cluster_file, even_layers, processes_of, wait_until_gone
+
+LAUNCHER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "tools", "shoal-cluster")
+
+
+class Recovery(ClusterTest):
+    def whole(self, stream, expected):
+        stream.join(90)
+        self.assertFalse(stream.is_alive(), "the stream hangs")
+        self.assertIsNone(stream.error)
+        self.assertTrue(stream.ended)
+        self.assertEqual(stream.text, expected)
+
+    def test_killed_and_stopped_while_answers_stream(self):
+        with Elastic(self.folder, nodes=4) as cluster:
+            greedy, drawn = cluster.complete(200), cluster.complete(200, temperature=0.9, seed=7)
+            # Killed: a spare takes the layers.
+            streams = [cluster.stream(200), cluster.stream(200, temperature=0.9, seed=7)]
+            self.assertTrue(all(stream.wait_for_pieces(10) for stream in streams))
+            victim = cluster.used()[-1]
+            moment = time.monotonic()
+            cluster.signal(victim, signal.SIGKILL)
+            self.whole(streams[0], greedy)
+            self.whole(streams[1], drawn)
+            self.assertLess(streams[0].gap_after(moment), 10)
+            # Stopped: its system still answers, its heart does not beat.
+            stream = cluster.stream(300)
+            self.assertTrue(stream.wait_for_pieces(10))
+            victim = cluster.used()[0]
+            cluster.signal(victim, signal.SIGSTOP)
+            stream.join(90)
+            self.assertIsNone(stream.error)
+            self.assertTrue(stream.text.startswith(greedy))
+            # Gone on, it finds that it is out, and comes in again as a spare.
+            cluster.signal(victim, signal.SIGCONT)
+            cluster.wait_for(lambda: cluster.node_state(victim) in ("spare", "in use"), 20, "the stopped node's return")
+            self.assertEqual(cluster.complete(200), greedy)
+            self.assertEqual(cluster.metric("shoal_nodes_lost_total"), 2)
+            self.assertGreaterEqual(cluster.metric("shoal_recoveries_total"), 2)
+
+    def test_killed_while_it_reads_a_prompt_and_twice_at_once(self):
+        prompt = "A long story about the sea, and what lies beneath it. " * 60
+        with Elastic(self.folder, nodes=5) as cluster:
+            expected = cluster.complete(20, prompt)
+            stream = cluster.stream(20, prompt + " ")
+            other = cluster.stream(20, prompt)
+            time.sleep(0.15)
+            for victim in cluster.used()[:2]:
+                cluster.signal(victim, signal.SIGKILL)
+            self.whole(other, expected)
+            stream.join(60)
+            self.assertIsNone(stream.error)
+
+    def test_too_little_is_left(self):
+        # Each alone is too small, and so are the head and one other.
+        with Elastic(self.folder, nodes=3, memory="100MiB", context=512, sequences=1) as cluster:
+            expected = cluster.complete(40)
+            self.assertEqual(len(set(cluster.used())), 2)
+            stream = cluster.stream(400)
+            self.assertTrue(stream.wait_for_pieces(5))
+            victim = cluster.used()[0]
+            cluster.signal(victim, signal.SIGKILL)
+            stream.join(60)
+            self.assertEqual(stream.error["code"], "pipeline_unavailable")
+            status, headers, _ = cluster.request("POST", "/v1/completions", cluster.body(5))
+            self.assertEqual(status, 503)
+            self.assertGreater(int(headers["Retry-After"]), 0)
+            self.assertEqual(cluster.state(), "down")
+            cluster.start_node(victim)  # a replacement under its name
+            cluster.wait_for(lambda: cluster.state() == "running", 30, "the service's return")
+            self.assertEqual(cluster.complete(40), expected)
+
+    def test_the_head_is_killed_and_started_again(self):
+        with Elastic(self.folder, nodes=3, layers=["0-9", "10-19", "20-29"]) as cluster:
+            expected = cluster.complete(40)
+            used = set(cluster.used())
+            cluster.signal("node-0", signal.SIGKILL)
+            begun = {name: len(cluster.log(name)) for name in used}
+            moment = time.monotonic()
+            cluster.start_head()
+            cluster.wait_for(lambda: cluster.state() == "running", 15, "the second head's plan")
+            self.assertEqual(cluster.complete(40), expected)
+            self.assertLess(time.monotonic() - moment, 15)
+            for name in used:
+                self.assertRegex(cluster.log(name)[begun[name]:], r"in memory already: (\d+) of \1 layers")
+
+    def test_join_while_serving_and_drain(self):
+        with Elastic(self.folder, nodes=3) as cluster:
+            expected = cluster.complete(100)
+            self.check_who_may_come_in(cluster)
+            stream = cluster.stream(100)
+            self.assertTrue(stream.wait_for_pieces(3))
+            cluster.start_node("visitor", options=[])  # it has no model file
+            cluster.wait_for(lambda: cluster.node_state("visitor") in ("spare", "in use"), 20, "the visitor")
+            self.whole(stream, expected)
+            leaving = cluster.used()[0]
+            stream = cluster.stream(100)
+            self.assertTrue(stream.wait_for_pieces(3))
+            drained = subprocess.run([PROGRAM, "drain", leaving, "--url", f"http://127.0.0.1:{cluster.http_port}"],
+                                     capture_output=True, timeout=60, check=False)
+            self.assertEqual(drained.returncode, 0, drained.stderr)
+            self.assertNotIn(leaving, cluster.used())
+            self.whole(stream, expected)
+            # Those that are left are lost: the visitor takes the layers, which it has to fetch.
+            stream = cluster.stream(100)
+            self.assertTrue(stream.wait_for_pieces(3))
+            for name in cluster.used():
+                if name != "visitor":
+                    cluster.signal(name, signal.SIGKILL)
+            cluster.signal(leaving, signal.SIGKILL)
+            self.whole(stream, expected)
+            self.assertIn("visitor", cluster.used())
+            self.assertIn("fetched", cluster.log("visitor"))
+            refused = subprocess.run([PROGRAM, "drain", "node-0", "--url", f"http://127.0.0.1:{cluster.http_port}"],
+                                     capture_output=True, timeout=60, check=False)
+            self.assertEqual(refused.returncode, 1)
+            self.assertIn(b"is the head", refused.stderr)
+
+    def check_who_may_come_in(self, cluster):
+        """A device without a certificate does not, nor does one with a used token; a proxy's client drains nothing."""
+        def join(name, *more):
+            return subprocess.run([PROGRAM, "node", "--join", f"127.0.0.1:{cluster.port}", "--name", name, *more],
+                                  capture_output=True, text=True, timeout=30, check=False, env=cluster.environment)
+        stranger = join("stranger")
+        self.assertEqual(stranger.returncode, 2)
+        self.assertIn("shoal invite", stranger.stderr)
+        token, inviting = cluster.invite()
+        wrong = join("stranger", "--token", token[:-4] + "0123")
+        self.assertEqual(wrong.returncode, 1)
+        self.assertIn("Nothing was sent", wrong.stderr)
+        taken = join("node-0", "--token", token)
+        self.assertEqual(taken.returncode, 1)
+        self.assertIn("the head's name", taken.stderr)
+        inviting.kill()
+        late = join("stranger", "--token", token)
+        self.assertEqual(late.returncode, 1)
+        self.assertIn("nobody waits for this token", late.stderr)
+        connection = http.client.HTTPConnection("127.0.0.1", cluster.http_port, timeout=20)
+        connection.request("POST", "/cluster/drain", '{"node": "node-1"}',
+                           {"Content-Type": "application/json", "X-Forwarded-For": "10.0.0.7"})
+        self.assertEqual(connection.getresponse().status, 403)
+        connection.close()
+
+    def test_flapping_is_kept_out(self):
+        with Elastic(self.folder, nodes=2) as cluster:
+            expected = cluster.complete(20)
+            for _ in range(3):
+                cluster.start_node("moth")
+                cluster.wait_for(lambda: cluster.node_state("moth") in ("spare", "in use"), 20, "the moth")
+                cluster.signal("moth", signal.SIGKILL)
+                cluster.wait_for(lambda: cluster.node_state("moth") == "lost", 10, "the moth's loss")
+            cluster.start_node("moth")
+            cluster.wait_for(lambda: "it may come back in" in cluster.log("moth"), 20, "the quarantine")
+            self.assertEqual(cluster.node_state("moth"), "lost")
+            self.assertEqual(cluster.complete(20), expected)
+
+
+class Launcher(ClusterTest):
+    def worker(self, path, rank):
+        for pid in processes_of(path):
+            try:
+                if os.readlink(f"/proc/{pid}/exe") != os.path.realpath(PROGRAM):
+                    continue
+                with open(f"/proc/{pid}/environ", encoding="utf-8", errors="replace") as env:
+                    if f"OMPI_COMM_WORLD_RANK={rank}\0" in env.read():
+                        return pid
+            except OSError:
+                continue
+        raise AssertionError(f"no process of rank {rank}")
+
+    def start(self, path, *more):
+        return subprocess.Popen([LAUNCHER, "--quiet", "-n", "3", "--", "run", "-c", path, "-m", MODEL, "-q", "--raw", "-p",
+                                 "Once upon a time", "--temp", "0", "--ignore-eos", *more],
+                                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0,
+                                env={**ENVIRONMENT, "SHOAL_PROGRAM": PROGRAM}, start_new_session=True)
+
+    def test_a_rank_is_killed_and_the_answer_goes_on(self):
+        path = cluster_file(self.folder, 3, even_layers(3), context=1024, sequences=1)
+        expected = self.answer([MODEL, "-q", "--raw", "-p", "Once upon a time", "--temp", "0", "--ignore-eos", "-n", "400",
+                                "--context", "1024"])
+        process = self.start(path, "-n", "400")
+        begun = process.stdout.read(30)
+        os.kill(self.worker(path, 2), signal.SIGKILL)
+        rest, said = process.communicate(timeout=90)
+        self.assertEqual(process.returncode, 0, said)
+        self.assertEqual(begun + rest, expected)
+        self.assertTrue(wait_until_gone(path, 5), "a process was left")
+
+    def test_the_exit_code_is_the_heads(self):
+        path = cluster_file(self.folder, 3, even_layers(3), context=64, sequences=1)
+        process = self.start(path, "-n", "5", "--top-p", "7")
+        _, said = process.communicate(timeout=60)
+        self.assertEqual(process.returncode, 2, said)
+        self.assertTrue(wait_until_gone(path, 5), "a process was left")
+
+
+if __name__ == "__main__":
+    unittest.main()

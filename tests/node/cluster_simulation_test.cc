@@ -1,0 +1,56 @@
+// A thousand clusters with faults, simulated. One seed alone, with all that happened:
+//   SHOAL_SIMULATION_SEED=17 test_node -tc="*simulated cluster*"
+// and others than the usual thousand: SHOAL_SIMULATION_SEEDS=100000.
+#include <doctest/doctest.h>
+
+#include <cstdio>
+#include <cstdlib>
+#include <string>
+
+#include "tests/node/simulated_cluster.h"
+
+namespace shoal::test {
+namespace {
+
+#if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
+constexpr uint64_t kSeeds = 100;
+#else
+constexpr uint64_t kSeeds = 1000;
+#endif
+
+uint64_t number_of(const char* variable, uint64_t otherwise) {
+  const char* const text = std::getenv(variable);
+  return text == nullptr ? otherwise : std::strtoull(text, nullptr, 10);
+}
+
+}  // namespace
+
+TEST_CASE("a simulated cluster gives the answers of an undisturbed run whatever befalls it") {
+  const uint64_t only = number_of("SHOAL_SIMULATION_SEED", UINT64_MAX);
+  const bool one = only != UINT64_MAX;
+  const uint64_t begin = one ? only : 1,
+                 end = one ? only + 1 : 1 + number_of("SHOAL_SIMULATION_SEEDS", kSeeds);
+  int answered = 0, resumed = 0, lost = 0, stale = 0;
+  uint64_t replayed = 0;
+  for (uint64_t seed = begin; seed < end; ++seed) {
+    const SimulatedFaults faults = faults_of(seed);
+    const SimulatedClusterRun run = simulate_cluster(seed, faults);
+    CAPTURE(seed);  // SHOAL_SIMULATION_SEED=... plays it again
+    for (const std::string& wrong : run.wrong) FAIL_CHECK(wrong);
+    CHECK(run.slowest_notice_s <= 3.0);
+    if (seed % 8 == 4) CHECK(run.lost == 0);  // slow is not dead
+    answered += run.answered, resumed += run.resumed, lost += run.lost, stale += run.stale;
+    replayed += run.replayed;
+    if (one)
+      for (const std::string& line : run.log) std::printf("%s\n", line.c_str());
+  }
+  if (one) return;
+  // The faults took place, and were survived.
+  CHECK(answered > 5 * static_cast<int>(end - begin));
+  CHECK(lost > static_cast<int>(end - begin) / 2);
+  CHECK(resumed > lost / 2);
+  CHECK(replayed > 1000);
+  CHECK(stale > 0);
+}
+
+}  // namespace shoal::test

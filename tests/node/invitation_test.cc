@@ -1,0 +1,138 @@
+#include "node/invitation.h"
+
+#include <doctest/doctest.h>
+#include <sys/stat.h>
+
+#include <boost/asio/ip/tcp.hpp>
+#include <boost/asio/write.hpp>
+#include <filesystem>
+#include <future>
+
+#include "tests/support/temp_dir.h"
+
+namespace shoal {
+namespace {
+
+using namespace std::chrono_literals;
+using test::TempDir;
+
+struct Inviting {
+  explicit Inviting(const std::string& node = "", std::chrono::milliseconds patience = 20s) {
+    invitation = std::make_unique<Invitation>(
+        authority, Invitation::Options{"127.0.0.1", 0, "laptop", node, dir.file("issued")});
+    token = *InvitationToken::parse(invitation->token());
+    outcome = std::async(std::launch::async, [this, patience] { return invitation->wait(patience); });
+  }
+  Result<NodeCredentials> come(const std::string& name) {
+    return accept_invitation("127.0.0.1", token, name);
+  }
+
+  TempDir dir;
+  CertificateAuthority authority = CertificateAuthority::create("home");
+  std::unique_ptr<Invitation> invitation;
+  InvitationToken token;
+  std::future<Result<std::string>> outcome;
+};
+
+bool mentions(const std::string& text, const std::string& part) {
+  return text.find(part) != std::string::npos;
+}
+
+}  // namespace
+
+TEST_CASE("a device with the token gets a certificate of the cluster, once") {
+  Inviting head;
+  const Result<NodeCredentials> given = head.come("pi-2");
+  REQUIRE_MESSAGE(given.has_value(), given.error().message);
+  CHECK(*head.outcome.get() == "pi-2");
+  const CertificateInfo info = certificate_info(given->certificate);
+  CHECK(info.node == "pi-2");
+  CHECK(info.cluster == "home");
+  CHECK(given->authority == head.authority.certificate());
+  CHECK(mentions(head.come("pi-3").error().message, "nobody waits for this token"));
+
+  // What was given is kept for the next start, and only for its owner to read.
+  const std::string kept = head.dir.file("kept");
+  CHECK_FALSE(stored_credentials(kept).has_value());
+  store_credentials(kept, *given);
+  CHECK(stored_credentials(kept)->certificate == given->certificate);
+  CHECK(stored_credentials(kept)->key.pem() == given->key.pem());
+  struct stat status {};
+  REQUIRE(::stat((kept + "/node.key").c_str(), &status) == 0);
+  CHECK((status.st_mode & 0777) == 0600);
+  std::filesystem::permissions(kept + "/node.key", std::filesystem::perms(0644));
+  CHECK_THROWS_AS((void)stored_credentials(kept), SetupError);
+}
+
+TEST_CASE("who brings another secret, or a name that is not theirs, is turned away") {
+  Inviting head;
+  InvitationToken wrong = head.token;
+  wrong.secret[0] = wrong.secret[0] == '0' ? '1' : '0';
+  CHECK(mentions(accept_invitation("127.0.0.1", wrong, "pi-2").error().message, "another token"));
+  CHECK(mentions(head.come("laptop").error().message, "the head's name"));
+  CHECK(mentions(head.come("../pi").error().message, "a node's name is"));
+  CHECK(mentions(head.come("").error().message, "a node's name is"));
+  REQUIRE(head.come("pi-2").has_value());
+  CHECK(head.outcome.get().has_value());
+
+  // A name that was given away is given again only on purpose.
+  const auto again = [&](const std::string& node) {
+    Invitation invitation(head.authority, {"127.0.0.1", 0, "laptop", node, head.dir.file("issued")});
+    auto outcome = std::async(std::launch::async, [&] { return invitation.wait(1500ms); });
+    const auto come = accept_invitation("127.0.0.1", *InvitationToken::parse(invitation.token()), "pi-2");
+    (void)outcome.get();
+    return come;
+  };
+  CHECK(mentions(again("").error().message, "has a certificate already"));
+  CHECK(mentions(again("pi-9").error().message, "the token is for node pi-9"));
+  CHECK(again("pi-2").has_value());
+}
+
+TEST_CASE("guessing ends the invitation") {
+  Inviting head;
+  InvitationToken wrong = head.token;
+  for (int i = 0; i < 8; ++i) {
+    wrong.secret = std::string(31, 'a') + "0123456789abcdef"[i];
+    CHECK(accept_invitation("127.0.0.1", wrong, "pi-2").has_error());
+  }
+  CHECK(mentions(head.outcome.get().error().message, "other tokens"));
+  CHECK(head.come("pi-2").has_error());
+}
+
+TEST_CASE("a head that is not the token's is told nothing") {
+  Inviting real, other;
+  InvitationToken mixed = real.token;
+  mixed.port = other.token.port;
+  CHECK(mentions(accept_invitation("127.0.0.1", mixed, "pi-2").error().message, "Nothing was sent to it"));
+  CHECK(real.come("pi-2").has_value());
+  CHECK(other.come("pi-2").has_value());
+}
+
+TEST_CASE("strangers that say nothing, or nonsense, do not keep a device out") {
+  Inviting head;
+  boost::asio::io_context io;
+  std::vector<boost::asio::ip::tcp::socket> strangers;
+  for (int i = 0; i < 8; ++i) {
+    strangers.emplace_back(io).connect({boost::asio::ip::make_address("127.0.0.1"), head.token.port});
+    if (i % 2 == 1) boost::asio::write(strangers.back(), boost::asio::buffer("GET / HTTP/1.1\r\n\r\n", 18));
+  }
+  CHECK(head.come("pi-2").has_value());
+  CHECK(head.outcome.get().has_value());
+}
+
+TEST_CASE("an invitation ends by itself") {
+  Inviting head("", 50ms);
+  CHECK(mentions(head.outcome.get().error().message, "in time"));
+}
+
+TEST_CASE("what is no token is refused") {
+  const std::string good = "shoal1.7000." + std::string(32, 'a') + "." + std::string(64, 'b');
+  CHECK(InvitationToken::parse(good)->port == 7000);
+  CHECK(InvitationToken::parse(good)->text() == good);
+  for (const std::string& bad : {std::string(), good.substr(1), good + "0", "shoal1.0." + good.substr(12),
+                                 "shoal1.70000." + good.substr(12), "shoal1.-1." + good.substr(12),
+                                 "shoal1.." + good.substr(12), good.substr(0, 30), good + ".x"})
+    CHECK_MESSAGE(InvitationToken::parse(bad).has_error(), bad);
+}
+
+}  // namespace shoal

@@ -1,0 +1,319 @@
+#include "node/recovery.h"
+
+#include <doctest/doctest.h>
+
+#include "planner/planner.h"
+
+namespace shoal {
+namespace {
+
+constexpr uint64_t kMiB = 1 << 20;
+
+// A model of 12 layers of 10 MiB on devices of so many MiB; any two linked.
+PlanInput cluster_of(const std::vector<std::pair<std::string, uint64_t>>& devices) {
+  PlanInput input;
+  input.model.n_layer = 12;
+  input.model.n_embd = 64;
+  input.model.layer_bytes.assign(12, 10 * kMiB);
+  input.model.layer_kv_bytes.assign(12, kMiB);
+  input.model.embedding_bytes = input.model.output_bytes = kMiB;
+  input.model.hidden_bytes_per_row = 256;
+  for (const auto& [name, mib] : devices) {
+    DeviceProfile device;
+    device.name = name;
+    device.memory_bytes = mib * kMiB;
+    device.decode_layer = {{1, 1e-3}};
+    device.output_head = {{1, 1e-3}};
+    device.prefill_layer_row_seconds = 5e-4;
+    input.devices.push_back(device);
+  }
+  const int n = static_cast<int>(devices.size());
+  input.links = LinkTable(n, {1e-3, 1e8});
+  return input;
+}
+
+// A head of 50 MiB with three others of 60: any three of the four hold the model, with the head.
+struct Drill {
+  PlanInput known = cluster_of({{"head", 50}, {"a", 60}, {"b", 60}, {"c", 60}});
+  Recovery recovery{known, 1};
+  std::vector<std::string> log;
+  std::optional<Recovery::MakePlan> asked;
+  std::optional<Recovery::Load> load;
+  bool runs = false;
+  std::string down;
+  int given_up = 0;
+  double now_s = 0;
+
+  Drill() {
+    recovery.begin_running(make_plan(known), {"head", "a", "b", "c"});
+    runs = true;
+  }
+  void act() {
+    for (const Recovery::Action& action : recovery.take_actions()) {
+      if (std::holds_alternative<Recovery::Suspend>(action)) runs = false;
+      if (const auto* order = std::get_if<Recovery::MakePlan>(&action)) asked = *order;
+      if (const auto* order = std::get_if<Recovery::Load>(&action)) load = *order;
+      if (std::holds_alternative<Recovery::Resume>(action)) runs = true, down.clear();
+      if (const auto* order = std::get_if<Recovery::Down>(&action)) {
+        down = order->why;
+        CHECK(order->retry_after_s > 0);
+      }
+      if (std::holds_alternative<Recovery::GiveUp>(action)) ++given_up;
+      if (const auto* event = std::get_if<ClusterEvent>(&action)) log.push_back(event->text);
+    }
+  }
+  // Time passes and the planner answers.
+  void pass(double seconds, bool quiet = false) {
+    for (const double end_s = now_s + seconds; now_s < end_s; now_s += 0.1) {
+      recovery.tick(quiet, now_s);
+      act();
+      if (!asked) continue;
+      const Recovery::MakePlan order = *asked;
+      asked.reset();
+      recovery.planned(order.ticket, carry_out(order), now_s);
+      act();
+    }
+  }
+  std::vector<std::string> nodes() const {
+    std::vector<std::string> names;
+    for (const StageAssignment& stage : load->plan.stages)
+      names.push_back(load->plan.devices[static_cast<size_t>(stage.device)]);
+    return names;
+  }
+  void all_ready() {
+    const Recovery::Load order = *load;
+    for (const std::string& node : nodes()) recovery.ready(node, order.epoch, "", "", now_s);
+    act();
+  }
+  void lose(const std::string& node) {
+    recovery.lost(node, "it was unplugged", now_s);
+    act();
+  }
+  std::string used() const {  // a node of the running plan that is not the head
+    for (const char* name : {"a", "b", "c"})
+      if (recovery.in_plan(name)) return name;
+    return "";
+  }
+};
+
+DeviceProfile device(const PlanInput& known, const std::string& name) {
+  for (const DeviceProfile& each : known.devices)
+    if (each.name == name) return each;
+  FAIL("no such device");
+  return {};
+}
+
+std::vector<Recovery::MeasuredLink> links_of(const std::string& name,
+                                             const std::vector<std::string>& others) {
+  std::vector<Recovery::MeasuredLink> links;
+  for (const std::string& other : others) {
+    links.push_back({name, other, {1e-3, 1e8}});
+    links.push_back({other, name, {1e-3, 1e8}});
+  }
+  return links;
+}
+
+}  // namespace
+
+TEST_CASE("a lost stage: answers stop, the rest load under the next epoch, answers go on") {
+  Drill drill;
+  const std::string lost = drill.used();
+  drill.lose(lost);
+  CHECK_FALSE(drill.runs);
+  drill.pass(0.5);
+  REQUIRE(drill.load.has_value());
+  CHECK(drill.load->epoch == 2);
+  for (const std::string& node : drill.nodes()) CHECK(node != lost);
+  drill.all_ready();
+  CHECK(drill.runs);
+  CHECK(drill.recovery.epoch() == 2);
+  CHECK(drill.log.back().find("answers go on after") != std::string::npos);
+}
+
+TEST_CASE("a second loss while loading: the next epoch, and what the first says is stale") {
+  Drill drill;
+  drill.lose(drill.used());
+  drill.pass(0.5);
+  const Recovery::Load first = *drill.load;
+  // With two devices of 60 and the head there is room; with one there is none.
+  std::string second;
+  for (const std::string& node : drill.nodes())
+    if (node != "head") second = node;
+  drill.lose(second);
+  drill.pass(0.5);
+  CHECK_FALSE(drill.runs);
+  CHECK_FALSE(drill.down.empty());
+  const uint64_t stale = drill.recovery.stale();
+  drill.recovery.ready("head", first.epoch, "", "", drill.now_s);
+  CHECK(drill.recovery.stale() == stale + 1);
+  CHECK_FALSE(drill.runs);
+  // One comes back.
+  drill.recovery.joined(device(drill.known, second), links_of(second, {"head", "a", "b", "c"}), drill.now_s);
+  drill.act();
+  drill.pass(0.5);
+  CHECK(drill.load->epoch == 3);
+  drill.all_ready();
+  CHECK(drill.runs);
+  CHECK(drill.down.empty());
+}
+
+TEST_CASE("a spare that is lost stops nothing") {
+  Drill drill;
+  std::string spare;
+  for (const char* name : {"a", "b", "c"})
+    if (!drill.recovery.in_plan(name)) spare = name;
+  if (spare.empty()) return;  // the planner uses all
+  drill.lose(spare);
+  drill.pass(1);
+  CHECK(drill.runs);
+  CHECK_FALSE(drill.load.has_value());
+}
+
+TEST_CASE("a link that cannot be made is planned around, and tried again later") {
+  Drill drill;
+  drill.lose(drill.used());
+  drill.pass(0.5);
+  const std::vector<std::string> nodes = drill.nodes();
+  REQUIRE(nodes.size() >= 3);
+  const std::string from = nodes[1], to = nodes[2];
+  drill.recovery.ready(from, drill.load->epoch, to + " does not answer", to, drill.now_s);
+  drill.act();
+  drill.load.reset();
+  drill.pass(0.5);
+  REQUIRE(drill.load.has_value());
+  const std::vector<std::string> around = drill.nodes();
+  for (size_t i = 0; i + 1 < around.size(); ++i) CHECK_FALSE((around[i] == from && around[i + 1] == to));
+  drill.all_ready();
+  CHECK(drill.runs);
+}
+
+TEST_CASE("a node that cannot load is left out; where it is needed, service resumes when it may try again") {
+  Drill drill;
+  drill.lose(drill.used());
+  drill.pass(0.5);
+  std::string full;
+  for (const std::string& node : drill.nodes())
+    if (node != "head") full = node;
+  drill.recovery.ready(full, drill.load->epoch, "out of memory", "", drill.now_s);
+  drill.act();
+  drill.load.reset();
+  drill.pass(1);
+  CHECK_FALSE(drill.down.empty());
+  drill.pass(Recovery::kUnfit_s + 1);
+  REQUIRE(drill.load.has_value());
+  drill.all_ready();
+  CHECK(drill.runs);
+}
+
+TEST_CASE("a step that fails again and again ends what runs, and the pipeline is made anew all the same") {
+  Drill drill;
+  for (int i = 0; i <= Recovery::kFailuresMax; ++i) {
+    CHECK(drill.given_up == 0);
+    drill.load.reset();
+    drill.recovery.failed({Errc::kBadFrame, "hidden is not finite"}, drill.now_s);
+    drill.act();
+    drill.pass(0.5);
+    drill.all_ready();
+    CHECK(drill.runs);
+  }
+  CHECK(drill.given_up == 1);
+  // Failures that a loss explains are no reason.
+  for (int i = 0; i <= 2 * Recovery::kFailuresMax; ++i) {
+    drill.recovery.failed({Errc::kPeerLost, "the link to a stage is lost"}, drill.now_s);
+    drill.act();
+    const std::string lost = drill.used();
+    drill.lose(lost);
+    drill.recovery.joined(device(drill.known, lost), links_of(lost, {"head", "a", "b", "c"}), drill.now_s);
+    drill.pass(0.5);
+    drill.all_ready();
+    CHECK(drill.runs);
+  }
+  CHECK(drill.given_up == 1);
+}
+
+TEST_CASE("draining moves the layers first, and is refused where nobody else can hold them") {
+  Drill drill;
+  const std::string leaving = drill.used();
+  REQUIRE(drill.recovery.drain(leaving, drill.now_s).has_value());
+  drill.pass(1);
+  REQUIRE(drill.load.has_value());
+  for (const std::string& node : drill.nodes()) CHECK(node != leaving);
+  drill.all_ready();
+  CHECK(drill.runs);
+  CHECK_FALSE(drill.recovery.in_plan(leaving));
+  const std::string other = drill.used();
+  drill.load.reset();
+  REQUIRE(drill.recovery.drain(other, drill.now_s).has_value());
+  drill.pass(6);
+  CHECK_FALSE(drill.load.has_value());
+  CHECK(drill.runs);
+  CHECK_FALSE(drill.recovery.is_draining(other));
+  CHECK(drill.recovery.drain("head", drill.now_s).has_error());
+  CHECK(drill.recovery.drain("nobody", drill.now_s).has_error());
+}
+
+TEST_CASE("a faster device is used at a quiet moment, not before") {
+  Drill drill;
+  DeviceProfile fast = device(drill.known, "a");
+  fast.name = "fast";
+  fast.memory_bytes = 400 * kMiB;
+  fast.decode_layer = {{1, 1e-5}};
+  fast.output_head = {{1, 1e-5}};
+  drill.recovery.joined(fast, links_of("fast", {"head", "a", "b", "c"}), drill.now_s);
+  drill.act();
+  drill.pass(20, /*quiet=*/false);
+  CHECK_FALSE(drill.load.has_value());
+  drill.pass(20, /*quiet=*/true);
+  REQUIRE(drill.load.has_value());
+  drill.all_ready();
+  CHECK(drill.runs);
+  CHECK(drill.recovery.in_plan("fast"));
+}
+
+TEST_CASE("a head alone waits for the nodes it knows and takes up the plan that they still hold") {
+  const PlanInput known = cluster_of({{"head", 50}, {"a", 60}, {"b", 60}, {"c", 60}});
+  Drill before;
+  Recovery recovery(known, 0);
+  recovery.begin_down({"a", "b", "c"}, 5, 0);
+  recovery.remember(make_plan(known), 7);
+  double now_s = 0;
+  std::vector<std::string> here = {"head"};
+  for (const char* name : {"a", "b", "c"}) {
+    now_s += 0.3;
+    recovery.tick(true, now_s);
+    recovery.joined(device(known, name), links_of(name, here), now_s);
+    here.emplace_back(name);
+  }
+  std::optional<Recovery::MakePlan> asked;
+  for (const Recovery::Action& action : recovery.take_actions())
+    if (const auto* order = std::get_if<Recovery::MakePlan>(&action)) asked = *order;
+  REQUIRE(asked.has_value());  // at once: all are there
+  recovery.planned(asked->ticket, carry_out(*asked), now_s);
+  for (const Recovery::Action& action : recovery.take_actions()) {
+    if (const auto* load = std::get_if<Recovery::Load>(&action)) {
+      CHECK(load->epoch == 8);
+      CHECK(canonical_plan_text(load->plan) == canonical_plan_text(make_plan(known)));
+    }
+  }
+  CHECK(recovery.state() == Recovery::State::kLoading);
+}
+
+TEST_CASE("layers divided by hand stay so while all hands are there, and again when they are back") {
+  PlanInput known = cluster_of({{"head", 80}, {"a", 80}, {"b", 80}});
+  known.constraints.manual = {{0, 0, 4}, {1, 4, 8}, {2, 8, 12}};
+  Recovery recovery(known, 1);
+  recovery.begin_running(make_plan(known), {"head", "a", "b"});
+  recovery.lost("b", "gone", 0);
+  recovery.tick(false, 1);
+  for (const Recovery::Action& action : recovery.take_actions()) {
+    const auto* order = std::get_if<Recovery::MakePlan>(&action);
+    if (order == nullptr) continue;
+    CHECK(order->live.constraints.manual.empty());
+    const Result<ReplanAdvice> advice = carry_out(*order);
+    REQUIRE(advice.has_value());
+    recovery.planned(order->ticket, advice, 1);
+  }
+  CHECK(recovery.state() == Recovery::State::kLoading);
+}
+
+}  // namespace shoal
