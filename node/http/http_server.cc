@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <boost/asio/co_spawn.hpp>
 #include <boost/asio/detached.hpp>
+#include <boost/asio/io_context.hpp>
 #include <boost/asio/redirect_error.hpp>
 #include <boost/asio/use_awaitable.hpp>
 #include <charconv>
@@ -38,7 +39,32 @@ int open_spare() {
   return ::open("/dev/null", O_RDONLY | O_CLOEXEC);
 }
 
+// Throws SetupError.
+void bind_to(tcp::acceptor& acceptor, const tcp::endpoint& endpoint) {
+  error_code error;
+  acceptor.open(endpoint.protocol(), error);
+  if (!error) acceptor.set_option(tcp::acceptor::reuse_address(true), error);
+  if (!error) acceptor.bind(endpoint, error);
+  if (!error) acceptor.listen(tcp::acceptor::max_listen_connections, error);
+  if (!error) return;
+  const std::string host = endpoint.address().to_string();
+  const char* way_out = error == asio::error::address_in_use
+                            ? ": another program has it; choose another port (--listen, or serve.listen in the "
+                              "cluster file; port 0 takes a free one)"
+                            : "";
+  throw SetupError(fmt::format("cannot listen on {}:{}: {}{}",
+                               endpoint.address().is_v6() ? fmt::format("[{}]", host) : host, endpoint.port(),
+                               error.message(), way_out),
+                   kExitFailed);
+}
+
 }  // namespace
+
+void check_free(const tcp::endpoint& endpoint) {
+  asio::io_context io;
+  tcp::acceptor acceptor(io);
+  bind_to(acceptor, endpoint);
+}
 
 tcp::endpoint parse_listen(const std::string& text, const std::string& what) {
   const auto fail = [&](const std::string& why) {
@@ -73,16 +99,7 @@ HttpServer::~HttpServer() {
 
 tcp::endpoint HttpServer::listen(const tcp::endpoint& endpoint) {
   return io_.call([&] {
-    error_code error;
-    acceptor_.open(endpoint.protocol(), error);
-    if (!error) acceptor_.set_option(tcp::acceptor::reuse_address(true), error);
-    if (!error) acceptor_.bind(endpoint, error);
-    if (!error) acceptor_.listen(tcp::acceptor::max_listen_connections, error);
-    if (error) {
-      throw SetupError(fmt::format("cannot listen on {}:{}: {}", endpoint.address().to_string(),
-                                   endpoint.port(), error.message()),
-                       kExitFailed);
-    }
+    bind_to(acceptor_, endpoint);
     loops_ = 2;
     asio::co_spawn(io_.executor(), accept_loop(), asio::detached);
     asio::co_spawn(io_.executor(), sweep(), asio::detached);

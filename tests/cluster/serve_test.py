@@ -443,6 +443,16 @@ class Doors(ClusterTest):
         self.refused([MODEL, "--allow-origin", "*"], "without API keys", "--api-key-file")
         self.refused([MODEL, "--api-key-file", self.key_file(0o644)], "chmod 600")
         self.refused([MODEL, "--api-key-file", self.folder + "/none"], "no such key file")
+        with socket.socket() as other:
+            other.bind(("127.0.0.1", 0))
+            other.listen()
+            port = other.getsockname()[1]
+            path = cluster_file(self.folder, 2)
+            result = run(["serve", "-c", path, "-m", MODEL, "--listen", f"127.0.0.1:{port}"], 2)
+        self.assertNotEqual(result.returncode, 0)
+        self.assertIn(f"cannot listen on 127.0.0.1:{port}", result.stderr.decode())
+        self.assertIn("another program has it; choose another port", result.stderr.decode())
+        self.assertNotIn("measuring", result.stderr.decode())  # it is said before that
         path = cluster_file(self.folder, 1)
         with open(path, "a", encoding="ascii") as out:
             out.write("serve: {listn: 127.0.0.1:1}\n")
