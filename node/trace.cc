@@ -103,8 +103,8 @@ void Trace::write() {
                     microseconds(event.time_s), kProcess));
   }
   for (const TracedRequest& request : requests) put_request(request);
-  // Whole at all times, so that a process that is killed leaves a file that can be read; what follows goes over
-  // the end.
+  // Whole at all times, so that a process that is killed leaves a file that can be read; what follows goes
+  // over the end.
   if (seeks_) out_ << kEnd;
   out_.flush();
   if (seeks_) out_.seekp(-static_cast<std::streamoff>(kEnd.size()), std::ios::cur);

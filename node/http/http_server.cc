@@ -48,10 +48,11 @@ void bind_to(tcp::acceptor& acceptor, const tcp::endpoint& endpoint) {
   if (!error) acceptor.listen(tcp::acceptor::max_listen_connections, error);
   if (!error) return;
   const std::string host = endpoint.address().to_string();
-  const char* way_out = error == asio::error::address_in_use
-                            ? ": another program has it; choose another port (--listen, or serve.listen in the "
-                              "cluster file; port 0 takes a free one)"
-                            : "";
+  const char* way_out =
+      error == asio::error::address_in_use
+          ? ": another program has it; choose another port (--listen, or serve.listen in the "
+            "cluster file; port 0 takes a free one)"
+          : "";
   throw SetupError(fmt::format("cannot listen on {}:{}: {}{}",
                                endpoint.address().is_v6() ? fmt::format("[{}]", host) : host, endpoint.port(),
                                error.message(), way_out),

@@ -100,7 +100,8 @@ struct HttpCounters {
 // "127.0.0.1:8080", "[::1]:8080" or "localhost:8080". Throws SetupError naming `what`.
 boost::asio::ip::tcp::endpoint parse_listen(const std::string& text, const std::string& what);
 
-// Throws SetupError if a server could not listen there now, so that it is said before long work and not after.
+// Throws SetupError if a server could not listen there now, so that it is said before long work and not
+// after.
 void check_free(const boost::asio::ip::tcp::endpoint& endpoint);
 
 class HttpConnection;

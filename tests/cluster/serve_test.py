@@ -202,7 +202,7 @@ class Answers(OneServer):
             reader.connect(("127.0.0.1", self.server.port))
             reader.settimeout(60)
             payload = json.dumps(body).encode()
-            reader.sendall(b"POST %s HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
+            reader.sendall(b"POST %s HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
                            b"Content-Length: %d\r\nConnection: close\r\n\r\n%s" % (TEXT.encode(), len(payload), payload))
             answer = b""
 

@@ -336,6 +336,7 @@ TEST_CASE("where no file is left to open, those who idle make room, and a newcom
     running.handler.release();
     CHECK(has(a.read_until("200 OK"), "200 OK"));
     CHECK(has(b.read_until("200 OK"), "200 OK"));
+    std::this_thread::sleep_for(100ms);  // until the server knows that they idle
     CHECK(has(d.connect().send(get("/echo?zebra")).read_until("zebra"), "200 OK"));
   }
   CHECK(running.counters().refused == 1);

@@ -84,7 +84,7 @@ TEST_CASE("a sequence has one decode row in flight; sequences form groups that k
 }
 
 TEST_CASE("those whose tokens are known are shared evenly among the groups that are not under way") {
-  Scheduler scheduler({.steps_in_flight_max = 4, .rows_max = 128}, even_model(2, 10e-3, 5e-3));
+  Scheduler scheduler({.steps_in_flight_max = 4, .rows_max = 128}, even_model(2, 10e-3, 3e-3));
   start_decoding(scheduler, 6);
   const auto first = scheduler.next_step(0), second = scheduler.next_step(0);
   REQUIRE(second);
