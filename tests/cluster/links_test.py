@@ -78,11 +78,15 @@ class Capture:
         self.socket.close()
 
     def between(self, ports):
-        """The TCP payloads from or to these ports. Called when all was sent; the reader may be behind."""
-        count = -1
-        while count != len(self.packets):
-            count = len(self.packets)
-            time.sleep(0.5)
+        """The TCP payloads from or to these ports. Called when all was sent; the reader may be behind, so it waits for a
+        packet of its own (there is always traffic: signs of life, other programs)."""
+        mark, deadline = os.urandom(16), time.monotonic() + 30
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+            while not any(packet.endswith(mark) for packet in self.packets):
+                if time.monotonic() > deadline:
+                    raise AssertionError("the capture does not see what is sent")
+                sender.sendto(mark, ("127.0.0.1", 9))
+                time.sleep(0.2)
         payloads = []
         for packet in self.packets:
             ip = packet[14:]
