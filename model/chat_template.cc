@@ -98,6 +98,54 @@ Value arguments_as_text(const Value& messages) {
   return jinja::given_list(std::move(out));
 }
 
+// A text, if an empty one, in every message, for templates that look into it.
+Value without_null_content(const Value& messages) {
+  std::vector<Value> out;
+  for (const Value& message : messages.list().items) {
+    const Value* content = member(message, "content");
+    const bool null = content != nullptr && content->is(Value::Kind::kNone);
+    out.push_back(null ? with_member(message, "content", text("", true)) : message);
+  }
+  return jinja::given_list(std::move(out));
+}
+
+// The definitions as JSON in the first message, of the system, which is made if there is none.
+Value with_tools_in_system(const Value& messages, const Value& tools) {
+  jinja::Budget budget(SIZE_MAX, SIZE_MAX);
+  std::vector<Value> items = messages.list().items;
+  if (items.empty() || !has_role(items[0], "system")) {
+    items.insert(items.begin(), mapping({{"role", text("system", true)}, {"content", text("", true)}}));
+  }
+  items[0] = with_member(items[0], "tools", Value(jinja::to_json(tools, {}, budget)));
+  return jinja::given_list(std::move(items));
+}
+
+// Earlier tool calls as the end of their message's content, written as ToolCallForm::kMarked says.
+Value calls_as_content(const Value& messages, bool closed) {
+  jinja::Budget budget(SIZE_MAX, SIZE_MAX);
+  std::vector<Value> out;
+  for (const Value& message : messages.list().items) {
+    const Value* calls = member(message, "tool_calls");
+    if (calls == nullptr || !calls->is(Value::Kind::kList) || calls->list().items.empty()) {
+      out.push_back(message);
+      continue;
+    }
+    std::vector<Value> functions;
+    for (const Value& call : calls->list().items) {
+      const Value* function = member(call, "function");
+      if (function != nullptr) functions.push_back(*function);
+    }
+    const Value* content = member(message, "content");
+    MarkedText written =
+        content != nullptr && content->is(Value::Kind::kString) ? content->text() : MarkedText();
+    written.append("<|tool_call|>", true);
+    written.append(jinja::to_json(jinja::given_list(std::move(functions)), {}, budget));
+    if (closed) written.append("<|/tool_call|>", true);
+    out.push_back(with_member(message, "content", Value(std::move(written))));
+  }
+  return jinja::given_list(std::move(out));
+}
+
 std::vector<PromptPiece> pieces_of(const MarkedText& rendered) {
   std::vector<PromptPiece> pieces;
   for (size_t begin = 0; begin < rendered.size();) {
@@ -112,6 +160,7 @@ std::vector<PromptPiece> pieces_of(const MarkedText& rendered) {
 ToolCallForm form_in(std::string_view jinja) {
   const auto writes = [&](std::string_view part) { return jinja.find(part) != std::string_view::npos; };
   if (writes("<tool_call>")) return ToolCallForm::kHermes;
+  if (writes("<|tool_call|>") || writes("<|tool|>")) return ToolCallForm::kMarked;
   if (writes("[TOOL_CALLS]")) return ToolCallForm::kMistral;
   if (writes("<|python_tag|>") || writes("Environment: ipython")) return ToolCallForm::kLlama;
   return ToolCallForm::kNone;
@@ -134,7 +183,9 @@ ChatConversation conversation_of(const std::vector<ChatMessage>& messages) {
 struct ChatTemplate::Impl {
   ChatTemplateSource source;
   jinja::Block block, block_for_tools;
-  bool folds_system = false, takes_tools = false, takes_tool_messages = false, arguments_as_text = false;
+  bool folds_system = false, takes_tools = false, takes_tool_messages = false;
+  // What is changed for the template's sake.
+  bool tools_in_system = false, arguments_as_text = false, no_null_content = false, calls_as_content = false;
 
   explicit Impl(ChatTemplateSource given) : source(std::move(given)) {
     block = parse(source.jinja, "tokenizer.chat_template");
@@ -173,6 +224,14 @@ struct ChatTemplate::Impl {
     };
     Value messages = folds_system ? fold_system(conversation.messages) : conversation.messages;
     if (arguments_as_text) messages = shoal::arguments_as_text(messages);
+    if (no_null_content) messages = without_null_content(messages);
+    if (calls_as_content) {
+      messages =
+          shoal::calls_as_content(messages, /*closed=*/source.jinja.find("<|/tool") != std::string::npos);
+    }
+    if (tools_in_system && conversation.tools.is(Value::Kind::kList)) {
+      messages = with_tools_in_system(messages, conversation.tools);
+    }
     size_t size = jinja::weight(messages) + jinja::weight(conversation.tools);
     set("messages", std::move(messages));
     set("tools", conversation.tools);
@@ -203,12 +262,27 @@ struct ChatTemplate::Impl {
     }
   }
 
+  // The same with one of the changes, which stays if it helps.
+  bool shows_with(bool& change, const ChatConversation& conversation,
+                  std::initializer_list<std::string_view> marks) {
+    change = true;
+    change = shows(conversation, marks);
+    return change;
+  }
+
+  bool shows_calls(const ChatConversation& conversation) const {
+    return shows(conversation, {"probe-value", "probe-result"});
+  }
+  bool shows_calls_with(bool& change, const ChatConversation& conversation) {
+    change = true;
+    change = shows_calls(conversation);
+    return change;
+  }
+
   void probe() {
     const std::vector<ChatMessage> with_system = {{"system", "probe-system"}, {"user", "probe-user"}};
     if (!shows(conversation_of(with_system), {"probe-system", "probe-user"})) {
-      folds_system = true;
-      folds_system = shows(conversation_of(with_system), {"probe-system", "probe-user"});
-      if (folds_system) {
+      if (shows_with(folds_system, conversation_of(with_system), {"probe-system", "probe-user"})) {
         spdlog::info(
             "the chat template of {} takes no system message: its text goes in front of the first user "
             "message",
@@ -222,7 +296,8 @@ struct ChatTemplate::Impl {
                                                       {"parameters", parameters}})}});
     ChatConversation conversation = conversation_of({{"user", "probe-user"}});
     conversation.tools = jinja::given_list({tool});
-    takes_tools = shows(conversation, {"probe_tool", "probe-user"});
+    const std::initializer_list<std::string_view> tool_marks = {"probe_tool", "probe-user"};
+    takes_tools = shows(conversation, tool_marks) || shows_with(tools_in_system, conversation, tool_marks);
 
     // An id as Mistral's templates insist on: nine letters and digits.
     const Value call = mapping(
@@ -239,12 +314,15 @@ struct ChatTemplate::Impl {
                              {"tool_call_id", text("probe1234")},
                              {"content", text("probe-result")}}));
     conversation.messages = jinja::given_list(std::move(items));
-    const auto takes = [&] { return shows(conversation, {"probe-value", "probe-result"}); };
-    takes_tool_messages = takes();
+    takes_tool_messages = shows_calls(conversation) || shows_calls_with(arguments_as_text, conversation) ||
+                          shows_calls_with(no_null_content, conversation);
     if (takes_tool_messages) return;
     arguments_as_text = true;
-    takes_tool_messages = takes();
-    arguments_as_text = takes_tool_messages;
+    takes_tool_messages = arguments_as_text = shows_calls_with(no_null_content, conversation);
+    if (!takes_tool_messages && takes_tools &&
+        form_in(jinja_of(/*with_tools=*/true)) == ToolCallForm::kMarked) {
+      takes_tool_messages = shows_calls_with(calls_as_content, conversation);
+    }
   }
 };
 

@@ -7,6 +7,10 @@
 // drops system messages gets them in front of the first user message, with a blank line between. A template
 // that cannot be parsed is an error, never a guess.
 //
+// Definitions of tools go, if the template looks for them there, into the system message (Phi-4-mini), and
+// earlier calls that it does not write itself into the content, in the form that the model writes them
+// (Granite 3).
+//
 // Where a file has a second template for tools (tokenizer.chat_template.tool_use) that one renders the
 // conversations that have tools.
 #pragma once
@@ -51,7 +55,9 @@ enum class ToolCallForm {
   kNone,     // no form that is known: calls stay text
   kHermes,   // <tool_call>{"name": ..., "arguments": {...}}</tool_call> (Hermes, Qwen)
   kLlama,    // {"name": ..., "parameters": {...}}, perhaps behind <|python_tag|> (Llama 3.1)
-  kMistral,  // [TOOL_CALLS][{"name": ..., "arguments": {...}}, ...]
+  kMistral,  // [TOOL_CALLS][{"name": ..., "arguments": {...}}, ...], or [TOOL_CALLS]NAME[ARGS]{...} for each
+  kMarked,   // <|tool_call|>[{"name": ..., "arguments": {...}}, ...] (Granite 3), and <|/tool_call|>
+             // (Phi-4-mini)
 };
 
 struct ChatTemplateSource {

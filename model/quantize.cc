@@ -4,13 +4,13 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstdlib>
 #include <span>
 
 #include "base/error.h"
 #include "base/units.h"
 #include "model/gguf_output.h"
 #include "model/gguf_reader.h"
+#include "model/quantize_types.h"
 #include "tensor/format.h"
 
 namespace shoal {
@@ -18,172 +18,29 @@ namespace {
 
 constexpr int64_t kPieceElements = int64_t{4} << 20;  // of a tensor in memory at once, as floats
 
-// In a mixture some matrices get more bits: those whose name holds `tensor`, in some layers. Of several rules
-// that fit the first counts.
-enum class Where { kAll, kFirstTwo, kFirstFour, kFirstSixteenth, kFirstEighth, kSpread };
-struct Extra {
-  const char* tensor;
-  Where where;
-  TensorType type;
-};
-
-// `file_type` is general.file_type (llama.cpp's enum llama_ftype).
-struct Preset {
-  const char* name;
-  TensorType type;
-  uint32_t file_type;
-  std::vector<Extra> extras = {};
-};
-
-constexpr const char* kValue = "attn_v.weight";  // and, where it is fused with others, attn_qkv
-constexpr const char* kOutput = "attn_output.weight";
-constexpr const char* kDown = "ffn_down";
-
-const std::vector<Preset>& presets() {
-  using enum TensorType;
-  static const std::vector<Preset> all = {
-      {"F16", kF16, 1},
-      {"BF16", kBF16, 32},
-      {"Q8_0", kQ8_0, 7},
-      {"Q6_K", kQ6_K, 18},
-      {"Q5_K", kQ5_K, 16},
-      {"Q5_K_S", kQ5_K, 16},
-      {"Q5_K_M", kQ5_K, 17, {{kValue, Where::kSpread, kQ6_K}, {kDown, Where::kSpread, kQ6_K}}},
-      {"Q5_1", kQ5_1, 9},
-      {"Q5_0", kQ5_0, 8},
-      {"Q4_K", kQ4_K, 14},
-      {"Q4_K_S", kQ4_K, 14, {{kValue, Where::kFirstFour, kQ5_K}, {kDown, Where::kFirstEighth, kQ5_K}}},
-      {"Q4_K_M", kQ4_K, 15, {{kValue, Where::kSpread, kQ6_K}, {kDown, Where::kSpread, kQ6_K}}},
-      {"Q4_1", kQ4_1, 3},
-      {"Q4_0", kQ4_0, 2},
-      {"IQ4_NL", kIQ4_NL, 25},
-      {"IQ4_XS", kIQ4_XS, 30},
-      {"MXFP4", kMXFP4, 38},
-      {"Q3_K", kQ3_K, 11},
-      {"Q3_K_S", kQ3_K, 11},
-      {"Q3_K_M",
-       kQ3_K,
-       12,
-       {{kValue, Where::kFirstTwo, kQ5_K},
-        {kValue, Where::kAll, kQ4_K},
-        {kDown, Where::kFirstSixteenth, kQ5_K},
-        {kDown, Where::kAll, kQ4_K},
-        {kOutput, Where::kAll, kQ4_K}}},
-      {"Q3_K_L",
-       kQ3_K,
-       13,
-       {{kValue, Where::kAll, kQ5_K}, {kDown, Where::kAll, kQ5_K}, {kOutput, Where::kAll, kQ5_K}}},
-      {"Q2_K", kQ2_K, 10},
-      {"TQ2_0", kTQ2_0, 37},
-      {"TQ1_0", kTQ1_0, 36},
-  };
-  return all;
+int64_t rows_of_expert(const TensorInfo& tensor) {
+  return tensor.dims.size() > 2 ? tensor.dims[1] : tensor.rows();
 }
 
-const Preset& preset_of(const std::string& name) {
-  for (const Preset& preset : presets()) {
-    if (name == preset.name) return preset;
-  }
-  std::string list;
-  for (const std::string& known : quantize_types()) list += (list.empty() ? "" : ", ") + known;
-  const std::vector<std::string> names = quantize_types();
-  const std::string near = nearest_name(name, names);
-  throw SetupError("no type " + quoted(name) + " to quantize to" +
-                   (near.empty() ? "" : "; did you mean " + near + "?") + "; known are " + list);
-}
-
-bool contains(const std::string& text, const char* part) {
-  return text.find(part) != std::string::npos;
-}
-
-// Matrices that are multiplied; not norms, routers, positions, relative biases.
-bool is_quantized(const TensorInfo& tensor) {
-  const std::string& name = tensor.name;
-  if (tensor.dims.size() < 2 || !name.ends_with("weight")) return false;
-  for (const char* kept : {"_norm.weight", "ffn_gate_inp", "attn_rel_b", "position_embd", "token_types"}) {
-    if (contains(name, kept)) return false;
-  }
-  return true;
-}
-
-bool is_float(TensorType type) {
-  return format_of(type).is_float;
-}
-
-// The type that stands in where rows are not a multiple of the block, as llama.cpp chooses it.
-TensorType that_divides(TensorType type, int64_t cols) {
-  if (cols % format_of(type).block == 0) return type;
-  TensorType other = TensorType::kIQ4_NL;
-  if (type == TensorType::kQ4_K) other = TensorType::kQ5_0;
-  if (type == TensorType::kQ5_K) other = TensorType::kQ5_1;
-  if (type == TensorType::kQ6_K) other = TensorType::kQ8_0;
-  if (type == TensorType::kTQ1_0 || type == TensorType::kTQ2_0) other = TensorType::kQ4_0;
-  return cols % format_of(other).block == 0 ? other : TensorType::kF16;
-}
-
-// Number of the layer in "blk.N.", or -1.
-int layer_of(const std::string& name) {
-  if (!name.starts_with("blk.")) return -1;
-  return std::atoi(name.c_str() + 4);
-}
-
-bool is_among(Where where, int layer, int n_layer) {
-  const int eighth = n_layer / 8;
-  switch (where) {
-    case Where::kAll:
-      return true;
-    case Where::kFirstTwo:
-      return layer < 2;
-    case Where::kFirstFour:
-      return layer < 4;
-    case Where::kFirstSixteenth:
-      return layer < n_layer / 16;
-    case Where::kFirstEighth:
-      return layer < eighth;
-    case Where::kSpread:
-      return layer < eighth || layer >= 7 * n_layer / 8 || (layer - eighth) % 3 == 2;
-  }
-  return false;
-}
-
-TensorType type_in_layer(const Preset& preset, const std::string& name, int n_layer) {
-  const int layer = layer_of(name);
-  for (const Extra& extra : preset.extras) {
-    const bool named =
-        contains(name, extra.tensor) || (extra.tensor == kValue && contains(name, "attn_qkv.weight"));
-    if (layer >= 0 && named && is_among(extra.where, layer, n_layer)) return extra.type;
-  }
-  return preset.type;
-}
-
-TensorType type_for(const Preset& preset, const TensorInfo& tensor, bool tied, bool pure, int n_layer) {
-  if (pure || is_float(preset.type)) return that_divides(preset.type, tensor.cols());
-  if (tensor.name == "output.weight" || (tied && tensor.name == "token_embd.weight")) {
-    if (preset.type == TensorType::kQ8_0 || preset.type == TensorType::kMXFP4 || tensor.cols() % 256 != 0) {
-      return that_divides(TensorType::kQ8_0, tensor.cols());
-    }
-    return TensorType::kQ6_K;
-  }
-  const bool ternary = preset.type == TensorType::kTQ1_0 || preset.type == TensorType::kTQ2_0;
-  if (ternary && tensor.name == "token_embd.weight") return that_divides(TensorType::kQ4_K, tensor.cols());
-  return that_divides(type_in_layer(preset, tensor.name, n_layer), tensor.cols());
-}
-
-const float* importance_of(const ImportanceMatrix& all, const TensorInfo& tensor) {
+// The tensor's weights, one a column, or one a column and expert; null where it is not named.
+const std::vector<float>* importance_of(const ImportanceMatrix& all, const TensorInfo& tensor) {
   const auto it = all.find(tensor.name);
   if (it == all.end()) return nullptr;
-  if (it->second.size() != static_cast<size_t>(tensor.cols())) {
+  const auto cols = static_cast<size_t>(tensor.cols());
+  const auto experts = static_cast<size_t>(tensor.rows() / std::max<int64_t>(1, rows_of_expert(tensor)));
+  if (it->second.size() != cols && it->second.size() != cols * experts) {
     throw SetupError("the importance matrix has " + std::to_string(it->second.size()) +
-                     " columns for tensor " + quoted(tensor.name) + ", which has " +
-                     std::to_string(tensor.cols()) + ": it was made for another model");
+                     " columns for tensor " + quoted(tensor.name) + ", which has " + std::to_string(cols) +
+                     (experts > 1 ? " for each of " + std::to_string(experts) + " experts" : "") +
+                     ": it was made for another model");
   }
-  return it->second.data();
+  return &it->second;
 }
 
 // Rows [first, first + rows) of a tensor to another type.
 class Converter {
  public:
-  Converter(const GgufFile& file, const TensorChange& change, const float* importance)
+  Converter(const GgufFile& file, const TensorChange& change, const std::vector<float>* importance)
       : file_(file),
         tensor_(*change.tensor),
         from_(format_of(change.tensor->type)),
@@ -204,7 +61,7 @@ class Converter {
         from_.decode(&in_[from_bytes * r], cols, values.data());
         wrong[r] = !std::all_of(values.begin(), values.end(), [](float v) { return std::isfinite(v); });
         if (wrong[r]) continue;
-        to_.encode(values.data(), cols, importance_, &out_[to_bytes * r]);
+        to_.encode(values.data(), cols, importance_of_row(first + r), &out_[to_bytes * r]);
       }
     });
     const auto bad = std::find(wrong.begin(), wrong.end(), uint8_t{1});
@@ -217,11 +74,18 @@ class Converter {
   }
 
  private:
+  const float* importance_of_row(int64_t row) const {
+    if (importance_ == nullptr) return nullptr;
+    const auto cols = static_cast<size_t>(tensor_.cols());
+    if (importance_->size() == cols) return importance_->data();
+    return importance_->data() + static_cast<size_t>(row / rows_of_expert(tensor_)) * cols;
+  }
+
   const GgufFile& file_;
   const TensorInfo& tensor_;
   const Format& from_;
   const Format& to_;
-  const float* importance_;
+  const std::vector<float>* importance_;
   std::vector<std::byte> in_, out_;
 };
 
@@ -237,12 +101,6 @@ void refuse_same_file(const GgufFile& file, const std::string& out_path) {
 
 }  // namespace
 
-std::vector<std::string> quantize_types() {
-  std::vector<std::string> names;
-  for (const Preset& preset : presets()) names.emplace_back(preset.name);
-  return names;
-}
-
 ImportanceMatrix read_importance(const std::string& path) {
   const GgufFile file = GgufFile::open(path);
   constexpr std::string_view kSums = ".in_sum2";
@@ -251,16 +109,19 @@ ImportanceMatrix read_importance(const std::string& path) {
     if (!tensor.name.ends_with(kSums)) continue;
     const std::string name = tensor.name.substr(0, tensor.name.size() - kSums.size());
     const TensorInfo& counts = file.tensor(name + ".counts");
-    if (tensor.type != TensorType::kF32 || counts.type != TensorType::kF32 || tensor.rows() != 1 ||
-        counts.bytes != sizeof(float)) {
+    const auto parts = static_cast<size_t>(tensor.rows());  // one, or one for each expert
+    if (tensor.type != TensorType::kF32 || counts.type != TensorType::kF32 ||
+        counts.bytes != sizeof(float) * parts) {
       throw SetupError(quoted(path, 4096) + ": the importance of " + quoted(name) +
-                       " is not one row of F32 with one count");
+                       " is not rows of F32 with one count for each");
     }
-    std::vector<float> values(static_cast<size_t>(tensor.cols()));
-    float count = 0;
+    const auto cols = static_cast<size_t>(tensor.cols());
+    std::vector<float> values(parts * cols), count(parts);
     file.read(tensor, 0, std::as_writable_bytes(std::span(values)));
-    file.read(counts, 0, std::as_writable_bytes(std::span(&count, 1)));
-    for (float& v : values) v = count > 0 ? v / count : 1.0f;
+    file.read(counts, 0, std::as_writable_bytes(std::span(count)));
+    for (size_t i = 0; i < values.size(); ++i) {
+      values[i] = count[i / cols] > 0 ? values[i] / count[i / cols] : 1.0f;
+    }
     const auto usable = [](float v) { return std::isfinite(v) && v >= 0; };
     if (!std::all_of(values.begin(), values.end(), usable)) {
       throw SetupError(quoted(path, 4096) + ": the importance of " + quoted(name) +
@@ -277,19 +138,24 @@ ImportanceMatrix read_importance(const std::string& path) {
 }
 
 std::vector<TensorChange> plan_quantization(const GgufFile& file, const QuantizeOptions& options) {
-  const Preset& preset = preset_of(options.type);
-  const bool tied = file.find_tensor("output.weight") == nullptr;
-  int n_layer = 0;
-  for (const TensorInfo& tensor : file.tensors()) n_layer = std::max(n_layer, layer_of(tensor.name) + 1);
+  const QuantizePreset& preset = quantize_preset(options.type);
+  const ModelShape shape = model_shape(file);
   std::vector<TensorChange> changes;
   for (const TensorInfo& tensor : file.tensors()) {
     TensorType to = tensor.type;
-    if (is_quantized(tensor)) to = type_for(preset, tensor, tied, options.pure, n_layer);
-    if (to != tensor.type && !is_float(tensor.type) && !options.allow_requantize) {
+    if (is_quantized(tensor)) to = type_for(preset, tensor, shape, options.pure);
+    if (to != tensor.type && !format_of(tensor.type).is_float && !options.allow_requantize) {
       throw SetupError("tensor " + quoted(tensor.name) + " of the source is already quantised (" +
                        format_of(tensor.type).name +
                        "); quantising it again loses more than quantising an F16, BF16 or F32 file: use one, "
                        "or give --allow-requantize");
+    }
+    if (to != tensor.type && needs_importance(tensor, to) && !options.importance.contains(tensor.name)) {
+      throw SetupError("tensor " + quoted(tensor.name) + " would become " + format_of(to).name +
+                       ", which spoils a model unless it is known which columns matter: " +
+                       (options.importance.empty()
+                            ? "give --imatrix FILE (llama-imatrix --output-format gguf makes one)"
+                            : "the importance matrix does not name it; it was made for another model"));
     }
     changes.push_back({&tensor, to});
   }
@@ -301,7 +167,7 @@ void quantize_model(const GgufFile& file, const std::string& out_path, const Qua
   refuse_same_file(file, out_path);
   const std::vector<TensorChange> changes = plan_quantization(file, options);
   GgufOutput out(out_path);
-  out.write_header(file, changes, preset_of(options.type).file_type);
+  out.write_header(file, changes, file_type_of(quantize_preset(options.type)));
   uint64_t total = 0, done = 0;
   for (const TensorChange& c : changes) total += static_cast<uint64_t>(c.tensor->cols() * c.tensor->rows());
   for (const TensorChange& change : changes) {

@@ -17,7 +17,7 @@
 
 namespace shoal {
 
-// For each matrix by name, one weight a column: how much an error there matters.
+// For each matrix by name, one weight a column, or [experts][columns]: how much an error there matters.
 using ImportanceMatrix = std::map<std::string, std::vector<float>>;
 
 // Reads llama.cpp's importance matrix in GGUF form: tensors NAME.in_sum2 (sums of squared activations) and

@@ -14,11 +14,14 @@ import numpy as np
 
 TYPES = {"F16": 1, "BF16": 30, "Q4_0": 2, "Q4_1": 3, "Q5_0": 6, "Q5_1": 7, "Q8_0": 8, "Q2_K": 10, "Q3_K": 11,
          "Q4_K": 12, "Q5_K": 13, "Q6_K": 14, "IQ4_NL": 20, "IQ4_XS": 23, "TQ1_0": 34, "TQ2_0": 35,
-         "MXFP4": 39}
+         "MXFP4": 39, "IQ1_S": 19, "IQ1_M": 29, "IQ2_XXS": 16, "IQ2_XS": 17, "IQ2_S": 22, "IQ3_XXS": 18, "IQ3_S": 21}
+NEEDS_IMPORTANCE = {"IQ1_S", "IQ2_XXS", "IQ2_XS"}  # ggml stops without one; Shoal then counts every column alike
 ROWS, COLS = 64, 512
 BLOCKS = {"F16": (1, 2), "BF16": (1, 2), "Q4_0": (32, 18), "Q4_1": (32, 20), "Q5_0": (32, 22), "Q5_1": (32, 24),
           "Q8_0": (32, 34), "Q2_K": (256, 84), "Q3_K": (256, 110), "Q4_K": (256, 144), "Q5_K": (256, 176),
-          "Q6_K": (256, 210), "IQ4_NL": (32, 18), "IQ4_XS": (256, 136), "TQ1_0": (256, 54), "TQ2_0": (256, 66), "MXFP4": (32, 17)}
+          "Q6_K": (256, 210), "IQ4_NL": (32, 18), "IQ4_XS": (256, 136), "TQ1_0": (256, 54), "TQ2_0": (256, 66), "MXFP4": (32, 17),
+          "IQ1_S": (256, 50), "IQ1_M": (256, 56), "IQ2_XXS": (256, 66), "IQ2_XS": (256, 74), "IQ2_S": (256, 82),
+          "IQ3_XXS": (256, 98), "IQ3_S": (256, 110)}
 OUT = pathlib.Path(__file__).resolve().parent.parent / "tests/tensor/fixtures/encode_fixtures.h"
 
 
@@ -64,7 +67,8 @@ def main():
     for name, kind in TYPES.items():
         block, size = BLOCKS[name]
         hashes = []
-        for weights in (None, importance):
+        plain = np.ones(COLS, dtype=np.float32) if name in NEEDS_IMPORTANCE else None
+        for weights in (plain, importance):
             out = np.zeros(ROWS * COLS // block * size, dtype=np.uint8)
             n = ggml.ggml_quantize_chunk(kind, x.ctypes.data, out.ctypes.data, 0, ROWS, COLS,
                                          None if weights is None else weights.ctypes.data)

@@ -5,7 +5,8 @@
 
 t5_gated.gguf is of the later kind (Flan-T5, LaMini-Flan-T5: gated GELU, an output matrix of its own) in F32, t5_plain.gguf
 of the first (ReLU, tied) in F16. Their heads are wider than n_embd / n_head, their decoders have another number of
-layers than their encoders. t5_expected.txt has for each model and input the tokens that llama.cpp generates greedily
+layers than their encoders. t5_encoder.gguf is an encoder alone (t5encoder), and t5_encoder_expected.txt has the means of its
+rows that llama.cpp gives, for tests/sharding/embedding_test.cc. t5_expected.txt has for each model and input the tokens that llama.cpp generates greedily
 and the logits it chose by. llama.cpp does not scale a tied head's hidden by 1 / sqrt(n_embd), as the model's definition
 does: the test does that to its logits.
 
@@ -34,20 +35,25 @@ def vocabulary():
 
 
 def write_model(path, rng, gated, weight_type, n_embd, n_head, head_dim, n_ff, n_encoder, n_decoder, buckets):
-    writer = gguf.GGUFWriter(path, "t5")
+    """Without a decoder if n_decoder is 0."""
+    writer = gguf.GGUFWriter(path, "t5" if n_decoder else "t5encoder")
     writer.add_name(path.stem)
     writer.add_context_length(CONTEXT)
     writer.add_embedding_length(n_embd)
     writer.add_feed_forward_length(n_ff)
     writer.add_block_count(n_encoder)
-    writer.add_decoder_block_count(n_decoder)
+    if n_decoder:
+        writer.add_decoder_block_count(n_decoder)
     writer.add_head_count(n_head)
     writer.add_key_length(head_dim)
     writer.add_value_length(head_dim)
     writer.add_layer_norm_eps(1e-6)
     writer.add_layer_norm_rms_eps(1e-6)
     writer.add_relative_attn_buckets_count(buckets)
-    writer.add_decoder_start_token_id(0)
+    if n_decoder:
+        writer.add_decoder_start_token_id(0)
+    else:
+        writer.add_pooling_type(gguf.PoolingType.MEAN)
     pieces = vocabulary()
     writer.add_tokenizer_model("t5")
     writer.add_tokenizer_pre("default")
@@ -101,8 +107,9 @@ def write_model(path, rng, gated, weight_type, n_embd, n_head, head_dim, n_ff, n
             bias(f"dec.blk.{i}.attn_rel_b.weight")
         attention(f"dec.blk.{i}.cross_attn")
         feed_forward(f"dec.blk.{i}.")
-    norm("dec.output_norm.weight")
-    if gated:
+    if n_decoder:
+        norm("dec.output_norm.weight")
+    if gated and n_decoder:
         matrix("output.weight", n_embd, len(pieces), 3.0)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
@@ -153,6 +160,38 @@ class Oracle:
         return answered, steps
 
 
+    def embedding(self, tokens):
+        llama = self.llama
+        params = llama.llama_context_default_params()
+        params.n_ctx = params.n_batch = params.n_ubatch = CONTEXT
+        params.embeddings = True
+        params.flash_attn_type = 0
+        context = llama.llama_init_from_model(self.model, params)
+        assert llama.llama_encode(context, self.batch_of(tokens, 0)) == 0
+        found = llama.llama_get_embeddings_seq(context, 0)
+        vector = np.ctypeslib.as_array(found, (llama.llama_model_n_embd(self.model),)).copy()
+        llama.llama_free(context)
+        return vector
+
+
+def random_input(rng, n_vocab, length):
+    return [int(t) for t in rng.integers(3, n_vocab, length - 1)] + [1]
+
+
+def write_encoder(folder):
+    rng = np.random.default_rng(20261130)
+    path = folder / "t5_encoder.gguf"
+    n_vocab = write_model(path, rng, gated=True, weight_type=np.float16, n_embd=24, n_head=3, head_dim=10, n_ff=36,
+                          n_encoder=3, n_decoder=0, buckets=32)
+    oracle = Oracle(path)
+    lines = []
+    for length in (1, 7, 60):
+        tokens = random_input(rng, n_vocab, length)
+        lines += [f"model {path.name}", "input " + " ".join(map(str, tokens)),
+                  "vector " + " ".join(f"{x:.6f}" for x in oracle.embedding(tokens))]
+    (folder / "t5_encoder_expected.txt").write_text("\n".join(lines) + "\n")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=pathlib.Path)
@@ -170,7 +209,7 @@ def main():
         n_vocab = write_model(path, rng, **shape)
         oracle = Oracle(path)
         for length in (1, 7, 40, 200):  # one row; one page; into the logarithmic buckets; past the last bucket
-            tokens = [int(t) for t in rng.integers(3, n_vocab, length - 1)] + [1]
+            tokens = random_input(rng, n_vocab, length)
             answered, steps = oracle.answer(tokens)
             lines.append(f"model {name}.gguf")
             lines.append("input " + " ".join(map(str, tokens)))
@@ -180,6 +219,7 @@ def main():
             for logits in steps[:3]:
                 lines.append("logits " + " ".join(f"{x:.5f}" for x in logits))
     (folder / "t5_expected.txt").write_text("\n".join(lines) + "\n")
+    write_encoder(folder)
 
 
 if __name__ == "__main__":

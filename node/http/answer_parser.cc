@@ -11,6 +11,8 @@ namespace {
 
 constexpr std::string_view kThink = "<think>", kThought = "</think>";
 constexpr std::string_view kCallOpens = "<tool_call>", kCallCloses = "</tool_call>";
+constexpr std::string_view kMarkedOpens = "<|tool_call|>", kMarkedCloses = "<|/tool_call|>";
+constexpr std::string_view kArguments = "[ARGS]";
 constexpr std::string_view kCallsFollow = "[TOOL_CALLS]", kPythonTag = "<|python_tag|>";
 constexpr std::string_view kSpaces = " \t\r\n";
 constexpr int kArgumentsDepthMax = 64;
@@ -36,22 +38,47 @@ size_t settled(std::string_view text, std::string_view marker) {
   return last == std::string_view::npos ? 0 : last + 1;
 }
 
+// The JSON value that `text` begins with, and the bytes of it; 0: there is none.
+size_t first_value(std::string_view text, json::value& out) {
+  json::parse_options options;
+  options.max_depth = kArgumentsDepthMax;
+  json::stream_parser parser({}, options);
+  json::error_code code;
+  const size_t used = parser.write_some(text.data(), text.size(), code);
+  if (!code && !parser.done()) parser.finish(code);  // done: something follows the value
+  if (code) return 0;
+  out = parser.release();
+  return used;
+}
+
 // JSON values one after the other, with ; or white space between; nothing if it is anything else.
 std::vector<json::value> values_in(std::string_view text) {
   std::vector<json::value> values;
-  json::parse_options options;
-  options.max_depth = kArgumentsDepthMax;
   while (!(text = trimmed(text)).empty()) {
-    json::stream_parser parser({}, options);
-    json::error_code code;
-    const size_t used = parser.write_some(text.data(), text.size(), code);
-    if (!code && !parser.done()) parser.finish(code);  // done: something follows the value
-    if (code) return {};
-    values.push_back(parser.release());
+    const size_t used = first_value(text, values.emplace_back());
+    if (used == 0) return {};
     text = trimmed(text.substr(used));
     if (text.starts_with(';') || text.starts_with(',')) text.remove_prefix(1);
   }
   return values;
+}
+
+struct CallMarkers {
+  std::string_view opens, closes;  // empty: there is none
+};
+CallMarkers markers_of(ToolCallForm form) {
+  switch (form) {
+    case ToolCallForm::kHermes:
+      return {kCallOpens, kCallCloses};
+    case ToolCallForm::kMistral:
+      return {kCallsFollow, {}};
+    case ToolCallForm::kMarked:
+      return {kMarkedOpens, kMarkedCloses};
+    case ToolCallForm::kNone:
+    case ToolCallForm::kLlama:
+      break;
+  }
+  return {};
 }
 
 }  // namespace
@@ -147,9 +174,7 @@ bool AnswerParser::begin_content(bool last) {
 }
 
 bool AnswerParser::content(AnswerDelta& out, bool last) {
-  const std::string_view marker = form_.calls == ToolCallForm::kHermes    ? kCallOpens
-                                  : form_.calls == ToolCallForm::kMistral ? kCallsFollow
-                                                                          : std::string_view();
+  const std::string_view marker = markers_of(form_.calls).opens;
   const size_t at = marker.empty() ? std::string::npos : held_.find(marker);
   if (at != std::string::npos) {
     // The white space in front of a call is part of its form.
@@ -168,12 +193,12 @@ bool AnswerParser::content(AnswerDelta& out, bool last) {
 
 // held_ begins with the call's marker, or is the call (Llama).
 bool AnswerParser::call(AnswerDelta& out, bool last) {
-  const bool hermes = form_.calls == ToolCallForm::kHermes;
-  const size_t end = hermes ? held_.find(kCallCloses) : std::string::npos;
+  const std::string_view closes = markers_of(form_.calls).closes;
+  const size_t end = closes.empty() ? std::string::npos : held_.find(closes);
   if (end == std::string::npos && !last) return false;
-  const size_t size = end == std::string::npos ? held_.size() : end + kCallCloses.size();
+  const size_t size = end == std::string::npos ? held_.size() : end + closes.size();
   std::string_view text = std::string_view(held_).substr(0, std::min(end, held_.size()));
-  for (const std::string_view marker : {kCallOpens, kCallsFollow, kPythonTag}) {
+  for (const std::string_view marker : {kCallOpens, kCallsFollow, kMarkedOpens, kPythonTag}) {
     if (trimmed(text).starts_with(marker)) text = trimmed(text).substr(marker.size());
   }
   if (!add_calls(text, out)) out.content += held_.substr(0, size);
@@ -213,18 +238,28 @@ bool AnswerParser::add_calls(std::string_view text, AnswerDelta& out) {
   return !found.empty();
 }
 
-// name[ARGS]{...} or name{...}, of Mistral's later templates.
+// name[ARGS]{...} or name{...}, of Mistral's later templates; [TOOL_CALLS] in front of each further one.
 bool AnswerParser::add_named_calls(std::string_view text, AnswerDelta& out) {
-  const size_t brace = text.find('{');
-  if (brace == std::string_view::npos) return false;
-  std::string_view name = trimmed(text.substr(0, brace));
-  if (name.ends_with("[ARGS]")) name = trimmed(name.substr(0, name.size() - 6));
-  const std::vector<json::value> values = values_in(text.substr(brace));
-  if (name.empty() || name.size() > 256 || name.find_first_of(" \n\"[]") != std::string_view::npos ||
-      values.size() != 1 || !values[0].is_object())
-    return false;
-  add({"", std::string(name), json::serialize(values[0])}, out);
-  return true;
+  std::vector<ToolCall> found;
+  while (!(text = trimmed(text)).empty()) {
+    if (!found.empty()) {
+      if (!text.starts_with(kCallsFollow)) return false;
+      text.remove_prefix(kCallsFollow.size());
+    }
+    const size_t brace = text.find('{');
+    if (brace == std::string_view::npos) return false;
+    std::string_view name = trimmed(text.substr(0, brace));
+    if (name.ends_with(kArguments)) name = trimmed(name.substr(0, name.size() - kArguments.size()));
+    if (name.empty() || name.size() > 256 || name.find_first_of(" \n\"[]") != std::string_view::npos)
+      return false;
+    json::value arguments;
+    const size_t used = first_value(text.substr(brace), arguments);
+    if (used == 0 || !arguments.is_object()) return false;
+    found.push_back({"", std::string(name), json::serialize(arguments)});
+    text.remove_prefix(brace + used);
+  }
+  for (ToolCall& call : found) add(std::move(call), out);
+  return !found.empty();
 }
 
 void AnswerParser::add(ToolCall call, AnswerDelta& out) {

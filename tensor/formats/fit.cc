@@ -1,7 +1,6 @@
 #include "tensor/formats/fit.h"
 
 #include <algorithm>
-#include <bit>
 #include <cmath>
 
 #include "tensor/formats/pack_helpers.h"
@@ -12,24 +11,6 @@ namespace {
 constexpr float kZero = 1e-15f;  // magnitudes below count as zero
 constexpr int kRefinements = 5;
 constexpr size_t kValuesMax = 32;
-
-// Sums of w x q and w q q: the best scale for given integers is xq / qq, and the squares it leaves are
-// smaller the larger xq^2 / qq is.
-struct Moments {
-  float xq = 0, qq = 0;
-  void add(float w, float x, int q) {
-    const auto value = static_cast<float>(q);
-    xq += w * x * value;
-    qq += w * value * value;
-  }
-  void remove(float w, float x, int q) {
-    const auto value = static_cast<float>(q);
-    xq -= w * x * value;
-    qq -= w * value * value;
-  }
-  float scale() const { return qq > 0 ? xq / qq : 0.0f; }
-  bool better_than(const Moments& other) const { return xq * xq * other.qq > other.xq * other.xq * qq; }
-};
 
 // Weighted error of scale q + min against x.
 float error_of(std::span<const float> x, const float* weight, const uint8_t* q, ScaleMin fit, bool absolute) {
@@ -42,10 +23,6 @@ float error_of(std::span<const float> x, const float* weight, const uint8_t* q, 
 }
 
 }  // namespace
-
-int round_to_int(float x) {
-  return (std::bit_cast<int32_t>(x + 12582912.0f) & 0x007fffff) - 0x00400000;
-}
 
 float sum_of_squares(std::span<const float> x) {
   float sum = 0;
@@ -80,7 +57,7 @@ float fit_signed(std::span<const float> x, const float* weight, int half, uint8_
   const auto moments_with = [&](float inverse) {
     Moments sums;
     for (size_t i = 0; i < x.size(); ++i) {
-      sums.add(weight ? weight[i] : x[i] * x[i], x[i], quantize(inverse, i));
+      sums.add(weight ? weight[i] : x[i] * x[i], x[i], static_cast<float>(quantize(inverse, i)));
     }
     return sums;
   };
@@ -113,7 +90,7 @@ float fit_signed_stepwise(std::span<const float> x, int half, uint8_t* q) {
   Moments sums;
   for (size_t i = 0; i < x.size(); ++i) {
     level[i] = clamp_int(round_to_int(inverse * x[i]), -half, half - 1);
-    sums.add(x[i] * x[i], x[i], level[i]);
+    sums.add(x[i] * x[i], x[i], static_cast<float>(level[i]));
   }
   bool changed = true;
   for (int round = 0; round < kRefinements && changed; ++round) {
@@ -121,11 +98,11 @@ float fit_signed_stepwise(std::span<const float> x, int half, uint8_t* q) {
     for (size_t i = 0; i < x.size(); ++i) {
       const float w = x[i] * x[i];
       Moments other = sums;
-      other.remove(w, x[i], level[i]);
+      other.remove(w, x[i], static_cast<float>(level[i]));
       if (other.xq <= 0) continue;
       const int moved = clamp_int(round_to_int(x[i] * other.qq / other.xq), -half, half - 1);
       if (moved == level[i]) continue;
-      other.add(w, x[i], moved);
+      other.add(w, x[i], static_cast<float>(moved));
       if (other.qq > 0 && other.better_than(sums)) {
         level[i] = moved;
         sums = other;
@@ -194,20 +171,21 @@ float fit_positive(std::span<const float> x, const float* weight, int levels, ui
   const auto quantize = [&](float inverse, size_t i) {
     return std::min(levels, round_to_int(inverse * x[i]));
   };
-  const auto error_with = [&](float inverse) {
+  const auto error_with = [&](float inverse, bool wraps) {
     const float scale = 1 / inverse;
     float error = 0;
     for (size_t i = 0; i < x.size(); ++i) {
-      const float difference = x[i] - scale * static_cast<float>(quantize(inverse, i));
+      const int level = quantize(inverse, i);
+      const float difference = x[i] - scale * static_cast<float>(wraps ? static_cast<uint8_t>(level) : level);
       error += weight[i] * difference * difference;
     }
     return error;
   };
   const auto top = static_cast<float>(levels);
-  float chosen = top / max, best = error_with(chosen);
+  float chosen = top / max, best = error_with(chosen, true);
   for (int trial = -4; trial <= 4; ++trial) {
     if (trial == 0) continue;
-    const float inverse = (0.1f * static_cast<float>(trial) + top) / max, error = error_with(inverse);
+    const float inverse = (0.1f * static_cast<float>(trial) + top) / max, error = error_with(inverse, false);
     if (error < best) {
       best = error;
       chosen = inverse;
@@ -215,19 +193,20 @@ float fit_positive(std::span<const float> x, const float* weight, int levels, ui
   }
   Moments sums;
   for (size_t i = 0; i < x.size(); ++i) {
-    q[i] = static_cast<uint8_t>(quantize(chosen, i));
-    sums.add(weight[i], x[i], q[i]);
+    const int level = quantize(chosen, i);
+    q[i] = static_cast<uint8_t>(level);
+    sums.add(weight[i], x[i], static_cast<float>(level));
   }
   bool changed = true;
   for (int round = 0; round < kRefinements && changed; ++round) {
     changed = false;
     for (size_t i = 0; i < x.size(); ++i) {
       Moments other = sums;
-      other.remove(weight[i], x[i], q[i]);
+      other.remove(weight[i], x[i], static_cast<float>(q[i]));
       if (other.xq <= 0 || other.qq <= 0) continue;
       const int moved = std::min(levels, round_to_int(x[i] * other.qq / other.xq));
       if (moved == q[i]) continue;
-      other.add(weight[i], x[i], moved);
+      other.add(weight[i], x[i], static_cast<float>(moved));
       if (other.better_than(sums)) {
         q[i] = static_cast<uint8_t>(moved);
         sums = other;

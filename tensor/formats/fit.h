@@ -3,6 +3,7 @@
 // may be reassociated or contracted. `weight` says how much an error in each value matters.
 #pragma once
 
+#include <bit>
 #include <cstdint>
 #include <cstring>
 #include <span>
@@ -12,11 +13,29 @@
 namespace shoal {
 
 // To nearest, ties to even, for magnitudes below 2^22: in [2^23, 2^24) floats are the integers.
-int round_to_int(float x);
+inline int round_to_int(float x) {
+  return (std::bit_cast<int32_t>(x + 12582912.0f) & 0x007fffff) - 0x00400000;
+}
 
 inline int clamp_int(int x, int low, int high) {
   return x < low ? low : x > high ? high : x;
 }
+
+// Sums of w x q and w q q: the best scale for given levels is xq / qq, and the squares it leaves are smaller
+// the larger xq^2 / qq is.
+struct Moments {
+  float xq = 0, qq = 0;
+  void add(float w, float x, float q) {
+    xq += w * x * q;
+    qq += w * q * q;
+  }
+  void remove(float w, float x, float q) {
+    xq -= w * x * q;
+    qq -= w * q * q;
+  }
+  float scale() const { return qq > 0 ? xq / qq : 0.0f; }
+  bool better_than(const Moments& other) const { return xq * xq * other.qq > other.xq * other.xq * qq; }
+};
 
 // Sum of squares, in order.
 float sum_of_squares(std::span<const float> x);
@@ -44,7 +63,9 @@ inline constexpr TrialScales kTrialsWeighted = {-0.9f, 0.05f, 36, false};
 ScaleMin fit_with_min(std::span<const float> x, const float* weight, int levels, const TrialScales& trials,
                       uint8_t* q);
 
-// x ~ scale q of values >= 0, q in 0..levels: the scales (or minima) of a super-block.
+// x ~ scale q of values >= 0, q in 0..levels: the scales (or minima) of a super-block. Where some x is below
+// 0, as IQ2_XXS has it, the method counts its level as a byte, 256 more, in places; only the scale is of use
+// then.
 float fit_positive(std::span<const float> x, const float* weight, int levels, uint8_t* q);
 
 // The mean of the squares of x: the spread that weigh() wants for a row.

@@ -1,7 +1,9 @@
 // IQ1_M: 256 values; w = d (2s + 1) (t + delta), eight values at a time a point t of the lattice of IQ1_S
 // with delta = 1/8 or -1/8; for 16 values a scale s of three bits. The f16 d is spread over the top nibbles
 // of the scales. Here q' = 8 (t + delta). Packed: data the words of the file [14][16 rows][4], no meta.
+#include "tensor/formats/fit.h"
 #include "tensor/formats/lattice.h"
+#include "tensor/formats/ternary_search.h"
 
 namespace shoal {
 namespace {
@@ -41,10 +43,30 @@ struct Traits {
   }
 };
 
+void encode(const float* x, int64_t n, const float* importance, std::byte* row) {
+  for (int64_t b = 0; b < n / 256; ++b) {
+    TernaryBlock found;
+    search_iq1_m(x + 256 * b, importance ? importance + 256 * b : nullptr, &found);
+    Block block = {};
+    for (int g = 0; g < 32; ++g) {
+      block.points[g] = static_cast<uint8_t>(found.points[g] & 255);
+      const int nibble = (found.points[g] >> 8) | (found.minus[g] ? 8 : 0);
+      block.high[g / 2] |= static_cast<uint8_t>(nibble << (4 * (g % 2)));
+    }
+    for (int s = 0; s < 16; ++s) {
+      block.scales[s / 4] |= static_cast<uint16_t>(found.scales[s] << (3 * (s % 4)));
+    }
+    uint16_t d;
+    store_half(&d, found.d);
+    for (int i = 0; i < 4; ++i) block.scales[i] |= static_cast<uint16_t>(((d >> (4 * i)) & 15) << 12);
+    std::memcpy(row + b * sizeof(Block), &block, sizeof(Block));
+  }
+}
+
 }  // namespace
 
 extern const Format kIQ1_MFormat;
-const Format kIQ1_MFormat = LatticeFormat<Traits>::format(TensorType::kIQ1_M, "IQ1_M");
+const Format kIQ1_MFormat = LatticeFormat<Traits>::format(TensorType::kIQ1_M, "IQ1_M", encode);
 static_assert(LatticeFormat<Traits>::kBlockBytes == sizeof(Block));
 
 }  // namespace shoal

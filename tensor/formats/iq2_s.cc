@@ -2,6 +2,7 @@
 // signs; the scale s of four bits for 16 values.
 // Packed: meta d; data the words of the file [20][16 rows][4].
 #include "tensor/formats/lattice.h"
+#include "tensor/formats/lattice_search.h"
 
 namespace shoal {
 namespace {
@@ -36,10 +37,35 @@ struct Traits {
   }
 };
 
+constexpr MagnitudeSearch kSearch = {.points = lattice_points_iq2_s,
+                                     .dims = 8,
+                                     .sub_block = 16,
+                                     .even_signs = false,
+                                     .fitted_start = false,
+                                     .spread = 2,
+                                     .plain = PlainWeight::kQuarterSpread,
+                                     .zero = 1e-8f,
+                                     .trials = 9,
+                                     .trial_step = 0.1f,
+                                     .again = Again::kThoseOff,
+                                     .correction = 0.9875f};
+
+void encode(const float* x, int64_t n, const float* importance, std::byte* row) {
+  const auto write = [](const MagnitudeBlock& found, Block* block) {
+    for (int g = 0; g < 32; ++g) {
+      block->points[g] = static_cast<uint8_t>(found.points[g] & 255);
+      block->high[g / 4] |= static_cast<uint8_t>((found.points[g] >> 8) << (2 * (g % 4)));
+      block->signs[g] = found.signs[g];
+    }
+    store_scale_nibbles(found, block->scales, 8);
+  };
+  encode_magnitudes<Block>(x, n, importance, kSearch, row, write);
+}
+
 }  // namespace
 
 extern const Format kIQ2_SFormat;
-const Format kIQ2_SFormat = LatticeFormat<Traits>::format(TensorType::kIQ2_S, "IQ2_S");
+const Format kIQ2_SFormat = LatticeFormat<Traits>::format(TensorType::kIQ2_S, "IQ2_S", encode);
 static_assert(LatticeFormat<Traits>::kBlockBytes == sizeof(Block));
 
 }  // namespace shoal

@@ -2,6 +2,7 @@
 // signs, the number of negative ones even; the scale s of four bits for 16 values.
 // Packed: meta d; data the words of the file [18][16 rows][4].
 #include "tensor/formats/lattice.h"
+#include "tensor/formats/lattice_search.h"
 
 namespace shoal {
 namespace {
@@ -33,10 +34,33 @@ struct Traits {
   }
 };
 
+constexpr MagnitudeSearch kSearch = {.points = lattice_points_iq2_xs,
+                                     .dims = 8,
+                                     .sub_block = 16,
+                                     .even_signs = true,
+                                     .fitted_start = false,
+                                     .spread = 1,
+                                     .plain = PlainWeight::kOne,
+                                     .zero = 1e-15f,
+                                     .trials = 9,
+                                     .trial_step = 0.1f,
+                                     .again = Again::kThoseOff,
+                                     .correction = 1};
+
+void encode(const float* x, int64_t n, const float* importance, std::byte* row) {
+  const auto write = [](const MagnitudeBlock& found, Block* block) {
+    for (int g = 0; g < 32; ++g) {
+      block->points[g] = static_cast<uint16_t>(found.points[g] | ((found.signs[g] & 127) << 9));
+    }
+    store_scale_nibbles(found, block->scales, 8);
+  };
+  encode_magnitudes<Block>(x, n, importance, kSearch, row, write);
+}
+
 }  // namespace
 
 extern const Format kIQ2_XSFormat;
-const Format kIQ2_XSFormat = LatticeFormat<Traits>::format(TensorType::kIQ2_XS, "IQ2_XS");
+const Format kIQ2_XSFormat = LatticeFormat<Traits>::format(TensorType::kIQ2_XS, "IQ2_XS", encode);
 static_assert(LatticeFormat<Traits>::kBlockBytes == sizeof(Block));
 
 }  // namespace shoal

@@ -2,6 +2,7 @@
 // signs, the number of negative ones even; the scale s of four bits for 32 values.
 // Packed: meta d; data the words of the file [16][16 rows][4].
 #include "tensor/formats/lattice.h"
+#include "tensor/formats/lattice_search.h"
 
 namespace shoal {
 namespace {
@@ -32,10 +33,35 @@ struct Traits {
   }
 };
 
+constexpr MagnitudeSearch kSearch = {.points = lattice_points_iq2_xxs,
+                                     .dims = 8,
+                                     .sub_block = 32,
+                                     .even_signs = true,
+                                     .fitted_start = true,
+                                     .spread = 1,
+                                     .plain = PlainWeight::kOne,
+                                     .zero = 1e-15f,
+                                     .trials = 6,
+                                     .trial_step = 0.1f,
+                                     .again = Again::kAll,
+                                     .correction = 1};
+
+void encode(const float* x, int64_t n, const float* importance, std::byte* row) {
+  const auto write = [](const MagnitudeBlock& found, Block* block) {
+    for (int s = 0; s < 8; ++s) {
+      uint32_t points = 0;
+      for (int i = 0; i < 4; ++i) points |= static_cast<uint32_t>(found.points[4 * s + i]) << (8 * i);
+      store_u32(block->fields + 4 * s, points);
+      store_u32(block->fields + 4 * s + 2, signs_and_scale(found, s));
+    }
+  };
+  encode_magnitudes<Block>(x, n, importance, kSearch, row, write);
+}
+
 }  // namespace
 
 extern const Format kIQ2_XXSFormat;
-const Format kIQ2_XXSFormat = LatticeFormat<Traits>::format(TensorType::kIQ2_XXS, "IQ2_XXS");
+const Format kIQ2_XXSFormat = LatticeFormat<Traits>::format(TensorType::kIQ2_XXS, "IQ2_XXS", encode);
 static_assert(LatticeFormat<Traits>::kBlockBytes == sizeof(Block));
 
 }  // namespace shoal

@@ -1,7 +1,11 @@
 // IQ3_S: 256 values; w = d (2s + 1) q', four values at a time a point of a lattice of 512, with eight signs
 // for two points; the scale s of four bits for 32 values.
 // Packed: meta d; data the words of the file [27][16 rows][4].
+#include <algorithm>
+#include <limits>
+
 #include "tensor/formats/lattice.h"
+#include "tensor/formats/lattice_search.h"
 
 namespace shoal {
 namespace {
@@ -38,10 +42,36 @@ struct Traits {
   }
 };
 
+// Sub-blocks of nothing but zeros are written as such; ggml 0.25 puts what follows one in the wrong place.
+constexpr MagnitudeSearch kSearch = {.points = lattice_points_iq3_s,
+                                     .dims = 4,
+                                     .sub_block = 32,
+                                     .even_signs = false,
+                                     .fitted_start = false,
+                                     .spread = 2,
+                                     .plain = PlainWeight::kSquare,
+                                     .zero = std::numeric_limits<float>::denorm_min(),
+                                     .trials = 9,
+                                     .trial_step = 0.2f,
+                                     .again = Again::kAllIfAnyOff,
+                                     .correction = 1.033f};
+
+void encode(const float* x, int64_t n, const float* importance, std::byte* row) {
+  const auto write = [](const MagnitudeBlock& found, Block* block) {
+    for (int g = 0; g < 64; ++g) {
+      block->points[g] = static_cast<uint8_t>(found.points[g] & 255);
+      block->high[g / 8] |= static_cast<uint8_t>((found.points[g] >> 8) << (g % 8));
+    }
+    std::copy_n(found.signs, 32, block->signs);
+    store_scale_nibbles(found, block->scales, 4);
+  };
+  encode_magnitudes<Block>(x, n, importance, kSearch, row, write);
+}
+
 }  // namespace
 
 extern const Format kIQ3_SFormat;
-const Format kIQ3_SFormat = LatticeFormat<Traits>::format(TensorType::kIQ3_S, "IQ3_S");
+const Format kIQ3_SFormat = LatticeFormat<Traits>::format(TensorType::kIQ3_S, "IQ3_S", encode);
 static_assert(LatticeFormat<Traits>::kBlockBytes == sizeof(Block));
 
 }  // namespace shoal

@@ -2,6 +2,7 @@
 // eight, the number of negative ones even; the scale s of four bits for 32 values.
 // Packed: meta d; data the words of the file [24][16 rows][4].
 #include "tensor/formats/lattice.h"
+#include "tensor/formats/lattice_search.h"
 
 namespace shoal {
 namespace {
@@ -33,10 +34,31 @@ struct Traits {
   }
 };
 
+constexpr MagnitudeSearch kSearch = {.points = lattice_points_iq3_xxs,
+                                     .dims = 4,
+                                     .sub_block = 32,
+                                     .even_signs = true,
+                                     .fitted_start = false,
+                                     .spread = 2,
+                                     .plain = PlainWeight::kSquare,
+                                     .zero = 1e-8f,
+                                     .trials = 15,
+                                     .trial_step = 0.2f,
+                                     .again = Again::kThoseOff,
+                                     .correction = 1.0125f};
+
+void encode(const float* x, int64_t n, const float* importance, std::byte* row) {
+  const auto write = [](const MagnitudeBlock& found, Block* block) {
+    for (int g = 0; g < 64; ++g) block->points[g] = static_cast<uint8_t>(found.points[g]);
+    for (int s = 0; s < 8; ++s) store_u32(block->signs + 4 * s, signs_and_scale(found, s));
+  };
+  encode_magnitudes<Block>(x, n, importance, kSearch, row, write);
+}
+
 }  // namespace
 
 extern const Format kIQ3_XXSFormat;
-const Format kIQ3_XXSFormat = LatticeFormat<Traits>::format(TensorType::kIQ3_XXS, "IQ3_XXS");
+const Format kIQ3_XXSFormat = LatticeFormat<Traits>::format(TensorType::kIQ3_XXS, "IQ3_XXS", encode);
 static_assert(LatticeFormat<Traits>::kBlockBytes == sizeof(Block));
 
 }  // namespace shoal

@@ -105,9 +105,9 @@ struct LatticeFormat {
     }
   }
 
-  static constexpr Format format(TensorType type, const char* name) {
+  static constexpr Format format(TensorType type, const char* name, decltype(Format::encode) encode) {
     return {type,          name,   256,  kBlockBytes, false, Traits::kKind, Traits::kOffset,
-            Traits::kMaxQ, decode, pack, unpack};
+            Traits::kMaxQ, decode, pack, unpack,      encode};
   }
 
  private:

@@ -18,10 +18,10 @@ def model(name):
     return str(FIXTURES / name)
 
 
-def expected(name):
+def expected(name, file="embedding_expected.txt"):
     """(token ids, what llama.cpp makes of them) of one model."""
     found, current, tokens = [], "", []
-    for line in (FIXTURES / "embedding_expected.txt").read_text(encoding="utf-8").splitlines():
+    for line in (FIXTURES / file).read_text(encoding="utf-8").splitlines():
         what, *rest = line.split()
         if what == "model":
             current = rest[0]
@@ -98,8 +98,25 @@ class Embeddings(ClusterTest):
         with Server(["-c", path, "-m", model("bert_rank.gguf")], 2) as server:
             self.assertEqual(server.post("/v1/rerank", request)[1]["results"], one["results"])
 
+    def test_an_encoder_of_t5_on_one_and_on_three_nodes(self):
+        wanted = expected("t5_encoder.gguf", "t5_encoder_expected.txt")
+        self.assertEqual(len(wanted), 3)
+        with Server([model("t5_encoder.gguf"), "--threads", "1"]) as server:
+            one = self.embeddings(server, TEXTS)
+            for tokens, vector in wanted:
+                self.assertGreater(cosine(self.embeddings(server, tokens)[0], vector), 0.9999)
+        path = cluster_file(self.folder, 3, ["0-0", "1-1", "2-2"], context=64)
+        with Server(["-c", path, "-m", model("t5_encoder.gguf")], 3) as server:
+            self.assertEqual(self.embeddings(server, TEXTS), one)
+            for tokens, vector in wanted:
+                self.assertGreater(cosine(self.embeddings(server, tokens)[0], vector), 0.9999)
+            status, body = server.post("/v1/completions", {"prompt": "the sea"})
+            self.assertEqual(status, 400, body)
+            self.assertIn("/v1/embeddings", body["error"]["message"])
+
     def test_what_has_no_embeddings(self):
-        with Server([model("t5_gated.gguf")]) as server:
+        path = cluster_file(self.folder, 3, ["0-1", "2-3", "4-4"], context=64)
+        with Server(["-c", path, "-m", model("t5_gated.gguf")], 3) as server:
             self.assert_refused(server.post("/v1/embeddings", {"input": "a"}), "model", "no embeddings")
             self.assert_refused(server.post("/v1/rerank", {"query": "a", "documents": ["b"]}), "model")
 

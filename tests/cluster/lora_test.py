@@ -145,6 +145,37 @@ class Lora(ClusterTest):
             said = self.answer([MODEL, *self.adapters, *arguments, *GREEDY]).decode()
             self.assertEqual(said.rstrip("\n"), alone[wish].rstrip("\n"))
 
+    def test_a_signed_model_wants_its_adapters_signed(self):
+        def shoal(*arguments, code=0):
+            result = subprocess.run([PROGRAM, *arguments], capture_output=True, timeout=180, env=ENVIRONMENT,
+                                    stdin=subprocess.DEVNULL, check=False)
+            self.assertEqual(result.returncode, code, result.stderr.decode())
+            return result
+
+        link = os.path.join(self.folder, "model.gguf")  # the signature lies beside it
+        os.symlink(MODEL, link)
+        mine, other = os.path.join(self.folder, "mine.key"), os.path.join(self.folder, "other.key")
+        shoal("sign", link, "--new-key", mine)
+        shoal("sign", "--new-key", other)
+        key = ["--model-key", mine + ".pub"]
+        arguments = ["--adapter", "tone=" + self.tone, "--lora", "tone", *GREEDY]
+        tone = self.answer([MODEL, *arguments])
+        self.assert_refused(run(["run", link, *key, *arguments]), 2, "tone.gguf.*signature|signature.*tone.gguf")
+        shoal("sign", self.tone, "--key", other)
+        self.assert_refused(run(["run", link, *key, *arguments]), 2, "tone.gguf.*was not made with the key")
+        shoal("sign", self.tone, "--key", mine)
+        self.assertEqual(self.answer([link, *key, *arguments]), tone)
+        # A cluster whose other nodes fetch what the head has vouched for, by the signed manifest.
+        path = cluster_file(self.folder, 3, even_layers(3))
+        with open(path, "a", encoding="utf-8") as out:
+            out.write("adapters: {tone: tone.gguf}\nmodel: model.gguf\nmodel-key: %s\n" % os.path.basename(key[1]))
+        self.assertEqual(self.answer(["-c", path, "--lora", "tone", *GREEDY], 3), tone)
+        with open(self.tone, "r+b") as adapter:  # a weight is changed behind the signature's back
+            adapter.seek(-8, os.SEEK_END)
+            adapter.write(b"\1\2\3\4")
+        self.assert_refused(run(["run", link, *key, *arguments]), 2, "tone.gguf")
+        self.assert_refused(run(["run", "-c", path, "--lora", "tone", *GREEDY], 3), 2, "tone.gguf")
+
     def test_a_node_is_lost_and_one_without_files_takes_its_layers(self):
         cluster = Elastic(self.folder, nodes=2, memory="150MiB", sequences=2)  # one alone is too small
         with open(cluster.config, "a", encoding="utf-8") as out:

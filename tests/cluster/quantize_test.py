@@ -41,6 +41,25 @@ class Quantize(unittest.TestCase):
         self.assertEqual(answer.returncode, 0, answer.stderr)
         self.assertIn("Paris", answer.stdout)
 
+    def test_three_bits_run_too_and_the_report_tells_their_price(self):
+        text, out = os.path.join(self.folder.name, "text.txt"), os.path.join(self.folder.name, "three.gguf")
+        with open(TEXT, encoding="utf-8") as source, open(text, "w", encoding="utf-8") as short:
+            short.write(source.read()[:600])
+        made = shoal("quantize", MODEL, out, "IQ3_S", "--allow-requantize", "--report", text)
+        self.assertEqual(made.returncode, 0, made.stderr)
+        # Rows of 576 are no multiple of 256, those of 1536 are.
+        self.assertRegex(made.stderr, r"\(F32 \d+, IQ3_S 30, IQ4_NL \d+, Q8_0 1\)")
+        perplexity, source = map(float, re.search(r"perplexity +([\d.]+), source ([\d.]+)", made.stdout).groups())
+        divergence = float(re.search(r"KL divergence +([\d.]+)", made.stdout).group(1))
+        # Without importance it is dear, in llama.cpp's reckoning of the same file too (docs/quantizing.md).
+        self.assertGreater(perplexity / source, 1.05)
+        self.assertLess(perplexity / source, 2.5)
+        self.assertGreater(divergence, 0.1)
+        self.assertLess(divergence, 1.5)
+        answer = shoal("run", out, "-p", "What is the capital of France?", "-n", "12", "--temp", "0", "-q")
+        self.assertEqual(answer.returncode, 0, answer.stderr)
+        self.assertGreater(len(answer.stdout), 3)
+
     def refused(self, pattern, *arguments, code=2):
         result = shoal("quantize", *arguments)
         self.assertEqual(result.returncode, code, result.stderr)
@@ -51,6 +70,7 @@ class Quantize(unittest.TestCase):
         other = os.path.join(self.folder.name, "other.gguf")
         self.refused("known are F16, BF16, Q8_0", MODEL, other, "Q4_M")
         self.refused("--allow-requantize", MODEL, other, "Q4_0")
+        self.refused("give --imatrix FILE", MODEL, other, "IQ2_XS", "--allow-requantize")
         self.refused("is the source itself", MODEL, MODEL, "Q8_0", "--allow-requantize")
         self.refused("is not a GGUF file|cannot", MODEL, other, "Q8_0", "--imatrix", TEXT)
         self.refused("--report cannot be read", MODEL, other, "Q8_0", "--report", other + ".txt")

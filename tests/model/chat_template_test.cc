@@ -94,6 +94,11 @@ TEST_CASE("what a template can do is found when it is loaded") {
                          Row{"hermes_tools", false, true, true, false, ToolCallForm::kHermes},
                          Row{"header_tools", false, true, true, false, ToolCallForm::kLlama},
                          Row{"inst_tools", false, true, true, false, ToolCallForm::kMistral},
+                         Row{"granite", false, true, true, true, ToolCallForm::kMarked},
+                         Row{"phi4", false, true, true, false, ToolCallForm::kMarked},
+                         Row{"gemma3", false, false, false, false, ToolCallForm::kNone},
+                         Row{"deepseek_r1", false, false, true, true, ToolCallForm::kNone},
+                         Row{"smollm3", false, true, false, true, ToolCallForm::kNone},
                          Row{"no_system", true, false, false, false, ToolCallForm::kNone},
                          Row{"think", true, false, false, true, ToolCallForm::kNone},
                          Row{"none_content", false, false, true, true, ToolCallForm::kNone}}) {
@@ -142,6 +147,46 @@ TEST_CASE("tool calls reach the template as it wants them") {
   // One that writes the arguments as they are gets them as text.
   CHECK(text_of(load("none_content").render(conversation_from(messages)))
             .find("```json\n{\"at\": \"é\", \"n\": 1}\n```") != std::string::npos);
+}
+
+TEST_CASE("a content that is null is an empty text to a template that looks into it") {
+  const ChatTemplate chat(
+      {"{% for m in messages %}{% if '</think>' in m.content %}thought{% endif %}[{{ m.role }}]{{ m.content "
+       "}}"
+       "{% for c in m.tool_calls or [] %}<tool_call>{{ c.function | tojson }}</tool_call>{% endfor %}{% "
+       "endfor %}",
+       "", "test", "", ""});
+  CHECK(chat.takes_tool_messages());
+  CHECK(text_of(chat.render(conversation_from(
+            R"([{"role":"assistant","content":null,"tool_calls":[{"type":"function","function":{"name":"look",
+            "arguments":{}}}]},{"role":"tool","content":"seen"}])"))) ==
+        "[assistant]<tool_call>{\"name\": \"look\", \"arguments\": {}}</tool_call>[tool]seen");
+}
+
+TEST_CASE("tools go into the system message where the template looks for them there") {
+  const ChatTemplate chat(
+      {"{% for m in messages %}<|{{ m.role }}|>{{ m.content }}{% if m.role == 'system' and 'tools' in m and "
+       "m.tools is not none %}<|tool|>{{ m.tools }}<|/tool|>{% endif %}<|end|>{% endfor %}",
+       "", "test", "", ""});
+  CHECK(chat.takes_tools());
+  CHECK(chat.takes_tool_messages());
+  CHECK(chat.tool_call_form() == ToolCallForm::kMarked);
+  const std::string definitions =
+      R"([{"type": "function", "function": {"name": "look", "description": "d", "parameters": {}}}])";
+  CHECK(text_of(chat.render(conversation_from(
+            R"([{"role":"system","content":"S"},{"role":"user","content":"U"}])", kTools))) ==
+        "<|system|>S<|tool|>" + definitions + "<|/tool|><|end|><|user|>U<|end|>");
+  CHECK(text_of(chat.render(conversation_from(R"([{"role":"user","content":"U"}])", kTools))) ==
+        "<|system|><|tool|>" + definitions + "<|/tool|><|end|><|user|>U<|end|>");
+  CHECK(text_of(chat.render(conversation_from(R"([{"role":"user","content":"U"}])"))) == "<|user|>U<|end|>");
+  const auto pieces = chat.render(conversation_from(
+      R"([{"role":"assistant","content":null,"tool_calls":[{"type":"function","function":{"name":"look",
+      "arguments":{"at":"<|end|>"}}}]},{"role":"tool","content":"seen"}])"));
+  CHECK(text_of(pieces) ==
+        "<|assistant|><|tool_call|>[{\"name\": \"look\", \"arguments\": {\"at\": \"<|end|>\"}}]<|/tool_call|>"
+        "<|end|><|tool|>seen<|end|>");
+  for (const PromptPiece& piece : *pieces)
+    CHECK((piece.text.find("look") == std::string::npos || !piece.trusted));
 }
 
 TEST_CASE("a second template for tools is used where there are tools") {

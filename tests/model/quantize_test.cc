@@ -3,7 +3,9 @@
 
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <filesystem>
+#include <map>
 #include <set>
 #include <vector>
 
@@ -28,8 +30,9 @@ TinyModelOptions source_options(TensorType type = TensorType::kF32) {
   return options;
 }
 
-GgufFile quantize(const GgufFile& source, const std::string& out, const QuantizeOptions& options) {
-  ThreadPool pool(2);
+GgufFile quantize(const GgufFile& source, const std::string& out, const QuantizeOptions& options,
+                  int threads = 2) {
+  ThreadPool pool(threads);
   quantize_model(source, out, options, pool, {});
   return GgufFile::open(out);
 }
@@ -38,6 +41,18 @@ std::vector<std::byte> bytes_of(const GgufFile& file, const TensorInfo& tensor) 
   std::vector<std::byte> bytes(tensor.bytes);
   file.read(tensor, 0, bytes);
   return bytes;
+}
+
+// Every matrix named, columns of different weight, and those of every expert.
+ImportanceMatrix importance_for(const GgufFile& file) {
+  ImportanceMatrix all;
+  for (const TensorInfo& tensor : file.tensors()) {
+    if (tensor.dims.size() < 2) continue;
+    const int64_t experts = tensor.dims.size() > 2 ? tensor.dims[2] : 1;
+    std::vector<float>& weights = all[tensor.name];
+    for (int64_t k = 0; k < tensor.cols() * experts; ++k) weights.push_back(0.1f + static_cast<float>(k % 7));
+  }
+  return all;
 }
 
 TensorType type_in(const GgufFile& file, const std::string& name) {
@@ -111,7 +126,117 @@ TEST_CASE("quantize: every type it offers can be written and opened") {
   const GgufFile in = GgufFile::open(dir.file("in.gguf"));
   for (const std::string& type : quantize_types()) {
     CAPTURE(type);
-    CHECK_NOTHROW(quantize(in, dir.file("out.gguf"), {type, true, false, {}}));
+    CHECK_NOTHROW(quantize(in, dir.file("out.gguf"), {type, true, false, importance_for(in)}));
+  }
+}
+
+TEST_CASE("quantize: the mixtures of few bits, whose choice depends on the heads") {
+  TempDir dir;
+  TinyModelOptions options = source_options();
+  options.n_ff = 512;
+  options.tied = false;
+  const auto types = [&](const char* type, int n_head_kv) {
+    options.n_head = 4;
+    options.n_head_kv = n_head_kv;
+    test::write_tiny_model(dir.file("in.gguf"), options);
+    const GgufFile in = GgufFile::open(dir.file("in.gguf"));
+    std::map<std::string, TensorType> chosen;
+    for (const TensorChange& c : plan_quantization(in, {type, false, false, importance_for(in)})) {
+      chosen[c.tensor->name] = c.to;
+    }
+    return chosen;
+  };
+  auto chosen = types("IQ2_XS", 2);
+  CHECK(chosen["output.weight"] == TensorType::kQ5_K);
+  CHECK(chosen["token_embd.weight"] == TensorType::kQ2_K);
+  CHECK(chosen["blk.3.attn_v.weight"] == TensorType::kQ2_K);
+  CHECK(chosen["blk.3.attn_q.weight"] == TensorType::kIQ2_XS);
+  CHECK(chosen["blk.0.ffn_down.weight"] == TensorType::kQ2_K);
+  CHECK(chosen["blk.1.ffn_down.weight"] == TensorType::kIQ2_XS);
+  CHECK(types("IQ2_XS", 1)["blk.3.attn_v.weight"] == TensorType::kQ4_K);  // four heads share one
+  chosen = types("IQ1_S", 2);
+  CHECK(chosen["blk.3.attn_output.weight"] == TensorType::kIQ2_XXS);
+  CHECK(chosen["blk.3.ffn_up.weight"] == TensorType::kIQ1_S);
+  chosen = types("IQ2_M", 2);
+  CHECK(chosen["token_embd.weight"] == TensorType::kIQ3_S);
+  CHECK(chosen["blk.3.attn_v.weight"] == TensorType::kIQ3_S);
+  CHECK(chosen["blk.3.ffn_gate.weight"] == TensorType::kIQ2_S);
+  chosen = types("IQ3_XXS", 2);
+  CHECK(chosen["blk.3.attn_k.weight"] == TensorType::kIQ2_S);
+  CHECK(chosen["blk.3.attn_output.weight"] == TensorType::kIQ3_S);
+  chosen = types("IQ3_XS", 2);
+  CHECK(chosen["output.weight"] == TensorType::kQ6_K);
+  CHECK(chosen["blk.0.ffn_up.weight"] == TensorType::kIQ3_S);
+  CHECK(chosen["blk.1.ffn_up.weight"] == TensorType::kIQ3_XXS);
+  CHECK(chosen["blk.7.ffn_up.weight"] == TensorType::kIQ3_S);
+}
+
+TEST_CASE("quantize: few bits want to know which columns matter") {
+  TempDir dir;
+  test::write_tiny_model(dir.file("in.gguf"), source_options());
+  const GgufFile in = GgufFile::open(dir.file("in.gguf"));
+  for (const char* type : {"IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ2_M", "IQ3_XXS"}) {
+    CAPTURE(type);
+    CHECK_THROWS_WITH_AS(quantize(in, dir.file("out.gguf"), {type, false, false, {}}),
+                         doctest::Contains("--imatrix"), SetupError);
+    ImportanceMatrix importance = importance_for(in);
+    importance.erase("blk.5.ffn_up.weight");
+    CHECK_THROWS_WITH_AS(quantize(in, dir.file("out.gguf"), {type, true, false, importance}),
+                         doctest::Contains("does not name it"), SetupError);
+  }
+  CHECK_FALSE(std::filesystem::exists(dir.file("out.gguf")));
+  CHECK_NOTHROW(quantize(in, dir.file("out.gguf"), {"IQ3_S", false, false, {}}));
+}
+
+TEST_CASE("quantize: the same bytes with any number of threads") {
+  TempDir dir;
+  TinyModelOptions options = source_options();
+  options.n_layer = 1;
+  options.n_ff = 256;
+  test::write_tiny_model(dir.file("in.gguf"), options);
+  const GgufFile in = GgufFile::open(dir.file("in.gguf"));
+  for (const char* type : {"IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_M", "IQ3_XXS", "IQ3_S", "Q4_K"}) {
+    CAPTURE(type);
+    const QuantizeOptions how = {type, true, false, importance_for(in)};
+    const GgufFile one = quantize(in, dir.file("one.gguf"), how, 1);
+    const GgufFile three = quantize(in, dir.file("three.gguf"), how, 3);
+    for (const TensorInfo& tensor : one.tensors()) {
+      CHECK(bytes_of(one, tensor) == bytes_of(three, three.tensor(tensor.name)));
+    }
+  }
+}
+
+TEST_CASE("quantize: each expert has its own importance") {
+  TempDir dir;
+  TinyModelOptions options = source_options();
+  options.arch = "qwen3moe";
+  options.n_layer = 1;
+  options.n_ff = 256;
+  test::write_tiny_model(dir.file("in.gguf"), options);
+  const GgufFile in = GgufFile::open(dir.file("in.gguf"));
+  const std::string name = "blk.0.ffn_up_exps.weight";
+  const TensorInfo& experts = in.tensor(name);
+  REQUIRE(experts.dims.size() == 3);
+  const auto n = static_cast<uint64_t>(experts.dims[2]);
+  test::GgufWriter matrix;
+  std::string sums, counts;
+  for (uint64_t e = 0; e < n; ++e) {
+    for (int64_t k = 0; k < experts.cols(); ++k) {
+      sums += test::GgufWriter::pod(static_cast<float>(e == 1 && k % 2 == 0 ? 800 : 8));
+    }
+    counts += test::GgufWriter::pod(8.0f);
+  }
+  matrix.add_tensor(name + ".in_sum2", TensorType::kF32, {static_cast<uint64_t>(experts.cols()), n}, sums);
+  matrix.add_tensor(name + ".counts", TensorType::kF32, {1, n}, counts);
+  matrix.write(dir.file("imatrix.gguf"));
+  const ImportanceMatrix importance = read_importance(dir.file("imatrix.gguf"));
+  const std::vector<float> ones(static_cast<size_t>(experts.cols()), 1.0f);
+  const GgufFile even = quantize(in, dir.file("even.gguf"), {"IQ3_S", true, false, {{name, ones}}});
+  const GgufFile own = quantize(in, dir.file("own.gguf"), {"IQ3_S", true, false, importance});
+  const std::vector<std::byte> a = bytes_of(even, even.tensor(name)), b = bytes_of(own, own.tensor(name));
+  const size_t one = a.size() / n;
+  for (size_t e = 0; e < n; ++e) {
+    CHECK(std::equal(a.begin() + e * one, a.begin() + (e + 1) * one, b.begin() + e * one) == (e != 1));
   }
 }
 

@@ -98,8 +98,22 @@ TEST_CASE("calls in the Mistral form") {
         "||look({\"a\":[1]})go({})");
   check(form, "[TOOL_CALLS]look[ARGS]{\"a\": 1}", "||look({\"a\":1})");
   check(form, "Yes. [TOOL_CALLS]look{\"a\": 1}", "|Yes.|look({\"a\":1})");
+  check(form, "[TOOL_CALLS]look[ARGS]{\"a\": \"[TOOL_CALLS]\"}[TOOL_CALLS]go[ARGS]{}",
+        "||look({\"a\":\"[TOOL_CALLS]\"})go({})");
+  check(form, "[TOOL_CALLS]look[ARGS]{} and more", "|[TOOL_CALLS]look[ARGS]{} and more|");
   check(form, "[TOOL_CALLS] nothing", "|[TOOL_CALLS] nothing|");
   check(form, "[TOOL", "|[TOOL|");
+}
+
+TEST_CASE("calls in a mark, closed or not") {
+  const AnswerForm form = form_of(ToolCallForm::kMarked);
+  check(form, "<|tool_call|>[{\"name\": \"look\", \"arguments\": {\"a\": 1}}, {\"name\": \"go\"}]",
+        "||look({\"a\":1})go({})");
+  check(form, "Yes.\n<|tool_call|>[{\"name\": \"look\", \"arguments\": {}}]<|/tool_call|>", "|Yes.|look({})");
+  check(form, "<|tool_call|>{\"name\": \"go\"}<|/tool_call|><|tool_call|>{\"name\": \"look\"}<|/tool_call|>",
+        "||go({})look({})");
+  check(form, "<|tool_call|>none", "|<|tool_call|>none|");
+  check(form, "a <|tool_b", "|a <|tool_b|");
 }
 
 TEST_CASE("hostile answers are content") {

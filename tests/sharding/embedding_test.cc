@@ -1,6 +1,6 @@
-// Embeddings and reranking scores: BERT and nomic-bert against llama.cpp on the same files
-// (tools/make_bert_fixtures.py made both), pooling of decoders' rows, and the same bits however a model is
-// cut, batched, chunked or threaded.
+// Embeddings and reranking scores: BERT, nomic-bert and a T5 encoder against llama.cpp on the same files
+// (tools/make_bert_fixtures.py and make_t5_fixtures.py made them), pooling of decoders' rows, and the same
+// bits however a model is cut, batched, chunked or threaded.
 #include <doctest/doctest.h>
 
 #include <algorithm>
@@ -75,10 +75,12 @@ double cosine(const Vector& a, const std::vector<double>& b) {
   return ab / std::sqrt(aa * bb);
 }
 
-const std::vector<std::string> kModels = {"bert_mean.gguf", "bert_rank.gguf", "nomic_bert.gguf"};
+const std::vector<std::string> kModels = {"bert_mean.gguf", "bert_rank.gguf", "nomic_bert.gguf",
+                                          "t5_encoder.gguf"};
 
-TEST_CASE("embeddings and scores of llama.cpp") {
-  std::ifstream in(kFixtures + "embedding_expected.txt");
+// How many vectors of a file were compared.
+int compare_with_expected(const std::string& expected_file) {
+  std::ifstream in(kFixtures + expected_file);
   REQUIRE(in.good());
   std::unique_ptr<Model> model;
   std::vector<int32_t> input;
@@ -109,7 +111,12 @@ TEST_CASE("embeddings and scores of llama.cpp") {
       ++compared;
     }
   }
-  CHECK(compared == 9);
+  return compared;
+}
+
+TEST_CASE("embeddings and scores of llama.cpp") {
+  CHECK(compare_with_expected("embedding_expected.txt") == 9);
+  CHECK(compare_with_expected("t5_encoder_expected.txt") == 3);
 }
 
 TEST_CASE("an encoder's embedding has the same bits for any cut, thread count and kernel table") {
