@@ -6,9 +6,13 @@
 #include <chrono>
 #include <cstdint>
 #include <cstdio>
+#include <functional>
 #include <iostream>
 #include <sstream>
+#include <string>
 #include <thread>
+#include <utility>
+#include <vector>
 
 #include "base/error.h"
 #include "base/logging.h"
@@ -213,14 +217,58 @@ void add_sign_flags(CLI::App& app, SignFlags& flags) {
       ->excludes(made);
 }
 
-int run_parsed(int argc, char** argv) {
-  CLI::App app{"Shoal runs one language model on several small devices.", "shoal"};
-  app.set_version_flag("--version", std::string("shoal ") + kVersion);
-  app.require_subcommand(1);
-  app.fallthrough();
-  std::string log_level = "info";
-  app.add_option("--log-level", log_level, "trace, debug, info, warning, error, off")->capture_default_str();
+void add_serve_flags(CLI::App& app, CommonFlags& common, ServeFlags& flags) {
+  app.add_option("--listen", flags.listen, "ADDRESS:PORT (default 127.0.0.1:8080)");
+  app.add_option("--api-key-file", flags.api_key_file, "file with one API key a line");
+  app.add_option("--admin-key-file", flags.admin_key_file,
+                 "file with the keys that may drain nodes (default: only from this machine)");
+  app.add_option("--allow-origin", flags.allow_origin,
+                 "web pages that may use the server through a browser, e.g. http://localhost:3000");
+  app.add_option("--requests-per-minute", flags.requests_per_minute,
+                 "of one key, or of all without keys (default: any)")
+      ->check(whole_number(1, 1 << 20));
+  app.add_flag("--without-api-key", flags.without_keys,
+               "listen off loopback though anybody there may then use the server");
+  app.add_option("--grace", flags.grace_s, "seconds that answers under way may take after SIGTERM")
+      ->check(CLI::Range(0.0, 3600.0))
+      ->capture_default_str();
+  app.add_flag("--await-nodes", common.await_nodes,
+               "start as the head alone: nodes join by address (shoal node --join)");
+}
 
+void add_bench_flags(CLI::App& app, BenchFlags& flags) {
+  app.add_option("-p,--n-prompt", flags.prompt, "prompt lengths; 0: none")
+      ->delimiter(',')
+      ->check(whole_number(0, 1 << 20, "-p"));
+  app.add_option("-n,--n-gen", flags.generate, "tokens to generate; 0: none")
+      ->delimiter(',')
+      ->check(whole_number(0, 1 << 20, "-n"));
+  app.add_option("-d,--n-depth", flags.depth, "tokens of context to generate after")
+      ->check(whole_number(0, 1 << 20, "-d"));
+  app.add_option("--concurrency", flags.concurrency, "sequences at once")
+      ->delimiter(',')
+      ->check(whole_number(1, 4096));
+  app.add_option("-r,--repetitions", flags.repetitions, "runs of each test")
+      ->check(whole_number(1, 1000, "-r"));
+  app.add_option("-o,--output", flags.output, "md, json or csv")->check(CLI::IsMember({"md", "json", "csv"}));
+}
+
+void add_inspect_flags(CLI::App& app, InspectFlags& flags) {
+  app.add_option("model", flags.model, "GGUF model file")->required();
+  CLI::Option* show_prompt =
+      app.add_flag("--template", flags.prompt, "show a prompt as the model's chat template writes it");
+  app.add_option("--conversation", flags.conversation,
+                 "JSON file with messages, and tools if wanted, as for /v1/chat/completions")
+      ->needs(show_prompt);
+}
+
+// Where a running server is asked.
+void add_server_flags(CLI::App& app, TopFlags& flags) {
+  app.add_option("--url", flags.url, "where the head serves")->capture_default_str();
+  app.add_option("--api-key-file", flags.api_key_file, "the first key of this file is used");
+}
+
+struct Flags {
   CommonFlags common;
   RunFlags run;
   PlanFlags plan;
@@ -239,102 +287,121 @@ int run_parsed(int argc, char** argv) {
   PullFlags pull;
   ListFlags list;
   std::string removed;
+};
 
-  CLI::App* run_app = app.add_subcommand("run", "generate once, stream to stdout");
-  add_cluster_flags(*run_app, common);
-  add_run_flags(*run_app, run);
-  add_lora_flag(*run_app, common);
-  add_trace_flag(*run_app, common);
-  run_app->add_option("-p,--prompt", run.prompt, "what to ask")->required();
-  run_app->add_flag("--raw", run.raw, "send the prompt as it is, without the model's chat template");
-  CLI::App* chat_app = app.add_subcommand("chat", "talk");
-  add_cluster_flags(*chat_app, common);
-  add_run_flags(*chat_app, run);
-  add_lora_flag(*chat_app, common);
-  CLI::App* serve_app = app.add_subcommand("serve", "OpenAI-compatible HTTP server, with a live page");
-  add_cluster_flags(*serve_app, common);
-  add_trace_flag(*serve_app, common);
-  serve_app->add_option("--listen", serve.listen, "ADDRESS:PORT (default 127.0.0.1:8080)");
-  serve_app->add_option("--api-key-file", serve.api_key_file, "file with one API key a line");
-  serve_app->add_option("--admin-key-file", serve.admin_key_file,
-                        "file with the keys that may drain nodes (default: only from this machine)");
-  serve_app->add_option("--allow-origin", serve.allow_origin,
-                        "web pages that may use the server through a browser, e.g. http://localhost:3000");
-  serve_app
-      ->add_option("--requests-per-minute", serve.requests_per_minute,
-                   "of one key, or of all without keys (default: any)")
-      ->check(whole_number(1, 1 << 20));
-  serve_app->add_flag("--without-api-key", serve.without_keys,
-                      "listen off loopback though anybody there may then use the server");
-  serve_app->add_option("--grace", serve.grace_s, "seconds that answers under way may take after SIGTERM")
-      ->check(CLI::Range(0.0, 3600.0))
-      ->capture_default_str();
-  serve_app->add_flag("--await-nodes", common.await_nodes,
-                      "start as the head alone: nodes join by address (shoal node --join)");
-  CLI::App* invite_app =
-      app.add_subcommand("invite", "on the head: a token with which one device may join, once");
-  add_invite_flags(*invite_app, common, invited);
-  CLI::App* revoke_app =
-      app.add_subcommand("revoke", "on the head: shut a device out of the cluster, at once");
-  add_revoke_flags(*revoke_app, common, revoked);
-  CLI::App* node_app = app.add_subcommand("node", "join a running head as one of its devices");
-  add_node_flags(*node_app, common, node);
-  CLI::App* drain_app =
-      app.add_subcommand("drain", "take a node's layers off it, so that it can be unplugged");
-  drain_app->add_option("node", drained, "its name")->required();
-  drain_app->add_option("--url", top.url, "where the head serves")->capture_default_str();
-  drain_app->add_option("--api-key-file", top.api_key_file, "the first key of this file is used");
-  drain_app->add_option("--timeout", drain_timeout_s, "seconds to wait for it")->capture_default_str();
-  CLI::App* top_app = app.add_subcommand("top", "what a running server does, in the terminal");
-  top_app->add_option("--url", top.url, "where it serves")->capture_default_str();
-  top_app->add_option("--api-key-file", top.api_key_file, "the first key of this file is used");
-  top_app->add_flag("--once", top.once, "print once and end");
-  CLI::App* plan_app = app.add_subcommand("plan", "what would run where, and why");
-  add_cluster_flags(*plan_app, common);
-  add_plan_flags(*plan_app, plan);
-  plan_app->add_option("--concurrency", common.sequences, "the same as --sequences")
-      ->check(CLI::Range(1, 4096));
-  CLI::App* probe_app = app.add_subcommand("probe", "measure this device");
-  add_cluster_flags(*probe_app, common);
-  probe_app->add_flag("--json", probe_json, "for machines");
-  CLI::App* bench_app = app.add_subcommand("bench", "prompt and generation speed, as a table");
-  add_cluster_flags(*bench_app, common);
-  add_trace_flag(*bench_app, common);
-  bench_app->add_option("-p,--n-prompt", bench.prompt, "prompt lengths; 0: none")
-      ->delimiter(',')
-      ->check(whole_number(0, 1 << 20, "-p"));
-  bench_app->add_option("-n,--n-gen", bench.generate, "tokens to generate; 0: none")
-      ->delimiter(',')
-      ->check(whole_number(0, 1 << 20, "-n"));
-  bench_app->add_option("-d,--n-depth", bench.depth, "tokens of context to generate after")
-      ->check(whole_number(0, 1 << 20, "-d"));
-  bench_app->add_option("--concurrency", bench.concurrency, "sequences at once")
-      ->delimiter(',')
-      ->check(whole_number(1, 4096));
-  bench_app->add_option("-r,--repetitions", bench.repetitions, "runs of each test")
-      ->check(whole_number(1, 1000, "-r"));
-  bench_app->add_option("-o,--output", bench.output, "md, json or csv")
-      ->check(CLI::IsMember({"md", "json", "csv"}));
-  CLI::App* inspect_app = app.add_subcommand("inspect", "what is in a model file");
-  inspect_app->add_option("model", inspect.model, "GGUF model file")->required();
-  CLI::Option* show_prompt = inspect_app->add_flag("--template", inspect.prompt,
-                                                   "show a prompt as the model's chat template writes it");
-  inspect_app
-      ->add_option("--conversation", inspect.conversation,
-                   "JSON file with messages, and tools if wanted, as for /v1/chat/completions")
-      ->needs(show_prompt);
-  CLI::App* quantize_app = app.add_subcommand("quantize", "write a model file in another format");
-  add_quantize_flags(*quantize_app, quantize);
-  CLI::App* sign_app = app.add_subcommand("sign", "sign a model file, so that others can tell who made it");
-  add_sign_flags(*sign_app, sign);
-  CLI::App* pull_app = app.add_subcommand("pull", "get a model from a hub");
-  add_pull_flags(*pull_app, pull);
-  CLI::App* list_app = app.add_subcommand("list", "the models that were pulled");
-  list_app->add_flag("--json", list.json, "for machines");
-  list_app->add_flag("--known", list.known, "the short names that shoal pull knows instead");
-  CLI::App* rm_app = app.add_subcommand("rm", "remove a model that was pulled");
-  rm_app->add_option("name", removed, "as shoal list shows it")->required();
+// The subcommands and what each does.
+class Commands {
+ public:
+  Commands(CLI::App& app, Flags& flags) : app_(app), flags_(flags) {
+    add_answering();
+    add_clusters();
+    add_models();
+  }
 
+  // The one that was named on the command line, after it was parsed.
+  int run() const {
+    for (const auto& [command, work] : commands_) {
+      if (*command) return work();
+    }
+    return kExitUsage;  // not reached: one is required
+  }
+
+ private:
+  CLI::App& add(const char* name, const char* help, std::function<int()> work) {
+    commands_.emplace_back(app_.add_subcommand(name, help), std::move(work));
+    return *commands_.back().first;
+  }
+
+  void add_answering() {
+    Flags& f = flags_;
+    CLI::App& run =
+        add("run", "generate once, stream to stdout", [&] { return run_command(f.common, f.run); });
+    CLI::App& chat = add("chat", "talk", [&] { return chat_command(f.common, f.run); });
+    for (CLI::App* app : {&run, &chat}) {
+      add_cluster_flags(*app, f.common);
+      add_run_flags(*app, f.run);
+      add_lora_flag(*app, f.common);
+    }
+    add_trace_flag(run, f.common);
+    run.add_option("-p,--prompt", f.run.prompt, "what to ask")->required();
+    run.add_flag("--raw", f.run.raw, "send the prompt as it is, without the model's chat template");
+    CLI::App& serve = add("serve", "OpenAI-compatible HTTP server, with a live page",
+                          [&] { return serve_command(f.common, f.serve); });
+    add_cluster_flags(serve, f.common);
+    add_trace_flag(serve, f.common);
+    add_serve_flags(serve, f.common, f.serve);
+    CLI::App& top =
+        add("top", "what a running server does, in the terminal", [&] { return top_command(f.top); });
+    add_server_flags(top, f.top);
+    top.add_flag("--once", f.top.once, "print once and end");
+    CLI::App& bench = add("bench", "prompt and generation speed, as a table",
+                          [&] { return bench_command(f.common, f.bench); });
+    add_cluster_flags(bench, f.common);
+    add_trace_flag(bench, f.common);
+    add_bench_flags(bench, f.bench);
+  }
+
+  void add_clusters() {
+    Flags& f = flags_;
+    CLI::App& plan =
+        add("plan", "what would run where, and why", [&] { return plan_command(f.common, f.plan); });
+    add_cluster_flags(plan, f.common);
+    add_plan_flags(plan, f.plan);
+    plan.add_option("--concurrency", f.common.sequences, "the same as --sequences")
+        ->check(CLI::Range(1, 4096));
+    CLI::App& probe =
+        add("probe", "measure this device", [&] { return probe_command(f.common, f.probe_json); });
+    add_cluster_flags(probe, f.common);
+    probe.add_flag("--json", f.probe_json, "for machines");
+    CLI::App& node = add("node", "join a running head as one of its devices",
+                         [&] { return node_command(f.common, f.node); });
+    add_node_flags(node, f.common, f.node);
+    CLI::App& invite = add("invite", "on the head: a token with which one device may join, once",
+                           [&] { return invite_command(f.common, f.invited); });
+    add_invite_flags(invite, f.common, f.invited);
+    CLI::App& revoke = add("revoke", "on the head: shut a device out of the cluster, at once",
+                           [&] { return revoke_command(f.common, f.revoked); });
+    add_revoke_flags(revoke, f.common, f.revoked);
+    CLI::App& drain = add("drain", "take a node's layers off it, so that it can be unplugged",
+                          [&] { return drain_command(f.top, f.drained, f.drain_timeout_s); });
+    drain.add_option("node", f.drained, "its name")->required();
+    add_server_flags(drain, f.top);
+    drain.add_option("--timeout", f.drain_timeout_s, "seconds to wait for it")->capture_default_str();
+  }
+
+  void add_models() {
+    Flags& f = flags_;
+    CLI::App& inspect = add("inspect", "what is in a model file", [&] { return inspect_command(f.inspect); });
+    add_inspect_flags(inspect, f.inspect);
+    CLI::App& quantize =
+        add("quantize", "write a model file in another format", [&] { return quantize_command(f.quantize); });
+    add_quantize_flags(quantize, f.quantize);
+    CLI::App& sign = add("sign", "sign a model file, so that others can tell who made it",
+                         [&] { return sign_command(f.sign); });
+    add_sign_flags(sign, f.sign);
+    CLI::App& pull = add("pull", "get a model from a hub", [&] { return pull_command(f.pull); });
+    add_pull_flags(pull, f.pull);
+    CLI::App& list = add("list", "the models that were pulled", [&] { return list_command(f.list); });
+    list.add_flag("--json", f.list.json, "for machines");
+    list.add_flag("--known", f.list.known, "the short names that shoal pull knows instead");
+    CLI::App& rm = add("rm", "remove a model that was pulled", [&] { return rm_command(f.removed); });
+    rm.add_option("name", f.removed, "as shoal list shows it")->required();
+  }
+
+  CLI::App& app_;
+  Flags& flags_;
+  std::vector<std::pair<CLI::App*, std::function<int()>>> commands_;
+};
+
+int run_parsed(int argc, char** argv) {
+  CLI::App app{"Shoal runs one language model on several small devices.", "shoal"};
+  app.set_version_flag("--version", std::string("shoal ") + kVersion);
+  app.require_subcommand(1);
+  app.fallthrough();
+  std::string log_level = "info";
+  app.add_option("--log-level", log_level, "trace, debug, info, warning, error, off")->capture_default_str();
+  Flags flags;
+  const Commands commands(app, flags);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
@@ -343,23 +410,7 @@ int run_parsed(int argc, char** argv) {
     (void)agree(*bootstrap, {"", usage_text(app, error, argc, argv), kExitUsage});
   }
   init_logging("shoal", log_level);
-  if (*run_app) return run_command(common, run);
-  if (*chat_app) return chat_command(common, run);
-  if (*plan_app) return plan_command(common, plan);
-  if (*probe_app) return probe_command(common, probe_json);
-  if (*serve_app) return serve_command(common, serve);
-  if (*invite_app) return invite_command(common, invited);
-  if (*revoke_app) return revoke_command(common, revoked);
-  if (*node_app) return node_command(common, node);
-  if (*top_app) return top_command(top);
-  if (*drain_app) return drain_command(top, drained, drain_timeout_s);
-  if (*bench_app) return bench_command(common, bench);
-  if (*pull_app) return pull_command(pull);
-  if (*list_app) return list_command(list);
-  if (*rm_app) return rm_command(removed);
-  if (*quantize_app) return quantize_command(quantize);
-  if (*sign_app) return sign_command(sign);
-  return inspect_command(inspect);
+  return commands.run();
 }
 
 // A line for each node that has something to say.
