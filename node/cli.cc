@@ -4,7 +4,6 @@
 #include <CLI/CLI.hpp>
 
 #include <chrono>
-#include <cstdint>
 #include <cstdio>
 #include <functional>
 #include <iostream>
