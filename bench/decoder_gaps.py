@@ -6,9 +6,9 @@
     bench/decoder_gaps.py --nodes 4 --listen 10.77.0.1:0
 
 Starts `shoal serve` on the first --nodes nodes of the cluster file. --decoders clients stream answers; when each has
---tokens of them a prompt of --prompt tokens comes in. Prints one JSON object: p50, p99 and the longest time between tokens
-of the decoders before it came and while it was read, and the time to its first token beside them. Options
-after `--` go to shoal serve.
+--tokens of them a prompt of --prompt tokens comes in. Then the same answers are streamed again over the same tokens, with
+no prompt. Prints one JSON object: p50, p99 and the longest time between tokens of the decoders without the prompt and while
+it was read, and the time to its first token beside them. Options after `--` go to shoal serve.
 """
 import argparse
 import json
@@ -71,22 +71,39 @@ def describe(gaps):
             "max_ms": 1e3 * max(gaps, default=0), "count": len(gaps)}
 
 
-def measure(server, options):
+def start_decoders(server, options):
     decoders = [Decoder(server, i, options.tokens_max) for i in range(options.decoders)]
     for decoder in decoders:
         decoder.start()
-    wait_for(decoders, 8)
-    begin = time.monotonic()
     wait_for(decoders, 8 + options.tokens)
+    return decoders
+
+
+def stop(decoders):
+    for decoder in decoders:
+        decoder.leave = True
+    for decoder in decoders:
+        decoder.join(60)
+
+
+def measure(server, options):
+    decoders = start_decoders(server, options)
     sent = time.monotonic()
     prompt = [3 + (i * 7919 + i * i) % 250 for i in range(options.prompt)]
     answered = server.answer(prompt, 1)
     end = answered[0] if answered else time.monotonic()  # a token without text counts as well
-    for decoder in decoders:
-        decoder.leave = True
-    before, beside = describe(gaps_between(decoders, begin, sent)), describe(gaps_between(decoders, sent, end))
-    return {"decoders": options.decoders, "prompt": options.prompt, "before": before, "beside": beside,
-            "p99_ratio": beside["p99_ms"] / before["p99_ms"], "first_token_s": end - sent}
+    stop(decoders)
+    beside = describe(gaps_between(decoders, sent, end))
+    # The same answers once more, over the same tokens, with no prompt beside them: a token takes longer the more there are
+    # before it.
+    tokens = max(sum(t <= end for t in decoder.times) for decoder in decoders)
+    decoders = start_decoders(server, options)
+    begin = time.monotonic()
+    wait_for(decoders, tokens)
+    without = describe(gaps_between(decoders, begin, time.monotonic()))
+    stop(decoders)
+    return {"decoders": options.decoders, "prompt": options.prompt, "tokens": tokens, "without": without, "beside": beside,
+            "p99_ratio": beside["p99_ms"] / without["p99_ms"], "first_token_s": end - sent}
 
 
 def main():
@@ -98,7 +115,7 @@ def main():
     parser.add_argument("-c", "--cluster", type=pathlib.Path, default=os.environ.get("SHOAL_CLUSTER"))
     parser.add_argument("--nodes", type=int, default=1)
     parser.add_argument("--decoders", type=int, default=7)
-    parser.add_argument("--tokens", type=int, default=100, help="of each decoder before the prompt comes")
+    parser.add_argument("--tokens", type=int, default=100, help="of each decoder until the prompt comes")
     parser.add_argument("--tokens-max", type=int, default=3000, help="of each decoder in all")
     parser.add_argument("--prompt", type=int, default=4096)
     parser.add_argument("--listen", default="127.0.0.1:0")

@@ -22,19 +22,25 @@ Result<void> AdmissionQueue::offer(const WaitingRequest& request, double row_s) 
   const double wait_s = predicted_wait_s(row_s);
   if (!waiting_.empty() && wait_s + own_s > wait_allowed_s(own_s)) {
     return Error{Errc::kQueueFull,
-                 fmt::format("about {:.0f} s of prompts wait already: try again later", std::ceil(wait_s))};
+                 fmt::format("about {:.0f} s of work wait already: try again later", std::ceil(wait_s))};
   }
   const double left_s = request.deadline_s - request.since_s;
   if (!waiting_.empty() && wait_s + own_s > left_s) {
     return Error{
         Errc::kQueueFull,
-        fmt::format("about {:.0f} s of prompts wait already, and this request gives up after {:.3g} s: try "
+        fmt::format("about {:.0f} s of work wait already, and this request gives up after {:.3g} s: try "
                     "again later or allow it more time",
                     std::ceil(wait_s), left_s)};
   }
+  if (waiting_.empty()) turns_since_ = request.since_s;
   waiting_.push_back(request);
   rows_ += request.prompt_rows;
   return {};
+}
+
+double AdmissionQueue::predicted_wait_s(double row_s) const {
+  return std::max(kMargin * static_cast<double>(rows_) * row_s,
+                  static_cast<double>(waiting_.size()) * turn_s_);
 }
 
 double AdmissionQueue::retry_after_s(int prompt_rows, double row_s) const {
@@ -83,10 +89,14 @@ void AdmissionQueue::take(uint64_t id) {
   drop(found);
 }
 
-void AdmissionQueue::ended(const std::string& user) {
+void AdmissionQueue::ended(const std::string& user, double now_s) {
   const auto found = running_.find(user);
   SHOAL_CHECK(found != running_.end());
   if (--found->second == 0) running_.erase(found);  // users come and go: no entry for those who left
+  if (waiting_.empty()) return;
+  turns_ = std::min(turns_ + 1, kTurnsRemembered);
+  turn_s_ += (now_s - turns_since_ - turn_s_) / turns_;
+  turns_since_ = now_s;
 }
 
 bool AdmissionQueue::remove(uint64_t id) {

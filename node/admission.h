@@ -5,7 +5,8 @@
 // more urgently; then the higher priority; of those the shortest prompt, less what it has waited. A request
 // is refused when the queue is full or holds a great many of the same user, or when what waits before it
 // predicts that it would wait longer than the queue may take: a caller who is told at once can go elsewhere,
-// one who waits a minute in silence cannot.
+// one who waits a minute in silence cannot. What waits before it is its prompts' rows; or, where answers are
+// long, the turns that end before its own, as often as turns have ended lately while others waited.
 #pragma once
 
 #include <algorithm>
@@ -50,15 +51,16 @@ class AdmissionQueue {
   std::optional<uint64_t> next(double now_s, double row_s) const;
   // It runs now. ended() when it is over.
   void take(uint64_t id);
-  void ended(const std::string& user);
+  void ended(const std::string& user, double now_s);
   bool remove(uint64_t id);  // false: it does not wait
   // Those whose deadline has passed leave the queue.
   std::vector<uint64_t> expire(double now_s);
 
   size_t size() const { return waiting_.size(); }
-  double predicted_wait_s(double row_s) const { return kMargin * static_cast<double>(rows_) * row_s; }
+  double predicted_wait_s(double row_s) const;
 
  private:
+  static constexpr int kTurnsRemembered = 32;  // of which the mean time between two ends is taken
   double wait_allowed_s(double own_s) const { return std::max(limits_.wait_max_s, 2 * own_s); }
   static constexpr double kMargin = 1.3;  // decoders beside the prompts slow them down
   std::list<WaitingRequest>::const_iterator find(uint64_t id) const;
@@ -69,7 +71,10 @@ class AdmissionQueue {
   AdmissionLimits limits_;
   std::list<WaitingRequest> waiting_;  // by arrival
   std::map<std::string, int> running_;
-  int64_t rows_ = 0;  // of all that wait
+  int64_t rows_ = 0;        // of all that wait
+  double turn_s_ = 0;       // between two ends while others waited
+  int turns_ = 0;           // that it is the mean of
+  double turns_since_ = 0;  // the last end, or when somebody began to wait after nobody had
 };
 
 }  // namespace shoal

@@ -339,7 +339,7 @@ int bench_command(const CommonFlags& common, const BenchFlags& flags) {
     if (fitted.context == 0) fitted.context = std::max(longest, 16);
     if (fitted.sequences == 0) fitted.sequences = most;
   }
-  const auto check = [&] {
+  const auto check = [&](bool) {
     const auto none = [](const std::vector<int>& lengths) {
       return std::all_of(lengths.begin(), lengths.end(), [](int n) { return n == 0; });
     };

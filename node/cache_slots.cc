@@ -1,6 +1,7 @@
 #include "node/cache_slots.h"
 
 #include <algorithm>
+#include <map>
 
 #include "base/check.h"
 
@@ -9,10 +10,6 @@ namespace {
 
 constexpr int kForkGain = 32;       // positions that another slot's cache must have beyond a free one's own
 constexpr double kKeptFree = 0.05;  // of the pages, when a sequence is admitted beside others
-
-bool ranks_below(const Resident& a, const Resident& b) {
-  return a.priority != b.priority ? a.priority < b.priority : a.id > b.id;
-}
 
 }  // namespace
 
@@ -122,20 +119,32 @@ void CacheSlots::give_back(int slot) {
   slots_[index(slot)].used = false;
 }
 
-std::optional<uint64_t> victim(std::span<const Resident> running, uint64_t needy) {
-  const auto find = [&](uint64_t id) {
-    return std::find_if(running.begin(), running.end(), [&](const Resident& r) { return r.id == id; });
-  };
-  const auto own = find(needy);
-  SHOAL_CHECK(own != running.end());
-  const Resident* last = nullptr;
-  bool is_last = true;
-  for (const Resident& other : running) {
-    if (!ranks_below(other, *own)) continue;
-    is_last = false;
-    if (!other.in_flight && (last == nullptr || ranks_below(other, *last))) last = &other;
+std::vector<Resident> by_rank(std::vector<Resident> running) {
+  std::sort(running.begin(), running.end(), [](const Resident& a, const Resident& b) {
+    return a.priority != b.priority ? a.priority > b.priority : a.id < b.id;
+  });
+  std::map<std::string, int> turns;  // of each user, so far
+  std::vector<std::pair<int, Resident>> by_turn;
+  for (Resident& resident : running) {
+    const int turn = turns[resident.user]++;
+    by_turn.emplace_back(turn, std::move(resident));
   }
-  if (last != nullptr) return last->id;
+  std::stable_sort(by_turn.begin(), by_turn.end(),
+                   [](const auto& a, const auto& b) { return a.first < b.first; });
+  std::vector<Resident> ranked;
+  for (auto& [turn, resident] : by_turn) ranked.push_back(std::move(resident));
+  return ranked;
+}
+
+std::optional<uint64_t> victim(std::span<const Resident> ranked, uint64_t needy) {
+  const auto own = std::find_if(ranked.begin(), ranked.end(), [&](const auto& r) { return r.id == needy; });
+  SHOAL_CHECK(own != ranked.end());
+  bool is_last = true;
+  for (auto it = ranked.end(); it-- != own + 1;) {
+    if (!it->holds) continue;
+    if (!it->in_flight) return it->id;
+    is_last = false;
+  }
   return is_last && !own->in_flight ? std::optional(needy) : std::nullopt;
 }
 

@@ -75,13 +75,19 @@ class CacheSlots {
 // A running sequence, as far as taking it off goes.
 struct Resident {
   uint64_t id = 0;  // by arrival
+  std::string user;
   int priority = 0;
+  bool holds = true;  // pages; false: it was taken off
   bool in_flight = false;
 };
 
-// Which sequence gives its pages to `needy`: of those that rank below it (a lower priority, or arrived later)
-// and are not in flight the last, and where it is itself the last of all, it. Nothing: one that ranks below
-// is in flight and must come back first. The first in rank is never taken off, so that it always ends.
-std::optional<uint64_t> victim(std::span<const Resident> running, uint64_t needy);
+// The order in which sequences keep their pages. Users take turns: nobody's second comes before another's
+// first, however urgent. Of one user, and of one turn, the higher priority is first, then who came earlier.
+std::vector<Resident> by_rank(std::vector<Resident> running);
+
+// Which sequence gives its pages to `needy`: of those that rank below it and are not in flight the last, and
+// where it is itself the last of all, it. Nothing: one that ranks below is in flight and must come back
+// first. The first in rank is never taken off, so that it always ends. `ranked`: by_rank().
+std::optional<uint64_t> victim(std::span<const Resident> ranked, uint64_t needy);
 
 }  // namespace shoal

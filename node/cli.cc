@@ -175,6 +175,12 @@ void add_node_flags(CLI::App& app, CommonFlags& common, NodeFlags& flags) {
   app.add_flag("--insecure", common.insecure, "without TLS, as the head");
 }
 
+void add_revoke_flags(CLI::App& app, CommonFlags& common, RevokeFlags& flags) {
+  app.add_option("-c,--config", common.config, "cluster file (YAML)")->required();
+  app.add_option("node", flags.node, "whose certificates are not believed any more")->required();
+  app.add_flag("--undo", flags.undo, "let it in again");
+}
+
 void add_invite_flags(CLI::App& app, CommonFlags& common, InviteFlags& flags) {
   app.add_option("-c,--config", common.config, "cluster file (YAML) of the head")->required();
   app.add_option("--name", flags.node, "of the device, where it had a certificate before (default: any new)");
@@ -223,6 +229,7 @@ int run_parsed(int argc, char** argv) {
   TopFlags top;
   NodeFlags node;
   InviteFlags invited;
+  RevokeFlags revoked;
   std::string drained;
   double drain_timeout_s = 300;
   QuantizeFlags quantize;
@@ -267,6 +274,9 @@ int run_parsed(int argc, char** argv) {
   CLI::App* invite_app =
       app.add_subcommand("invite", "on the head: a token with which one device may join, once");
   add_invite_flags(*invite_app, common, invited);
+  CLI::App* revoke_app =
+      app.add_subcommand("revoke", "on the head: shut a device out of the cluster, at once");
+  add_revoke_flags(*revoke_app, common, revoked);
   CLI::App* node_app = app.add_subcommand("node", "join a running head as one of its devices");
   add_node_flags(*node_app, common, node);
   CLI::App* drain_app =
@@ -339,6 +349,7 @@ int run_parsed(int argc, char** argv) {
   if (*probe_app) return probe_command(common, probe_json);
   if (*serve_app) return serve_command(common, serve);
   if (*invite_app) return invite_command(common, invited);
+  if (*revoke_app) return revoke_command(common, revoked);
   if (*node_app) return node_command(common, node);
   if (*top_app) return top_command(top);
   if (*drain_app) return drain_command(top, drained, drain_timeout_s);

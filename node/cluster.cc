@@ -18,6 +18,7 @@
 #include "node/pipeline_setup.h"
 #include "node/plan_inputs.h"
 #include "node/process_memory.h"
+#include "node/revocation.h"
 #include "sharding/lora_shard.h"
 #include "tensor/blas.h"
 
@@ -351,6 +352,8 @@ void start_coordinator(Cluster& cluster, const std::map<std::string, Endpoint>& 
   settings.base = base_of(cluster);
   settings.known = cluster.plan_input;
   settings.endpoints = endpoints;
+  if (!cluster.config.path.empty() && !cluster.config.insecure)
+    settings.revoked_file = revocations_file(authority_directory(cluster.config.cluster));
   cluster.keeper = std::make_unique<PipelineKeeper>(
       *cluster.node, *cluster.coordinator, settings, planned ? std::optional(cluster.plan) : std::nullopt,
       [&cluster](const PlanInput& live, const Plan& plan, const PipelineLayout& layout) {

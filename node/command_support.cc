@@ -119,10 +119,10 @@ ClusterOptions options_of(const CommonFlags& common) {
 }
 
 void load_config_together(Cluster& cluster, Bootstrap& bootstrap, const CommonFlags& common,
-                          const std::function<void()>& check) {
+                          const std::function<void(bool is_head)>& check) {
   RankReport report;
   try {
-    check();
+    check(bootstrap.rank() == 0);
     cluster.config = config_of(common);
     if (bootstrap.size() > 1 && cluster.config.path.empty()) {
       throw SetupError(
@@ -172,7 +172,7 @@ TraceSession::~TraceSession() {
   cluster_.node->call([this] { cluster_.on_laid_out = {}; });
 }
 
-int with_cluster(const CommonFlags& common, const std::function<void()>& check,
+int with_cluster(const CommonFlags& common, const std::function<void(bool is_head)>& check,
                  const std::function<void(Cluster&)>& work, const std::function<void(Cluster&)>& on_worker) {
   const std::unique_ptr<Bootstrap> bootstrap = make_bootstrap();
   Cluster cluster;

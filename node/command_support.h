@@ -15,14 +15,14 @@ namespace shoal {
 ClusterConfig config_of(const CommonFlags& common);
 ClusterOptions options_of(const CommonFlags& common);
 
-// check(), which throws SetupError where other flags are wrong, then config_of(), on every rank; where it
-// fails on any, all end, and rank 0 says it once.
+// check(), which throws SetupError where other flags are wrong or the head could not do its work, then
+// config_of(), on every rank; where it fails on any, all end, and rank 0 says it once.
 void load_config_together(Cluster& cluster, Bootstrap& bootstrap, const CommonFlags& common,
-                          const std::function<void()>& check);
+                          const std::function<void(bool is_head)>& check);
 
 // Starts the cluster and does `work` on the head; the other nodes serve until the head is done, after
 // `on_worker`. Returns the exit code.
-int with_cluster(const CommonFlags& common, const std::function<void()>& check,
+int with_cluster(const CommonFlags& common, const std::function<void(bool is_head)>& check,
                  const std::function<void(Cluster&)>& work,
                  const std::function<void(Cluster&)>& on_worker = {});
 

@@ -60,6 +60,11 @@ struct InviteFlags {
   double wait_s = 600;
 };
 
+struct RevokeFlags {
+  std::string node;
+  bool undo = false;
+};
+
 struct PlanFlags {
   bool explain = false;
   bool json = false;
@@ -148,6 +153,7 @@ int serve_command(const CommonFlags& common, const ServeFlags& flags);
 int top_command(const TopFlags& flags);
 int drain_command(const TopFlags& server, const std::string& node, double timeout_s);
 int invite_command(const CommonFlags& common, const InviteFlags& flags);
+int revoke_command(const CommonFlags& common, const RevokeFlags& flags);
 int node_command(const CommonFlags& common, const NodeFlags& flags);
 int inspect_command(const InspectFlags& flags);
 int quantize_command(const QuantizeFlags& flags);

@@ -123,6 +123,7 @@ void Coordinator::send(ScheduledStep step) {
       job->candidates = need == 0 || job->candidates == 0 ? 0 : std::max(job->candidates, need);
     }
   }
+  in_flight.all_logits = job->candidates == 0;
   in_flight.step = std::move(step);
   in_flight.sent_s = host_.now_s();
   steps_[job->step_id] = std::move(in_flight);
@@ -200,7 +201,7 @@ void Coordinator::compare(const StepInFlight& in_flight, double answered_s,
   if (fidelity_ == nullptr) return;
   const std::vector<StepPart>& parts = in_flight.step.parts;
   const bool one_each = std::all_of(parts.begin(), parts.end(), [](const auto& p) { return p.rows == 1; });
-  if (!in_flight.step.decodes || !one_each) return;
+  if (!in_flight.step.decodes || !one_each || in_flight.all_logits) return;
   std::vector<std::optional<double>> ahead_s;
   for (const std::string& node : layout_.node_of_stage) ahead_s.push_back(host_.clock_ahead_s(node));
   const auto drift =
@@ -289,7 +290,7 @@ void Coordinator::finish(uint64_t id, FinishReason reason, const Error& error, d
   mark(id, TracedRequest::Mark::kEnded, sequence->answered,
        sequence->answered > 0 ? TracedRequest::Mark::kFirstToken : TracedRequest::Mark::kStarted);
   scheduler_.remove(id);
-  queue_.ended(sequence->request.user);
+  queue_.ended(sequence->request.user, host_.now_s());
   if (sequence->slot >= 0) cache_.give_back(sequence->slot);
   sequence->request.on_event({id, -1, true, reason, error, retry_after_s});
 }

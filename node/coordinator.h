@@ -90,6 +90,8 @@ class Coordinator {
     ScheduledStep step;
     std::vector<std::pair<int32_t, uint64_t>> wanted;  // row index, sequence
     double sent_s = 0;
+    bool all_logits =
+        false;  // somebody wants those of the whole vocabulary: a far larger answer than planned
   };
 
   void start(uint64_t id, GenerationRequest request);
@@ -100,6 +102,7 @@ class Coordinator {
   int prompt_positions(const GenerationRequest& request) const;
   std::vector<int32_t> first_tokens(const GenerationRequest& request) const;
   CacheSlots::Prefix prefix_of(const GenerationRequest& request, std::span<const int32_t> tokens) const;
+  std::vector<Resident> residents() const;
   bool take_one_off(uint64_t needy);
   void watch_deadlines();
   double row_seconds() const;

@@ -80,12 +80,12 @@ void Coordinator::admit() {
 // Lets those who were taken off go on, the first in rank first; whether none is left.
 bool Coordinator::readmit() {
   while (true) {
-    Sequence* first = nullptr;
-    for (const auto& [id, sequence] : running_) {  // by arrival
-      if (sequence->slot >= 0) continue;
-      if (first == nullptr || sequence->request.priority > first->request.priority) first = sequence.get();
-    }
-    if (first == nullptr) return true;
+    const bool all_run =
+        std::all_of(running_.begin(), running_.end(), [](const auto& r) { return r.second->slot >= 0; });
+    if (all_run) return true;
+    const std::vector<Resident> ranked = residents();
+    const auto next = std::find_if(ranked.begin(), ranked.end(), [](const auto& r) { return !r.holds; });
+    Sequence* const first = running_.at(next->id).get();
     const CacheSlots::Prefix prefix = prefix_of(first->request, first->tokens);
     if (prefix.slot < 0 || !cache_.has_room(prefix, static_cast<int>(first->tokens.size()))) return false;
     begin(*first, prefix);
@@ -123,15 +123,20 @@ void Coordinator::begin(Sequence& sequence, const CacheSlots::Prefix& prefix) {
   if (sequence.answered == 0) mark(sequence.id, TracedRequest::Mark::kStarted, sequence.reused);
 }
 
+// All that have begun, as they rank for the cache's pages.
+std::vector<Resident> Coordinator::residents() const {
+  std::vector<Resident> all;
+  for (const auto& [id, sequence] : running_) {
+    const GenerationRequest& request = sequence->request;
+    all.push_back({id, request.user, request.priority, sequence->slot >= 0, scheduler_.in_flight(id)});
+  }
+  return by_rank(std::move(all));
+}
+
 // The cache is full: a sequence gives its pages to another, and its tokens are computed again when there is
 // room. What it has said so far stands: computed again they are the same. Whether one could be taken off now.
 bool Coordinator::take_one_off(uint64_t needy) {
-  std::vector<Resident> residents;
-  for (const auto& [id, sequence] : running_) {
-    if (sequence->slot < 0) continue;
-    residents.push_back({id, sequence->request.priority, scheduler_.in_flight(id)});
-  }
-  const std::optional<uint64_t> chosen = victim(residents, needy);
+  const std::optional<uint64_t> chosen = victim(residents(), needy);
   if (!chosen) return false;
   Sequence& sequence = *running_.at(*chosen);
   scheduler_.remove(*chosen);

@@ -147,7 +147,7 @@ void converse(Cluster& cluster, const CommonFlags& common, const RunFlags& flags
 int run_command(const CommonFlags& common, const RunFlags& flags) {
   return with_cluster(
       common,
-      [&] {
+      [&](bool) {
         flags.sampling.validate();
         if (flags.prompt.empty() && !flags.raw) throw SetupError("-p (--prompt) is empty: say what to ask");
       },
@@ -159,7 +159,7 @@ int run_command(const CommonFlags& common, const RunFlags& flags) {
 
 int chat_command(const CommonFlags& common, const RunFlags& flags) {
   return with_cluster(
-      common, [&] { flags.sampling.validate(); },
+      common, [&](bool) { flags.sampling.validate(); },
       [&](Cluster& cluster) {
         converse(cluster, common, flags);
         if (!common.quiet) print_fidelity(cluster);

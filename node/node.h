@@ -59,6 +59,7 @@ struct NodeEvents {
   std::function<void(const std::string& node, const Ready&)> ready;
   std::function<void(const std::string& node, const Measured&)> measured;
   std::function<Membership::Verdict(const std::string& node)> may_join;
+  std::function<bool(const std::string& node)> revoked;  // nothing it asks for is answered
   std::function<void(const std::string& node, const Join&)> joined;
 };
 
@@ -138,6 +139,8 @@ class Node : public PipelineHost {
   bool tell(const std::string& node, Message message);
   // Ends the control channel to a node; nothing more is told of it.
   void forget(const std::string& node);
+  // And ends every connection that it made to this node.
+  void cut_off(const std::string& node);
   std::string address_of(const std::string& node) const;  // where its control channel comes from
 
   // What this node gives to others that lack weights: the model's, then each adapter's. None: nothing.

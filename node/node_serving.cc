@@ -84,6 +84,10 @@ awaitable<void> Node::serve_peer(ChannelPtr channel) {
 // This node's own checks of a caller: once there is a plan, only the nodes that it names may call, for what
 // it says. Anybody of the cluster may measure a link.
 std::optional<RefusalReason> Node::refusal_of(const Hello& hello) const {
+  if (events_.revoked && events_.revoked(hello.node_name)) {
+    return RefusalReason{Refusal::kOther,
+                         fmt::format("{} was shut out of the cluster (shoal revoke)", hello.node_name)};
+  }
   if (hello.role == LinkRole::kProbe) return std::nullopt;
   if (hello.role == LinkRole::kWeights) {
     if (weight_server_.offers()) return std::nullopt;

@@ -16,6 +16,7 @@ namespace shoal {
 namespace {
 
 constexpr double kComePatience_s = 5;  // for the nodes of the cluster file, where none is there yet
+constexpr int kTicksOfLook = 5;        // from one look at who was revoked to the next
 constexpr double kStepsOfStall = 8;    // a stage slowed four times is slow, not stuck
 
 template <class... Bodies>
@@ -36,6 +37,7 @@ PipelineKeeper::PipelineKeeper(Node& node, Coordinator& coordinator, Settings se
       on_laid_out_(std::move(on_laid_out)),
       endpoints_(settings_.endpoints),
       recovery_(settings_.known, plan ? kFirstEpoch : 0),
+      revoked_(settings_.revoked_file),
       ticks_(node.io().executor()) {
   for (const DeviceProfile& device : settings_.known.devices) memory_[device.name] = device.memory_bytes;
   node_.io().call([&] {
@@ -95,6 +97,7 @@ NodeEvents PipelineKeeper::node_events() {
     on_measured(node, measured);
   };
   events.may_join = [this](const std::string& node) { return membership_.may_join(node, now()); };
+  events.revoked = [this](const std::string& node) { return revoked_.contains(node); };
   events.joined = [this](const std::string& node, const Join& join) { on_joined(node, join); };
   return events;
 }
@@ -109,6 +112,11 @@ void PipelineKeeper::arm_tick() {
 }
 
 void PipelineKeeper::tick() {
+  if (--ticks_to_look_ < 0) {
+    ticks_to_look_ = kTicksOfLook;
+    revoked_.look();
+    shut_out_revoked();
+  }
   for (const Membership::Loss& loss : membership_.tick(now())) {
     node_.forget(loss.node);
     on_lost(loss.node, loss.why);
@@ -120,6 +128,15 @@ void PipelineKeeper::tick() {
   for (const std::string& node : late) ask_next(node);
   recovery_.tick(coordinator_.idle(), now());
   act();
+}
+
+void PipelineKeeper::shut_out_revoked() {
+  for (const std::string& node : revoked_.names()) {
+    if (!membership_.is_here(node) && !recovery_.is_here(node)) continue;
+    membership_.left(node, now());
+    node_.cut_off(node);
+    on_lost(node, "it was shut out of the cluster (shoal revoke)");
+  }
 }
 
 void PipelineKeeper::on_lost(const std::string& node, const std::string& why) {

@@ -19,6 +19,7 @@
 #include "node/membership.h"
 #include "node/node.h"
 #include "node/recovery.h"
+#include "node/revocation.h"
 
 namespace shoal {
 
@@ -29,6 +30,7 @@ class PipelineKeeper {
     PipelineLayout base;  // sizes and head; no stages
     PlanInput known;      // of the cluster file's nodes, those that are not there yet by name alone
     std::map<std::string, Endpoint> endpoints;
+    std::string revoked_file;  // node/revocation.h; empty: nobody is
   };
   // What runs from now on; on the io thread, before the first step of it.
   using OnLaidOut = std::function<void(const PlanInput&, const Plan&, const PipelineLayout&)>;
@@ -79,6 +81,7 @@ class PipelineKeeper {
 
   NodeEvents node_events();
   void tick();
+  void shut_out_revoked();
   void arm_tick();
   void act();
   void carry(const Recovery::Action& action);
@@ -113,6 +116,8 @@ class PipelineKeeper {
   PipelineLayout layout_;                 // of it
   std::deque<ClusterEvent> events_;
   Counters counters_;
+  Revocations revoked_;
+  int ticks_to_look_ = 0;
   bool acting_ = false;
   boost::asio::steady_timer ticks_;
   boost::asio::thread_pool planner_{1};

@@ -130,7 +130,7 @@ int plan_command(const CommonFlags& common, const PlanFlags& flags) {
   }
   const std::unique_ptr<Bootstrap> bootstrap = make_bootstrap();
   Cluster cluster;
-  load_config_together(cluster, *bootstrap, common, [&] {
+  load_config_together(cluster, *bootstrap, common, [&](bool) {
     if (common.config.empty())
       throw SetupError(
           "shoal plan needs a cluster file (-c CLUSTER.yaml) or a profile (--profile FILE.json)");

@@ -151,7 +151,11 @@ int serve_command(const CommonFlags& given, const ServeFlags& flags) {
     signal(SIGTERM, SIG_IGN);
   };
   return with_cluster(
-      common, [&] { door = door_of(config_of(common), flags); },
+      common,
+      [&](bool is_head) {
+        door = door_of(config_of(common), flags);
+        if (is_head) check_free(door.endpoint);
+      },
       [&](Cluster& cluster) {
         serve(cluster, door, flags, common.trace);
         if (!common.quiet) print_fidelity(cluster);

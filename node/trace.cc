@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <string_view>
 #include <utility>
 
 #include "base/error.h"
@@ -14,6 +15,7 @@ namespace shoal {
 namespace {
 
 constexpr int kProcess = 1;  // all tracks belong to one
+constexpr std::string_view kEnd = "\n]\n";
 
 std::string quoted(const std::string& text) {
   std::string result = "\"";
@@ -30,6 +32,7 @@ Trace::Trace(const std::string& path, const PipelineLayout& layout)
     : path_(path), layout_(layout), out_(path), stage_free_s_(layout.node_of_stage.size()) {
   if (!out_) throw SetupError(fmt::format("{}: cannot be written (--trace)", path), kExitFailed);
   begin_s_ = std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+  seeks_ = out_.tellp() >= 0;
   out_ << "[";
   put_tracks();
 }
@@ -41,7 +44,7 @@ Trace::~Trace() {
                     dropped_, kProcess));
     spdlog::warn("{}: {} records came faster than they could be written and are missing", path_, dropped_);
   }
-  out_ << "\n]\n";
+  out_ << kEnd;
   out_.close();
   if (!out_) spdlog::warn("{}: the trace could not be written whole (disk full?)", path_);
 }
@@ -100,7 +103,11 @@ void Trace::write() {
                     microseconds(event.time_s), kProcess));
   }
   for (const TracedRequest& request : requests) put_request(request);
+  // Whole at all times, so that a process that is killed leaves a file that can be read; what follows goes
+  // over the end.
+  if (seeks_) out_ << kEnd;
   out_.flush();
+  if (seeks_) out_.seekp(-static_cast<std::streamoff>(kEnd.size()), std::ios::cur);
 }
 
 int64_t Trace::microseconds(double time_s) {

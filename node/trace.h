@@ -73,6 +73,7 @@ class Trace {
   const std::string path_;
   PipelineLayout layout_;
   std::ofstream out_;
+  bool seeks_ = false;  // a file, no pipe
   bool first_event_ = true;
   double begin_s_ = -1;               // of the trace
   std::vector<double> stage_free_s_;  // when each stage had computed its last step, as laid out

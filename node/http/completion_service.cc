@@ -391,7 +391,7 @@ awaitable<bool> CompletionService::embeds_now() {
   co_return done->value_or(false);
 }
 
-// One token from a prompt of one token.
+// One token from a prompt of one token. It is nobody's traffic: what it counts is thrown away with it.
 void CompletionService::probe() {
   CompletionRequest request;
   request.max_tokens = 1;
@@ -400,7 +400,7 @@ void CompletionService::probe() {
   request.priority = kPriorityMax;
   const int32_t bos = cluster_.tokenizer->bos();
   probe_ = std::make_shared<Generation>(cluster_.node->io(), *cluster_.coordinator, *cluster_.tokenizer,
-                                        token_bytes_, metrics_, request,
+                                        token_bytes_, std::make_shared<ApiMetrics>(), request,
                                         std::vector<std::vector<int32_t>>{{std::max(bos, 0)}}, kOwnUser);
   probe_->start();
 }

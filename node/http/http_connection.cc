@@ -165,13 +165,23 @@ void HttpConnection::take_head(const Parser& parser) {
   auto field = [&](http::field name) { return std::string(head[name]); };
   request_ = {};
   request_.method = std::string(head.method_string());
-  const std::string_view target(head.target());
+  request_.host = field(http::field::host);
+  std::string_view target(head.target());
+  // A target that is a whole URI is to be understood, and its authority counts, not Host (RFC 9112, 3.2.2).
+  for (const std::string_view scheme : {"http://", "https://"}) {
+    if (!boost::beast::iequals(target.substr(0, scheme.size()), scheme)) continue;
+    target.remove_prefix(scheme.size());
+    const size_t end = std::min(target.find_first_of("/?"), target.size());
+    request_.host = std::string(target.substr(0, end));
+    target.remove_prefix(end);
+    break;
+  }
   const size_t mark = target.find('?');
   request_.path = std::string(target.substr(0, mark));
+  if (request_.path.empty()) request_.path = "/";
   if (mark != std::string_view::npos) request_.query = std::string(target.substr(mark + 1));
   request_.authorization = field(http::field::authorization);
   request_.content_type = field(http::field::content_type);
-  request_.host = field(http::field::host);
   request_.origin = field(http::field::origin);
   request_.asked_headers = field(http::field::access_control_request_headers);
   error_code gone;

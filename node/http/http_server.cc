@@ -1,11 +1,14 @@
 #include "node/http/http_server.h"
 
+#include <fcntl.h>
 #include <fmt/format.h>
 #include <spdlog/spdlog.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <boost/asio/co_spawn.hpp>
 #include <boost/asio/detached.hpp>
+#include <boost/asio/io_context.hpp>
 #include <boost/asio/redirect_error.hpp>
 #include <boost/asio/use_awaitable.hpp>
 #include <charconv>
@@ -28,10 +31,41 @@ using namespace std::chrono_literals;
 namespace {
 
 constexpr auto kAcceptPause = 100ms;  // after an accept that failed
+constexpr auto kWarnAgain = 10s;      // one line stands for many that failed
 constexpr auto kCutOffAfterHurry = 1s;
 constexpr int kSendBufferBytes = 64 << 10;  // so that a reader that stops is noticed
 
+int open_spare() {
+  return ::open("/dev/null", O_RDONLY | O_CLOEXEC);
+}
+
+// Throws SetupError.
+void bind_to(tcp::acceptor& acceptor, const tcp::endpoint& endpoint) {
+  error_code error;
+  acceptor.open(endpoint.protocol(), error);
+  if (!error) acceptor.set_option(tcp::acceptor::reuse_address(true), error);
+  if (!error) acceptor.bind(endpoint, error);
+  if (!error) acceptor.listen(tcp::acceptor::max_listen_connections, error);
+  if (!error) return;
+  const std::string host = endpoint.address().to_string();
+  const char* way_out =
+      error == asio::error::address_in_use
+          ? ": another program has it; choose another port (--listen, or serve.listen in the "
+            "cluster file; port 0 takes a free one)"
+          : "";
+  throw SetupError(fmt::format("cannot listen on {}:{}: {}{}",
+                               endpoint.address().is_v6() ? fmt::format("[{}]", host) : host, endpoint.port(),
+                               error.message(), way_out),
+                   kExitFailed);
+}
+
 }  // namespace
+
+void check_free(const tcp::endpoint& endpoint) {
+  asio::io_context io;
+  tcp::acceptor acceptor(io);
+  bind_to(acceptor, endpoint);
+}
 
 tcp::endpoint parse_listen(const std::string& text, const std::string& what) {
   const auto fail = [&](const std::string& why) {
@@ -52,24 +86,21 @@ tcp::endpoint parse_listen(const std::string& text, const std::string& what) {
 }
 
 HttpServer::HttpServer(IoThread& io, HttpHandler& handler, const HttpLimits& limits)
-    : io_(io), handler_(handler), limits_(limits), acceptor_(io.executor()), sweep_timer_(io.executor()) {}
+    : io_(io),
+      handler_(handler),
+      limits_(limits),
+      acceptor_(io.executor()),
+      sweep_timer_(io.executor()),
+      spare_file_(open_spare()) {}
 
 HttpServer::~HttpServer() {
   stop(0ms);
+  if (spare_file_ >= 0) ::close(spare_file_);
 }
 
 tcp::endpoint HttpServer::listen(const tcp::endpoint& endpoint) {
   return io_.call([&] {
-    error_code error;
-    acceptor_.open(endpoint.protocol(), error);
-    if (!error) acceptor_.set_option(tcp::acceptor::reuse_address(true), error);
-    if (!error) acceptor_.bind(endpoint, error);
-    if (!error) acceptor_.listen(tcp::acceptor::max_listen_connections, error);
-    if (error) {
-      throw SetupError(fmt::format("cannot listen on {}:{}: {}", endpoint.address().to_string(),
-                                   endpoint.port(), error.message()),
-                       kExitFailed);
-    }
+    bind_to(acceptor_, endpoint);
     loops_ = 2;
     asio::co_spawn(io_.executor(), accept_loop(), asio::detached);
     asio::co_spawn(io_.executor(), sweep(), asio::detached);
@@ -82,10 +113,8 @@ awaitable<void> HttpServer::accept_loop() {
     error_code error;
     tcp::socket socket = co_await acceptor_.async_accept(redirect_error(use_awaitable, error));
     if (stopping_) break;
-    if (error) {  // the reason may last: no file is left to open
-      spdlog::warn("accepting an HTTP connection failed: {}", error.message());
-      asio::steady_timer pause(io_.executor(), kAcceptPause);
-      co_await pause.async_wait(redirect_error(use_awaitable, error));
+    if (error) {
+      co_await after_failed_accept(error);
       continue;
     }
     ++counters_.accepted;
@@ -101,6 +130,36 @@ awaitable<void> HttpServer::accept_loop() {
     asio::co_spawn(io_.executor(), serve(std::move(connection)), asio::detached);
   }
   --loops_;
+}
+
+// The reason may last, as when no file is left to open: then a connection that idles gives up its own, or the
+// newcomer is refused over the spare one.
+awaitable<void> HttpServer::after_failed_accept(error_code error) {
+  const auto now = steady_clock::now();
+  if (now - warned_ > kWarnAgain) {
+    warned_ = now;
+    spdlog::warn("accepting HTTP connections fails: {}{}", error.message(),
+                 error == error_code(EMFILE, boost::system::system_category())
+                     ? " (ulimit -n says how many this process may have)"
+                     : "");
+  }
+  const bool no_file = error.value() == EMFILE || error.value() == ENFILE;
+  if (no_file && make_room()) co_return;
+  if (no_file && spare_file_ >= 0) {
+    ::close(std::exchange(spare_file_, -1));
+    tcp::socket socket(io_.executor());
+    error_code again;
+    acceptor_.non_blocking(true, again);
+    acceptor_.accept(socket, again);
+    if (!again) {
+      ++counters_.accepted;
+      refuse_connection(std::move(socket));
+    }
+  }
+  if (spare_file_ < 0) spare_file_ = open_spare();
+  if (no_file && spare_file_ >= 0) co_return;
+  asio::steady_timer pause(io_.executor(), kAcceptPause);
+  co_await pause.async_wait(redirect_error(use_awaitable, error));
 }
 
 awaitable<void> HttpServer::serve(std::shared_ptr<HttpConnection> connection) {

@@ -4,6 +4,9 @@
 // All of it runs on the node's io thread as coroutines, one a connection. Public calls are made from another
 // thread and return when the io thread has answered. A client that closes its side while its request is being
 // answered is gone: the handler hears of it at once.
+//
+// Where the system lets no more files be opened, idle connections are closed for new ones; where none is idle
+// the newcomer is told so and not left waiting.
 #pragma once
 
 #include <atomic>
@@ -97,6 +100,10 @@ struct HttpCounters {
 // "127.0.0.1:8080", "[::1]:8080" or "localhost:8080". Throws SetupError naming `what`.
 boost::asio::ip::tcp::endpoint parse_listen(const std::string& text, const std::string& what);
 
+// Throws SetupError if a server could not listen there now, so that it is said before long work and not
+// after.
+void check_free(const boost::asio::ip::tcp::endpoint& endpoint);
+
 class HttpConnection;
 
 class HttpServer {
@@ -126,6 +133,7 @@ class HttpServer {
   boost::asio::awaitable<void> serve(std::shared_ptr<HttpConnection> connection);
   void refuse_connection(boost::asio::ip::tcp::socket socket);
   bool make_room();
+  boost::asio::awaitable<void> after_failed_accept(boost::system::error_code error);
   bool all_ended(bool cut_off);
 
   IoThread& io_;
@@ -136,7 +144,9 @@ class HttpServer {
   std::list<std::shared_ptr<HttpConnection>> connections_;  // oldest first
   HttpCounters counters_;
   size_t bodies_bytes_ = 0;
-  int loops_ = 0;  // coroutines of the server itself that still run
+  int spare_file_;  // given up for a moment to refuse a connection when no file is left; -1: gone
+  std::chrono::steady_clock::time_point warned_{};  // of accepts that failed
+  int loops_ = 0;                                   // coroutines of the server itself that still run
   bool stopping_ = false, stopped_ = false;
   std::atomic<bool> hurried_{false};
 };

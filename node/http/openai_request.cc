@@ -259,7 +259,8 @@ void read_logit_bias(const Fields& fields, CompletionRequest& request) {
   for (const auto& [key, value] : *map) {
     int32_t token = -1;
     const auto [rest, errc] = std::from_chars(key.data(), key.data() + key.size(), token);
-    if (errc != std::errc() || rest != key.data() + key.size() || token < 0)
+    // "01" would be a second way to write "1", and two biases of one token would add up.
+    if (errc != std::errc() || rest != key.data() + key.size() || token < 0 || fmt::to_string(token) != key)
       refuse_field("logit_bias", "its keys must be token ids");
     request.logit_bias.emplace_back(token,
                                     Fields::number_of(value, fmt::format("logit_bias.{}", token), -100, 100));

@@ -103,6 +103,14 @@ class Answers(OneServer):
                 answer = self.server.post(TEXT, text(PROMPTS[0], max_tokens=40, stop=[stop]))[1]["choices"][0]
                 self.assertEqual((answer["text"], answer["finish_reason"]), (want, "stop"))
                 self.assertEqual(joined(self.server.stream(TEXT, text(PROMPTS[0], max_tokens=40, stop=stop))), want)
+        # Where the stop string begins with a token, that token and its log-probability are withheld with it.
+        tokens = self.server.post(TEXT, text(PROMPTS[0], max_tokens=40, logprobs=0))[1]["choices"][0]["logprobs"]["tokens"]
+        for first in (5, 9):
+            stop = "".join(tokens[first:first + 3])
+            kept = next(i for i in range(first + 1) if "".join(tokens[i:]).startswith(stop))
+            answer = self.server.post(TEXT, text(PROMPTS[0], max_tokens=40, logprobs=0, stop=stop))[1]["choices"][0]
+            self.assertEqual(answer["logprobs"]["tokens"], tokens[:kept])
+            self.assertEqual(answer["text"], "".join(tokens[:kept]))
         self.assertTrue(self.server.wait_for(lambda: self.server.metric("shoal_requests_in_flight") == 0))
 
     def test_seeds_and_several_answers(self):
@@ -110,6 +118,10 @@ class Answers(OneServer):
         first = [c["text"] for c in self.server.post(TEXT, body)[1]["choices"]]
         self.assertEqual(first, [c["text"] for c in self.server.post(TEXT, body)[1]["choices"]])
         self.assertEqual(len(set(first)), 3)
+        alone = self.server.post(TEXT, {**body, "n": 1})[1]["usage"]
+        usage = self.server.post(TEXT, body)[1]["usage"]
+        self.assertEqual(usage["prompt_tokens"], alone["prompt_tokens"])  # a prompt counts once, whatever n is
+        self.assertEqual(usage["completion_tokens"], 3 * 24)
         body = text(PROMPTS[:3])
         self.assertEqual([c["index"] for c in self.server.post(TEXT, body)[1]["choices"]], [0, 1, 2])
 
@@ -181,13 +193,38 @@ class Answers(OneServer):
         connection.close()
         self.assertTrue(self.server.wait_for(lambda: self.server.metric("shoal_requests_in_flight") == 0, 2))
 
+    def test_a_stream_read_too_slowly_is_cut_off(self):
+        """What waits for its reader is bounded."""
+        cancelled = self.server.metric("shoal_cancelled_requests_total")
+        body = text("Once upon a time", max_tokens=480, ignore_eos=True, n=4, logprobs=5, temperature=1, stream=True)
+        with socket.socket() as reader:
+            reader.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            reader.connect(("127.0.0.1", self.server.port))
+            reader.settimeout(60)
+            payload = json.dumps(body).encode()
+            reader.sendall(b"POST %s HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+                           b"Content-Length: %d\r\nConnection: close\r\n\r\n%s" % (TEXT.encode(), len(payload), payload))
+            answer = b""
+
+            def cut_off():  # a little is read, or it would be dropped as one that has stopped
+                nonlocal answer
+                answer += reader.recv(2048)
+                time.sleep(0.2)
+                return self.server.metric("shoal_cancelled_requests_total") == cancelled + 1
+
+            self.assertTrue(self.server.wait_for(cut_off, 60))
+            self.assertTrue(self.server.wait_for(lambda: self.server.metric("shoal_requests_in_flight") == 0, 2))
+            while part := reader.recv(65536):
+                answer += part
+        self.assertIn(b"more slowly than it is written", answer)
+
 
 class Refusals(OneServer):
     def test_fields(self):
         for field, values in {
                 "temperature": [-1, 3, "NaN", "1"], "top_p": [-1, 2], "top_k": [-2**31, 1.5], "seed": [2**64, "x"],
                 "max_tokens": [-1, 0, 2**40], "n": [0, -1, 10**6], "presence_penalty": [-3, "a"],
-                "frequency_penalty": [3], "stream": ["yes"], "logit_bias": [[1], {"a": 1}, {"999999": 1}, {"-1": 1}],
+                "frequency_penalty": [3], "stream": ["yes"], "logit_bias": [[1], {"a": 1}, {"999999": 1}, {"-1": 1}, {"01": 1}],
                 "priority": [4, -4, 0.5, "high"], "timeout": [0, -1, 3601, "1s"],
                 "tools": [{}], "user": [5], "model": [[]],
                 "response_format": [{"type": "xml"}, "json_object"]}.items():
@@ -325,7 +362,11 @@ class Doors(ClusterTest):
 
     def test_keys(self):
         with Server([*ARGUMENTS, "--api-key-file", self.key_file()], key="the-key-of-this-test") as server:
+            # The first question for readiness sends a token through the pipeline, which is nobody's traffic.
+            self.assertEqual(server.get_json("/ready"), {"ready": True})
+            self.assertEqual(server.metric("shoal_generated_tokens_total"), 0)
             self.assertEqual(server.post(TEXT, text("a", max_tokens=1))[0], 200)
+            self.assertEqual(server.metric("shoal_generated_tokens_total"), 1)
             self.assertEqual(server.request("GET", "/v1/models", headers={"Host": "a.lan"})[0], 200)
             for key in ("", "another-key-of-this-test"):
                 server.key = key
@@ -402,6 +443,16 @@ class Doors(ClusterTest):
         self.refused([MODEL, "--allow-origin", "*"], "without API keys", "--api-key-file")
         self.refused([MODEL, "--api-key-file", self.key_file(0o644)], "chmod 600")
         self.refused([MODEL, "--api-key-file", self.folder + "/none"], "no such key file")
+        with socket.socket() as other:
+            other.bind(("127.0.0.1", 0))
+            other.listen()
+            port = other.getsockname()[1]
+            path = cluster_file(self.folder, 2)
+            result = run(["serve", "-c", path, "-m", MODEL, "--listen", f"127.0.0.1:{port}"], 2)
+        self.assertNotEqual(result.returncode, 0)
+        self.assertIn(f"cannot listen on 127.0.0.1:{port}", result.stderr.decode())
+        self.assertIn("another program has it; choose another port", result.stderr.decode())
+        self.assertNotIn("measuring", result.stderr.decode())  # it is said before that
         path = cluster_file(self.folder, 1)
         with open(path, "a", encoding="ascii") as out:
             out.write("serve: {listn: 127.0.0.1:1}\n")

@@ -52,7 +52,7 @@ TEST_CASE("users take turns, and of one turn the higher priority goes first") {
   REQUIRE(queue.offer(request(5, 900, "modest"), kRowS).has_value());
   REQUIRE(queue.offer(request(6, 900, "urgent", 1), kRowS).has_value());
   CHECK(drain(queue) == std::vector<uint64_t>{6, 1, 5, 2, 3, 4});
-  for (int i = 0; i < 4; ++i) queue.ended("greedy");
+  for (int i = 0; i < 4; ++i) queue.ended("greedy", 0);
   REQUIRE(queue.offer(request(7, 20, "modest"), kRowS).has_value());
   REQUIRE(queue.offer(request(8, 30, "greedy"), kRowS).has_value());
   CHECK(queue.next(0, kRowS) == 8);  // modest has one running still
@@ -73,6 +73,48 @@ TEST_CASE("a refusal says when there is room, and who has no time for the queue 
   REQUIRE(queue.offer(hasty, kRowS).has_value());
   CHECK(queue.offer(request(5, 1), kRowS).error().code == Errc::kQueueFull);  // by count
   CHECK(queue.retry_after_s(1, kRowS) == doctest::Approx(1.3 * 1.51 / 3));
+}
+
+TEST_CASE("what a request takes itself counts against the time it is given") {
+  AdmissionQueue queue({});
+  REQUIRE(queue.offer(request(1, 1000), kRowS).has_value());  // 1.3 s
+  WaitingRequest hasty = request(2, 1000);
+  hasty.deadline_s = 2;  // enough for what waits, not for its own prompt after it
+  CHECK(queue.offer(hasty, kRowS).error().code == Errc::kQueueFull);
+  hasty.prompt_rows = 100;
+  CHECK(queue.offer(hasty, kRowS).has_value());
+}
+
+TEST_CASE("long answers before it count too, as often as turns have ended while others waited") {
+  AdmissionQueue queue({.wait_max_s = 60});
+  uint64_t id = 0;
+  const auto wait = [&](int times, double now_s) {
+    for (int i = 0; i < times; ++i) REQUIRE(queue.offer(request(++id, 10, "", 0, now_s), kRowS).has_value());
+  };
+  const auto turn = [&](double now_s) {  // one ends, and the next has its place
+    queue.ended("", now_s);
+    queue.take(*queue.next(now_s, kRowS));
+  };
+  wait(2, 0);
+  drain(queue);
+  queue.ended("", 100);  // nobody waited: that says nothing of how long turns take
+  wait(1, 100);
+  queue.take(*queue.next(100, kRowS));
+  CHECK(queue.predicted_wait_s(kRowS) == 0);
+  wait(4, 200);
+  CHECK(queue.predicted_wait_s(kRowS) < 1);  // nothing is known but the prompts
+  for (double now_s = 210; now_s <= 230; now_s += 10) turn(now_s);
+  CHECK(queue.predicted_wait_s(kRowS) == doctest::Approx(10));
+  wait(5, 230);
+  CHECK(queue.predicted_wait_s(kRowS) == doctest::Approx(60));
+  CHECK(queue.offer(request(++id, 10), kRowS).error().code == Errc::kQueueFull);
+  CHECK(queue.retry_after_s(10, kRowS) == doctest::Approx(0.013));
+  // A slow spell passes: quick turns are believed as they come, and an empty queue refuses nobody.
+  for (int i = 1; i <= 4; ++i) turn(230 + 0.1 * i);
+  CHECK(queue.predicted_wait_s(kRowS) < 10);
+  CHECK(queue.offer(request(++id, 10, "", 0, 231), kRowS).has_value());
+  drain(queue, 231);
+  CHECK(queue.predicted_wait_s(kRowS) == 0);
 }
 
 TEST_CASE("refused when the queue is full by count or by time; one long prompt alone is not") {

@@ -84,14 +84,29 @@ TEST_CASE(
 }
 
 TEST_CASE("who is taken off: the last in rank, never the first, and nobody whose rows are under way") {
-  const std::vector<Resident> running{{1, 0, false}, {2, 1, false}, {3, 0, false}, {4, 0, true}};
+  const auto resident = [](uint64_t id, int priority, bool in_flight = false, const char* user = "") {
+    Resident r;
+    r.id = id, r.priority = priority, r.in_flight = in_flight, r.user = user;
+    return r;
+  };
+  const auto running = by_rank({resident(1, 0), resident(2, 1), resident(3, 0), resident(4, 0, true)});
   CHECK(victim(running, 1) == 3);  // 4 came later but is in flight
   CHECK(victim(running, 2) == 3);
   CHECK_FALSE(victim(running, 3));  // 4 ranks below and must come back first
-  const std::vector<Resident> two{{1, 0, false}, {2, 1, true}};
-  CHECK(victim(two, 1) == 1);  // the last itself
-  const std::vector<Resident> high{{1, 0, false}, {2, 1, false}};
-  CHECK(victim(high, 2) == 1);
+  CHECK(victim(by_rank({resident(1, 0), resident(2, 1, true)}), 1) == 1);  // the last itself
+  CHECK(victim(by_rank({resident(1, 0), resident(2, 1)}), 2) == 1);
+
+  // One user's urgent requests take nothing from another's only one, but from their own user's others.
+  auto shared = by_rank({resident(1, 0, false, "modest"), resident(2, 3, false, "urgent"),
+                         resident(3, 3, false, "urgent"), resident(4, 1, false, "urgent")});
+  std::vector<uint64_t> order;
+  for (const Resident& r : shared) order.push_back(r.id);
+  CHECK(order == std::vector<uint64_t>{2, 1, 3, 4});
+  CHECK(victim(shared, 3) == 4);
+  CHECK(victim(shared, 1) == 4);
+  shared[3].holds = false;  // taken off already: it has nothing to give
+  CHECK(victim(shared, 1) == 3);
+  CHECK(victim(shared, 3) == 3);
 }
 
 TEST_CASE("a cache much too small for all: everybody ends, nothing is sent without a page") {

@@ -1,6 +1,9 @@
 #include "node/http/http_server.h"
 
 #include <doctest/doctest.h>
+#include <fcntl.h>
+#include <sys/resource.h>
+#include <unistd.h>
 
 #include <atomic>
 #include <boost/asio/io_context.hpp>
@@ -116,10 +119,15 @@ struct Running {
 // A client that sends what it is told and never waits for more than 5 s.
 class Client {
  public:
-  explicit Client(uint16_t port) : socket_(io_) {
-    socket_.connect({asio::ip::make_address("127.0.0.1"), port});
+  explicit Client(uint16_t port, bool connects = true) : socket_(io_), port_(port) {
+    socket_.open(tcp::v4());
     const timeval limit{5, 0};
     setsockopt(socket_.native_handle(), SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit);
+    if (connects) connect();
+  }
+  Client& connect() {
+    socket_.connect({asio::ip::make_address("127.0.0.1"), port_});
+    return *this;
   }
   Client& send(const std::string& text) {
     boost::system::error_code ignored;  // the server may have closed already
@@ -158,6 +166,7 @@ class Client {
   }
   asio::io_context io_;
   tcp::socket socket_;
+  uint16_t port_;
   std::string text_;
   bool closed_ = false;
 };
@@ -217,6 +226,17 @@ TEST_CASE("HEAD has no body, HTTP/1.0 and Connection: close end the connection")
   CHECK(closed);
   CHECK(!has(old, "chunked"));
   CHECK(old.ends_with("partpartpart"));
+}
+
+TEST_CASE("a target may be a whole URI") {
+  Running running;
+  Client client(running.port);
+  for (const char* target : {"http://localhost/echo?one", "HTTP://a.example:80/echo?one"})
+    CHECK(has(client.send("GET " + std::string(target) + " HTTP/1.1\r\nHost: b\r\n\r\n").read_until("one"),
+              "200 OK"));
+  CHECK(refused_with(running,
+                     "GET http://localhost/refused HTTP/1.1\r\nHost: b\r\nContent-Length: 9\r\n\r\n") ==
+        "HTTP/1.1 404");
 }
 
 TEST_CASE("a stream is chunked and the connection goes on after it") {
@@ -282,6 +302,44 @@ TEST_CASE("headers and bodies that are too large are refused, however they are s
   CHECK(has(
       client.send(post("/echo", "Transfer-Encoding: chunked\r\n", chunks + "0\r\n\r\n")).read_until("abcdef"),
       "Content-Length: 3600"));
+}
+
+// Lets the process open `more` files beyond those it has.
+class FewFiles {
+ public:
+  explicit FewFiles(int more) {
+    getrlimit(RLIMIT_NOFILE, &before_);
+    const int next = ::open("/dev/null", O_RDONLY | O_CLOEXEC);  // the lowest number that is free
+    ::close(next);
+    rlimit few = before_;
+    few.rlim_cur = static_cast<rlim_t>(next + more);
+    setrlimit(RLIMIT_NOFILE, &few);
+  }
+  ~FewFiles() { setrlimit(RLIMIT_NOFILE, &before_); }
+
+ private:
+  rlimit before_{};
+};
+
+TEST_CASE("where no file is left to open, those who idle make room, and a newcomer is not left waiting") {
+  HttpLimits limits = small_limits();
+  limits.connections = 100;
+  Running running(limits);
+  Client a(running.port), b(running.port);
+  a.send(get("/wait"));
+  b.send(get("/wait"));
+  REQUIRE(running.within([&] { return running.handler.waiting == 2; }));
+  {
+    Client c(running.port, /*connects=*/false), d(running.port, /*connects=*/false);
+    const FewFiles none(0);
+    CHECK(has(c.connect().read_all(), "503"));
+    running.handler.release();
+    CHECK(has(a.read_until("200 OK"), "200 OK"));
+    CHECK(has(b.read_until("200 OK"), "200 OK"));
+    std::this_thread::sleep_for(100ms);  // until the server knows that they idle
+    CHECK(has(d.connect().send(get("/echo?zebra")).read_until("zebra"), "200 OK"));
+  }
+  CHECK(running.counters().refused == 1);
 }
 
 TEST_CASE("bodies are bounded in sum") {

@@ -257,7 +257,7 @@ TEST_CASE("a node lost in the middle: the others go on, or the next start does")
   dying->giver->delay = 3ms;
   {
     auto weights = fetcher(dir.file("shards"), {dying->peer()});
-    weights->set_patience(10s);  // a machine busy with other things is not to look like a loss
+    weights->set_patience(2s);  // a machine busy with other things is not to look like a loss
     std::atomic<bool> over = false;
     std::thread killer([&] {
       while (dying->giver->asked < 20 && !over) std::this_thread::sleep_for(1ms);

@@ -2,6 +2,7 @@
 
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <cmath>
 
 #include "base/error.h"
@@ -29,6 +30,10 @@ TEST_CASE("the probe measures every row count that the planner asks for") {
       CHECK(point.seconds > 0);
       CHECK(point.seconds < 1);
     }
+    // Whatever else the machine does meanwhile: more rows never take less time.
+    const auto faster = [](const RowSeconds& a, const RowSeconds& b) { return a.seconds < b.seconds; };
+    CHECK(std::is_sorted(profile.decode_layer.begin(), profile.decode_layer.end(), faster));
+    CHECK(std::is_sorted(profile.output_head.begin(), profile.output_head.end(), faster));
     CHECK(layer_rows == std::vector<int>{1, 2, 4, 8, 16});
     CHECK(head_rows == std::vector<int>{1, 4, 16});
     CHECK(profile.prefill_layer_row_seconds > 0);

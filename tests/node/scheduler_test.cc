@@ -83,6 +83,23 @@ TEST_CASE("a sequence has one decode row in flight; sequences form groups that k
   CHECK(scheduler.next_step(0)->parts.size() == 2);
 }
 
+TEST_CASE("those whose tokens are known are shared evenly among the groups that are not under way") {
+  Scheduler scheduler({.steps_in_flight_max = 4, .rows_max = 128}, even_model(2, 10e-3, 3e-3));
+  start_decoding(scheduler, 6);
+  const auto first = scheduler.next_step(0), second = scheduler.next_step(0);
+  REQUIRE(second);
+  CHECK(first->parts.size() == 3);
+  CHECK(second->parts.size() == 3);
+  scheduler.step_done(*first);
+  scheduler.step_done(*second);
+  for (const size_t i : {0, 1}) {  // of each group one is still being sampled
+    scheduler.extend(first->parts[i].sequence);
+    scheduler.extend(second->parts[i].sequence);
+  }
+  CHECK(scheduler.next_step(0)->parts.size() == 2);
+  CHECK(scheduler.next_step(0)->parts.size() == 2);
+}
+
 TEST_CASE("on one stage all decode together") {
   Scheduler scheduler({.steps_in_flight_max = 2, .rows_max = 128}, even_model(1));
   start_decoding(scheduler, 8);

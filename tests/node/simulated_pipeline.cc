@@ -42,7 +42,7 @@ class Simulation {
       admit();
       pump();
     }
-    if (scheduler_.sequences() > 0 || queue_.size() > 0 || !taken_off_.empty())
+    if (scheduler_.sequences() > 0 || queue_.size() > 0 || taken_off_ > 0)
       throw std::logic_error("work was left lying");
     run_.end_s = now_;
     return std::move(run_);
@@ -61,7 +61,7 @@ class Simulation {
   struct Life {
     int sent = 0, known = 0, answered = 0;
     int slot = -1;
-    bool waiting = false, running = false, over = false;
+    bool waiting = false, running = false, taken_off = false, over = false;
   };
   struct Flight {
     ScheduledStep step;
@@ -97,8 +97,7 @@ class Simulation {
 
   // First those who were taken off, in their order.
   void admit() {
-    while (!taken_off_.empty() && begin(taken_off_.front())) taken_off_.pop_front();
-    while (taken_off_.empty()) {
+    while (readmit()) {
       const std::optional<uint64_t> next = queue_.next(now_, row_seconds());
       if (!next || !begin(*next)) return;
       queue_.take(*next);
@@ -133,22 +132,37 @@ class Simulation {
     for (; life.sent < life.known - 1; ++life.sent) hold(i, life.sent);
   }
 
-  bool take_one_off(size_t needy) {
-    std::vector<Resident> residents;
+  // Those that run and those taken off, as they rank.
+  std::vector<Resident> residents() const {
+    std::vector<Resident> all;
     for (size_t i = 0; i < lives_.size(); ++i) {
-      if (lives_[i].running) residents.push_back({i, requests_[i].priority, scheduler_.in_flight(i)});
+      const Life& life = lives_[i];
+      if (!life.running && !life.taken_off) continue;
+      all.push_back({i, requests_[i].user, requests_[i].priority, life.running, scheduler_.in_flight(i)});
     }
-    const std::optional<uint64_t> chosen = victim(residents, needy);
+    return by_rank(std::move(all));
+  }
+
+  bool take_one_off(size_t needy) {
+    const std::optional<uint64_t> chosen = victim(residents(), needy);
     if (!chosen) return false;
     leave(*chosen);
-    const auto ranks_before = [&](size_t other) {
-      return requests_[other].priority != requests_[*chosen].priority
-                 ? requests_[other].priority > requests_[*chosen].priority
-                 : other < *chosen;
-    };
-    taken_off_.insert(std::find_if_not(taken_off_.begin(), taken_off_.end(), ranks_before), *chosen);
+    lives_[*chosen].taken_off = true;
+    ++taken_off_;
     ++run_.taken_off;
     ++run_.answers[*chosen].taken_off;
+    return true;
+  }
+
+  // The first in rank of those taken off goes on first; whether none is left.
+  bool readmit() {
+    if (taken_off_ == 0) return true;
+    for (const Resident& resident : residents()) {
+      if (resident.holds) continue;
+      if (!begin(resident.id)) return false;
+      lives_[resident.id].taken_off = false;
+      --taken_off_;
+    }
     return true;
   }
 
@@ -178,8 +192,9 @@ class Simulation {
     if (life.waiting) {
       queue_.remove(i);
     } else {
-      queue_.ended(requests_[i].user);
-      std::erase(taken_off_, i);
+      queue_.ended(requests_[i].user, now_);
+      taken_off_ -= life.taken_off;
+      life.taken_off = false;
     }
     life.over = true;
   }
@@ -307,7 +322,7 @@ class Simulation {
   Scheduler scheduler_;
   std::vector<double> stage_free_;
   std::vector<Life> lives_;
-  std::deque<size_t> taken_off_;  // to be computed again, by rank
+  int taken_off_ = 0;  // how many are to be computed again
   std::vector<Flight> flights_;
   std::priority_queue<Event> events_;
   SimulatedRun run_;

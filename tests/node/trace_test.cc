@@ -82,6 +82,20 @@ TEST_CASE("a step is laid out between its sending and its answer, the rest split
   CHECK(last - begins[0] == doctest::Approx(99000).epsilon(0.001));
 }
 
+TEST_CASE("the file is whole whenever it has been written, also where nobody ends the trace") {
+  const TempDir folder;
+  const std::string path = folder.path() + "/trace.json";
+  Trace trace(path, layout_of({.node_of_stage = {"a"}}));
+  size_t before = 0;
+  for (uint64_t id = 1; id <= 3; ++id) {
+    trace.add(TracedStep{id, 1.0, 1.1, 1, 0, {1}, {{0, 1000}}});
+    trace.write();
+    const size_t now = read_events(path).size();
+    CHECK(now > before);
+    before = now;
+  }
+}
+
 TEST_CASE("what comes faster than it is written is dropped and counted") {
   const TempDir folder;
   const std::string path = folder.path() + "/trace.json";

@@ -6,13 +6,16 @@
 #include <bit>
 #include <cmath>
 #include <fstream>
+#include <iterator>
 #include <optional>
 #include <random>
 #include <sstream>
 #include <string>
 #include <vector>
 
+#include "base/error.h"
 #include "tests/sharding/stage_chain.h"
+#include "tests/support/temp_dir.h"
 
 namespace shoal {
 namespace {
@@ -258,6 +261,35 @@ TEST_CASE("an encode step that is not whole inputs is refused and changes nothin
       static_cast<int32_t>(std::max_element(expected[1].begin(), expected[1].end()) - expected[1].begin());
   REQUIRE(chain.run({}, std::vector<BatchRow>{{token, 2, 0, true}}, 0).has_value());
   CHECK(same_bits({logits_of(chain, 0, model.config.n_vocab)}, {expected[2]}));
+}
+
+// A tensor under another name is one missing and one too many: both would change what is computed.
+TEST_CASE("a tensor that is missing or not known is named, in every family with an encoder") {
+  test::TempDir dir;
+  for (const char* name :
+       {"t5_gated.gguf", "t5_plain.gguf", "bert_mean.gguf", "bert_rank.gguf", "nomic_bert.gguf"}) {
+    std::ifstream in(kFixtures + name, std::ios::binary);
+    const std::string bytes{std::istreambuf_iterator<char>(in), {}};
+    for (const TensorInfo& tensor : GgufFile::open(kFixtures + name).tensors()) {
+      std::string changed = bytes;
+      const uint64_t length = tensor.name.size();
+      const std::string entry = std::string(reinterpret_cast<const char*>(&length), 8) + tensor.name;
+      const size_t at = changed.find(entry);
+      REQUIRE(at != std::string::npos);
+      changed[at + 8] = 'X';
+      std::ofstream(dir.file("changed.gguf"), std::ios::binary) << changed;
+      std::string refusal;
+      try {
+        (void)ModelConfig::from(GgufFile::open(dir.file("changed.gguf")));
+      } catch (const SetupError& error) {
+        refusal = error.what();
+      }
+      CAPTURE(name);
+      CAPTURE(tensor.name);
+      CAPTURE(refusal);
+      CHECK(refusal.find(tensor.name.substr(1)) != std::string::npos);
+    }
+  }
 }
 
 TEST_CASE("the planner's bytes are those that stages take") {

@@ -1,0 +1,75 @@
+#include "node/revocation.h"
+
+#include <fmt/format.h>
+#include <spdlog/spdlog.h>
+#include <sys/stat.h>
+
+#include <filesystem>
+#include <fstream>
+
+#include "base/error.h"
+
+namespace shoal {
+namespace {
+
+std::string stamp_of(const std::string& file) {
+  struct stat status;
+  if (::stat(file.c_str(), &status) != 0) return "";
+  return fmt::format("{} {} {}.{}", status.st_ino, status.st_size, status.st_mtim.tv_sec,
+                     status.st_mtim.tv_nsec);
+}
+
+std::set<std::string> read_names(const std::string& file) {
+  std::ifstream in(file);
+  std::set<std::string> names;
+  for (std::string line; std::getline(in, line) && names.size() < kRevokedMax;) {
+    if (!line.empty()) names.insert(line);
+  }
+  if (in.bad()) throw SetupError(file + ": cannot be read");
+  return names;
+}
+
+}  // namespace
+
+std::string revocations_file(const std::string& directory) {
+  return directory.empty() ? "" : directory + "/revoked";
+}
+
+bool set_revoked(const std::string& file, const std::string& node, bool revoked) {
+  std::set<std::string> names = read_names(file);
+  if (names.contains(node) == revoked) return false;
+  if (revoked && names.size() >= kRevokedMax) throw SetupError(file + ": holds as many names as it can");
+  revoked ? (void)names.insert(node) : (void)names.erase(node);
+  // Whole or not at all: the head may be reading.
+  const std::string fresh = file + ".new";
+  std::ofstream out(fresh, std::ios::trunc);
+  for (const std::string& name : names) out << name << '\n';
+  out.close();
+  std::error_code error;
+  if (out) {
+    std::filesystem::permissions(
+        fresh, std::filesystem::perms::owner_read | std::filesystem::perms::owner_write, error);
+    if (!error) std::filesystem::rename(fresh, file, error);
+  }
+  if (!out || error)
+    throw SetupError(file + ": cannot be written" + (error ? ": " + error.message() : ""), kExitFailed);
+  return true;
+}
+
+bool Revocations::look() {
+  if (file_.empty()) return false;
+  const std::string stamp = stamp_of(file_);
+  if (stamp == stamp_) return false;
+  try {
+    std::set<std::string> names = read_names(file_);
+    stamp_ = stamp;
+    if (names == names_) return false;
+    names_ = std::move(names);
+    return true;
+  } catch (const SetupError& error) {
+    spdlog::warn("{}: who was revoked before stays so", error.what());
+    return false;
+  }
+}
+
+}  // namespace shoal

@@ -1,0 +1,38 @@
+// Nodes that a cluster no longer believes: a device that was stolen or given away. Their names stand in a
+// file beside the cluster's authority, one a line; `shoal revoke` writes it, the running head looks at it
+// once in a while. Names and not certificates, because under a launcher a node gets a new certificate at each
+// start. A Revocations object belongs to one thread.
+#pragma once
+
+#include <cstdint>
+#include <set>
+#include <string>
+
+namespace shoal {
+
+inline constexpr size_t kRevokedMax = 4096;  // names in the file
+
+// Of the cluster's authority directory (node/enrolment.h).
+std::string revocations_file(const std::string& directory);
+
+// Adds or takes away a name; false: it was so already. Throws SetupError where the file cannot be read or
+// written.
+bool set_revoked(const std::string& file, const std::string& node, bool revoked);
+
+class Revocations {
+ public:
+  // `file`: empty: nobody is revoked. One that is not there yet is as good as an empty one.
+  explicit Revocations(std::string file) : file_(std::move(file)) { look(); }
+  // Reads the file where it has changed; true where other names stand in it now. One that cannot be read
+  // leaves things as they are, and is logged.
+  bool look();
+  bool contains(const std::string& node) const { return names_.contains(node); }
+  const std::set<std::string>& names() const { return names_; }
+
+ private:
+  std::string file_;
+  std::string stamp_;  // size and time when it was read
+  std::set<std::string> names_;
+};
+
+}  // namespace shoal
