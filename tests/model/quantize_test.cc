@@ -169,6 +169,8 @@ TEST_CASE("quantize: the mixtures of few bits, whose choice depends on the heads
   CHECK(chosen["blk.0.ffn_up.weight"] == TensorType::kIQ3_S);
   CHECK(chosen["blk.1.ffn_up.weight"] == TensorType::kIQ3_XXS);
   CHECK(chosen["blk.7.ffn_up.weight"] == TensorType::kIQ3_S);
+  options.n_ff = 288;  // no multiple of 256
+  CHECK(types("IQ2_XS", 2)["blk.3.ffn_down.weight"] == TensorType::kIQ4_NL);
 }
 
 TEST_CASE("quantize: few bits want to know which columns matter") {
