@@ -62,8 +62,8 @@ def wait_for(decoders, tokens):
 
 
 def gaps_between(decoders, begin, end):
-    """Of all decoders; a gap counts where it ends."""
-    return [b - a for decoder in decoders for a, b in zip(decoder.times, decoder.times[1:]) if begin <= a and b <= end]
+    """Of all decoders, those too that were open when the time began or ended."""
+    return [b - a for decoder in decoders for a, b in zip(decoder.times, decoder.times[1:]) if begin < b and a < end]
 
 
 def describe(gaps):
@@ -100,8 +100,9 @@ def measure(server, options):
     decoders = start_decoders(server, options)
     begin = time.monotonic()
     wait_for(decoders, tokens)
-    without = describe(gaps_between(decoders, begin, time.monotonic()))
+    end_alone = time.monotonic()
     stop(decoders)
+    without = describe(gaps_between(decoders, begin, end_alone))
     return {"decoders": options.decoders, "prompt": options.prompt, "tokens": tokens, "without": without, "beside": beside,
             "p99_ratio": beside["p99_ms"] / without["p99_ms"], "first_token_s": end - sent}
 

@@ -11,13 +11,13 @@
 namespace shoal {
 
 Result<void> AdmissionQueue::offer(const WaitingRequest& request, double row_s) {
-  if (waiting_.size() >= limits_.waiting_max) {
+  const auto places = static_cast<size_t>(request.together);
+  if (waiting_.size() + places > limits_.waiting_max) {
     return Error{Errc::kQueueFull, fmt::format("{} requests wait already: try again later", waiting_.size())};
   }
-  if (!request.user.empty() && waiting_of(request.user) >= limits_.waiting_of_user_max) {
-    return Error{Errc::kQueueFull, fmt::format("{} of your requests wait already: try again later",
-                                               limits_.waiting_of_user_max)};
-  }
+  const size_t own = waiting_of(request.user);
+  if (!request.user.empty() && own + places > limits_.waiting_of_user_max)
+    return Error{Errc::kQueueFull, fmt::format("{} of your answers wait already: try again later", own)};
   const double own_s = kMargin * request.prompt_rows * row_s;
   const double wait_s = predicted_wait_s(row_s);
   if (!waiting_.empty() && wait_s + own_s > wait_allowed_s(own_s)) {
@@ -43,12 +43,15 @@ double AdmissionQueue::predicted_wait_s(double row_s) const {
                   static_cast<double>(waiting_.size()) * turn_s_);
 }
 
-double AdmissionQueue::retry_after_s(int prompt_rows, double row_s) const {
+double AdmissionQueue::retry_after_s(const std::string& user, int prompt_rows, double row_s) const {
   if (waiting_.empty()) return 0;
   const double own_s = kMargin * prompt_rows * row_s;
   double wait_s = std::max(0.0, predicted_wait_s(row_s) + own_s - wait_allowed_s(own_s));
-  if (waiting_.size() >= limits_.waiting_max)  // until one of them has had its turn
-    wait_s = std::max(wait_s, predicted_wait_s(row_s) / static_cast<double>(waiting_.size()));
+  // Until one of those that fill the queue has had its turn.
+  const auto turn_s = [&](size_t count) { return predicted_wait_s(row_s) / static_cast<double>(count); };
+  if (waiting_.size() >= limits_.waiting_max) wait_s = std::max(wait_s, turn_s(waiting_.size()));
+  const size_t own = waiting_of(user);
+  if (!user.empty() && own >= limits_.waiting_of_user_max) wait_s = std::max(wait_s, turn_s(own));
   return std::min(wait_s, limits_.wait_max_s);
 }
 

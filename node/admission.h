@@ -36,6 +36,7 @@ struct WaitingRequest {
   int prompt_rows = 0;
   double since_s = 0;
   double deadline_s = std::numeric_limits<double>::infinity();  // to be done with; no use afterwards
+  int together = 1;  // places that are needed for it and for those that come with it
 };
 
 class AdmissionQueue {
@@ -44,9 +45,9 @@ class AdmissionQueue {
 
   // `row_s`: seconds a prompt row takes the pipeline. Errc::kQueueFull with a sentence for the caller.
   Result<void> offer(const WaitingRequest& request, double row_s);
-  // Seconds until such a request would be taken, as predicted; 0 where it would be now. At most wait_max_s:
-  // who asks again then finds out more.
-  double retry_after_s(int prompt_rows, double row_s) const;
+  // Seconds until such a request of this user would be taken, as predicted; 0 where it would be now. At most
+  // wait_max_s: who asks again then finds out more.
+  double retry_after_s(const std::string& user, int prompt_rows, double row_s) const;
   // The request that should have the next free slot; it stays in the queue until take().
   std::optional<uint64_t> next(double now_s, double row_s) const;
   // It runs now. ended() when it is over.

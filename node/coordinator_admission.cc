@@ -21,11 +21,11 @@ void Coordinator::start(uint64_t id, GenerationRequest request) {
   const int length = static_cast<int>(request.prompt.size());
   const double now = host_.now_s();
   const double deadline_s = request.deadline_s > 0 ? now + request.deadline_s : Scheduler::kNever;
-  const Result<void> queued =
-      queue_.offer({id, request.user, request.priority, length, now, deadline_s}, row_seconds());
+  const Result<void> queued = queue_.offer(
+      {id, request.user, request.priority, length, now, deadline_s, request.together}, row_seconds());
   if (queued.has_error()) {
     GenerationEvent event{id, -1, true, FinishReason::kError, queued.error()};
-    event.retry_after_s = queue_.retry_after_s(length, row_seconds());
+    event.retry_after_s = queue_.retry_after_s(request.user, length, row_seconds());
     return request.on_event(event);
   }
   mark(id, TracedRequest::Mark::kArrived, length);
@@ -114,11 +114,11 @@ void Coordinator::begin(Sequence& sequence, const CacheSlots::Prefix& prefix) {
   if (layout_.inputs > 0) {
     scheduler_.add_input(sequence.id, request.embeds ? StepKind::kEmbed : StepKind::kEncode,
                          static_cast<int>(request.prompt.size()), layout_.decodes ? length : 0, host_.now_s(),
-                         request.priority);
+                         request.priority, request.user);
   } else if (request.embeds) {
-    scheduler_.add_embedding(sequence.id, length, host_.now_s(), request.priority);
+    scheduler_.add_embedding(sequence.id, length, host_.now_s(), request.priority, request.user);
   } else {
-    scheduler_.add(sequence.id, prefix.length, length, host_.now_s(), request.priority);
+    scheduler_.add(sequence.id, prefix.length, length, host_.now_s(), request.priority, request.user);
   }
   if (sequence.answered == 0) mark(sequence.id, TracedRequest::Mark::kStarted, sequence.reused);
 }

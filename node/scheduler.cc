@@ -2,6 +2,9 @@
 
 #include <algorithm>
 #include <cmath>
+#include <map>
+#include <set>
+#include <utility>
 
 #include "base/check.h"
 
@@ -42,22 +45,24 @@ Scheduler::Scheduler(const SchedulerLimits& limits, PipelineModel model)
   SHOAL_CHECK(limits.steps_in_flight_max >= 1 && limits.rows_max >= 1 && limits.decode_stretch >= 1);
 }
 
-void Scheduler::add(uint64_t sequence, int computed, int length, double now_s, int priority) {
+void Scheduler::add(uint64_t sequence, int computed, int length, double now_s, int priority,
+                    const std::string& user) {
   SHOAL_CHECK(computed < length);
-  sequences_.push_back({sequence, computed, length, now_s, priority});
+  sequences_.push_back({sequence, computed, length, now_s, priority, user, length - computed});
 }
 
-void Scheduler::add_input(uint64_t sequence, StepKind kind, int rows, int length, double now_s,
-                          int priority) {
+void Scheduler::add_input(uint64_t sequence, StepKind kind, int rows, int length, double now_s, int priority,
+                          const std::string& user) {
   SHOAL_CHECK(kind != StepKind::kDecode && rows > 0 && rows <= limits_.rows_max && length >= 0);
-  Entry entry{sequence, 0, length, now_s, priority};
+  Entry entry{sequence, 0, length, now_s, priority, user, rows};
   entry.input_rows = rows;
   entry.input_kind = kind;
   sequences_.push_back(entry);
 }
 
-void Scheduler::add_embedding(uint64_t sequence, int length, double now_s, int priority) {
-  add(sequence, 0, length, now_s, priority);
+void Scheduler::add_embedding(uint64_t sequence, int length, double now_s, int priority,
+                              const std::string& user) {
+  add(sequence, 0, length, now_s, priority, user);
   sequences_.back().kind = StepKind::kEmbed;
 }
 
@@ -73,7 +78,12 @@ bool Scheduler::in_flight(uint64_t sequence) const {
 }
 
 void Scheduler::remove(uint64_t sequence) {
-  sequences_.remove_if([&](const Entry& entry) { return entry.id == sequence; });
+  sequences_.remove_if([&](const Entry& entry) {
+    if (entry.id != sequence) return false;
+    // What was read of a prompt that is given up was read all the same.
+    if (entry.has_prompt()) shares_.charge(entry.user, entry.unpaid - (entry.length - entry.sent));
+    return true;
+  });
 }
 
 std::optional<ScheduledStep> Scheduler::next_step(double now_s, const Reserve& reserve) {
@@ -218,6 +228,7 @@ void Scheduler::add_inputs(double now_s, ScheduledStep& step) {
     rows_left -= entry->input_rows;
     entry->input_rows = 0;
     ++entry->in_flight;
+    shares_.charge(entry->user, std::exchange(entry->unpaid, 0));
   }
 }
 
@@ -241,22 +252,44 @@ void Scheduler::add_part(Entry& entry, int rows, ScheduledStep& step) {
   entry.sent += rows;
   ++entry.in_flight;
   entry.decoding = last && entry.kind == StepKind::kDecode;
+  if (last) shares_.charge(entry.user, std::exchange(entry.unpaid, 0));
 }
 
 // Prompts, or inputs, that have not been sent whole.
 std::vector<Scheduler::Entry*> Scheduler::prompts_by_urgency(double now_s, bool inputs) {
-  std::vector<Entry*> prompts;
-  for (Entry& entry : sequences_) {
-    if (inputs ? entry.input_rows > 0 : entry.has_prompt()) prompts.push_back(&entry);
-  }
-  const double row_s = model_.bottleneck_seconds(part_size(32, 0)) / 32;
-  auto key = [&](const Entry* e) {
-    return (e->length - e->sent + e->input_rows) * row_s - limits_.ageing * (now_s - e->since_s);
+  struct Prompt {
+    Entry* entry;
+    int turn;
+    double work_s;
   };
-  std::stable_sort(prompts.begin(), prompts.end(), [&](const Entry* a, const Entry* b) {
-    return a->priority != b->priority ? a->priority > b->priority : key(a) < key(b);
+  std::vector<Prompt> prompts;
+  std::set<std::string> users;
+  const double row_s = model_.bottleneck_seconds(part_size(32, 0)) / 32;
+  for (Entry& e : sequences_) {
+    if (inputs ? e.input_rows == 0 : !e.has_prompt()) continue;
+    const double work_s = (e.length - e.sent + e.input_rows) * row_s - limits_.ageing * (now_s - e.since_s);
+    prompts.push_back({&e, 0, work_s});
+    users.insert(e.user);
+  }
+  shares_.set_waiting(users);
+  const auto rank = [&](const auto& before) { std::stable_sort(prompts.begin(), prompts.end(), before); };
+  const auto more_urgent = [](const Prompt& a, const Prompt& b) {
+    return a.entry->priority != b.entry->priority ? a.entry->priority > b.entry->priority
+                                                  : a.work_s < b.work_s;
+  };
+  rank(more_urgent);
+  std::map<std::string, double> rows_before;  // of each user
+  for (Prompt& prompt : prompts) {
+    double& rows = rows_before[prompt.entry->user];
+    prompt.turn = users.size() == 1 ? 0 : shares_.turn(prompt.entry->user, rows);
+    rows += prompt.entry->unpaid;
+  }
+  rank([&](const Prompt& a, const Prompt& b) {
+    return a.turn != b.turn ? a.turn < b.turn : more_urgent(a, b);
   });
-  return prompts;
+  std::vector<Entry*> ordered;
+  for (const Prompt& prompt : prompts) ordered.push_back(prompt.entry);
+  return ordered;
 }
 
 int Scheduler::reserve_rows(const Entry& entry, int rows, const Reserve& reserve) {

@@ -9,8 +9,9 @@
 // earliest first token. Beside decoders each step's bottleneck time is kept below a bound tau, which is
 // chosen with the number W of steps in flight so that a decoder waits at most `decode_stretch` times what it
 // would wait without prompts, and prompt rows are paced: they may not run ahead of the bottleneck by more
-// than a step or two. Of several prompts the one with the shortest remaining work goes first, less what it
-// has waited (ageing), chosen again at each step; a higher priority goes before a lower.
+// than a step or two. Users take turns in having prompts read (user_shares.h). Of one turn the higher
+// priority goes first, then the shortest remaining work, less what it has waited (ageing), chosen again at
+// each step.
 //
 // Steps are of one kind. What an encoder reads goes whole into one step, with others as far as they fit; rows
 // whose embedding is wanted travel in chunks. While sequences decode, one step of these kinds is under way at
@@ -24,10 +25,12 @@
 #include <limits>
 #include <list>
 #include <optional>
+#include <string>
 #include <vector>
 
 #include "model/batch.h"
 #include "node/pipeline_model.h"
+#include "node/user_shares.h"
 
 namespace shoal {
 
@@ -62,12 +65,15 @@ class Scheduler {
   Scheduler(const SchedulerLimits& limits, PipelineModel model);
 
   // A sequence whose positions [computed, length) are known tokens, still to be computed.
-  void add(uint64_t sequence, int computed, int length, double now_s, int priority = 0);
+  void add(uint64_t sequence, int computed, int length, double now_s, int priority = 0,
+           const std::string& user = "");
   // A sequence whose `rows` rows of input an encoder reads first, all in one step; then it has the tokens of
   // positions [0, length) to compute, which may be none. `kind`: of that step.
-  void add_input(uint64_t sequence, StepKind kind, int rows, int length, double now_s, int priority = 0);
+  void add_input(uint64_t sequence, StepKind kind, int rows, int length, double now_s, int priority = 0,
+                 const std::string& user = "");
   // A sequence of [0, length) known tokens whose embedding is wanted, not the next token.
-  void add_embedding(uint64_t sequence, int length, double now_s, int priority = 0);
+  void add_embedding(uint64_t sequence, int length, double now_s, int priority = 0,
+                     const std::string& user = "");
   // A token was sampled and appended: there is one more position to compute.
   void extend(uint64_t sequence);
   void remove(uint64_t sequence);
@@ -99,6 +105,8 @@ class Scheduler {
     int length;      // positions known
     double since_s;  // when it arrived
     int priority;
+    std::string user;
+    int unpaid = 0;         // rows of its prompt that its user was not charged for yet
     bool decoding = false;  // its prompt has been sent whole
     int in_flight = 0;
     int input_rows = 0;  // still to be sent
@@ -121,7 +129,7 @@ class Scheduler {
   int reserve_rows(const Entry& entry, int rows, const Reserve& reserve);
   void add_inputs(double now_s, ScheduledStep& step);
   void add_embedding_rows(double now_s, const Reserve& reserve, ScheduledStep& step);
-  static void add_part(Entry& entry, int rows, ScheduledStep& step);
+  void add_part(Entry& entry, int rows, ScheduledStep& step);
   void add_decode_rows(const Grouping& grouping, const Reserve& reserve, ScheduledStep& step);
   void add_prompt_rows(const Grouping& grouping, double now_s, const Reserve& reserve, ScheduledStep& step);
   std::vector<Entry*> prompts_by_urgency(double now_s, bool inputs);
@@ -132,6 +140,7 @@ class Scheduler {
   SchedulerLimits limits_;
   PipelineModel model_;
   std::list<Entry> sequences_;  // by age
+  UserShares shares_;
   int steps_in_flight_ = 0;
   int decode_steps_in_flight_ = 0;
   int other_steps_in_flight_ = 0;  // that are not of kind kDecode

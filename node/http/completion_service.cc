@@ -308,7 +308,8 @@ awaitable<int> CompletionService::answer_stream(HttpExchange& exchange, Generati
                                                 ResponseHead head, const CompletionRequest& request) {
   // The first part is awaited before the status is said: what is refused at once is refused with its status.
   co_await generation.wait();
-  if (generation.error() && generation.finished() && !generation.last_token())
+  while (generation.error() && !generation.finished()) co_await generation.wait();
+  if (generation.error() && !generation.last_token())
     co_return co_await refuse(exchange, generation.api_error());
   bool open = co_await exchange.begin_stream("text/event-stream");
   std::vector<bool> opened(request.prompts.empty() ? static_cast<size_t>(request.n)

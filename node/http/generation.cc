@@ -56,6 +56,7 @@ void Generation::start() {
     if (request_.grammar) request.grammar = {request_.grammar, token_bytes_};
     request.user = user_;
     request.priority = request_.priority;
+    request.together = static_cast<int>(choices_.size() - i);
     request.deadline_s = request_.timeout_s;
     request.on_event = [self = shared_from_this(), i](const GenerationEvent& event) {
       self->on_event(i, event);
@@ -90,6 +91,10 @@ void Generation::on_event(size_t index, const GenerationEvent& event) {
         retry_after_s_ = event.retry_after_s;
       }
       end(choice, "");
+      // Without one answer the others are of no use: none is computed to be thrown away.
+      for (const Choice& other : choices_) {
+        if (!other.ended) coordinator_.cancel(other.id);
+      }
     } else {
       release(choice, choice.filter.push(choice.decoder.finish()));
       if (!choice.filter.stopped()) release(choice, choice.filter.finish());

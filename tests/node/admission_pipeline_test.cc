@@ -1,6 +1,9 @@
 // Admission with the real coordinator: cached beginnings shared between slots, users kept apart, deadlines.
 #include <doctest/doctest.h>
 
+#include <chrono>
+#include <thread>
+
 #include "tests/node/local_cluster.h"
 
 namespace shoal::test {
@@ -36,6 +39,47 @@ TEST_CASE("a prompt that begins like one being answered is forked from it, for t
     const int computed = requests.reply(two).prompt_rows;
     CHECK(computed == (same_user ? 1 : 81));
   }
+}
+
+TEST_CASE("whose answers have ended is no longer counted as running") {
+  ClusterShape shape;
+  shape.slots = 1;
+  shape.context = 1024;
+  LocalCluster cluster(shape);
+  Requests requests;
+  const auto submit = [&](const char* user, std::vector<int32_t> prompt, int tokens) {
+    GenerationRequest request = greedy(std::move(prompt), tokens);
+    request.user = user;
+    return requests.submit(cluster.coordinator(), std::move(request));
+  };
+  REQUIRE(requests.wait(submit("anna", {5, 6}, 2)));
+  const size_t blocker = submit("carl", {5, 7}, 600);
+  REQUIRE(requests.wait_for_tokens(blocker, 1));
+  const size_t bert = submit("bert", prompt_of(400, 3), 2);
+  const size_t anna = submit("anna", {5, 8}, 600);  // shorter, and she has no more running than he
+  REQUIRE(requests.wait_for_tokens(anna, 1));
+  CHECK(requests.reply(bert).tokens.empty());
+  REQUIRE(requests.wait_all());
+}
+
+TEST_CASE("whose cache was given away goes on before anybody new begins") {
+  ClusterShape shape;
+  shape.slots = 3;
+  shape.context = 2048;
+  shape.kv_cells = 2048;
+  LocalCluster cluster(shape);
+  Requests requests;
+  const size_t first = requests.submit(cluster.coordinator(), greedy({5, 6}, 1800));
+  const size_t second = requests.submit(cluster.coordinator(), greedy({5, 7}, 1800));
+  for (int i = 0; i < 3000 && cluster.coordinator().preempted() == 0; ++i)
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  REQUIRE(cluster.coordinator().preempted() > 0);
+  const size_t fresh =
+      requests.submit(cluster.coordinator(), greedy({5, 8}, 4));  // there would be room for it
+  REQUIRE(requests.wait_for_tokens(fresh, 1));
+  CHECK((requests.reply(first).finished || requests.reply(second).finished));
+  REQUIRE(requests.wait_all());
+  for (const size_t one : {first, second}) CHECK(requests.reply(one).tokens.size() == 1800);
 }
 
 TEST_CASE("a request past its deadline ends, running or waiting; the others are answered") {

@@ -60,19 +60,19 @@ TEST_CASE("users take turns, and of one turn the higher priority goes first") {
 
 TEST_CASE("a refusal says when there is room, and who has no time for the queue is refused at once") {
   AdmissionQueue queue({.waiting_max = 3, .wait_max_s = 2});
-  CHECK(queue.retry_after_s(100000, kRowS) == 0);
+  CHECK(queue.retry_after_s("", 100000, kRowS) == 0);
   REQUIRE(queue.offer(request(1, 1000), kRowS).has_value());  // 1.3 s
-  CHECK(queue.retry_after_s(100, kRowS) == 0);
+  CHECK(queue.retry_after_s("", 100, kRowS) == 0);
   REQUIRE(queue.offer(request(2, 500), kRowS).has_value());
   CHECK(queue.offer(request(3, 500), kRowS).error().code == Errc::kQueueFull);
-  CHECK(queue.retry_after_s(500, kRowS) == doctest::Approx(1.3 * 2 - 2));
+  CHECK(queue.retry_after_s("", 500, kRowS) == doctest::Approx(1.3 * 2 - 2));
   WaitingRequest hasty = request(4, 10, "", 0, 100);
   hasty.deadline_s = 101.5;
   CHECK(queue.offer(hasty, kRowS).error().code == Errc::kQueueFull);
   hasty.deadline_s = 102.5;
   REQUIRE(queue.offer(hasty, kRowS).has_value());
   CHECK(queue.offer(request(5, 1), kRowS).error().code == Errc::kQueueFull);  // by count
-  CHECK(queue.retry_after_s(1, kRowS) == doctest::Approx(1.3 * 1.51 / 3));
+  CHECK(queue.retry_after_s("", 1, kRowS) == doctest::Approx(1.3 * 1.51 / 3));
 }
 
 TEST_CASE("what a request takes itself counts against the time it is given") {
@@ -108,7 +108,7 @@ TEST_CASE("long answers before it count too, as often as turns have ended while 
   wait(5, 230);
   CHECK(queue.predicted_wait_s(kRowS) == doctest::Approx(60));
   CHECK(queue.offer(request(++id, 10), kRowS).error().code == Errc::kQueueFull);
-  CHECK(queue.retry_after_s(10, kRowS) == doctest::Approx(0.013));
+  CHECK(queue.retry_after_s("", 10, kRowS) == doctest::Approx(0.013));
   // A slow spell passes: quick turns are believed as they come, and an empty queue refuses nobody.
   for (int i = 1; i <= 4; ++i) turn(230 + 0.1 * i);
   CHECK(queue.predicted_wait_s(kRowS) < 10);
@@ -150,6 +150,26 @@ TEST_CASE("one user does not fill the queue; where nobody is named all may") {
   CHECK(offer("bert"));
   for (int i = 0; i < 4; ++i) CHECK(offer(""));
   CHECK_FALSE(offer("carl"));
+}
+
+TEST_CASE(
+    "answers that come together find places together or none; who fills the queue is told when to come") {
+  AdmissionQueue queue({.waiting_max = 100, .waiting_of_user_max = 4});
+  const auto offer = [&](uint64_t id, int together) {
+    WaitingRequest r = request(id, 100, "anna");
+    r.together = together;
+    return queue.offer(r, kRowS).has_value();
+  };
+  CHECK_FALSE(offer(1, 5));
+  CHECK(queue.size() == 0);
+  CHECK(offer(2, 3));
+  CHECK(offer(3, 2));
+  CHECK_FALSE(offer(5, 3));
+  CHECK(offer(4, 2));
+  CHECK(offer(6, 1));
+  CHECK_FALSE(offer(7, 1));
+  CHECK(queue.retry_after_s("anna", 1, kRowS) == doctest::Approx(1.3 * 0.4 / 4));  // one of her four
+  CHECK(queue.retry_after_s("bert", 1, kRowS) == 0);
 }
 
 }  // namespace shoal

@@ -83,6 +83,20 @@ TEST_CASE(
   CHECK(cache.free_pages() == free_before - 1);
 }
 
+TEST_CASE(
+    "pages of a beginning that nobody runs with are no room: the prompt that takes them needs them all") {
+  CacheSlots cache(4, 40 * kPage, 40 * kPage);
+  const auto earlier = tokens_of(20 * kPage);
+  const int ended = start(cache, earlier);
+  CHECK(compute(cache, ended, earlier, 0) == 20 * kPage);
+  cache.give_back(ended);
+  const auto running = tokens_of(20 * kPage, 100'000);
+  CHECK(compute(cache, start(cache, running), running, 0) == 20 * kPage);
+  const auto alike = tokens_of(20 * kPage + 1);
+  CHECK(cache.best_prefix(alike, "").length == 20 * kPage);
+  CHECK_FALSE(cache.has_room(cache.best_prefix(alike, ""), static_cast<int>(alike.size())));
+}
+
 TEST_CASE("who is taken off: the last in rank, never the first, and nobody whose rows are under way") {
   const auto resident = [](uint64_t id, int priority, bool in_flight = false, const char* user = "") {
     Resident r;

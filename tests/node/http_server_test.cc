@@ -71,6 +71,12 @@ class Handler : public HttpHandler {
       if (open) co_await exchange.end_stream();
       co_return;
     }
+    if (exchange.request().path == "/where") {
+      HttpResponse response{
+          200, "text/plain", exchange.request().from_this_device ? "here" : "elsewhere", {}};
+      co_await exchange.respond(std::move(response));
+      co_return;
+    }
     if (exchange.request().path == "/throw") throw std::runtime_error("a fault of the handler");
     HttpResponse response{200, "text/plain", exchange.request().body + exchange.request().query, {}};
     co_await exchange.respond(std::move(response));
@@ -237,6 +243,19 @@ TEST_CASE("a target may be a whole URI") {
   CHECK(refused_with(running,
                      "GET http://localhost/refused HTTP/1.1\r\nHost: b\r\nContent-Length: 9\r\n\r\n") ==
         "HTTP/1.1 404");
+}
+
+TEST_CASE("what comes through a proxy does not count as from this device") {
+  Running running;
+  CHECK(
+      Client(running.port).send(get("/where", "Connection: close\r\n")).read_all().ends_with("\r\n\r\nhere"));
+  for (const char* sign :
+       {"Forwarded: for=10.0.0.9", "Via: 1.1 door", "X-Forwarded-For: 10.0.0.9", "X-Real-IP: 10.0.0.9"}) {
+    CAPTURE(sign);
+    const std::string text =
+        Client(running.port).send(get("/where", std::string(sign) + "\r\nConnection: close\r\n")).read_all();
+    CHECK(text.ends_with("elsewhere"));
+  }
 }
 
 TEST_CASE("a stream is chunked and the connection goes on after it") {

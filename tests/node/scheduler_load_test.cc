@@ -116,6 +116,29 @@ TEST_CASE("who asks for much waits for itself; others have their turn with the n
   CHECK(slowest_first_token_s(requests, run, "modest") < longest_turn);
 }
 
+TEST_CASE("one user's urgent prompts, as many as there are places, keep nobody else's unread") {
+  SimulatedHardware hardware;
+  hardware.shares.assign(2, 0.5);
+  const SchedulerLimits limits{.steps_in_flight_max = 4, .rows_max = 128};
+  std::vector<SimulatedRequest> requests;
+  for (int i = 0; i < 150; ++i) {  // each 1.5 s after the last, and it takes 2.4 s to read one
+    SimulatedRequest request{1.5 * i, 1500, 1};
+    request.user = "urgent";
+    request.priority = 3;
+    requests.push_back(request);
+  }
+  for (int i = 0; i < 8; ++i) {
+    SimulatedRequest request{20.0 + 20 * i, 12, 4};
+    request.user = "modest";
+    requests.push_back(request);
+  }
+  const SimulatedRun run =
+      simulate(hardware, limits, hardware.model(), requests, {.slots = 4, .context = 2048});
+  // It comes when a place is free, and then after one of the long prompts at most.
+  CHECK(slowest_first_token_s(requests, run, "modest") < 3 * 2.5);
+  CHECK(slowest_first_token_s(requests, run, "urgent") > 60);
+}
+
 TEST_CASE("two who both ask for more than there is get alike") {
   SimulatedHardware hardware;
   const SchedulerLimits limits{.steps_in_flight_max = 2, .rows_max = 128};

@@ -89,8 +89,8 @@ class Simulation {
   void arrive(size_t i) {
     const SimulatedRequest& request = requests_[i];
     lives_[i].known = request.prompt;
-    const Result<void> queued =
-        queue_.offer({i, request.user, request.priority, request.prompt, now_, deadline_s(i)}, row_seconds());
+    const Result<void> queued = queue_.offer(
+        {i, request.user, request.priority, request.prompt, now_, deadline_s(i), 1}, row_seconds());
     lives_[i].waiting = queued.has_value();
     run_.answers[i].refused = lives_[i].over = queued.has_error();
   }
@@ -117,7 +117,7 @@ class Simulation {
     life.sent = prefix.length;
     run_.reused += static_cast<size_t>(prefix.length);
     if (requests_[i].decoding && life.answered == 0) start_decoding(i);
-    scheduler_.add(i, life.sent, life.known, now_, requests_[i].priority);
+    scheduler_.add(i, life.sent, life.known, now_, requests_[i].priority, requests_[i].user);
     return true;
   }
 
