@@ -120,6 +120,19 @@ TEST_CASE("a prompt rides on the steps of those who decode, a bounded number of 
   CHECK(mixed->parts[1].rows <= 80);  // 20 ms of a bottleneck that takes 10 ms for up to 33 rows
 }
 
+TEST_CASE("however much has been sent ahead, each step that decodes takes a row of a prompt along") {
+  Scheduler scheduler({.steps_in_flight_max = 8, .rows_max = 128}, even_model(4, 10e-3, 5e-3));
+  start_decoding(scheduler, 8);
+  scheduler.add(9, 0, 4000, 0);
+  int decoding = 0, with_prompt = 0;
+  while (const auto step = scheduler.next_step(0)) {
+    decoding += step->decodes;
+    with_prompt += step->decodes && step->parts.back().sequence == 9;
+  }
+  CHECK(decoding >= 3);
+  CHECK(with_prompt == decoding);
+}
+
 TEST_CASE("the shortest prompt goes first, a long one is not starved, and priority goes before both") {
   Scheduler scheduler({.steps_in_flight_max = 1, .rows_max = 16}, even_model(1));
   scheduler.add(1, 0, 400, 0);
