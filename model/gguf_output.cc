@@ -1,9 +1,13 @@
 #include "model/gguf_output.h"
 
+#include <fcntl.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cerrno>
+#include <cstdlib>
 #include <cstring>
+#include <filesystem>
 
 #include "base/error.h"
 #include "model/gguf_header.h"
@@ -17,6 +21,8 @@ namespace {
 constexpr uint32_t kVersion = 3, kUint32 = 4;  // of the format; gguf_metadata_value_type
 constexpr uint32_t kQuantizationVersion = 2;   // of the block layouts (ggml's GGML_QNT_VERSION)
 constexpr uint64_t kAlignmentDefault = 32;
+
+char unfinished[4096];  // the file being written; a handler of signals may read it
 
 // Keys that this file states anew, or that were about the source's parts.
 bool is_dropped(const std::string& key) {
@@ -34,19 +40,38 @@ void put_string(std::string& out, const std::string& text) {
 
 }  // namespace
 
-GgufOutput::GgufOutput(const std::string& path) : path_(path), partial_(path + ".partial") {
-  file_ = std::fopen(partial_.c_str(), "wb");
+GgufOutput::GgufOutput(const std::string& path) : path_(path) {
+  struct stat there {};
+  const bool exists = stat(path.c_str(), &there) == 0;
+  if (exists && !S_ISREG(there.st_mode))
+    throw SetupError("the output " + quoted(path, 4096) +
+                     " is no file but a folder or a device; give another name");
+  // What a link points to is written, and the link stays.
+  if (exists && std::filesystem::is_symlink(path)) path_ = std::filesystem::canonical(path).string();
+  partial_ = path_ + ".partial-XXXXXX";
+  const int descriptor = mkostemp(partial_.data(), O_CLOEXEC);
+  if (descriptor < 0) fail("could not be created");
+  const mode_t mask = umask(0);  // the mode that a file created by its name has
+  umask(mask);
+  fchmod(descriptor, exists ? there.st_mode & 07777 : 0666 & ~mask);
+  file_ = fdopen(descriptor, "wb");
   if (!file_) fail("could not be created");
+  if (partial_.size() < sizeof unfinished) std::strcpy(unfinished, partial_.c_str());
 }
 
 GgufOutput::~GgufOutput() {
   if (!file_) return;
   std::fclose(file_);
   std::remove(partial_.c_str());
+  unfinished[0] = 0;
+}
+
+void GgufOutput::remove_unfinished() {
+  if (unfinished[0] != 0) unlink(unfinished);
 }
 
 void GgufOutput::fail(const char* what) {
-  throw SetupError(quoted(partial_, 4096) + " " + what + ": " + std::strerror(errno), kExitFailed);
+  throw SetupError(quoted(path_, 4096) + " " + what + ": " + std::strerror(errno), kExitFailed);
 }
 
 void GgufOutput::write_header(const GgufFile& source, const std::vector<TensorChange>& tensors,
@@ -102,6 +127,7 @@ void GgufOutput::pad() {
 void GgufOutput::finish() {
   if (std::fflush(file_) != 0 || fsync(fileno(file_)) != 0) fail("could not be written");
   if (std::rename(partial_.c_str(), path_.c_str()) != 0) fail("could not be renamed");
+  unfinished[0] = 0;
   std::fclose(file_);
   file_ = nullptr;
 }

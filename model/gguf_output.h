@@ -1,6 +1,7 @@
 // A GGUF file being written: header, then tensors one after the other, then finish(), which gives the file
-// its name. Until then it is NAME.partial, removed if the object dies earlier. Throws SetupError with exit
-// code 1 where the disk refuses. Belongs to one thread.
+// its name, over a file that had it before. Until then it has a name that nobody else has, NAME.partial-...
+// beside it, and is removed if the object dies earlier, or by remove_unfinished(). Throws SetupError with
+// exit code 1 where the disk refuses, and where NAME is something else than a file. Belongs to one thread.
 #pragma once
 
 #include <cstdint>
@@ -27,6 +28,9 @@ class GgufOutput {
   void write(std::span<const std::byte> bytes);
   void pad();  // to the alignment: after each tensor
   void finish();
+  // Where one is being written in this process: takes it away. For a handler of signals that end the process:
+  // async-signal-safe.
+  static void remove_unfinished();
 
  private:
   [[noreturn]] void fail(const char* what);

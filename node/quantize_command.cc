@@ -2,6 +2,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <csignal>
 #include <cstdio>
 #include <fstream>
 #include <iterator>
@@ -11,7 +12,9 @@
 
 #include "base/error.h"
 #include "base/units.h"
+#include "model/gguf_output.h"
 #include "model/gguf_reader.h"
+#include "model/model_config.h"
 #include "model/quantize.h"
 #include "node/cluster_config.h"
 #include "node/commands.h"
@@ -26,7 +29,15 @@ std::string read_text(const std::string& path) {
   std::ifstream in(path, std::ios::binary);
   std::string text((std::istreambuf_iterator<char>(in)), std::istreambuf_iterator<char>());
   if (!in) throw SetupError("the text " + quoted(path, 4096) + " of --report cannot be read");
+  if (text.empty()) throw SetupError("the text " + quoted(path, 4096) + " of --report is empty");
   return text;
+}
+
+// A model half written is gigabytes that nobody wants.
+extern "C" void end_without_remains(int signal) {
+  GgufOutput::remove_unfinished();
+  std::signal(signal, SIG_DFL);
+  std::raise(signal);
 }
 
 // "Q4_K 168, Q6_K 43, F32 61": tensors of each type.
@@ -44,6 +55,11 @@ int quantize_command(const QuantizeFlags& flags) {
   std::optional<std::string> text;
   if (!flags.report.empty()) text = read_text(flags.report);  // before the long work
   const GgufFile source = GgufFile::open(resolve_model_path(flags.in, ""));
+  if (text && ModelConfig::from(source).encodes()) {
+    throw SetupError("--report: how well a text is predicted can be told of models that only decode, and " +
+                     quoted(flags.in, 4096) + " has an encoder; leave --report out");
+  }
+  for (const int signal : {SIGINT, SIGTERM, SIGHUP}) std::signal(signal, end_without_remains);
   QuantizeOptions options;
   options.type = flags.type;
   options.pure = flags.pure;

@@ -181,7 +181,7 @@ std::string Fields::text(const char* key) const {
 
 std::string Fields::required_text(const char* key) const {
   std::string given = text(key);
-  if (given.empty()) refuse_field(path(key), "is missing");
+  if (given.empty()) refuse_field(path(key), find(key) == nullptr ? "is missing" : "is empty");
   return given;
 }
 

@@ -2,8 +2,10 @@
 
 import os
 import re
+import signal
 import subprocess
 import tempfile
+import time
 import unittest
 
 PROGRAM = os.environ["SHOAL_PROGRAM"]
@@ -81,8 +83,22 @@ class Quantize(unittest.TestCase):
         limited = f'ulimit -f 1024; trap "" XFSZ; "{PROGRAM}" quantize "{MODEL}" "{other}" Q8_0 --allow-requantize'
         result = subprocess.run(["bash", "-c", limited], capture_output=True, text=True, timeout=300, check=False)
         self.assertEqual(result.returncode, 1, result.stderr)
-        self.assertRegex(result.stderr, "full.gguf.partial' could not be written")
+        self.assertRegex(result.stderr, "full.gguf' could not be written")
         self.assertEqual([f for f in os.listdir(self.folder.name) if f.startswith("full")], [])
+
+    def test_a_signal_ends_it_and_leaves_nothing(self):
+        for number in (signal.SIGINT, signal.SIGTERM):
+            other = os.path.join(self.folder.name, "ended.gguf")
+            process = subprocess.Popen([PROGRAM, "quantize", MODEL, other, "Q5_K", "--allow-requantize", "-t", "1"],
+                                       stderr=subprocess.PIPE)
+            deadline = time.monotonic() + 60
+            while not [f for f in os.listdir(self.folder.name) if f.startswith("ended.gguf.partial")]:
+                self.assertLess(time.monotonic(), deadline)
+                time.sleep(0.01)
+            process.send_signal(number)
+            process.communicate(timeout=30)
+            self.assertEqual(process.returncode, -number)
+            self.assertEqual([f for f in os.listdir(self.folder.name) if f.startswith("ended")], [])
 
 
 if __name__ == "__main__":

@@ -374,6 +374,13 @@ TEST_CASE("yarn: the ramp and the growth") {
   // pair(turns) = 16 ln(16 / (2 pi turns)) / (2 ln 10000): below 0 for 32 turns, 0.81 for 1.
   CHECK(rope.ramp_begin == 0);
   CHECK(rope.ramp_end == 1);
+  // With an original context of 4096 the fast end counts too: 16 ln(4096 / (2 pi 32)) / (2 ln 10000) = 2.62,
+  // and for one turn 5.63.
+  GgufWriter writer = tiny_model(tiny_family("qwen2-yarn").options);
+  writer.set_u32("qwen2.rope.scaling.original_context_length", 4096);
+  const ModelConfig longer = ModelConfig::from(open_model(writer));
+  CHECK(longer.ropes[0].ramp_begin == 2);
+  CHECK(longer.ropes[0].ramp_end == 6);
   CHECK(std::abs(rope.magnitude - (1 + 0.1 * std::log(4.0))) < 1e-6);
   CHECK(config_of(tiny_family("mistral3").options).ropes[0].magnitude == 1);
 }

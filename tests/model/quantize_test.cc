@@ -5,11 +5,14 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <fstream>
+#include <iterator>
 #include <map>
 #include <set>
 #include <vector>
 
 #include "base/error.h"
+#include "model/gguf_output.h"
 #include "tensor/format.h"
 #include "tests/support/temp_dir.h"
 #include "tests/support/tiny_model.h"
@@ -59,6 +62,18 @@ TensorType type_in(const GgufFile& file, const std::string& name) {
   return file.tensor(name).type;
 }
 
+std::string read_file(const std::string& path) {
+  std::ifstream in(path, std::ios::binary);
+  return {std::istreambuf_iterator<char>(in), {}};
+}
+
+// Something of a file that was not finished.
+bool has_remains(const test::TempDir& dir) {
+  for (const auto& entry : std::filesystem::directory_iterator(dir.path()))
+    if (entry.path().filename().string().find(".partial") != std::string::npos) return true;
+  return false;
+}
+
 }  // namespace
 
 TEST_CASE("quantize: matrices are encoded row by row, everything else is copied") {
@@ -91,7 +106,7 @@ TEST_CASE("quantize: matrices are encoded row by row, everything else is copied"
   metadata.erase("general.file_type");
   metadata.erase("general.quantization_version");
   CHECK(metadata == in.metadata());
-  CHECK_FALSE(std::filesystem::exists(dir.file("out.gguf.partial")));
+  CHECK_FALSE(has_remains(dir));
 }
 
 TEST_CASE("quantize: mixtures give some layers more bits, --pure none") {
@@ -291,7 +306,39 @@ TEST_CASE("quantize: what it refuses, and that nothing is left behind") {
   CHECK_THROWS_WITH_AS(quantize(bad, dir.file("out.gguf"), {"Q4_0", false, false, {}}),
                        doctest::Contains("blk.2.attn_k.weight"), SetupError);
   CHECK_FALSE(std::filesystem::exists(dir.file("out.gguf")));
-  CHECK_FALSE(std::filesystem::exists(dir.file("out.gguf.partial")));
+  CHECK_FALSE(has_remains(dir));
+}
+
+TEST_CASE("quantize: what the output may be, and that a source is safe under any name") {
+  const test::TempDir dir;
+  // A name that a file half written might have had.
+  test::tiny_model(source_options()).write(dir.file("out.gguf.partial"));
+  const std::string before = read_file(dir.file("out.gguf.partial"));
+  {
+    const GgufFile in = GgufFile::open(dir.file("out.gguf.partial"));
+    quantize(in, dir.file("out.gguf"), {"Q8_0", false, false, {}});
+    CHECK(read_file(dir.file("out.gguf.partial")) == before);
+    const std::string written = read_file(dir.file("out.gguf"));
+    std::filesystem::create_symlink(dir.file("out.gguf"), dir.file("link.gguf"));
+    quantize(in, dir.file("link.gguf"), {"Q4_0", false, false, {}});  // the link stays, its file is new
+    CHECK(std::filesystem::is_symlink(dir.file("link.gguf")));
+    CHECK(read_file(dir.file("out.gguf")) != written);
+    for (const std::string& other : {dir.path(), std::string("/dev/null")}) {
+      CHECK_THROWS_WITH_AS(quantize(in, other, {"Q4_0", false, false, {}}), doctest::Contains("is no file"),
+                           SetupError);
+    }
+    CHECK(std::filesystem::is_character_file("/dev/null"));
+    // Two at once: each file is whole, and one of them has the name.
+    GgufOutput a(dir.file("both.gguf")), b(dir.file("both.gguf"));
+    a.write(std::as_bytes(std::span("first", 5)));
+    b.write(std::as_bytes(std::span("second", 6)));
+    a.finish();
+    CHECK(read_file(dir.file("both.gguf")) == "first");
+    b.finish();
+    CHECK(read_file(dir.file("both.gguf")) == "second");
+  }
+  std::filesystem::remove(dir.file("out.gguf.partial"));
+  CHECK_FALSE(has_remains(dir));
 }
 
 }  // namespace shoal

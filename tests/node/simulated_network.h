@@ -122,8 +122,8 @@ class Connection : public std::enable_shared_from_this<Connection<Message>> {
 
   void send(int side, Message message) {
     if (!ends_[side].open) return;
-    carry(side, [self = this->shared_from_this(), side, message = std::move(message)] {
-      End& to = self->ends_[1 - side];
+    carry(side, [side, message = std::move(message)](Connection& self) {
+      End& to = self.ends_[1 - side];
       if (to.open) to.receive(message);
     });
   }
@@ -131,7 +131,7 @@ class Connection : public std::enable_shared_from_this<Connection<Message>> {
   void close(int side) {
     if (!ends_[side].open) return;
     ends_[side].open = false;
-    carry(side, [self = this->shared_from_this(), side] { self->end(1 - side); });
+    carry(side, [side](Connection& self) { self.end(1 - side); });
   }
 
  private:
@@ -141,9 +141,10 @@ class Connection : public std::enable_shared_from_this<Connection<Message>> {
     end.open = false;
     if (end.ended) end.ended();
   }
-  // What side `side` sends waits its turn.
-  void carry(int side, Network::Handler handler) {
-    waiting_[side].push_back(std::move(handler));
+  // What side `side` sends waits its turn. What waits does not own the connection, which owns it.
+  using Arrival = std::function<void(Connection&)>;
+  void carry(int side, Arrival arrival) {
+    waiting_[side].push_back(std::move(arrival));
     if (waiting_[side].size() == 1) pump(side, network_.uniform(0.2e-3, 3e-3));
   }
   void pump(int side, double delay_s) {
@@ -165,13 +166,14 @@ class Connection : public std::enable_shared_from_this<Connection<Message>> {
       from.unacknowledged_s = -1;
     }
     if (lost) return pump(side, 0.2);
-    const Network::Handler handler = std::move(waiting_[side].front());
+    Arrival arrival = std::move(waiting_[side].front());
     waiting_[side].pop_front();
     if (!waiting_[side].empty()) pump(side, network_.uniform(0.05e-3, 1e-3));
-    network_.on(to.host, to.incarnation, handler);
+    network_.on(to.host, to.incarnation,
+                [self = this->shared_from_this(), arrival = std::move(arrival)] { arrival(*self); });
   }
 
-  std::deque<Network::Handler> waiting_[2];
+  std::deque<Arrival> waiting_[2];
   Network& network_;
   End ends_[2];
 };

@@ -270,7 +270,8 @@ TEST_CASE("a tensor that is missing or not known is named, in every family with 
        {"t5_gated.gguf", "t5_plain.gguf", "bert_mean.gguf", "bert_rank.gguf", "nomic_bert.gguf"}) {
     std::ifstream in(kFixtures + name, std::ios::binary);
     const std::string bytes{std::istreambuf_iterator<char>(in), {}};
-    for (const TensorInfo& tensor : GgufFile::open(kFixtures + name).tensors()) {
+    const GgufFile file = GgufFile::open(kFixtures + name);
+    for (const TensorInfo& tensor : file.tensors()) {
       std::string changed = bytes;
       const uint64_t length = tensor.name.size();
       const std::string entry = std::string(reinterpret_cast<const char*>(&length), 8) + tensor.name;
