@@ -238,8 +238,8 @@ TEST_CASE("hostile templates end at a limit, soon") {
     const Rendering result = rendered(source);
     const std::chrono::duration<double> took = std::chrono::steady_clock::now() - start;
     CHECK(!result.error.empty());
-    CHECK(took.count() <
-          5);  // a tenth of a second or so in Release; sanitizers and loaded machines are slower
+    // A tenth of a second or so in Release; sanitized on a loaded machine it has been more than 5.
+    CHECK(took.count() < 30);
   }
 }
 

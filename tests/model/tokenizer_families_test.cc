@@ -263,7 +263,8 @@ TEST_CASE("every group splits one long run in about linear time") {
       const auto start = std::chrono::steady_clock::now();
       CHECK(pre.split(text, false).back() == text.size());
       const std::chrono::duration<double> took = std::chrono::steady_clock::now() - start;
-      CHECK(took.count() < 3);  // milliseconds in Release
+      CHECK(took.count() <
+            30);  // milliseconds in Release; sanitized on a loaded machine some thousand times that
     }
   }
 }
