@@ -41,6 +41,7 @@ void put_string(std::string& out, const std::string& text) {
 }  // namespace
 
 GgufOutput::GgufOutput(const std::string& path) : path_(path) {
+  if (path.empty()) throw SetupError("the output has no name");
   struct stat there {};
   const bool exists = stat(path.c_str(), &there) == 0;
   if (exists && !S_ISREG(there.st_mode))

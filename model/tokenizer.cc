@@ -55,6 +55,7 @@ struct Tokenizer::Impl {
   std::optional<UnigramEncoder> ugm;
   std::optional<WordPieceEncoder> wpm;
   int32_t last_of_input = -1;  // what encode_input() appends
+  int32_t between_pair = -1;   // what encode_pair() puts between, beside that
   bool adds_bos = false;
   bool adds_space_prefix = false;
   // First bytes of special texts that are worth looking at; indices into vocabulary.specials() by first byte.
@@ -96,6 +97,9 @@ Tokenizer::Impl::Impl(VocabData data) : vocabulary(std::move(data)) {
   } else if (d.add_eos == 1 || (ugm && d.add_eos == -1)) {
     last_of_input = vocabulary.eos();
   }
+  // WordPiece has its separator at the end of each input already.
+  if (ugm && d.add_sep == 1)
+    between_pair = vocabulary.separator() >= 0 ? vocabulary.separator() : vocabulary.eos();
   if (adds_bos && vocabulary.bos() < 0) {
     throw SetupError(
         "the tokenizer is to prepend a BOS token (tokenizer.ggml.add_bos_token) but "
@@ -251,6 +255,15 @@ std::vector<int32_t> Tokenizer::encode(const std::vector<PromptPiece>& pieces, b
 std::vector<int32_t> Tokenizer::encode_input(std::string_view text, bool parse_special) const {
   std::vector<int32_t> tokens = encode(text, parse_special, /*add_bos=*/true);
   if (impl_->last_of_input >= 0) tokens.push_back(impl_->last_of_input);
+  return tokens;
+}
+
+std::vector<int32_t> Tokenizer::encode_pair(std::string_view first, std::string_view second) const {
+  std::vector<int32_t> tokens = encode_input(first);
+  if (impl_->between_pair >= 0) tokens.push_back(impl_->between_pair);
+  const std::vector<int32_t> rest = encode_input(second);
+  const bool begins = adds_bos() && !rest.empty() && rest.front() == bos();
+  tokens.insert(tokens.end(), rest.begin() + begins, rest.end());
   return tokens;
 }
 

@@ -44,6 +44,10 @@ class Tokenizer {
   // A whole input for an encoder, with the tokens around it that the model was trained with: EOS after it for
   // T5, [CLS] and [SEP] around it for BERT. (encode() never ends with them: a prompt is to be continued.)
   std::vector<int32_t> encode_input(std::string_view text, bool parse_special = false) const;
+  // Two texts as one input, as cross-encoders were trained: each ended as an input is, the second without
+  // what begins one; between them another separator where the file asks for it (RoBERTa: <s> a </s></s> b
+  // </s>).
+  std::vector<int32_t> encode_pair(std::string_view first, std::string_view second) const;
 
   // The bytes of one token; control tokens give "" unless `show_special`.
   std::string piece(int32_t token, bool show_special = false) const;

@@ -36,7 +36,7 @@ struct VocabData {
   // Ids as the file gives them; -1 where it does not.
   int64_t bos = -1, eos = -1, eot = -1, eom = -1, unknown = -1, separator = -1, padding = -1;
   // Flags: -1 where the file does not say, else 0 or 1.
-  int add_bos = -1, add_eos = -1, add_space_prefix = -1;
+  int add_bos = -1, add_eos = -1, add_sep = -1, add_space_prefix = -1;
   int remove_extra_whitespaces = -1;        // "t5": runs of spaces count as one
   int lower_case = -1, strip_accents = -1;  // "bert"
   // Control tokens swallow the spaces after them, as Phi-3's do; no key says so.

@@ -93,6 +93,7 @@ VocabData VocabData::read(const GgufFile& file) {
   if (data.bos < 0 && data.model == "bert") data.bos = read_id(file, "cls_token_id");
   data.add_bos = read_flag(file, "add_bos_token");
   data.add_eos = read_flag(file, "add_eos_token");
+  data.add_sep = read_flag(file, "add_sep_token");
   data.add_space_prefix = read_flag(file, "add_space_prefix");
   data.remove_extra_whitespaces = read_flag(file, "remove_extra_whitespaces");
   data.lower_case = read_flag(file, "normalizer.lowercase");

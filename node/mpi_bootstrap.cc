@@ -4,7 +4,9 @@
 
 #ifdef SHOAL_MPI
 
+#include <dlfcn.h>
 #include <fmt/format.h>
+#include <link.h>
 #include <mpi.h>
 
 #include <chrono>
@@ -12,6 +14,7 @@
 #include <optional>
 #include <string>
 #include <thread>
+#include <vector>
 
 #include "node/lifeline.h"
 
@@ -34,6 +37,20 @@ void check_mpi(int code, const char* what) {
                    kExitFailed);
 }
 
+// MPI_Finalize unloads Open MPI's plug-ins while threads of theirs may still run in them, which ends the
+// process with a fault, seldom, on a loaded machine. Libraries that are pinned stay where they are.
+void pin_libraries() {
+  std::vector<std::string> loaded;  // named first: dlopen must not be called while they are gone through
+  dl_iterate_phdr(
+      [](dl_phdr_info* library, size_t, void* names) {
+        if (library->dlpi_name != nullptr && *library->dlpi_name != 0)
+          static_cast<std::vector<std::string>*>(names)->push_back(library->dlpi_name);
+        return 0;
+      },
+      &loaded);
+  for (const std::string& library : loaded) dlopen(library.c_str(), RTLD_LAZY | RTLD_NOLOAD | RTLD_NODELETE);
+}
+
 class MpiBootstrap : public Bootstrap {
  public:
   MpiBootstrap() {
@@ -49,7 +66,9 @@ class MpiBootstrap : public Bootstrap {
   // (--enable-recovery). So all meet first, for a limited time. A rank that ends without MPI_Finalize makes
   // mpirun end the others, also one that hangs.
   ~MpiBootstrap() override {
-    if (!abandoned_ && all_are_here()) MPI_Finalize();
+    if (abandoned_ || !all_are_here()) return;
+    pin_libraries();
+    MPI_Finalize();
   }
 
   int rank() const override { return rank_; }

@@ -67,13 +67,22 @@ void add_prediction(QualityReport& sums, const Predictor& source, const Predicto
   sums.same_best += source.best(row) == result.best(row);
 }
 
+std::vector<int32_t> report_tokens(const GgufFile& source, std::string_view text) {
+  const std::vector<int32_t> all =
+      Tokenizer::from(source).encode(text, /*parse_special=*/false, /*add_bos=*/true);
+  if (all.size() < 2) throw SetupError("the text for the report has fewer than two tokens");
+  return all;
+}
+
 }  // namespace
+
+void check_report_text(const GgufFile& source, std::string_view text) {
+  (void)report_tokens(source, text);
+}
 
 QualityReport compare_quality(const GgufFile& source_file, const GgufFile& result_file, std::string_view text,
                               ThreadPool& pool, const std::function<void(uint64_t, uint64_t)>& progress) {
-  const Tokenizer tokenizer = Tokenizer::from(source_file);
-  const std::vector<int32_t> all = tokenizer.encode(text, /*parse_special=*/false, /*add_bos=*/true);
-  if (all.size() < 2) throw SetupError("the text for the report has fewer than two tokens");
+  const std::vector<int32_t> all = report_tokens(source_file, text);
   Predictor source(source_file, pool), result(result_file, pool);
   QualityReport report;
   for (size_t start = 0; start + 1 < all.size(); start += kQualityWindow) {

@@ -19,6 +19,9 @@ struct QualityReport {
   double same_best = 0;                          // share of predictions with the same likeliest token
 };
 
+// Throws SetupError where no report can be made of a text with this model's tokens: before long work.
+void check_report_text(const GgufFile& source, std::string_view text);
+
 // The text is read in windows of kWindow tokens, each with an empty cache; every token of a window after its
 // first is a prediction. Throws SetupError if the text has fewer than two tokens.
 inline constexpr int kQualityWindow = 512;

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <csignal>
 #include <cstdio>
+#include <filesystem>
 #include <fstream>
 #include <iterator>
 #include <map>
@@ -26,10 +27,13 @@ namespace shoal {
 namespace {
 
 std::string read_text(const std::string& path) {
-  std::ifstream in(path, std::ios::binary);
-  std::string text((std::istreambuf_iterator<char>(in)), std::istreambuf_iterator<char>());
-  if (!in) throw SetupError("the text " + quoted(path, 4096) + " of --report cannot be read");
-  if (text.empty()) throw SetupError("the text " + quoted(path, 4096) + " of --report is empty");
+  std::string text;
+  if (std::filesystem::is_regular_file(path)) {
+    std::ifstream in(path, std::ios::binary);
+    text.assign(std::istreambuf_iterator<char>(in), std::istreambuf_iterator<char>());
+    if (!in) throw SetupError("the text " + quoted(path, 4096) + " of --report cannot be read");
+  } else
+    throw SetupError("the text " + quoted(path, 4096) + " of --report cannot be read");
   return text;
 }
 
@@ -59,7 +63,15 @@ int quantize_command(const QuantizeFlags& flags) {
     throw SetupError("--report: how well a text is predicted can be told of models that only decode, and " +
                      quoted(flags.in, 4096) + " has an encoder; leave --report out");
   }
-  for (const int signal : {SIGINT, SIGTERM, SIGHUP}) std::signal(signal, end_without_remains);
+  if (text) check_report_text(source, *text);
+  for (const std::string& read : {flags.imatrix, flags.report}) {
+    std::error_code absent;
+    if (!read.empty() && std::filesystem::equivalent(read, flags.out, absent))
+      throw SetupError("the output " + quoted(flags.out, 4096) + " is read too; give another name");
+  }
+  for (const int signal : {SIGINT, SIGTERM, SIGHUP, SIGQUIT}) {
+    if (std::signal(signal, end_without_remains) == SIG_IGN) std::signal(signal, SIG_IGN);  // as nohup asks
+  }
   QuantizeOptions options;
   options.type = flags.type;
   options.pure = flags.pure;

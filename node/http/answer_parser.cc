@@ -12,7 +12,7 @@ namespace {
 constexpr std::string_view kThink = "<think>", kThought = "</think>";
 constexpr std::string_view kCallOpens = "<tool_call>", kCallCloses = "</tool_call>";
 constexpr std::string_view kMarkedOpens = "<|tool_call|>", kMarkedCloses = "<|/tool_call|>";
-constexpr std::string_view kArguments = "[ARGS]";
+constexpr std::string_view kArguments = "[ARGS]", kCallId = "[CALL_ID]";
 constexpr std::string_view kCallsFollow = "[TOOL_CALLS]", kPythonTag = "<|python_tag|>";
 constexpr std::string_view kSpaces = " \t\r\n";
 constexpr int kArgumentsDepthMax = 64;
@@ -228,17 +228,24 @@ bool AnswerParser::add_calls(std::string_view text, AnswerDelta& out) {
     const std::string text_of_name(name->get_string());
     const bool known = std::find(form_.tools.begin(), form_.tools.end(), text_of_name) != form_.tools.end();
     if (form_.calls == ToolCallForm::kLlama && !known) return false;  // an answer that is a JSON object
-    if (arguments != nullptr && !arguments->is_object() && !arguments->is_string()) return false;
-    found.push_back({"", text_of_name,
-                     arguments == nullptr     ? "{}"
-                     : arguments->is_string() ? std::string(arguments->get_string())
-                                              : json::serialize(*arguments)});
+    if (arguments == nullptr) {
+      found.push_back({"", text_of_name, "{}"});
+    } else if (arguments->is_object()) {
+      found.push_back({"", text_of_name, json::serialize(*arguments)});
+    } else {  // some write the object as a text
+      const json::string* written = arguments->if_string();
+      json::value object_in_text;
+      if (written == nullptr || first_value(*written, object_in_text) == 0 || !object_in_text.is_object())
+        return false;
+      found.push_back({"", text_of_name, std::string(*written)});
+    }
   }
   for (ToolCall& call : found) add(std::move(call), out);
   return !found.empty();
 }
 
-// name[ARGS]{...} or name{...}, of Mistral's later templates; [TOOL_CALLS] in front of each further one.
+// name[ARGS]{...}, name[CALL_ID]id[ARGS]{...} or name{...}, of Mistral's later templates; [TOOL_CALLS] in
+// front of each further one.
 bool AnswerParser::add_named_calls(std::string_view text, AnswerDelta& out) {
   std::vector<ToolCall> found;
   while (!(text = trimmed(text)).empty()) {
@@ -250,6 +257,8 @@ bool AnswerParser::add_named_calls(std::string_view text, AnswerDelta& out) {
     if (brace == std::string_view::npos) return false;
     std::string_view name = trimmed(text.substr(0, brace));
     if (name.ends_with(kArguments)) name = trimmed(name.substr(0, name.size() - kArguments.size()));
+    if (const size_t id = name.find(kCallId); id != std::string_view::npos)
+      name = trimmed(name.substr(0, id));
     if (name.empty() || name.size() > 256 || name.find_first_of(" \n\"[]") != std::string_view::npos)
       return false;
     json::value arguments;

@@ -169,8 +169,8 @@ void CompletionService::set_answer_form(CompletionRequest& request) const {
     for (const char* text : {"<think>", "</think>"}) show(text);
   }
   if (form.calls == ToolCallForm::kNone) return;
-  for (const char* text : {"<tool_call>", "</tool_call>", "[TOOL_CALLS]", "[ARGS]", "<|python_tag|>",
-                           "<|tool_call|>", "<|/tool_call|>"})
+  for (const char* text : {"<tool_call>", "</tool_call>", "[TOOL_CALLS]", "[ARGS]", "[CALL_ID]",
+                           "<|python_tag|>", "<|tool_call|>", "<|/tool_call|>"})
     show(text);
 }
 

@@ -208,18 +208,14 @@ ApiResult<EmbeddingService::Prepared> EmbeddingService::prepare_embedding(const 
   return prepared;
 }
 
-// Query and document as one input, each ended as an input is, the document without what begins one.
+// Query and document as one input.
 ApiResult<EmbeddingService::Prepared> EmbeddingService::prepare_rerank(const std::string& body) const {
   ApiResult<RerankRequest> request = parse_rerank_request(body);
   if (request.has_error()) return request.error();
   if (const auto refused = check_model(request->model, true)) return *refused;
   Prepared prepared;
-  const std::vector<int32_t> query = cluster_.tokenizer->encode_input(request->query);
   for (size_t i = 0; i < request->documents.size(); ++i) {
-    std::vector<int32_t> tokens = query;
-    const std::vector<int32_t> document = cluster_.tokenizer->encode_input(request->documents[i]);
-    const bool begins = !document.empty() && document.front() == cluster_.tokenizer->bos();
-    tokens.insert(tokens.end(), document.begin() + begins, document.end());
+    std::vector<int32_t> tokens = cluster_.tokenizer->encode_pair(request->query, request->documents[i]);
     if (const auto refused = check_length(tokens, fmt::format("documents[{}]", i))) return *refused;
     prepared.inputs.push_back(std::move(tokens));
   }

@@ -113,6 +113,20 @@ TEST_CASE("unigram: the best sum of scores wins, runs without a token are one un
   CHECK(Tokenizer::from(std::move(data)).encode_input("a") == std::vector<int32_t>{3, 4});
 }
 
+TEST_CASE(
+    "a pair for a cross-encoder: each text ended, one beginning, and RoBERTa's second separator if asked "
+    "for") {
+  for (const int add_sep : {-1, 0, 1}) {
+    CAPTURE(add_sep);
+    VocabData data = tiny_unigram();
+    data.bos = 0, data.add_bos = 1, data.add_sep = add_sep;
+    const Tokenizer tokenizer = Tokenizer::from(std::move(data));
+    const std::vector<int32_t> want = add_sep == 1 ? std::vector<int32_t>{0, 3, 4, 1, 1, 3, 5, 1}
+                                                   : std::vector<int32_t>{0, 3, 4, 1, 3, 5, 1};
+    CHECK(tokenizer.encode_pair("a", "b") == want);
+  }
+}
+
 TEST_CASE("unigram: a long run takes linear time") {
   const Tokenizer tokenizer = Tokenizer::from(tiny_unigram());
   CHECK(tokenizer.encode(std::string(1 << 20, 'a'), false, false).size() == (1 << 20) + 1);

@@ -100,6 +100,10 @@ TEST_CASE("calls in the Mistral form") {
   check(form, "Yes. [TOOL_CALLS]look{\"a\": 1}", "|Yes.|look({\"a\":1})");
   check(form, "[TOOL_CALLS]look[ARGS]{\"a\": \"[TOOL_CALLS]\"}[TOOL_CALLS]go[ARGS]{}",
         "||look({\"a\":\"[TOOL_CALLS]\"})go({})");
+  check(form, "[TOOL_CALLS][{\"name\": \"look\", \"arguments\": \"{\\\"a\\\": 1}\"}]", "||look({\"a\": 1})");
+  check(form, "[TOOL_CALLS][{\"name\": \"look\", \"arguments\": \"hello\"}]",
+        "|[TOOL_CALLS][{\"name\": \"look\", \"arguments\": \"hello\"}]|");
+  check(form, "[TOOL_CALLS]look[CALL_ID]abc123DEF[ARGS]{\"a\": 1}", "||look({\"a\":1})");  // tokenizer v11
   check(form, "[TOOL_CALLS]look[ARGS]{} and more", "|[TOOL_CALLS]look[ARGS]{} and more|");
   check(form, "[TOOL_CALLS] nothing", "|[TOOL_CALLS] nothing|");
   check(form, "[TOOL", "|[TOOL|");
