@@ -20,12 +20,13 @@ Result<void> AdmissionQueue::offer(const WaitingRequest& request, double row_s) 
     return Error{Errc::kQueueFull, fmt::format("{} of your answers wait already: try again later", own)};
   const double own_s = kMargin * request.prompt_rows * row_s;
   const double wait_s = predicted_wait_s(row_s);
-  if (!waiting_.empty() && wait_s + own_s > wait_allowed_s(own_s)) {
+  const bool asks = !waiting_.empty() && !request.follows;
+  if (asks && wait_s + own_s > wait_allowed_s(own_s)) {
     return Error{Errc::kQueueFull,
                  fmt::format("about {:.0f} s of work wait already: try again later", std::ceil(wait_s))};
   }
   const double left_s = request.deadline_s - request.since_s;
-  if (!waiting_.empty() && wait_s + own_s > left_s) {
+  if (asks && wait_s + own_s > left_s) {
     return Error{
         Errc::kQueueFull,
         fmt::format("about {:.0f} s of work wait already, and this request gives up after {:.3g} s: try "

@@ -36,7 +36,8 @@ struct WaitingRequest {
   int prompt_rows = 0;
   double since_s = 0;
   double deadline_s = std::numeric_limits<double>::infinity();  // to be done with; no use afterwards
-  int together = 1;  // places that are needed for it and for those that come with it
+  int together = 1;      // places that are needed for it and for those that come with it
+  bool follows = false;  // one that came with it found time for all of them
 };
 
 class AdmissionQueue {

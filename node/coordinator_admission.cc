@@ -22,7 +22,8 @@ void Coordinator::start(uint64_t id, GenerationRequest request) {
   const double now = host_.now_s();
   const double deadline_s = request.deadline_s > 0 ? now + request.deadline_s : Scheduler::kNever;
   const Result<void> queued = queue_.offer(
-      {id, request.user, request.priority, length, now, deadline_s, request.together}, row_seconds());
+      {id, request.user, request.priority, length, now, deadline_s, request.together, request.follows},
+      row_seconds());
   if (queued.has_error()) {
     GenerationEvent event{id, -1, true, FinishReason::kError, queued.error()};
     event.retry_after_s = queue_.retry_after_s(request.user, length, row_seconds());

@@ -55,7 +55,8 @@ struct GenerationRequest {
   bool ignore_end = false;  // go on after an end-of-generation token (benchmarks)
   std::string user;         // users take turns, and a cached prompt serves the user alone who sent it
   int priority = 0;         // higher goes first
-  int together = 1;  // it and those submitted next that are of no use without it: all find places or none
+  int together = 1;      // it and those submitted next that are of no use without it: all find places or none
+  bool follows = false;  // of such: not the first
   double deadline_s = 0;                                 // from submission to the last token; 0: none
   std::function<void(const GenerationEvent&)> on_event;  // called on the io thread; must not block
 };

@@ -78,12 +78,7 @@ bool Scheduler::in_flight(uint64_t sequence) const {
 }
 
 void Scheduler::remove(uint64_t sequence) {
-  sequences_.remove_if([&](const Entry& entry) {
-    if (entry.id != sequence) return false;
-    // What was read of a prompt that is given up was read all the same.
-    if (entry.has_prompt()) shares_.charge(entry.user, entry.unpaid - (entry.length - entry.sent));
-    return true;
-  });
+  sequences_.remove_if([&](const Entry& entry) { return entry.id == sequence; });
 }
 
 std::optional<ScheduledStep> Scheduler::next_step(double now_s, const Reserve& reserve) {
@@ -228,7 +223,7 @@ void Scheduler::add_inputs(double now_s, ScheduledStep& step) {
     rows_left -= entry->input_rows;
     entry->input_rows = 0;
     ++entry->in_flight;
-    shares_.charge(entry->user, std::exchange(entry->unpaid, 0));
+    shares_.charge(entry->user, std::exchange(entry->unread, 0));
   }
 }
 
@@ -252,7 +247,8 @@ void Scheduler::add_part(Entry& entry, int rows, ScheduledStep& step) {
   entry.sent += rows;
   ++entry.in_flight;
   entry.decoding = last && entry.kind == StepKind::kDecode;
-  if (last) shares_.charge(entry.user, std::exchange(entry.unpaid, 0));
+  shares_.charge(entry.user, rows);
+  entry.unread -= rows;
 }
 
 // Prompts, or inputs, that have not been sent whole.
@@ -266,10 +262,10 @@ std::vector<Scheduler::Entry*> Scheduler::prompts_by_urgency(double now_s, bool 
   std::set<std::string> users;
   const double row_s = model_.bottleneck_seconds(part_size(32, 0)) / 32;
   for (Entry& e : sequences_) {
+    if (e.input_rows > 0 || e.has_prompt()) users.insert(e.user);  // of either kind: they share one pipeline
     if (inputs ? e.input_rows == 0 : !e.has_prompt()) continue;
     const double work_s = (e.length - e.sent + e.input_rows) * row_s - limits_.ageing * (now_s - e.since_s);
     prompts.push_back({&e, 0, work_s});
-    users.insert(e.user);
   }
   shares_.set_waiting(users);
   const auto rank = [&](const auto& before) { std::stable_sort(prompts.begin(), prompts.end(), before); };
@@ -282,7 +278,7 @@ std::vector<Scheduler::Entry*> Scheduler::prompts_by_urgency(double now_s, bool 
   for (Prompt& prompt : prompts) {
     double& rows = rows_before[prompt.entry->user];
     prompt.turn = users.size() == 1 ? 0 : shares_.turn(prompt.entry->user, rows);
-    rows += prompt.entry->unpaid;
+    rows += prompt.entry->unread;
   }
   rank([&](const Prompt& a, const Prompt& b) {
     return a.turn != b.turn ? a.turn < b.turn : more_urgent(a, b);

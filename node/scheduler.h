@@ -106,7 +106,7 @@ class Scheduler {
     double since_s;  // when it arrived
     int priority;
     std::string user;
-    int unpaid = 0;         // rows of its prompt that its user was not charged for yet
+    int unread = 0;         // rows of its prompt, or input, that have not been sent
     bool decoding = false;  // its prompt has been sent whole
     int in_flight = 0;
     int input_rows = 0;  // still to be sent

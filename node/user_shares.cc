@@ -5,7 +5,11 @@
 namespace shoal {
 
 void UserShares::set_waiting(const std::set<std::string>& users) {
-  if (users.empty()) return;
+  if (users.empty()) {  // what was read while nobody else wanted anything is no debt
+    rows_.clear();
+    least_ = 0;
+    return;
+  }
   double least = -1;
   for (const std::string& user : users) {
     const double rows = rows_.try_emplace(user, least_).first->second;

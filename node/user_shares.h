@@ -17,7 +17,7 @@ class UserShares {
 
   // Those who have prompts to be read now. Of others only those are remembered who have had more.
   void set_waiting(const std::set<std::string>& users);
-  // Rows of a user's prompt have been read, or its reading was given up after so many.
+  // Rows of a user's prompt are read now.
   void charge(const std::string& user, double rows);
   // 0 for the first in turn and its equals, more for those who have had more; `rows_before`: of the same
   // user's prompts that go before the one in question.

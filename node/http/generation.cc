@@ -57,6 +57,7 @@ void Generation::start() {
     request.user = user_;
     request.priority = request_.priority;
     request.together = static_cast<int>(choices_.size() - i);
+    request.follows = i > 0;
     request.deadline_s = request_.timeout_s;
     request.on_event = [self = shared_from_this(), i](const GenerationEvent& event) {
       self->on_event(i, event);
@@ -84,7 +85,8 @@ void Generation::on_event(size_t index, const GenerationEvent& event) {
   }
   if (event.finished && !choice.ended) {
     if (event.reason == FinishReason::kError || event.reason == FinishReason::kCancelled) {
-      if (!error_) {
+      const bool first = !error_;
+      if (first) {
         error_ = event.reason == FinishReason::kError
                      ? event.error
                      : Error{Errc::kCancelled, "the request was cancelled: the server is stopping"};
@@ -93,7 +95,7 @@ void Generation::on_event(size_t index, const GenerationEvent& event) {
       end(choice, "");
       // Without one answer the others are of no use: none is computed to be thrown away.
       for (const Choice& other : choices_) {
-        if (!other.ended) coordinator_.cancel(other.id);
+        if (first && !other.ended) coordinator_.cancel(other.id);
       }
     } else {
       release(choice, choice.filter.push(choice.decoder.finish()));

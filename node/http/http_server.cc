@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <boost/asio/co_spawn.hpp>
 #include <boost/asio/detached.hpp>
 #include <boost/asio/io_context.hpp>
@@ -199,6 +200,9 @@ void HttpServer::refuse_connection(tcp::socket socket) {
   socket.non_blocking(true, ignored);
   socket.write_some(asio::buffer(text), ignored);
   socket.shutdown(tcp::socket::shutdown_send, ignored);
+  // What is unread when a socket is closed makes the system reset the connection, and the refusal is lost.
+  std::array<char, 16 << 10> thrown_away;
+  for (int parts = 0; parts < 4 && !ignored; ++parts) socket.read_some(asio::buffer(thrown_away), ignored);
 }
 
 awaitable<void> HttpServer::sweep() {

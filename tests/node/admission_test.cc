@@ -152,6 +152,19 @@ TEST_CASE("one user does not fill the queue; where nobody is named all may") {
   CHECK_FALSE(offer("carl"));
 }
 
+TEST_CASE("answers that come together are not refused for one another's time") {
+  AdmissionQueue queue({.wait_max_s = 2});
+  WaitingRequest one = request(1, 1000);
+  one.together = 4, one.deadline_s = 3;
+  REQUIRE(queue.offer(one, kRowS).has_value());
+  for (uint64_t id = 2; id <= 4; ++id) {
+    WaitingRequest next = one;
+    next.id = id, next.together = static_cast<int>(5 - id), next.follows = true;
+    CHECK(queue.offer(next, kRowS).has_value());
+  }
+  CHECK_FALSE(queue.offer(request(5, 1000), kRowS).has_value());
+}
+
 TEST_CASE(
     "answers that come together find places together or none; who fills the queue is told when to come") {
   AdmissionQueue queue({.waiting_max = 100, .waiting_of_user_max = 4});

@@ -33,6 +33,9 @@ TEST_CASE("a pause saves nothing up, and does away with no debt") {
   shares.charge("carl", 2 * UserShares::kTurnRows);
   shares.set_waiting({"bert", "carl"});
   CHECK(shares.turn("carl", 0) == 2);
+  shares.set_waiting({});  // what he had while nobody else wanted anything is forgotten
+  shares.set_waiting({"bert", "carl"});
+  CHECK(shares.turn("carl", 0) == 0);
 }
 
 }  // namespace shoal
