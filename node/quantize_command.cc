@@ -27,13 +27,12 @@ namespace shoal {
 namespace {
 
 std::string read_text(const std::string& path) {
+  std::error_code unknown;
+  const bool is_folder = std::filesystem::is_directory(path, unknown);  // whose reading throws
+  std::ifstream in(path, std::ios::binary);
   std::string text;
-  if (std::filesystem::is_regular_file(path)) {
-    std::ifstream in(path, std::ios::binary);
-    text.assign(std::istreambuf_iterator<char>(in), std::istreambuf_iterator<char>());
-    if (!in) throw SetupError("the text " + quoted(path, 4096) + " of --report cannot be read");
-  } else
-    throw SetupError("the text " + quoted(path, 4096) + " of --report cannot be read");
+  if (!is_folder) text.assign(std::istreambuf_iterator<char>(in), std::istreambuf_iterator<char>());
+  if (is_folder || !in) throw SetupError("the text " + quoted(path, 4096) + " of --report cannot be read");
   return text;
 }
 

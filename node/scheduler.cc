@@ -269,20 +269,17 @@ std::vector<Scheduler::Entry*> Scheduler::prompts_by_urgency(double now_s, bool 
   }
   shares_.set_waiting(users);
   const auto rank = [&](const auto& before) { std::stable_sort(prompts.begin(), prompts.end(), before); };
-  const auto more_urgent = [](const Prompt& a, const Prompt& b) {
+  rank([](const Prompt& a, const Prompt& b) {
     return a.entry->priority != b.entry->priority ? a.entry->priority > b.entry->priority
                                                   : a.work_s < b.work_s;
-  };
-  rank(more_urgent);
+  });
   std::map<std::string, double> rows_before;  // of each user
   for (Prompt& prompt : prompts) {
     double& rows = rows_before[prompt.entry->user];
-    prompt.turn = users.size() == 1 ? 0 : shares_.turn(prompt.entry->user, rows);
+    prompt.turn = shares_.turn(prompt.entry->user, rows);
     rows += prompt.entry->unread;
   }
-  rank([&](const Prompt& a, const Prompt& b) {
-    return a.turn != b.turn ? a.turn < b.turn : more_urgent(a, b);
-  });
+  rank([](const Prompt& a, const Prompt& b) { return a.turn < b.turn; });  // stable: within a turn as before
   std::vector<Entry*> ordered;
   for (const Prompt& prompt : prompts) ordered.push_back(prompt.entry);
   return ordered;

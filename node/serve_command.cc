@@ -13,6 +13,7 @@
 #include "node/commands.h"
 #include "node/http/api_handler.h"
 #include "node/http/http_server.h"
+#include "transport/endpoint_text.h"
 
 namespace shoal {
 namespace {
@@ -124,10 +125,8 @@ void serve(Cluster& cluster, const Door& door, const ServeFlags& flags, const st
         stats.stop();
       },
       [&] { server.hurry(); });
-  const std::string host = endpoint.address().is_v6() ? fmt::format("[{}]", endpoint.address().to_string())
-                                                      : endpoint.address().to_string();
-  std::fputs(fmt::format("serving {} on http://{}:{} (process {})\n", service.model_id(), host,
-                         endpoint.port(), getpid())
+  std::fputs(fmt::format("serving {} on http://{} (process {})\n", service.model_id(),
+                         endpoint_text(endpoint), getpid())
                  .c_str(),
              stderr);
   stats.run([&] { trace.write(); });

@@ -7,6 +7,7 @@
 #include <boost/asio/use_awaitable.hpp>
 #include <string>
 
+#include "transport/endpoint_text.h"
 #include "transport/tcp_channel.h"
 
 namespace shoal {
@@ -16,12 +17,6 @@ using asio::ip::tcp;
 using boost::system::error_code;
 
 namespace {
-
-std::string text_of(const tcp::endpoint& endpoint) {
-  const std::string address = endpoint.address().to_string();
-  const std::string port = std::to_string(endpoint.port());
-  return endpoint.address().is_v6() ? "[" + address + "]:" + port : address + ":" + port;
-}
 
 class TcpListener final : public Listener {
  public:
@@ -49,7 +44,7 @@ class TcpListener final : public Listener {
     acceptor_.close(ignored);
   }
   uint16_t port() const override { return endpoint_.port(); }
-  std::string address() const override { return text_of(endpoint_); }
+  std::string address() const override { return endpoint_text(endpoint_); }
 
  private:
   tcp::acceptor acceptor_;
@@ -133,7 +128,7 @@ std::unique_ptr<Listener> listen_on(asio::any_io_executor executor, const std::s
   if (!ec) acceptor.listen(asio::socket_base::max_listen_connections, ec);
   if (ec) {
     const bool not_ours = ec.value() == EADDRNOTAVAIL;  // no such address here: the configuration is wrong
-    throw SetupError("cannot listen on " + text_of(endpoint) + ": " + ec.message() + way_out(ec),
+    throw SetupError("cannot listen on " + endpoint_text(endpoint) + ": " + ec.message() + way_out(ec),
                      not_ours ? kExitUsage : kExitFailed);
   }
   return std::make_unique<TcpListener>(std::move(acceptor), options);

@@ -17,6 +17,7 @@
 
 #include "base/error.h"
 #include "node/http/http_connection.h"
+#include "transport/endpoint_text.h"
 
 namespace shoal {
 
@@ -48,16 +49,14 @@ void bind_to(tcp::acceptor& acceptor, const tcp::endpoint& endpoint) {
   if (!error) acceptor.bind(endpoint, error);
   if (!error) acceptor.listen(tcp::acceptor::max_listen_connections, error);
   if (!error) return;
-  const std::string host = endpoint.address().to_string();
   const char* way_out =
       error == asio::error::address_in_use
           ? ": another program has it; choose another port (--listen, or serve.listen in the "
             "cluster file; port 0 takes a free one)"
           : "";
-  throw SetupError(fmt::format("cannot listen on {}:{}: {}{}",
-                               endpoint.address().is_v6() ? fmt::format("[{}]", host) : host, endpoint.port(),
-                               error.message(), way_out),
-                   kExitFailed);
+  throw SetupError(
+      fmt::format("cannot listen on {}: {}{}", endpoint_text(endpoint), error.message(), way_out),
+      kExitFailed);
 }
 
 }  // namespace
