@@ -27,7 +27,9 @@ std::string_view message_name(const Message& message) {
                                                 "weights",
                                                 "join",
                                                 "measure",
-                                                "measured"};
+                                                "measured",
+                                                "examine",
+                                                "examined"};
   static_assert(std::size(kNames) == std::variant_size_v<Message>);
   return kNames[message.index()];
 }

@@ -81,6 +81,10 @@ class Reader {
         return Message(Measure{text(m.getMeasure().getPeersJson(), kTextBytesMax)});
       case wire::Message::MEASURED:
         return Message(Measured{text(m.getMeasured().getLinksJson(), kTextBytesMax)});
+      case wire::Message::EXAMINE:
+        return Message(Examine{});
+      case wire::Message::EXAMINED:
+        return Message(Examined{prose(m.getExamined().getFailure())});
     }
     return bad("a message of unknown kind " + std::to_string(static_cast<int>(m.which())));
   }
@@ -200,6 +204,8 @@ class Reader {
         m.failed = true;
         m.failure_code = enumerator<Errc>(failure.getCode(), Errc::kIo, "failure code");
         m.failure_text = prose(failure.getText());
+        m.fault = enumerator<StepFault>(failure.getFault(), StepFault::kOutput, "fault");
+        m.fault_stage = failure.getStage();
         return m;
       }
       case wire::StepResult::ROWS: {

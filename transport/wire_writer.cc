@@ -97,6 +97,7 @@ struct CheckOutgoing {
   }
   Result<void> operator()(const Measure& m) const { return check_text(m.peers_json, "the peers"); }
   Result<void> operator()(const Measured& m) const { return check_text(m.links_json, "the links"); }
+  Result<void> operator()(const Examined& m) const { return check_text(m.failure, "the failure"); }
   template <class Small>
   Result<void> operator()(const Small&) const {
     return {};
@@ -161,6 +162,7 @@ struct WordsBound {
   }
   size_t operator()(const Measure& m) const { return text_words(m.peers_json); }
   size_t operator()(const Measured& m) const { return text_words(m.links_json); }
+  size_t operator()(const Examined& m) const { return text_words(m.failure); }
   template <class Small>
   size_t operator()(const Small&) const {
     return 0;
@@ -276,6 +278,8 @@ struct Writer {
       auto failure = b.initFailure();
       failure.setCode(same_enum<wire::StepResult::Code>(m.failure_code));
       failure.setText(text_of(m.failure_text));
+      failure.setFault(same_enum<wire::StepResult::Fault>(m.fault));
+      failure.setStage(m.fault_stage);
       return;
     }
     if (!m.stage_times.empty()) write_times(m.stage_times, b);
@@ -377,6 +381,8 @@ struct Writer {
   }
   void operator()(const Measure& m) { root.initMeasure().setPeersJson(text_of(m.peers_json)); }
   void operator()(const Measured& m) { root.initMeasured().setLinksJson(text_of(m.links_json)); }
+  void operator()(const Examine&) { root.setExamine(); }
+  void operator()(const Examined& m) { root.initExamined().setFailure(text_of(m.failure)); }
 };
 
 }  // namespace
