@@ -208,11 +208,16 @@ void SimNode::connect_next(uint64_t epoch, int stage, double deadline_s) {
 }
 
 void SimNode::receive(int stage, uint64_t epoch, const std::string& from, const SimMessage& message) {
-  if (!takes(stage, epoch)) return;
-  if (world_.bad_wires.contains({from, name_}) || std::exchange(damages_, 0) > 0)
+  if (!takes(stage, epoch) || !last_step_.contains(stage)) return;
+  if (world_.bad_wires.contains({from, name_}) || std::exchange(damages_, 0) > 0) {
+    last_step_.erase(stage);  // the link has ended
     return fail(epoch, name_ + " got a damaged frame from " + from, StepFault::kDamaged, stage);
+  }
   auto job = std::make_shared<StepJob>(*message.job);
-  if (job->step_id != ++last_step_[stage]) world_.wrong.push_back(name_ + ": a gap in the steps");
+  if (job->step_id != ++last_step_[stage]) {
+    if (!world_.faulty_epochs.contains(epoch)) world_.wrong.push_back(name_ + ": a gap in the steps");
+    return fail(epoch, "a gap in the steps");
+  }
   submit(std::move(job));
 }
 
@@ -290,7 +295,7 @@ std::string SimNode::apply(StepJob& job) {
 
 void SimNode::done(const std::shared_ptr<StepJob>& job) {
   if (const std::string wrong = apply(*job); !wrong.empty()) {
-    world_.wrong.push_back(name_ + ": " + wrong);
+    if (!world_.faulty_epochs.contains(job->epoch)) world_.wrong.push_back(name_ + ": " + wrong);
     return fail(job->epoch, wrong);
   }
   if (broken_ || std::exchange(glitches_, 0) > 0)
@@ -325,6 +330,7 @@ void SimNode::forward(const std::shared_ptr<StepJob>& job) {
 
 void SimNode::fail(uint64_t epoch, const std::string& why, StepFault fault, int stage) {
   if (epoch != epoch_ || !linked_) return;
+  if (fault != StepFault::kNone) world_.faulty_epochs.insert(epoch);
   SimMessage message;
   message.kind = SimMessage::Kind::kResult;
   message.node = name_;

@@ -66,6 +66,7 @@ struct SimWorld {
   std::vector<std::string> wrong;
   double seconds_per_row_layer = 4e-4;
   std::set<std::pair<std::string, std::string>> bad_wires;  // from, to: every frame comes damaged
+  std::set<uint64_t> faulty_epochs;  // a step of these has failed: those behind it find gaps
   LinkPtr connect(Link::End a, Link::End b);
   void kill(const std::string& host);
 };
