@@ -83,7 +83,7 @@ def on_nodes(options, model, count, share, sequences, context, command, more=())
     if share:
         words = [str(ROOT / "bench/testbed"), "exec", "--devices", str(count), "--cpu", str(share), *LINKS, "--objective",
                  "throughput", "--sequences", str(sequences), "--context", str(context), "--model", str(model),
-                 "--timeout-s", str(TIMEOUT_S - 20), "--quiet", *more, "--", *command]
+                 "--memory", "2GiB", "--timeout-s", str(TIMEOUT_S - 20), "--quiet", *more, "--", *command]
         return run([word.replace("{listen}", "10.77.0.1:0") for word in words])
     with tempfile.TemporaryDirectory(prefix="shoal-scaling-") as folder:
         cluster = pathlib.Path(folder) / "cluster.yaml"

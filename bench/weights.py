@@ -5,7 +5,8 @@
 
 Starts `shoal run` with one token under mpirun, --repeats times with an empty cache and as often with a full one, in turn.
 Only rank 0 finds the model. Prints a table: bytes and rate of the fetch as the node says them, the rate as a share of the
-link (--link-mbps here is only for that), and the seconds of the whole start; medians. Without the testbed it runs on
+link (--link-mbps here is only for that), how much more than these bytes the head's interface sent during the whole run
+(headers, the plan, the step's rows; in the testbed alone), and the seconds of the whole start; medians. Without the testbed it runs on
 loopback. Needs --layers A (of rank 1: the last A layers), 20 by default.
 """
 import argparse
@@ -27,6 +28,13 @@ UNITS = {"B": 1, "KiB": 1024, "MiB": 1024 ** 2, "GiB": 1024 ** 3, "bit/s": 1, "k
 def value(text):
     number, unit = text.split()
     return float(number) * UNITS[unit]
+
+
+def sent_bytes():
+    """What this host's interfaces have sent so far, without loopback: in the testbed all that the head sends."""
+    with open("/proc/net/dev", encoding="ascii") as file:
+        lines = [line.split(":") for line in file if ":" in line]
+    return sum(int(counters.split()[8]) for name, counters in lines if name.strip() != "lo")
 
 
 def start(options, config, folder):
@@ -75,10 +83,12 @@ def main():
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="shoal-weights-") as folder:
         config = config_for(options, folder)
-        cold, warm, rates, size = [], [], [], 0
+        cold, warm, rates, sent, size = [], [], [], [], 0
         for _ in range(options.repeats):
             shutil.rmtree(f"{folder}/cache-1", ignore_errors=True)
+            before = sent_bytes()
             seconds, said = start(options, config, folder)
+            sent.append(sent_bytes() - before)
             cold.append(seconds)
             size = value(said[4])
             rates.append(size * 8 / value(said[5]))
@@ -87,9 +97,10 @@ def main():
             if value(said[4]) != 0:
                 sys.exit(f"a warm start fetched {said[4]}")
     rate = statistics.median(rates)
-    print("| fetched | in | rate | of the link | cold start | warm start |\n|---|---|---|---|---|---|")
+    print("| fetched | in | rate | of the link | sent by the head | cold start | warm start |\n|---|---|---|---|---|---|---|")
     print(f"| {size / 1024 ** 2:.1f} MiB | {size * 8 / rate:.2f} s | {rate / 1e6:.0f} Mbit/s | "
-          f"{rate / options.link_mbps / 1e6:.2f} | {statistics.median(cold):.2f} s | {statistics.median(warm):.2f} s |")
+          f"{rate / options.link_mbps / 1e6:.2f} | {100 * (statistics.median(sent) / size - 1):+.2f} % | "
+          f"{statistics.median(cold):.2f} s | {statistics.median(warm):.2f} s |")
 
 
 if __name__ == "__main__":
