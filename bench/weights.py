@@ -30,28 +30,26 @@ def value(text):
     return float(number) * UNITS[unit]
 
 
-def sent_bytes():
-    """What this host's interfaces have sent so far, without loopback: in the testbed all that the head sends."""
-    with open("/proc/net/dev", encoding="ascii") as file:
-        lines = [line.split(":") for line in file if ":" in line]
-    return sum(int(counters.split()[8]) for name, counters in lines if name.strip() != "lo")
+# What a device's interfaces have sent so far, without loopback.
+SENT = "sent() { awk -F '[: ]+' '/:/ && !/ lo:/ {n += $(NF - 7)} END {print n + 0}' /proc/net/dev; }"
 
 
 def start(options, config, folder):
-    """Seconds of the whole command, and what rank 1 said."""
+    """Seconds of the whole command, what rank 1 said, and the bytes that the head's device sent meanwhile."""
     launcher = os.environ.get("SHOAL_MPIRUN")
     mpirun = [launcher] if launcher else ["mpirun", "--oversubscribe", "--bind-to", "none"]
     # Every rank runs one command line; which one finds the model, and where its cache is, goes by its rank.
-    script = (f'export XDG_CACHE_HOME={folder}/cache-$OMPI_COMM_WORLD_RANK; m={os.path.abspath(options.model)}; '
+    script = (f'{SENT}; before=$(sent); export XDG_CACHE_HOME={folder}/cache-$OMPI_COMM_WORLD_RANK; m={os.path.abspath(options.model)}; '
               f'[ "$OMPI_COMM_WORLD_RANK" = 0 ] || m={folder}/nowhere.gguf; '
-              f'exec {os.path.abspath(options.program)} run -c {config} -m $m --raw -p Hello -n 1 --temp 0 -q')
+              f'{os.path.abspath(options.program)} run -c {config} -m $m --raw -p Hello -n 1 --temp 0 -q; code=$?; '
+              f'[ "$OMPI_COMM_WORLD_RANK" = 0 ] && echo "head sent $(($(sent) - before)) bytes" >&2; exit $code')
     began = time.monotonic()
     result = subprocess.run([*mpirun, "-n", "2", "bash", "-c", script], capture_output=True, text=True, check=False)
     seconds = time.monotonic() - began
     said = SAID.search(result.stderr)
     if result.returncode != 0 or not said:
         sys.exit(f"the run failed ({result.returncode}):\n{result.stderr}")
-    return seconds, said
+    return seconds, said, int(re.search(r"head sent (\d+) bytes", result.stderr)[1])
 
 
 def config_for(options, folder):
@@ -86,13 +84,12 @@ def main():
         cold, warm, rates, sent, size = [], [], [], [], 0
         for _ in range(options.repeats):
             shutil.rmtree(f"{folder}/cache-1", ignore_errors=True)
-            before = sent_bytes()
-            seconds, said = start(options, config, folder)
-            sent.append(sent_bytes() - before)
+            seconds, said, of_head = start(options, config, folder)
+            sent.append(of_head)
             cold.append(seconds)
             size = value(said[4])
             rates.append(size * 8 / value(said[5]))
-            seconds, said = start(options, config, folder)
+            seconds, said, _ = start(options, config, folder)
             warm.append(seconds)
             if value(said[4]) != 0:
                 sys.exit(f"a warm start fetched {said[4]}")
