@@ -141,7 +141,7 @@ int threads_of(const Cluster& cluster, const ClusterOptions& options) {
 }
 
 // Who this node is to the others, as certified by the head; nobody in particular with --insecure.
-std::shared_ptr<const TlsContext> identify(Cluster& cluster, Bootstrap& bootstrap) {
+std::shared_ptr<TlsContext> identify(Cluster& cluster, Bootstrap& bootstrap) {
   const ClusterConfig& config = cluster.config;
   if (!config.insecure) {
     const std::string directory = config.path.empty() ? "" : authority_directory(config.cluster);
@@ -156,7 +156,7 @@ std::shared_ptr<const TlsContext> identify(Cluster& cluster, Bootstrap& bootstra
 }
 
 std::map<std::string, Endpoint> share_endpoints(Cluster& cluster, Bootstrap& bootstrap) {
-  const std::shared_ptr<const TlsContext> tls = identify(cluster, bootstrap);
+  const std::shared_ptr<TlsContext> tls = identify(cluster, bootstrap);
   const std::vector<std::string> all = together(bootstrap, cluster.name, [&] {
     const NodeConfig& node = cluster.this_node();
     const NodeIdentity identity{cluster.config.cluster, cluster.name, cluster.model_hash,

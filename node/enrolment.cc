@@ -7,6 +7,8 @@
 #include <filesystem>
 #include <vector>
 
+#include "node/revocation.h"
+
 namespace shoal {
 namespace {
 
@@ -27,15 +29,25 @@ std::vector<std::string> parted(const std::string& all) {
   return texts;
 }
 
-// The authority's certificate, then one for each rank's request.
+// The authority's certificate, then one for each rank's request, the head's first, then who was shut out.
 std::string certify(const std::vector<std::string>& requests, const std::string& cluster,
                     const std::string& directory) {
   const CertificateAuthority authority = directory.empty() ? CertificateAuthority::create(cluster)
                                                            : CertificateAuthority::in(directory, cluster);
+  const Revocations revoked(revocations_file(directory));
   std::vector<std::string> certificates{authority.certificate()};
   for (const std::string& text : requests) {
     const std::vector<std::string> request = parted(text);  // name, PEM
-    const Result<std::string> signed_one = authority.sign(request.at(1), request.at(0));
+    if (revoked.contains(request.at(0))) {
+      throw SetupError(
+          fmt::format("node {} was shut out of the cluster: let it in again (shoal revoke --undo {}), or leave "
+                      "it out of the cluster file",
+                      request[0], request[0]));
+    }
+    const bool head = certificates.size() == 1;
+    const Result<std::string> signed_one =
+        authority.sign(request.at(1), request.at(0), std::chrono::days(kCertificateDays),
+                       head ? CertificateRole::kHead : CertificateRole::kNode);
     if (!signed_one) {
       throw SetupError(
           fmt::format("node {} asked for a certificate with {}", request[0], signed_one.error().message),
@@ -43,6 +55,7 @@ std::string certify(const std::vector<std::string>& requests, const std::string&
     }
     certificates.push_back(*signed_one);
   }
+  certificates.insert(certificates.end(), revoked.names().begin(), revoked.names().end());
   return joined(certificates);
 }
 
@@ -91,7 +104,9 @@ std::shared_ptr<TlsContext> enrol(Bootstrap& bootstrap, const std::string& clust
   const std::vector<std::string> certificates = parted(agree(bootstrap, certified)[0]);
   const NodeCredentials credentials{key, certificates.at(static_cast<size_t>(bootstrap.rank()) + 1),
                                     certificates[0]};
-  return std::make_shared<TlsContext>(credentials);
+  auto tls = std::make_shared<TlsContext>(credentials);
+  tls->set_revoked({certificates.begin() + bootstrap.size() + 1, certificates.end()});
+  return tls;
 }
 
 }  // namespace shoal

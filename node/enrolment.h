@@ -18,7 +18,8 @@ std::string authority_directory(const std::string& cluster);
 std::string credentials_directory(const std::string& node);
 
 // Collective: every rank calls it once, after the ranks have agreed on their names. `directory`: of the
-// head's authority; empty: one for this run alone. Throws as agree() does.
+// head's authority; empty: one for this run alone. All learn who was shut out; one of them gets no
+// certificate. Throws as agree() does.
 std::shared_ptr<TlsContext> enrol(Bootstrap& bootstrap, const std::string& cluster, const std::string& node,
                                   const std::string& directory);
 

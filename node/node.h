@@ -19,6 +19,7 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -47,8 +48,9 @@ struct NodeIdentity {
   std::string cluster;
   std::string name;
   std::string model_fingerprint;
-  std::string numeric_class = "exact";              // tensor/kernels.h
-  std::shared_ptr<const TlsContext> tls = nullptr;  // who this node is to its peers; null: plain TCP
+  std::string numeric_class = "exact";        // tensor/kernels.h
+  std::shared_ptr<TlsContext> tls = nullptr;  // who this node is to its peers; null: plain TCP
+  bool knows_revoked = true;  // tls does; false: the head has to say first, and nobody else is let in before
 };
 
 // What the head's node tells of the others, on the io thread.
@@ -59,7 +61,6 @@ struct NodeEvents {
   std::function<void(const std::string& node, const Ready&)> ready;
   std::function<void(const std::string& node, const Measured&)> measured;
   std::function<Membership::Verdict(const std::string& node)> may_join;
-  std::function<bool(const std::string& node)> revoked;  // nothing it asks for is answered
   std::function<void(const std::string& node, const Join&)> joined;
 };
 
@@ -139,8 +140,8 @@ class Node : public PipelineHost {
   bool tell(const std::string& node, Message message);
   // Ends the control channel to a node; nothing more is told of it.
   void forget(const std::string& node);
-  // And ends every connection that it made to this node.
-  void cut_off(const std::string& node);
+  // From now on these nodes and no others are not believed, by any node: their connections end.
+  void shut_out(const std::set<std::string>& nodes);
   std::string address_of(const std::string& node) const;  // where its control channel comes from
 
   // What this node gives to others that lack weights: the model's, then each adapter's. None: nothing.
@@ -150,10 +151,13 @@ class Node : public PipelineHost {
   boost::asio::awaitable<void> accept_loop();
   boost::asio::awaitable<void> say_goodbye();
   boost::asio::awaitable<void> serve_peer(ChannelPtr channel);
-  std::optional<RefusalReason> refusal_of(const Hello& hello) const;
+  std::optional<RefusalReason> refusal_of(const Hello& hello, const Channel& channel) const;
   std::optional<RefusalReason> pipeline_refusal(const Hello& hello) const;
   boost::asio::awaitable<void> serve_control(ChannelPtr channel, bool of_head);
   void obey(const ChannelPtr& channel, Message&& message);
+  bool is_of_head(const Channel& channel) const;
+  void disbelieve(const std::set<std::string>& nodes);
+  void tell_revoked(const ChannelPtr& channel);
   boost::asio::awaitable<void> serve_join(ChannelPtr channel, std::string name);
   boost::asio::awaitable<void> serve_pipeline(ChannelPtr channel, int stage);
   boost::asio::awaitable<void> read_control_of(std::string peer, ChannelPtr channel);
@@ -222,6 +226,7 @@ class Node : public PipelineHost {
   Membership head_watch_;  // a worker: of its head alone
   std::optional<Comeback> comeback_;
   bool calling_ = false;                   // the head
+  bool knows_revoked_;                     // who was shut out: by the launcher, or the head that it has
   std::promise<std::string> service_end_;  // empty: the head said so
   bool service_ended_ = false;
   bool closing_ = false;

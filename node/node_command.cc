@@ -159,10 +159,11 @@ int node_command(const CommonFlags& common, const NodeFlags& flags) {
   const int threads = common.threads > 0 ? common.threads : device_processors();
   WeightAsker asker;
   asker.node = name;
+  std::shared_ptr<TlsContext> tls;
   if (!common.insecure) {
     const NodeCredentials credentials = credentials_of(flags, name, head);
     asker.cluster = certificate_info(credentials.certificate).cluster;
-    asker.tls = std::make_shared<const TlsContext>(credentials);
+    asker.tls = tls = std::make_shared<TlsContext>(credentials);
   }
   const FetchedManifest of_head = manifest_of_head(asker, head, common.model);
   asker.model = of_head.model_hash;
@@ -183,7 +184,7 @@ int node_command(const CommonFlags& common, const NodeFlags& flags) {
     fetch_adapters(adapters.files, adapters.weights, name, model, needs.shards, on_progress);
   };
   StageFactory stages(name, source, model, kernels, pool, on_progress);
-  Node node({asker.cluster, name, of_head.model_hash, kernels.numeric_class, asker.tls},
+  Node node({asker.cluster, name, of_head.model_hash, kernels.numeric_class, tls, /*knows_revoked=*/false},
             flags.address.empty() ? "0.0.0.0" : flags.address, static_cast<uint16_t>(flags.port));
   running = &node;
   comeback.join.port = node.port();

@@ -108,14 +108,6 @@ void Node::forget(const std::string& node) {
   close_link(channel);
 }
 
-void Node::cut_off(const std::string& node) {
-  forget(node);
-  for (const ChannelPtr& channel : accepted_) {
-    if (const CertificateInfo* peer = channel->peer_certificate(); peer != nullptr && peer->node == node)
-      channel->close();
-  }
-}
-
 bool Node::tell(const std::string& node, Message message) {
   const auto found = controls_.find(node);
   return found != controls_.end() && found->second->post({std::move(message), {}, {}}).has_value();

@@ -185,6 +185,7 @@ void Node::lose_head(const std::string& why) {
   const ChannelPtr lost = std::exchange(head_, nullptr);
   if (closing_ || service_ended_) return;
   head_watch_.left("head", now_s());
+  knows_revoked_ = identity_.tls == nullptr;  // until a head says it again
   drop_pipeline();
   const std::string text =
       fmt::format("the head {} is gone: {}", layout_.head.empty() ? "" : layout_.head, why);
@@ -207,6 +208,10 @@ awaitable<Result<void>> Node::join_head() {
   Result<ChannelPtr> opened = co_await open(whoever, endpoint, LinkRole::kJoin, 0, kCallDeadline);
   if (opened.has_error()) co_return opened.error();
   const ChannelPtr channel = *opened;
+  if (!is_of_head(*channel)) {
+    channel->close();
+    co_return Error{Errc::kRefused, fmt::format("{} shows a certificate that is not the head's", channel->peer())};
+  }
   Join join = comeback_->join;
   join.epoch = epoch_;
   if (epoch_ > 0) join.layout_json = layout_to_json(layout_);

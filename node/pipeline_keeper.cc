@@ -16,7 +16,7 @@ namespace shoal {
 namespace {
 
 constexpr double kComePatience_s = 5;  // for the nodes of the cluster file, where none is there yet
-constexpr int kTicksOfLook = 5;        // from one look at who was revoked to the next
+constexpr int kTicksOfLook = 2;        // from one look at who was revoked to the next
 constexpr double kStepsOfStall = 8;    // a stage slowed four times is slow, not stuck
 
 template <class... Bodies>
@@ -53,6 +53,7 @@ PipelineKeeper::PipelineKeeper(Node& node, Coordinator& coordinator, Settings se
       coordinator_.suspend();
       recovery_.begin_down(names, names.empty() ? 0 : kComePatience_s, now());
     }
+    if (!settings_.revoked_file.empty()) node_.shut_out(revoked_.names());
     node_.set_events(node_events());
     coordinator_.set_keeper({[this](const Error& error) {
                                recovery_.failed(error, now());
@@ -97,7 +98,6 @@ NodeEvents PipelineKeeper::node_events() {
     on_measured(node, measured);
   };
   events.may_join = [this](const std::string& node) { return membership_.may_join(node, now()); };
-  events.revoked = [this](const std::string& node) { return revoked_.contains(node); };
   events.joined = [this](const std::string& node, const Join& join) { on_joined(node, join); };
   return events;
 }
@@ -114,7 +114,7 @@ void PipelineKeeper::arm_tick() {
 void PipelineKeeper::tick() {
   if (--ticks_to_look_ < 0) {
     ticks_to_look_ = kTicksOfLook;
-    revoked_.look();
+    if (revoked_.look()) node_.shut_out(revoked_.names());
     shut_out_revoked();
   }
   for (const Membership::Loss& loss : membership_.tick(now())) {
@@ -134,7 +134,6 @@ void PipelineKeeper::shut_out_revoked() {
   for (const std::string& node : revoked_.names()) {
     if (!membership_.is_here(node) && !recovery_.is_here(node)) continue;
     membership_.left(node, now());
-    node_.cut_off(node);
     on_lost(node, "it was shut out of the cluster (shoal revoke)");
   }
 }

@@ -10,6 +10,8 @@
 // made or read here is a SetupError; what another node sent is a Result.
 #pragma once
 
+#include <chrono>
+#include <cstdint>
 #include <memory>
 #include <optional>
 #include <string>
@@ -25,8 +27,9 @@ namespace shoal {
 // What a certificate says of its owner.
 struct CertificateInfo {
   std::string node, cluster;  // CN and O
+  bool head = false;          // OU: its owner is the cluster's head, whom the others obey
   std::string fingerprint;    // SHA-256 of the DER form, in hexadecimal
-  int64_t expires_s = 0;      // Unix time
+  int64_t issued_s = 0, expires_s = 0;  // Unix time; its validity begins a day before it was issued
 };
 // Throws SetupError where `pem` is no certificate.
 CertificateInfo certificate_info(const std::string& pem);
@@ -46,9 +49,11 @@ class NodeKey {
   std::shared_ptr<evp_pkey_st> key_;
 };
 
-inline constexpr int kCertificateDays = 90;          // of a node; it is renewed at each start
+inline constexpr int kCertificateDays = 90;          // of a node, unless the cluster file says otherwise
 inline constexpr int kAuthorityDays = 3650;          // of the authority
 inline constexpr size_t kRequestBytesMax = 4 << 10;  // of a certificate request in PEM
+
+enum class CertificateRole { kNode, kHead };
 
 class CertificateAuthority {
  public:
@@ -63,7 +68,8 @@ class CertificateAuthority {
   // request itself claims to be called is not believed. kInvalidInput: no request, or its signature does not
   // hold.
   Result<std::string> sign(const std::string& request, const std::string& node,
-                           int days = kCertificateDays) const;
+                           std::chrono::seconds life = std::chrono::days(kCertificateDays),
+                           CertificateRole role = CertificateRole::kNode) const;
 
  private:
   CertificateAuthority(NodeKey key, std::string certificate, std::string cluster);

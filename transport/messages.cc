@@ -27,7 +27,8 @@ std::string_view message_name(const Message& message) {
                                                 "weights",
                                                 "join",
                                                 "measure",
-                                                "measured"};
+                                                "measured",
+                                                "list of who was shut out"};
   static_assert(std::size(kNames) == std::variant_size_v<Message>);
   return kNames[message.index()];
 }

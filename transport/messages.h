@@ -36,6 +36,7 @@ inline constexpr size_t kPayloadBytesMax = size_t{64} << 20;    // activations o
 inline constexpr size_t kHandshakeBytesMax = size_t{16} << 10;  // a whole frame before the hello is accepted
 inline constexpr size_t kWeightsBytesMax = size_t{8} << 20;     // of one request for weights
 inline constexpr size_t kWeightsRequestsMax = 16;               // not answered yet, on one link
+inline constexpr size_t kRevokedMax = 4096;                     // nodes shut out of a cluster
 inline constexpr size_t kPayloadAlignment = 64;                 // of a receiver's payload buffer, in bytes
 
 // What a connection is for.
@@ -272,6 +273,12 @@ struct Join {
   bool operator==(const Join&) const = default;
 };
 
+// Who was shut out of the cluster: all of them, each time.
+struct Revoked {
+  std::vector<std::string> nodes;
+  bool operator==(const Revoked&) const = default;
+};
+
 // The head asks a node to measure its links to others: JSON texts, as wire.capnp says.
 struct Measure {
   std::string peers_json;
@@ -285,7 +292,7 @@ struct Measured {
 
 using Message = std::variant<Hello, HelloAck, StepMessage, ResultMessage, StatsRequest, StatsMessage,
                              Heartbeat, Shutdown, CancelAdvice, LinkProbe, LinkProbeAck, LoadPlan, Ready,
-                             WeightsRequest, WeightsData, Join, Measure, Measured>;
+                             WeightsRequest, WeightsData, Join, Measure, Measured, Revoked>;
 
 // "step", "hello acknowledgement", ...: for error messages.
 std::string_view message_name(const Message& message);

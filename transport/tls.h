@@ -1,7 +1,7 @@
 // TLS 1.3 under a channel: both sides show a certificate of the cluster's authority, or nothing is said.
 //
-// A TlsContext holds a node's credentials and settings and is shared by its connections; it may be used from
-// any thread. A ByteStream is what a channel reads and writes: the socket itself, or TLS over it. It belongs
+// A TlsContext holds a node's credentials and who it no longer believes, and is shared by its connections; it
+// may be used from any thread. A ByteStream is what a channel reads and writes: the socket itself, or TLS over it. It belongs
 // to the channel's io thread, never waits, and refers to the channel's socket, which outlives it. Errors are
 // asio's error codes; would_block says that the socket must be waited for, and `wants()` for what.
 //
@@ -14,13 +14,15 @@
 #include <boost/asio/buffer.hpp>
 #include <boost/asio/ip/tcp.hpp>
 #include <boost/system/error_code.hpp>
+#include <functional>
 #include <memory>
+#include <set>
 #include <string>
 #include <vector>
 
 #include "transport/certificates.h"
 
-struct ssl_ctx_st;
+struct ssl_st;
 
 namespace shoal {
 
@@ -32,17 +34,22 @@ class TlsContext {
   TlsContext(const TlsContext&) = delete;
   TlsContext& operator=(const TlsContext&) = delete;
 
-  // Certificates that are no longer believed, by fingerprint; replaces those set before. Connections that are
-  // open stay open: their owner closes them.
-  void set_revoked(std::vector<std::string> fingerprints);
-  bool is_revoked(const std::string& fingerprint) const;
-  ssl_ctx_st* handle() const { return context_; }
+  // Nodes that are no longer believed, by the name in their certificates; replaces those named before. Their
+  // handshakes fail, and their connections end, whichever thread has them. Whose did, for the log: "pi-2 at
+  // 10.0.0.5:7000".
+  std::vector<std::string> set_revoked(std::set<std::string> nodes);
+  std::set<std::string> revoked() const;
+  bool is_revoked(const std::string& node) const;
+  // As long as the watch lives, `end` is called when the node is revoked: in the thread that says so, under a
+  // lock, to post and return. Null: it is revoked already.
+  using Watch = std::shared_ptr<void>;
+  Watch watch(const std::string& node, const std::string& address, std::function<void()> end) const;
+
+  ssl_st* new_session() const;  // the caller frees it
 
  private:
-  ssl_ctx_st* context_;
-  std::string authority_;
-  struct Revoked;
-  std::unique_ptr<Revoked> revoked_;
+  struct State;
+  std::shared_ptr<State> state_;
 };
 
 enum class TlsSide { kConnected, kAccepted };

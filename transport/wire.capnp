@@ -78,6 +78,8 @@ $Cxx.namespace("shoal::wire");
 #    so. Caches begin empty with an epoch: the head sends the sequences' tokens again.
 #    Both ends of a control connection send Heartbeat five times a second, from the thread that does I/O. A worker that
 #    hears nothing from its head for 2.4 seconds drops the session, keeps its weights and calls the head to join again.
+#    Nodes that were shut out of the cluster are named by Revoked, the first message that a worker gets from its head; who
+#    has no head, or has not heard that from it yet, takes connections from nobody else.
 #    Cancel is defined and checked, but this version of the program does not send it; a receiver passes over it.
 # 5. The head ends a session with Shutdown on control; a worker that cannot go on sends Shutdown with its reason.
 #
@@ -123,7 +125,7 @@ $Cxx.namespace("shoal::wire");
 #
 # LIMITS
 #
-# Rows 4096, cache operations 4096, names 255 bytes, any text 1 MiB, statistics of 256 stages and 256 links, times of
+# Rows 4096, cache operations 4096, nodes shut out 4096, names 255 bytes, any text 1 MiB, statistics of 256 stages and 256 links, times of
 # 256 stages, metadata
 # and payload 64 MiB each. A name is UTF-8 without control characters where it is shown to a person.
 # A sender that finds its peer too slow to take more than 256 waiting messages gives up on posting, never buffers more.
@@ -149,6 +151,7 @@ struct Message {
     join @15 :Join;
     measure @16 :Measure;
     measured @17 :Measured;
+    revoked @18 :Revoked;
   }
 }
 
@@ -425,6 +428,13 @@ struct Join {
   # What it measured of itself, as `shoal probe --json` prints it.
   layoutJson @6 :Text;
   # That last plan, as in LoadPlan: its part of the weights is still in memory. Empty where there was none.
+}
+
+struct Revoked {
+  # From the head to each node that it controls, first of all and again when it changes: everybody who was shut out of
+  # the cluster. The receiver checks that the sender's certificate is the head's, ends its connections with these nodes
+  # and takes none from or to them.
+  nodes @0 :List(Text);
 }
 
 struct Measure {

@@ -81,6 +81,8 @@ class Reader {
         return Message(Measure{text(m.getMeasure().getPeersJson(), kTextBytesMax)});
       case wire::Message::MEASURED:
         return Message(Measured{text(m.getMeasured().getLinksJson(), kTextBytesMax)});
+      case wire::Message::REVOKED:
+        return Message(revoked(m.getRevoked()));
     }
     return bad("a message of unknown kind " + std::to_string(static_cast<int>(m.which())));
   }
@@ -122,6 +124,15 @@ class Reader {
     m.epoch = r.getEpoch();
     m.profile_json = text(r.getProfileJson(), kTextBytesMax);
     m.layout_json = text(r.getLayoutJson(), kTextBytesMax);
+    return m;
+  }
+
+  Revoked revoked(wire::Revoked::Reader r) {
+    Revoked m;
+    const auto nodes = r.getNodes();
+    if (!at_most(nodes.size(), kRevokedMax, "nodes shut out")) return m;
+    m.nodes.reserve(nodes.size());
+    for (const auto node : nodes) m.nodes.push_back(name(node));
     return m;
   }
 

@@ -97,6 +97,13 @@ struct CheckOutgoing {
   }
   Result<void> operator()(const Measure& m) const { return check_text(m.peers_json, "the peers"); }
   Result<void> operator()(const Measured& m) const { return check_text(m.links_json, "the links"); }
+  Result<void> operator()(const Revoked& m) const {
+    if (m.nodes.size() > kRevokedMax) return too_large("more nodes are shut out than fit a message");
+    for (const std::string& node : m.nodes) {
+      if (Result<void> ok = check_name(node, "a node's name"); !ok) return ok;
+    }
+    return {};
+  }
   template <class Small>
   Result<void> operator()(const Small&) const {
     return {};
@@ -161,6 +168,11 @@ struct WordsBound {
   }
   size_t operator()(const Measure& m) const { return text_words(m.peers_json); }
   size_t operator()(const Measured& m) const { return text_words(m.links_json); }
+  size_t operator()(const Revoked& m) const {
+    size_t words = list_words(m.nodes.size(), 8);
+    for (const std::string& node : m.nodes) words += text_words(node);
+    return words;
+  }
   template <class Small>
   size_t operator()(const Small&) const {
     return 0;
@@ -377,6 +389,10 @@ struct Writer {
   }
   void operator()(const Measure& m) { root.initMeasure().setPeersJson(text_of(m.peers_json)); }
   void operator()(const Measured& m) { root.initMeasured().setLinksJson(text_of(m.links_json)); }
+  void operator()(const Revoked& m) {
+    auto nodes = root.initRevoked().initNodes(static_cast<unsigned>(m.nodes.size()));
+    for (unsigned i = 0; i < nodes.size(); ++i) nodes.set(i, text_of(m.nodes[i]));
+  }
 };
 
 }  // namespace

@@ -129,6 +129,7 @@ inline std::vector<Message> sample_messages() {
   messages.push_back(Join{"10.0.0.7", 7007, 1u << 30, 4, 3, "{}", "[]"});
   messages.push_back(Measure{"[]"});
   messages.push_back(Measured{"[1]"});
+  messages.push_back(Revoked{{"pi-7", "attic"}});
   messages.push_back(Shutdown{"the head ended\nthe session"});
   messages.push_back(CancelAdvice{3, 11});
   messages.push_back(LinkProbe{5});
