@@ -19,6 +19,7 @@
 #include "node/plan_inputs.h"
 #include "node/process_memory.h"
 #include "node/revocation.h"
+#include "node/signed_plan.h"
 #include "sharding/lora_shard.h"
 #include "tensor/blas.h"
 
@@ -149,8 +150,8 @@ std::shared_ptr<TlsContext> identify(Cluster& cluster, Bootstrap& bootstrap) {
   }
   if (bootstrap.rank() == 0) {
     spdlog::warn(
-        "--insecure: links between nodes are not encrypted, and nobody has to show who they are: whoever "
-        "reaches the nodes' ports can read activations and send some");
+        "--insecure: links between nodes are not encrypted, plans are not signed, and nobody has to show who "
+        "they are: whoever reaches the nodes' ports can read activations and send some");
   }
   return nullptr;
 }
@@ -420,6 +421,8 @@ void start_cluster(Cluster& cluster, Bootstrap& bootstrap, const ClusterOptions&
     }
   }
   cluster.layout = lay_out(base_of(cluster), cluster.plan, endpoints, cluster.config.stall_timeout_s);
+  if (bootstrap.size() > 1)
+    cluster.layout = share_plan(bootstrap, cluster.node->identity(), cluster.layout);
   find_weight_peers(cluster, bootstrap, cluster.layout.endpoints);
   (void)together(bootstrap, cluster.name, [&] {
     make_factory(cluster, options);

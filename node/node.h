@@ -26,6 +26,7 @@
 #include "node/engine.h"
 #include "node/io_thread.h"
 #include "node/membership.h"
+#include "node/node_identity.h"
 #include "node/peer_clocks.h"
 #include "node/pipeline_host.h"
 #include "node/pipeline_layout.h"
@@ -35,7 +36,6 @@
 #include "transport/channel.h"
 #include "transport/hello.h"
 #include "transport/messages.h"
-#include "transport/tls.h"
 
 namespace shoal {
 
@@ -43,15 +43,6 @@ inline constexpr uint64_t kFirstEpoch = 1;                 // of the plan made a
 inline constexpr size_t kProbeBytesMax = size_t{4} << 20;  // of a payload that measures a link
 inline constexpr std::chrono::milliseconds kPeerTimeout{
     2500};  // TCP gives up on one that acknowledges nothing
-
-struct NodeIdentity {
-  std::string cluster;
-  std::string name;
-  std::string model_fingerprint;
-  std::string numeric_class = "exact";        // tensor/kernels.h
-  std::shared_ptr<TlsContext> tls = nullptr;  // who this node is to its peers; null: plain TCP
-  bool knows_revoked = true;  // tls does; false: the head has to say first, and nobody else is let in before
-};
 
 // What the head's node tells of the others, on the io thread.
 struct NodeEvents {

@@ -164,6 +164,11 @@ int node_command(const CommonFlags& common, const NodeFlags& flags) {
     const NodeCredentials credentials = credentials_of(flags, name, head);
     asker.cluster = certificate_info(credentials.certificate).cluster;
     asker.tls = tls = std::make_shared<TlsContext>(credentials);
+  } else {
+    spdlog::warn(
+        "--insecure: links between nodes are not encrypted, and a plan is taken without a signature from whoever "
+        "answers at {}",
+        flags.join);
   }
   const FetchedManifest of_head = manifest_of_head(asker, head, common.model);
   asker.model = of_head.model_hash;

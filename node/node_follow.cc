@@ -9,6 +9,7 @@
 #include <boost/json.hpp>
 
 #include "node/node.h"
+#include "node/signed_plan.h"
 
 namespace shoal {
 
@@ -114,14 +115,13 @@ awaitable<Result<void>> Node::follow(PipelineLayout layout, uint64_t epoch, std:
 awaitable<void> Node::answer_load(ChannelPtr channel, LoadPlan order) {
   Ready ready;
   ready.epoch = order.epoch;
-  const Result<PipelineLayout> layout = layout_from_json(order.plan_json);
+  const Result<PipelineLayout> layout = check_plan(order, identity_, epoch_, channel->peer());
   if (layout.has_error()) {
+    count_refused(layout.error().message);
+    if (order.epoch <= epoch_) co_return;
     ready.failure = layout.error().message;
   } else if (!remake_ || !engine_) {
     ready.failure = fmt::format("{} cannot load a plan while it serves", identity_.name);
-  } else if (order.epoch <= epoch_) {
-    count_refused(fmt::format("a plan of epoch {} was refused: the present one is {}", order.epoch, epoch_));
-    co_return;
   } else {
     ready.plan_hash = layout->plan_hash;
     const Result<void> followed = co_await follow(*layout, order.epoch, ready.info);

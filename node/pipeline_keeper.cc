@@ -11,6 +11,7 @@
 #include <set>
 
 #include "node/pipeline_setup.h"
+#include "node/signed_plan.h"
 
 namespace shoal {
 namespace {
@@ -205,9 +206,9 @@ void PipelineKeeper::load(const Recovery::Load& order) {
     }
     membership_.set_limits(node, limits);
   }
-  const std::string text = layout_to_json(layout_);
+  const LoadPlan statement = signed_plan(node_.identity(), layout_, order.epoch);
   for (const std::string& node : recovery_.here()) {
-    if (node != head_) (void)node_.tell(node, LoadPlan{order.epoch, text});
+    if (node != head_) (void)node_.tell(node, statement);
   }
   auto follow = [](PipelineKeeper* self, PipelineLayout layout, uint64_t epoch,
                    std::weak_ptr<int> alive) -> boost::asio::awaitable<void> {

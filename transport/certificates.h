@@ -52,6 +52,7 @@ class NodeKey {
 inline constexpr int kCertificateDays = 90;          // of a node, unless the cluster file says otherwise
 inline constexpr int kAuthorityDays = 3650;          // of the authority
 inline constexpr size_t kRequestBytesMax = 4 << 10;  // of a certificate request in PEM
+inline constexpr size_t kCertificateBytesMax = 4 << 10;  // of a certificate in PEM
 
 enum class CertificateRole { kNode, kHead };
 

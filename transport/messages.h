@@ -230,6 +230,8 @@ struct LinkProbeAck {
 struct LoadPlan {
   uint64_t epoch = 0;
   std::string plan_json;
+  std::string certificate = {};  // of the head that signed plan_json, PEM
+  std::string signature = {};    // hexadecimal
   bool operator==(const LoadPlan&) const = default;
 };
 

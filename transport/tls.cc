@@ -266,7 +266,9 @@ struct TlsContext::State {
     std::string node, address;
     std::function<void()> end;
   };
+  explicit State(NodeCredentials own) : credentials(std::move(own)) {}
   std::mutex mutex;
+  NodeCredentials credentials;
   std::unique_ptr<SSL_CTX, decltype(&SSL_CTX_free)> context{nullptr, SSL_CTX_free};
   std::set<std::string> revoked;
   std::map<uint64_t, Watched> watched;
@@ -307,11 +309,21 @@ SSL_CTX* make_context(const NodeCredentials& credentials) {
 
 }  // namespace
 
-TlsContext::TlsContext(const NodeCredentials& credentials) : state_(std::make_shared<State>()) {
+TlsContext::TlsContext(const NodeCredentials& credentials) : state_(std::make_shared<State>(credentials)) {
   state_->context.reset(make_context(credentials));
 }
 
 TlsContext::~TlsContext() = default;
+
+SignedText TlsContext::sign(std::string_view purpose, std::string text) const {
+  const std::lock_guard lock(state_->mutex);
+  return sign_text(state_->credentials, purpose, std::move(text));
+}
+
+Result<CertificateInfo> TlsContext::check(std::string_view purpose, const SignedText& signed_text) const {
+  const std::lock_guard lock(state_->mutex);
+  return check_signed(signed_text, purpose, state_->credentials.authority);
+}
 
 ssl_st* TlsContext::new_session() const {
   const std::lock_guard lock(state_->mutex);

@@ -18,9 +18,11 @@
 #include <memory>
 #include <set>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "transport/certificates.h"
+#include "transport/signed_text.h"
 
 struct ssl_st;
 
@@ -44,6 +46,10 @@ class TlsContext {
   // lock, to post and return. Null: it is revoked already.
   using Watch = std::shared_ptr<void>;
   Watch watch(const std::string& node, const std::string& address, std::function<void()> end) const;
+
+  // In this node's name, and whose name a text is in (transport/signed_text.h).
+  SignedText sign(std::string_view purpose, std::string text) const;
+  Result<CertificateInfo> check(std::string_view purpose, const SignedText& signed_text) const;
 
   ssl_st* new_session() const;  // the caller frees it
 

@@ -398,10 +398,18 @@ struct LinkProbeAck {
 }
 
 struct LoadPlan {
-  # A layout (node/pipeline_layout.h) as JSON: which node computes which layers, where each listens, and the sizes that
-  # buffers are made for. The receiver checks that every layer is there once and every size within the limits above.
   epoch @0 :UInt64;
   planJson @1 :Text;
+  # What the head states: {"cluster": ..., "epoch": ..., "protocol": ..., "model": ..., "numeric_class": ..., "layout": ...}.
+  # The layout (node/pipeline_layout.h) says which node computes which layers, where each listens, and the sizes that
+  # buffers are made for. The receiver checks that the statement is for its own cluster, model, protocol version and
+  # numeric class and for this epoch, that the epoch is above its present one, that every layer is there once and every
+  # size within the limits above.
+  certificate @2 :Text;
+  signature @3 :Text;
+  # Of the bytes of planJson, by the head: its certificate (PEM), and ECDSA over SHA-256 of "shoal plan", a zero byte and
+  # planJson, in hexadecimal. The receiver checks the certificate against the cluster's authority, that it is the head's,
+  # and the signature, before it reads planJson. Empty with --insecure alone.
 }
 
 struct Ready {

@@ -58,7 +58,8 @@ class Reader {
         return Message(LinkProbeAck{m.getLinkProbeAck().getSequence(), m.getLinkProbeAck().getClockUs()});
       case wire::Message::LOAD_PLAN: {
         const auto r = m.getLoadPlan();
-        return Message(LoadPlan{r.getEpoch(), text(r.getPlanJson(), kTextBytesMax)});
+        return Message(LoadPlan{r.getEpoch(), text(r.getPlanJson(), kTextBytesMax),
+                                text(r.getCertificate(), kTextBytesMax), name(r.getSignature())});
       }
       case wire::Message::READY: {
         const auto r = m.getReady();

@@ -85,7 +85,10 @@ struct CheckOutgoing {
     return check_name(m.node_name, "the node's name");
   }
   Result<void> operator()(const Shutdown& m) const { return check_text(m.reason, "the reason"); }
-  Result<void> operator()(const LoadPlan& m) const { return check_text(m.plan_json, "the plan"); }
+  Result<void> operator()(const LoadPlan& m) const {
+    return all({check_text(m.plan_json, "the plan"), check_text(m.certificate, "the certificate"),
+                check_name(m.signature, "the signature")});
+  }
   Result<void> operator()(const Ready& m) const {
     return all({check_name(m.plan_hash, "the plan's hash"), check_text(m.failure, "the failure"),
                 check_text(m.info, "the stage's description")});
@@ -158,7 +161,9 @@ struct WordsBound {
     return words;
   }
   size_t operator()(const Shutdown& m) const { return text_words(m.reason); }
-  size_t operator()(const LoadPlan& m) const { return text_words(m.plan_json); }
+  size_t operator()(const LoadPlan& m) const {
+    return text_words(m.plan_json) + text_words(m.certificate) + text_words(m.signature);
+  }
   size_t operator()(const Ready& m) const {
     return text_words(m.plan_hash) + text_words(m.failure) + text_words(m.info);
   }
@@ -354,6 +359,8 @@ struct Writer {
     auto b = root.initLoadPlan();
     b.setEpoch(m.epoch);
     b.setPlanJson(text_of(m.plan_json));
+    b.setCertificate(text_of(m.certificate));
+    b.setSignature(text_of(m.signature));
   }
   void operator()(const Ready& m) {
     auto b = root.initReady();

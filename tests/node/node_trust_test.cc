@@ -4,34 +4,16 @@
 
 #include <atomic>
 #include <chrono>
-#include <functional>
-#include <memory>
 #include <thread>
 
 #include "node/node.h"
 #include "tests/node/caller.h"
+#include "tests/node/tls_nodes.h"
 
 namespace shoal::test {
 namespace {
 
 using namespace std::chrono_literals;
-
-std::shared_ptr<TlsContext> tls_of(const CertificateAuthority& authority, const std::string& name,
-                                   CertificateRole role = CertificateRole::kNode) {
-  const NodeKey key = NodeKey::create();
-  const std::string certificate =
-      authority.sign(key.request(name, "home"), name, std::chrono::hours(1), role).value();
-  return std::make_shared<TlsContext>(NodeCredentials{key, certificate, authority.certificate()});
-}
-
-bool comes_true(const std::function<bool()>& condition, std::chrono::milliseconds patience) {
-  const auto end = std::chrono::steady_clock::now() + patience;
-  while (!condition()) {
-    if (std::chrono::steady_clock::now() > end) return false;
-    std::this_thread::sleep_for(5ms);
-  }
-  return true;
-}
 
 // Node a may be joined; node b calls it once it is told to.
 struct Pair {
