@@ -44,7 +44,6 @@ constexpr auto kExchangeDeadline = 10s;  // of one device, all told
 constexpr int kWrongMax = 8;             // secrets that are another's
 constexpr int kConnectionsMax = 16;      // at a time
 constexpr uint32_t kTextsBytesMax = 32 << 10;
-constexpr std::chrono::days kInvited{5 * 365};  // nobody renews it; an invitation anew does
 
 bool is_hex(const std::string& text, size_t digits) {
   return text.size() == digits &&
@@ -223,7 +222,7 @@ Result<std::string> Invitation::certify(const std::string& secret, const std::st
                     "(shoal invite --name {}), else give it another --name",
                     node, node));
   }
-  Result<std::string> certificate = authority_.sign(request, node, kInvited);
+  Result<std::string> certificate = authority_.sign(request, node, options_.life);
   if (certificate.has_error() || options_.issued.empty()) return certificate;
   std::filesystem::create_directories(options_.issued, ignored);
   std::ofstream file(kept);

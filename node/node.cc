@@ -31,6 +31,7 @@ ChannelOptions Node::channel_options() const {
 
 Node::Node(const NodeIdentity& identity, const std::string& address, uint16_t port)
     : identity_(identity), knows_revoked_(identity.tls == nullptr || identity.knows_revoked) {
+  if (identity_.tls) certificates_.emplace(identity_);
   listener_ = listen_on(io_.executor(), address, port, channel_options());
   io_.post([this] {
     co_spawn(io_.executor(), accept_loop(), detached);

@@ -23,6 +23,7 @@
 #include <string>
 #include <vector>
 
+#include "node/certificate_keeper.h"
 #include "node/engine.h"
 #include "node/io_thread.h"
 #include "node/membership.h"
@@ -135,6 +136,11 @@ class Node : public PipelineHost {
   void shut_out(const std::set<std::string>& nodes);
   std::string address_of(const std::string& node) const;  // where its control channel comes from
 
+  // The head: who signs certificates, and for how long.
+  void set_authority(std::shared_ptr<const CertificateAuthority> authority, std::chrono::seconds life);
+  // Told on the io thread of each new certificate of this node.
+  void set_on_renewed(CertificateKeeper::OnRenewed on_renewed);
+
   // What this node gives to others that lack weights: the model's, then each adapter's. None: nothing.
   void offer_weights(std::vector<std::shared_ptr<WeightProvider>> providers);
 
@@ -149,6 +155,7 @@ class Node : public PipelineHost {
   bool is_of_head(const Channel& channel) const;
   void disbelieve(const std::set<std::string>& nodes);
   void tell_revoked(const ChannelPtr& channel);
+  void renew_certificate();
   boost::asio::awaitable<void> serve_join(ChannelPtr channel, std::string name);
   boost::asio::awaitable<void> serve_pipeline(ChannelPtr channel, int stage);
   boost::asio::awaitable<void> read_control_of(std::string peer, ChannelPtr channel);
@@ -217,6 +224,7 @@ class Node : public PipelineHost {
   Membership head_watch_;  // a worker: of its head alone
   std::optional<Comeback> comeback_;
   bool calling_ = false;                   // the head
+  std::optional<CertificateKeeper> certificates_;  // where there is TLS
   bool knows_revoked_;                     // who was shut out: by the launcher, or the head that it has
   std::promise<std::string> service_end_;  // empty: the head said so
   bool service_ended_ = false;

@@ -166,6 +166,7 @@ awaitable<void> Node::answer_measure(ChannelPtr channel, Measure order) {
 awaitable<void> Node::beat() {
   while (!closing_) {
     for (const auto& [name, channel] : controls_) (void)channel->post({Heartbeat{}});
+    renew_certificate();
     if (head_ && engine_) {
       (void)head_->post({Heartbeat{engine_->progress(), engine_->working()}});
       for (const Membership::Loss& loss : head_watch_.tick(now_s())) {

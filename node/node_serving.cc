@@ -196,6 +196,8 @@ void Node::obey(const ChannelPtr& channel, Message&& message) {
   } else if (const auto* revoked = std::get_if<Revoked>(&message)) {
     knows_revoked_ = true;
     disbelieve({revoked->nodes.begin(), revoked->nodes.end()});
+  } else if (const auto* renewed = std::get_if<NewCertificate>(&message)) {
+    if (certificates_) certificates_->take(*renewed);
   } else if (auto* load = std::get_if<LoadPlan>(&message)) {
     co_spawn(io_.executor(), answer_load(channel, std::move(*load)), detached);
   } else if (auto* measure = std::get_if<Measure>(&message)) {

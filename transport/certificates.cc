@@ -229,6 +229,28 @@ std::string NodeKey::request(const std::string& node, const std::string& cluster
   return text_of(bio.get());
 }
 
+namespace {
+
+Result<Request> read_request(const std::string& request) {
+  if (request.size() > kRequestBytesMax)
+    return Error{Errc::kInvalidInput, "a certificate request of that size"};
+  Request parsed(PEM_read_bio_X509_REQ(reading(request).get(), nullptr, nullptr, nullptr));
+  EVP_PKEY* subject = parsed ? X509_REQ_get0_pubkey(parsed.get()) : nullptr;
+  if (subject == nullptr || X509_REQ_verify(parsed.get(), subject) != 1) {
+    return Error{Errc::kInvalidInput,
+                 "no certificate request, or one whose signature does not hold: " + openssl_reason()};
+  }
+  return parsed;
+}
+
+}  // namespace
+
+Result<std::string> requested_name(const std::string& request) {
+  const Result<Request> parsed = read_request(request);
+  if (parsed.has_error()) return parsed.error();
+  return attribute(X509_REQ_get_subject_name(parsed->get()), NID_commonName);
+}
+
 CertificateAuthority::CertificateAuthority(NodeKey key, std::string certificate, std::string cluster)
     : key_(std::move(key)), certificate_(std::move(certificate)), cluster_(std::move(cluster)) {}
 
@@ -267,14 +289,9 @@ CertificateAuthority CertificateAuthority::in(const std::string& directory, cons
 
 Result<std::string> CertificateAuthority::sign(const std::string& request, const std::string& node,
                                                std::chrono::seconds life, CertificateRole role) const {
-  if (request.size() > kRequestBytesMax)
-    return Error{Errc::kInvalidInput, "a certificate request of that size"};
-  const Request parsed(PEM_read_bio_X509_REQ(reading(request).get(), nullptr, nullptr, nullptr));
-  EVP_PKEY* subject = parsed ? X509_REQ_get0_pubkey(parsed.get()) : nullptr;
-  if (subject == nullptr || X509_REQ_verify(parsed.get(), subject) != 1) {
-    return Error{Errc::kInvalidInput,
-                 "no certificate request, or one whose signature does not hold: " + openssl_reason()};
-  }
+  const Result<Request> parsed = read_request(request);
+  if (parsed.has_error()) return parsed.error();
+  EVP_PKEY* subject = X509_REQ_get0_pubkey(parsed->get());
   const Certificate issuer = read_certificate(certificate_);
   SHOAL_CHECK(issuer != nullptr);
   const Certificate certificate =
@@ -292,15 +309,20 @@ void store_credentials(const std::string& directory, const NodeCredentials& cred
   make_private_directory(directory);
   write_file(directory + "/authority.crt", credentials.authority, 0644);
   write_file(directory + "/node.crt", credentials.certificate, 0644);
-  write_file(directory + "/node.key", credentials.key.pem(), 0600);  // last: a key there means that all are
+  // Last: a key there means that all are.
+  write_file(directory + "/node.key", credentials.key.pem() + credentials.certificate, 0600);
 }
 
 std::optional<NodeCredentials> stored_credentials(const std::string& directory) {
   const std::string key_path = directory + "/node.key";
   if (!is_kept_private(key_path, "pass for this node")) return std::nullopt;
   try {
-    NodeCredentials credentials{NodeKey::from_pem(read_file(key_path)), read_file(directory + "/node.crt"),
-                                read_file(directory + "/authority.crt")};
+    const std::string key = read_file(key_path);
+    const size_t certificate = key.find("-----BEGIN CERTIFICATE-----");
+    NodeCredentials credentials{
+        NodeKey::from_pem(key),
+        certificate == std::string::npos ? read_file(directory + "/node.crt") : key.substr(certificate),
+        read_file(directory + "/authority.crt")};
     (void)certificate_info(credentials.certificate);
     return credentials;
   } catch (const SetupError& error) {

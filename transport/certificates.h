@@ -54,6 +54,9 @@ inline constexpr int kAuthorityDays = 3650;          // of the authority
 inline constexpr size_t kRequestBytesMax = 4 << 10;  // of a certificate request in PEM
 inline constexpr size_t kCertificateBytesMax = 4 << 10;  // of a certificate in PEM
 
+// The name that a certificate request claims. kInvalidInput: it is none, or its signature does not hold.
+Result<std::string> requested_name(const std::string& request);
+
 enum class CertificateRole { kNode, kHead };
 
 class CertificateAuthority {
@@ -84,8 +87,9 @@ struct NodeCredentials {
   std::string certificate;  // of this node
   std::string authority;    // certificate of the cluster's authority
 };
-// Kept in a directory of mode 0700: node.key (0600), node.crt, authority.crt. Both throw SetupError naming
-// the file; nothing where the directory has no key.
+// Kept in a directory of mode 0700: node.key (0600: the key and, so that one never stands there without the
+// other, its certificate), node.crt, authority.crt. Both throw SetupError naming the file; nothing where the
+// directory has no key.
 void store_credentials(const std::string& directory, const NodeCredentials& credentials);
 std::optional<NodeCredentials> stored_credentials(const std::string& directory);
 

@@ -28,7 +28,9 @@ std::string_view message_name(const Message& message) {
                                                 "join",
                                                 "measure",
                                                 "measured",
-                                                "list of who was shut out"};
+                                                "list of who was shut out",
+                                                "request for a certificate",
+                                                "certificate"};
   static_assert(std::size(kNames) == std::variant_size_v<Message>);
   return kNames[message.index()];
 }

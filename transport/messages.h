@@ -281,6 +281,18 @@ struct Revoked {
   bool operator==(const Revoked&) const = default;
 };
 
+// A node asks the head for another certificate before its own ends: PKCS#10, in PEM.
+struct CertificateRequest {
+  std::string pem;
+  bool operator==(const CertificateRequest&) const = default;
+};
+
+struct NewCertificate {
+  std::string certificate;  // PEM
+  std::string failure;      // why there is none
+  bool operator==(const NewCertificate&) const = default;
+};
+
 // The head asks a node to measure its links to others: JSON texts, as wire.capnp says.
 struct Measure {
   std::string peers_json;
@@ -294,7 +306,8 @@ struct Measured {
 
 using Message = std::variant<Hello, HelloAck, StepMessage, ResultMessage, StatsRequest, StatsMessage,
                              Heartbeat, Shutdown, CancelAdvice, LinkProbe, LinkProbeAck, LoadPlan, Ready,
-                             WeightsRequest, WeightsData, Join, Measure, Measured, Revoked>;
+                             WeightsRequest, WeightsData, Join, Measure, Measured, Revoked,
+                             CertificateRequest, NewCertificate>;
 
 // "step", "hello acknowledgement", ...: for error messages.
 std::string_view message_name(const Message& message);

@@ -315,6 +315,23 @@ TlsContext::TlsContext(const NodeCredentials& credentials) : state_(std::make_sh
 
 TlsContext::~TlsContext() = default;
 
+void TlsContext::renew(const NodeCredentials& credentials) {
+  const Pem own = certificate_of(credentials.certificate), authority = certificate_of(credentials.authority);
+  if (!own || !authority || X509_verify(own.get(), X509_get0_pubkey(authority.get())) != 1) {
+    ERR_clear_error();
+    throw SetupError("the new certificate was not signed by the cluster's authority");
+  }
+  SSL_CTX* const fresh = make_context(credentials);
+  const std::lock_guard lock(state_->mutex);
+  state_->context.reset(fresh);  // sessions keep the one that they began with
+  state_->credentials = credentials;
+}
+
+NodeCredentials TlsContext::credentials() const {
+  const std::lock_guard lock(state_->mutex);
+  return state_->credentials;
+}
+
 SignedText TlsContext::sign(std::string_view purpose, std::string text) const {
   const std::lock_guard lock(state_->mutex);
   return sign_text(state_->credentials, purpose, std::move(text));

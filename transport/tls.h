@@ -36,6 +36,11 @@ class TlsContext {
   TlsContext(const TlsContext&) = delete;
   TlsContext& operator=(const TlsContext&) = delete;
 
+  // Connections made from now on show these; those that exist go on. Throws SetupError where they do not belong
+  // together, or the authority did not sign.
+  void renew(const NodeCredentials& credentials);
+  NodeCredentials credentials() const;
+
   // Nodes that are no longer believed, by the name in their certificates; replaces those named before. Their
   // handshakes fail, and their connections end, whichever thread has them. Whose did, for the log: "pi-2 at
   // 10.0.0.5:7000".

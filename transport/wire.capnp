@@ -80,6 +80,7 @@ $Cxx.namespace("shoal::wire");
 #    hears nothing from its head for 2.4 seconds drops the session, keeps its weights and calls the head to join again.
 #    Nodes that were shut out of the cluster are named by Revoked, the first message that a worker gets from its head; who
 #    has no head, or has not heard that from it yet, takes connections from nobody else.
+#    A certificate that will end is renewed on control, by CertificateRequest and NewCertificate.
 #    Cancel is defined and checked, but this version of the program does not send it; a receiver passes over it.
 # 5. The head ends a session with Shutdown on control; a worker that cannot go on sends Shutdown with its reason.
 #
@@ -152,6 +153,8 @@ struct Message {
     measure @16 :Measure;
     measured @17 :Measured;
     revoked @18 :Revoked;
+    certificateRequest @19 :CertificateRequest;
+    newCertificate @20 :NewCertificate;
   }
 }
 
@@ -443,6 +446,20 @@ struct Revoked {
   # the cluster. The receiver checks that the sender's certificate is the head's, ends its connections with these nodes
   # and takes none from or to them.
   nodes @0 :List(Text);
+}
+
+struct CertificateRequest {
+  # From a node to the head, on control, before its certificate ends: a request (PKCS#10, PEM) for a key that it has made
+  # and keeps. The head checks that the name in it is the one in the sender's certificate and was not shut out.
+  pem @0 :Text;
+}
+
+struct NewCertificate {
+  # The answer. The receiver checks that the certificate is for its name and for the key of its last request; connections
+  # that are made from then on show it.
+  certificate @0 :Text;
+  failure @1 :Text;
+  # Why there is none, for a person; empty where there is.
 }
 
 struct Measure {

@@ -84,6 +84,12 @@ class Reader {
         return Message(Measured{text(m.getMeasured().getLinksJson(), kTextBytesMax)});
       case wire::Message::REVOKED:
         return Message(revoked(m.getRevoked()));
+      case wire::Message::CERTIFICATE_REQUEST:
+        return Message(CertificateRequest{text(m.getCertificateRequest().getPem(), kTextBytesMax)});
+      case wire::Message::NEW_CERTIFICATE: {
+        const auto r = m.getNewCertificate();
+        return Message(NewCertificate{text(r.getCertificate(), kTextBytesMax), prose(r.getFailure())});
+      }
     }
     return bad("a message of unknown kind " + std::to_string(static_cast<int>(m.which())));
   }

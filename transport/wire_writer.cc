@@ -100,6 +100,10 @@ struct CheckOutgoing {
   }
   Result<void> operator()(const Measure& m) const { return check_text(m.peers_json, "the peers"); }
   Result<void> operator()(const Measured& m) const { return check_text(m.links_json, "the links"); }
+  Result<void> operator()(const CertificateRequest& m) const { return check_text(m.pem, "the request"); }
+  Result<void> operator()(const NewCertificate& m) const {
+    return all({check_text(m.certificate, "the certificate"), check_text(m.failure, "the failure")});
+  }
   Result<void> operator()(const Revoked& m) const {
     if (m.nodes.size() > kRevokedMax) return too_large("more nodes are shut out than fit a message");
     for (const std::string& node : m.nodes) {
@@ -173,6 +177,10 @@ struct WordsBound {
   }
   size_t operator()(const Measure& m) const { return text_words(m.peers_json); }
   size_t operator()(const Measured& m) const { return text_words(m.links_json); }
+  size_t operator()(const CertificateRequest& m) const { return text_words(m.pem); }
+  size_t operator()(const NewCertificate& m) const {
+    return text_words(m.certificate) + text_words(m.failure);
+  }
   size_t operator()(const Revoked& m) const {
     size_t words = list_words(m.nodes.size(), 8);
     for (const std::string& node : m.nodes) words += text_words(node);
@@ -396,6 +404,12 @@ struct Writer {
   }
   void operator()(const Measure& m) { root.initMeasure().setPeersJson(text_of(m.peers_json)); }
   void operator()(const Measured& m) { root.initMeasured().setLinksJson(text_of(m.links_json)); }
+  void operator()(const CertificateRequest& m) { root.initCertificateRequest().setPem(text_of(m.pem)); }
+  void operator()(const NewCertificate& m) {
+    auto b = root.initNewCertificate();
+    b.setCertificate(text_of(m.certificate));
+    b.setFailure(text_of(m.failure));
+  }
   void operator()(const Revoked& m) {
     auto nodes = root.initRevoked().initNodes(static_cast<unsigned>(m.nodes.size()));
     for (unsigned i = 0; i < nodes.size(); ++i) nodes.set(i, text_of(m.nodes[i]));

@@ -85,6 +85,38 @@ class Revoke(ClusterTest):
             self.assertIsNone(self.refusal(cluster, others[0], stolen))
             self.assertEqual(cluster.complete(200), expected)
 
+    # Twelve seconds, of which eight pass before they are renewed.
+    def test_certificates_are_renewed_while_answers_stream(self):
+        with Elastic(self.folder, nodes=3, keys="certificate-days: 0.00014\n") as cluster:
+            expected, during, deadline = cluster.complete(100), set(), time.monotonic() + 30
+            while len(during) < len(cluster.names):
+                self.assertLess(time.monotonic(), deadline, "renewed so far: " + str(during))
+                missing = set(cluster.names) - during
+                stream = cluster.stream(100)
+                while stream.is_alive():
+                    during |= {name for name in missing if f"the certificate of {name} was renewed" in cluster.log(name)}
+                    time.sleep(0.02)
+                self.assertEqual((stream.error, stream.text), (None, expected))
+            self.assertEqual(cluster.metric("shoal_nodes_lost_total"), 0)
+            # Of two devices that go now one comes back in time, on what it was given last, after the first has ended; the
+            # other stays away for too long.
+            cluster.signal("node-2", 9)
+            first = os.path.join(cluster.environment["XDG_DATA_HOME"], "shoal", "clusters", "test", "issued", "node-1.crt")
+            cluster.wait_for(lambda: self.has_ended(first), 15, "the end of the first certificate")
+            cluster.signal("node-1", 9)
+            cluster.start_node("node-1")
+            cluster.wait_for(lambda: cluster.node_state("node-1") in ("spare", "in use"), 30, "its return")
+            self.assertEqual(cluster.complete(100), expected)
+            kept = os.path.join(cluster.environment["XDG_DATA_HOME"], "shoal", "nodes", "node-2", "node.crt")
+            cluster.wait_for(lambda: self.has_ended(kept), 15, "the end of the other's")
+            cluster.start_node("node-2")
+            self.assertEqual(cluster.processes["node-2"].wait(20), 2)
+            self.assertIn("has expired: run `shoal invite -c CLUSTER.yaml --name node-2`", cluster.log("node-2"))
+
+    def has_ended(self, certificate):
+        return subprocess.run(["openssl", "x509", "-in", certificate, "-noout", "-checkend", "0"], capture_output=True,
+                              check=False).returncode != 0
+
 
 if __name__ == "__main__":
     unittest.main()

@@ -130,6 +130,8 @@ inline std::vector<Message> sample_messages() {
   messages.push_back(Measure{"[]"});
   messages.push_back(Measured{"[1]"});
   messages.push_back(Revoked{{"pi-7", "attic"}});
+  messages.push_back(CertificateRequest{"a request"});
+  messages.push_back(NewCertificate{"a certificate", "or why not"});
   messages.push_back(Shutdown{"the head ended\nthe session"});
   messages.push_back(CancelAdvice{3, 11});
   messages.push_back(LinkProbe{5});
