@@ -1,11 +1,11 @@
 // Keeps certificates from ending while a cluster runs: its own, and on the head those of all nodes.
 //
-// At two thirds of its certificate's life a node makes a new key and asks the head for another certificate, on
-// the control connection, where the head knows who asks; it asks again after a while where none comes, each
-// time twice as long. Connections made from then on show the new one, those that exist go on. The head's
+// At two thirds of its certificate's life a node makes a new key and asks the head for another certificate,
+// on the control connection, where the head knows who asks; it asks again after a while where none comes,
+// each time twice as long. Connections made from then on show the new one, those that exist go on. The head's
 // authority signs for the name of who asks and no other, never for one that was shut out; its own it signs
-// itself. Pure logic but for keys and signatures: no sockets, no clock (`now_s` is Unix time). One thread: the
-// node's io thread.
+// itself. Pure logic but for keys and signatures: no sockets, no clock (`now_s` is Unix time). One thread:
+// the node's io thread.
 #pragma once
 
 #include <chrono>

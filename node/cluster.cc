@@ -423,8 +423,7 @@ void start_cluster(Cluster& cluster, Bootstrap& bootstrap, const ClusterOptions&
     }
   }
   cluster.layout = lay_out(base_of(cluster), cluster.plan, endpoints, cluster.config.stall_timeout_s);
-  if (bootstrap.size() > 1)
-    cluster.layout = share_plan(bootstrap, cluster.node->identity(), cluster.layout);
+  if (bootstrap.size() > 1) cluster.layout = share_plan(bootstrap, cluster.node->identity(), cluster.layout);
   find_weight_peers(cluster, bootstrap, cluster.layout.endpoints);
   (void)together(bootstrap, cluster.name, [&] {
     make_factory(cluster, options);

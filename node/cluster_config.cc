@@ -22,7 +22,7 @@ constexpr size_t kNodesMax = 256;
 constexpr int kContextMax = 1 << 20;
 constexpr int kSequencesMax = 4096;
 constexpr double kCertificateDaysMin = 5e-5, kCertificateDaysMax = 3650;  // seconds are for trying it out
-constexpr double kStallTimeoutMin = 1, kStallTimeoutMax = 86400;  // seconds
+constexpr double kStallTimeoutMin = 1, kStallTimeoutMax = 86400;          // seconds
 
 // Reads one YAML map key by key, so that unknown and repeated keys are found and every message says where it
 // is.
@@ -374,9 +374,10 @@ ClusterConfig parse_cluster_config(const std::string& yaml, const std::string& p
           fmt::format("{}: more than one document (a line of ---, or a comma that ends the first)", path));
     if (document.IsNull())
       throw SetupError(fmt::format("{}: the cluster file is empty (see configs/ for examples)", path));
-    const MapReader top(document, path, "",
-                        {"cluster", "model", "model-key", "context", "sequences", "kv-cache", "kv-cells",
-                         "head", "nodes", "links", "plan", "stall-timeout", "serve", "adapters", "certificate-days"});
+    const MapReader top(
+        document, path, "",
+        {"cluster", "model", "model-key", "context", "sequences", "kv-cache", "kv-cells", "head", "nodes",
+         "links", "plan", "stall-timeout", "serve", "adapters", "certificate-days"});
     config.cluster = top.text("cluster", config.cluster);
     config.model = top.text("model", "");
     config.model_key = beside_file(path, top.text("model-key", ""));

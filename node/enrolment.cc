@@ -37,14 +37,14 @@ std::string certify(const std::vector<std::string>& requests, const CertificateA
   for (const std::string& text : requests) {
     const std::vector<std::string> request = parted(text);  // name, PEM
     if (revoked.contains(request.at(0))) {
-      throw SetupError(
-          fmt::format("node {} was shut out of the cluster: let it in again (shoal revoke --undo {}), or leave "
-                      "it out of the cluster file",
-                      request[0], request[0]));
+      throw SetupError(fmt::format(
+          "node {} was shut out of the cluster: let it in again (shoal revoke --undo {}), or leave "
+          "it out of the cluster file",
+          request[0], request[0]));
     }
     const bool head = certificates.size() == 1;
-    const Result<std::string> signed_one =
-        authority.sign(request.at(1), request.at(0), life, head ? CertificateRole::kHead : CertificateRole::kNode);
+    const Result<std::string> signed_one = authority.sign(
+        request.at(1), request.at(0), life, head ? CertificateRole::kHead : CertificateRole::kNode);
     if (!signed_one) {
       throw SetupError(
           fmt::format("node {} asked for a certificate with {}", request[0], signed_one.error().message),
@@ -100,7 +100,8 @@ Enrolment enrol(Bootstrap& bootstrap, const std::string& cluster, const std::str
   if (bootstrap.rank() == 0) {
     certified = report_of(node, [&] {
       enrolment.authority = std::make_shared<const CertificateAuthority>(
-          directory.empty() ? CertificateAuthority::create(cluster) : CertificateAuthority::in(directory, cluster));
+          directory.empty() ? CertificateAuthority::create(cluster)
+                            : CertificateAuthority::in(directory, cluster));
       return certify(requests, *enrolment.authority, directory, life);
     });
   }

@@ -26,6 +26,7 @@ struct Enrolment {
   std::shared_ptr<const CertificateAuthority> authority;  // the head's
 };
 Enrolment enrol(Bootstrap& bootstrap, const std::string& cluster, const std::string& node,
-                const std::string& directory, std::chrono::seconds life = std::chrono::days(kCertificateDays));
+                const std::string& directory,
+                std::chrono::seconds life = std::chrono::days(kCertificateDays));
 
 }  // namespace shoal

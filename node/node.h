@@ -223,7 +223,7 @@ class Node : public PipelineHost {
   std::atomic<uint64_t> refused_{0};
   Membership head_watch_;  // a worker: of its head alone
   std::optional<Comeback> comeback_;
-  bool calling_ = false;                   // the head
+  bool calling_ = false;                           // the head
   std::optional<CertificateKeeper> certificates_;  // where there is TLS
   bool knows_revoked_;                     // who was shut out: by the launcher, or the head that it has
   std::promise<std::string> service_end_;  // empty: the head said so

@@ -64,10 +64,10 @@ NodeCredentials credentials_of(const NodeFlags& flags, const std::string& name, 
     spdlog::info("the token is used up; node {} goes by the certificate in {}", name, directory);
   }
   if (stored && certificate_info(stored->certificate).expires_s <= std::time(nullptr)) {
-    throw SetupError(
-        fmt::format("the certificate of node {} (in {}) has expired: run `shoal invite -c CLUSTER.yaml --name {}` on "
-                    "the head and pass its token here with --token",
-                    name, directory, name));
+    throw SetupError(fmt::format(
+        "the certificate of node {} (in {}) has expired: run `shoal invite -c CLUSTER.yaml --name {}` on "
+        "the head and pass its token here with --token",
+        name, directory, name));
   }
   if (!stored) {
     throw SetupError(
@@ -84,8 +84,8 @@ void keep_credentials(const std::string& name, const NodeCredentials& renewed) {
   try {
     store_credentials(credentials_directory(name), renewed);
   } catch (const SetupError& error) {
-    spdlog::warn("the renewed certificate of {} is not kept, and a later start goes by the one before: {}", name,
-                 error.what());
+    spdlog::warn("the renewed certificate of {} is not kept, and a later start goes by the one before: {}",
+                 name, error.what());
   }
 }
 
@@ -185,7 +185,8 @@ int node_command(const CommonFlags& common, const NodeFlags& flags) {
     asker.tls = tls = std::make_shared<TlsContext>(credentials);
   } else {
     spdlog::warn(
-        "--insecure: links between nodes are not encrypted, and a plan is taken without a signature from whoever "
+        "--insecure: links between nodes are not encrypted, and a plan is taken without a signature from "
+        "whoever "
         "answers at {}",
         flags.join);
   }

@@ -211,7 +211,8 @@ awaitable<Result<void>> Node::join_head() {
   const ChannelPtr channel = *opened;
   if (!is_of_head(*channel)) {
     channel->close();
-    co_return Error{Errc::kRefused, fmt::format("{} shows a certificate that is not the head's", channel->peer())};
+    co_return Error{Errc::kRefused,
+                    fmt::format("{} shows a certificate that is not the head's", channel->peer())};
   }
   Join join = comeback_->join;
   join.epoch = epoch_;

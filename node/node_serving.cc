@@ -86,8 +86,8 @@ awaitable<void> Node::serve_peer(ChannelPtr channel) {
 std::optional<RefusalReason> Node::refusal_of(const Hello& hello, const Channel& channel) const {
   if (!knows_revoked_ && !is_of_head(channel)) {
     return RefusalReason{
-        Refusal::kBusy,
-        fmt::format("{} has no head that would tell it who belongs to the cluster: try again", identity_.name)};
+        Refusal::kBusy, fmt::format("{} has no head that would tell it who belongs to the cluster: try again",
+                                    identity_.name)};
   }
   if (hello.role == LinkRole::kProbe) return std::nullopt;
   if (hello.role == LinkRole::kWeights) {

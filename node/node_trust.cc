@@ -30,7 +30,8 @@ void Node::shut_out(const std::set<std::string>& nodes) {
 void Node::disbelieve(const std::set<std::string>& nodes) {
   if (identity_.tls == nullptr || nodes == identity_.tls->revoked()) return;
   for (const std::string& peer : identity_.tls->set_revoked(nodes))
-    spdlog::warn("the connection with node {} was ended: it was shut out of the cluster (shoal revoke)", peer);
+    spdlog::warn("the connection with node {} was ended: it was shut out of the cluster (shoal revoke)",
+                 peer);
 }
 
 void Node::set_authority(std::shared_ptr<const CertificateAuthority> authority, std::chrono::seconds life) {

@@ -72,8 +72,10 @@ Result<PipelineLayout> checked(const LoadPlan& order, const NodeIdentity& self, 
   if (statement.has_error()) return statement.error();
   const auto refused = [](std::string why) { return Error{Errc::kRefused, std::move(why)}; };
   if (const std::string why = why_not_ours(*statement, self); !why.empty()) return refused(why);
-  if (statement->epoch != order.epoch) return refused(fmt::format("it was made for epoch {}", statement->epoch));
-  if (statement->epoch <= present_epoch) return refused(fmt::format("the present epoch is {}", present_epoch));
+  if (statement->epoch != order.epoch)
+    return refused(fmt::format("it was made for epoch {}", statement->epoch));
+  if (statement->epoch <= present_epoch)
+    return refused(fmt::format("the present epoch is {}", present_epoch));
   Result<PipelineLayout> layout = layout_from_json(statement->layout);
   if (layout && !signer->empty() && layout->head != *signer)
     return refused(fmt::format("node {} signed it, and it names {} as the head", *signer, layout->head));

@@ -26,9 +26,9 @@ namespace shoal {
 
 // What a certificate says of its owner.
 struct CertificateInfo {
-  std::string node, cluster;  // CN and O
-  bool head = false;          // OU: its owner is the cluster's head, whom the others obey
-  std::string fingerprint;    // SHA-256 of the DER form, in hexadecimal
+  std::string node, cluster;            // CN and O
+  bool head = false;                    // OU: its owner is the cluster's head, whom the others obey
+  std::string fingerprint;              // SHA-256 of the DER form, in hexadecimal
   int64_t issued_s = 0, expires_s = 0;  // Unix time; its validity begins a day before it was issued
 };
 // Throws SetupError where `pem` is no certificate.
@@ -49,9 +49,9 @@ class NodeKey {
   std::shared_ptr<evp_pkey_st> key_;
 };
 
-inline constexpr int kCertificateDays = 90;          // of a node, unless the cluster file says otherwise
-inline constexpr int kAuthorityDays = 3650;          // of the authority
-inline constexpr size_t kRequestBytesMax = 4 << 10;  // of a certificate request in PEM
+inline constexpr int kCertificateDays = 90;              // of a node, unless the cluster file says otherwise
+inline constexpr int kAuthorityDays = 3650;              // of the authority
+inline constexpr size_t kRequestBytesMax = 4 << 10;      // of a certificate request in PEM
 inline constexpr size_t kCertificateBytesMax = 4 << 10;  // of a certificate in PEM
 
 // The name that a certificate request claims. kInvalidInput: it is none, or its signature does not hold.

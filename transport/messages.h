@@ -304,10 +304,10 @@ struct Measured {
   bool operator==(const Measured&) const = default;
 };
 
-using Message = std::variant<Hello, HelloAck, StepMessage, ResultMessage, StatsRequest, StatsMessage,
-                             Heartbeat, Shutdown, CancelAdvice, LinkProbe, LinkProbeAck, LoadPlan, Ready,
-                             WeightsRequest, WeightsData, Join, Measure, Measured, Revoked,
-                             CertificateRequest, NewCertificate>;
+using Message =
+    std::variant<Hello, HelloAck, StepMessage, ResultMessage, StatsRequest, StatsMessage, Heartbeat, Shutdown,
+                 CancelAdvice, LinkProbe, LinkProbeAck, LoadPlan, Ready, WeightsRequest, WeightsData, Join,
+                 Measure, Measured, Revoked, CertificateRequest, NewCertificate>;
 
 // "step", "hello acknowledgement", ...: for error messages.
 std::string_view message_name(const Message& message);

@@ -69,8 +69,7 @@ SignedText sign_text(const NodeCredentials& signer, std::string_view purpose, st
   const std::string message = message_of(purpose, text);
   unsigned char signature[kSignatureBytesMax];
   size_t size = sizeof signature;
-  if (!digest ||
-      EVP_DigestSignInit(digest.get(), nullptr, EVP_sha256(), nullptr, signer.key.handle()) != 1 ||
+  if (!digest || EVP_DigestSignInit(digest.get(), nullptr, EVP_sha256(), nullptr, signer.key.handle()) != 1 ||
       EVP_DigestSign(digest.get(), signature, &size, bytes_of(message), message.size()) != 1) {
     ERR_clear_error();
     throw SetupError("signing failed", kExitFailed);
@@ -93,10 +92,11 @@ Result<CertificateInfo> check_signed(const SignedText& signed_text, std::string_
   const std::vector<unsigned char> signature = from_hex(signed_text.signature);
   const std::string message = message_of(purpose, signed_text.text);
   const Digest digest(EVP_MD_CTX_new(), EVP_MD_CTX_free);
-  const bool holds =
-      digest && !signature.empty() &&
-      EVP_DigestVerifyInit(digest.get(), nullptr, EVP_sha256(), nullptr, X509_get0_pubkey(signer.get())) == 1 &&
-      EVP_DigestVerify(digest.get(), signature.data(), signature.size(), bytes_of(message), message.size()) == 1;
+  const bool holds = digest && !signature.empty() &&
+                     EVP_DigestVerifyInit(digest.get(), nullptr, EVP_sha256(), nullptr,
+                                          X509_get0_pubkey(signer.get())) == 1 &&
+                     EVP_DigestVerify(digest.get(), signature.data(), signature.size(), bytes_of(message),
+                                      message.size()) == 1;
   ERR_clear_error();
   if (!holds) return refused(fmt::format("the signature of node {} does not hold", info.node));
   return info;

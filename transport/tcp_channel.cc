@@ -181,12 +181,14 @@ asio::awaitable<Result<void>> TcpChannel::handshake(std::chrono::milliseconds ti
 Result<void> TcpChannel::watch_peer() {
   const CertificateInfo* shown = stream_->peer_certificate();
   if (shown == nullptr) return {};
-  const Error revoked{Errc::kRefused, "its certificate (of node " + shown->node + ") was revoked (shoal revoke)"};
+  const Error revoked{Errc::kRefused,
+                      "its certificate (of node " + shown->node + ") was revoked (shoal revoke)"};
   watch_ = options_.tls->watch(
       shown->node, peer_address_, [weak = weak_from_this(), executor = socket_.get_executor(), revoked] {
         asio::post(executor, [weak, revoked] {
           if (const std::shared_ptr<TcpChannel> channel = weak.lock())
-            channel->end(Error{revoked.code, channel->peer() + " is not believed any more: " + revoked.message});
+            channel->end(
+                Error{revoked.code, channel->peer() + " is not believed any more: " + revoked.message});
         });
       });
   if (watch_) return {};

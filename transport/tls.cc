@@ -80,7 +80,8 @@ std::string verify_text(long error, const std::string& node) {
     return fmt::format("its certificate (of node {}) was revoked (shoal revoke)", node);
   if (error == X509_V_ERR_CERT_HAS_EXPIRED) {
     return fmt::format(
-        "its certificate (of node {}) has expired: run `shoal invite -c CLUSTER.yaml --name {}` on the head and "
+        "its certificate (of node {}) has expired: run `shoal invite -c CLUSTER.yaml --name {}` on the head "
+        "and "
         "start {} with its token (where mpirun starts the nodes: start them again)",
         node, node, node);
   }
@@ -199,8 +200,7 @@ class TlsStream final : public ByteStream {
   // OpenSSL's checks of a certificate, and ours of its owner: one that is revoked is told so by an alert.
   static int verify(int ok, X509_STORE_CTX* store) {
     if (X509_STORE_CTX_get_error_depth(store) != 0) return ok;
-    auto* ssl =
-        static_cast<SSL*>(X509_STORE_CTX_get_ex_data(store, SSL_get_ex_data_X509_STORE_CTX_idx()));
+    auto* ssl = static_cast<SSL*>(X509_STORE_CTX_get_ex_data(store, SSL_get_ex_data_X509_STORE_CTX_idx()));
     auto& self = *static_cast<TlsStream*>(SSL_get_app_data(ssl));
     const int error = X509_STORE_CTX_get_error(store);
     if (ok != 1 && error != X509_V_ERR_CERT_HAS_EXPIRED) return ok;
@@ -281,8 +281,7 @@ SSL_CTX* make_context(const NodeCredentials& credentials) {
   const Pem own = certificate_of(credentials.certificate), authority = certificate_of(credentials.authority);
   SSL_CTX* const context = SSL_CTX_new(TLS_method());
   const bool set_up =
-      context != nullptr && own && authority &&
-      SSL_CTX_set_min_proto_version(context, TLS1_3_VERSION) == 1 &&
+      context != nullptr && own && authority && SSL_CTX_set_min_proto_version(context, TLS1_3_VERSION) == 1 &&
       SSL_CTX_set_ciphersuites(
           context, "TLS_AES_128_GCM_SHA256:TLS_CHACHA20_POLY1305_SHA256:TLS_AES_256_GCM_SHA384") == 1 &&
       SSL_CTX_use_certificate(context, own.get()) == 1 &&

@@ -1,9 +1,10 @@
 // TLS 1.3 under a channel: both sides show a certificate of the cluster's authority, or nothing is said.
 //
 // A TlsContext holds a node's credentials and who it no longer believes, and is shared by its connections; it
-// may be used from any thread. A ByteStream is what a channel reads and writes: the socket itself, or TLS over it. It belongs
-// to the channel's io thread, never waits, and refers to the channel's socket, which outlives it. Errors are
-// asio's error codes; would_block says that the socket must be waited for, and `wants()` for what.
+// may be used from any thread. A ByteStream is what a channel reads and writes: the socket itself, or TLS
+// over it. It belongs to the channel's io thread, never waits, and refers to the channel's socket, which
+// outlives it. Errors are asio's error codes; would_block says that the socket must be waited for, and
+// `wants()` for what.
 //
 // Only TLS 1.3 (RFC 8446), without session tickets, early data or renegotiation: AES-128-GCM first, ChaCha20
 // for boards without AES instructions. In TLS 1.3 the side that connected sees success before the other has
@@ -36,8 +37,8 @@ class TlsContext {
   TlsContext(const TlsContext&) = delete;
   TlsContext& operator=(const TlsContext&) = delete;
 
-  // Connections made from now on show these; those that exist go on. Throws SetupError where they do not belong
-  // together, or the authority did not sign.
+  // Connections made from now on show these; those that exist go on. Throws SetupError where they do not
+  // belong together, or the authority did not sign.
   void renew(const NodeCredentials& credentials);
   NodeCredentials credentials() const;
 

@@ -70,7 +70,8 @@ TEST_CASE("a node learns from its head who was shut out, and lets nobody in befo
   // Undone, and done again while it has a connection.
   pair.shut_out({});
   REQUIRE(comes_true([&] { return pair.refusal(c, "c").empty(); }, 1s));
-  const ChannelPtr of_c = c.call(pair.b.port(), pair.hello("c")), of_d = d.call(pair.b.port(), pair.hello("d"));
+  const ChannelPtr of_c = c.call(pair.b.port(), pair.hello("c")),
+                   of_d = d.call(pair.b.port(), pair.hello("d"));
   pair.shut_out({"c"});
   CHECK(comes_true([&] { return !c.receive(of_c).has_value(); }, 1s));
   CHECK(mentions(pair.refusal(c, "c"), "shut out"));

@@ -105,7 +105,8 @@ TEST_CASE("a plan without the head's signature is refused, whatever it says") {
   SUBCASE("of a head that the plan does not name") {
     NodeIdentity other = s.head;
     other.tls = tls_of(s.authority, "c", CertificateRole::kHead);
-    CHECK(mentions(s.refusal(signed_plan(other, two_nodes(), 5)), "node c signed it, and it names a as the head"));
+    CHECK(mentions(s.refusal(signed_plan(other, two_nodes(), 5)),
+                   "node c signed it, and it names a as the head"));
   }
 }
 
@@ -116,7 +117,8 @@ TEST_CASE("a plan of another cluster, model, class or of an older epoch is refus
     const char* reason;
   };
   for (const Case& c : std::vector<Case>{
-           {[](NodeIdentity& head) { head.cluster = "office"; }, "it is for cluster office, and this node's is home"},
+           {[](NodeIdentity& head) { head.cluster = "office"; },
+            "it is for cluster office, and this node's is home"},
            {[](NodeIdentity& head) { head.model_fingerprint = "another"; }, "it is for model another"},
            {[](NodeIdentity& head) { head.numeric_class = "blas"; }, "it is for numeric class blas"}}) {
     NodeIdentity head = s.head;
