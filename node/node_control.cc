@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <bit>
 #include <chrono>
+#include <ctime>
 
 #include "node/node.h"
 #include "node/step_wire.h"
@@ -48,6 +49,8 @@ void Node::take_from(const std::string& peer, Message&& message) {
     if (events_.ready) events_.ready(peer, *ready);
   } else if (const auto* measured = std::get_if<Measured>(&message)) {
     if (events_.measured) events_.measured(peer, *measured);
+  } else if (const auto* request = std::get_if<CertificateRequest>(&message)) {
+    if (certificates_) (void)tell(peer, certificates_->answer(peer, *request, std::time(nullptr)));
   } else if (const auto* examined = std::get_if<Examined>(&message)) {
     if (events_.examined) events_.examined(peer, *examined);
   } else if (const auto* ack = std::get_if<LinkProbeAck>(&message)) {
@@ -119,14 +122,6 @@ void Node::forget(const std::string& node) {
   controls_.erase(found);
   stats_waiters_.erase(node);
   close_link(channel);
-}
-
-void Node::cut_off(const std::string& node) {
-  forget(node);
-  for (const ChannelPtr& channel : accepted_) {
-    if (const CertificateInfo* peer = channel->peer_certificate(); peer != nullptr && peer->node == node)
-      channel->close();
-  }
 }
 
 bool Node::tell(const std::string& node, Message message) {
