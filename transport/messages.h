@@ -322,8 +322,7 @@ struct Measured {
 using Message =
     std::variant<Hello, HelloAck, StepMessage, ResultMessage, StatsRequest, StatsMessage, Heartbeat, Shutdown,
                  CancelAdvice, LinkProbe, LinkProbeAck, LoadPlan, Ready, WeightsRequest, WeightsData, Join,
-                 Measure, Measured, Revoked, CertificateRequest, NewCertificate,
-                 Examine, Examined>;
+                 Measure, Measured, Revoked, CertificateRequest, NewCertificate, Examine, Examined>;
 
 // "step", "hello acknowledgement", ...: for error messages.
 std::string_view message_name(const Message& message);
