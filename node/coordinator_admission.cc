@@ -78,19 +78,42 @@ void Coordinator::admit() {
   }
 }
 
-// Lets those who were taken off go on, the first in rank first; whether none is left.
+// Lets those who were taken off go on, the first in rank first; whether none is left. After a loss that is
+// all of them: who begins as another does that is being computed just now waits, and takes that from it.
 bool Coordinator::readmit() {
-  while (true) {
-    const bool all_run =
-        std::all_of(running_.begin(), running_.end(), [](const auto& r) { return r.second->slot >= 0; });
-    if (all_run) return true;
-    const std::vector<Resident> ranked = residents();
-    const auto next = std::find_if(ranked.begin(), ranked.end(), [](const auto& r) { return !r.holds; });
-    Sequence* const first = running_.at(next->id).get();
-    const CacheSlots::Prefix prefix = prefix_of(first->request, first->tokens);
-    if (prefix.slot < 0 || !cache_.has_room(prefix, static_cast<int>(first->tokens.size()))) return false;
-    begin(*first, prefix);
+  const bool all_run =
+      std::all_of(running_.begin(), running_.end(), [](const auto& r) { return r.second->slot >= 0; });
+  if (all_run) return true;
+  int kept_room = 0;  // for those that wait
+  for (const Resident& resident : residents()) {
+    if (resident.holds) continue;
+    Sequence& sequence = *running_.at(resident.id);
+    const int length = static_cast<int>(sequence.tokens.size());
+    const CacheSlots::Prefix prefix = prefix_of(sequence.request, sequence.tokens);
+    if (prefix.slot < 0 || !cache_.has_room(prefix, kept_room + length)) return false;
+    if (is_being_computed(sequence, prefix.length)) {
+      kept_room += length;
+      continue;
+    }
+    begin(sequence, prefix);
+    if (std::exchange(sequence.was_lost, false)) replayed_ += static_cast<uint64_t>(length - prefix.length);
   }
+  return kept_room == 0;
+}
+
+// Whether another sequence will hold clearly more of this one's beginning than the cache does now.
+bool Coordinator::is_being_computed(const Sequence& sequence, int held) const {
+  if (layout_.inputs > 0 || sequence.request.embeds) return false;
+  const std::string owner = cache_owner(sequence.request);
+  for (const auto& [id, other] : running_) {
+    if (other->slot < 0 || cache_owner(other->request) != owner) continue;
+    const size_t limit = std::min(sequence.tokens.size() - 1, other->tokens.size());
+    const auto end = sequence.tokens.begin() + static_cast<long>(limit);
+    const auto same = std::mismatch(sequence.tokens.begin(), end, other->tokens.begin()).first;
+    const int common = static_cast<int>(same - sequence.tokens.begin());
+    if (common >= held + CacheSlots::kForkGain && cache_.held(other->slot) < common) return true;
+  }
+  return false;
 }
 
 void Coordinator::run(uint64_t id, Waiting waiting, const CacheSlots::Prefix& prefix) {
