@@ -77,8 +77,8 @@ def at_length(folder):
     return {"warm": LONG}
 
 
-THREE = {"live": 4, "memory": "150MiB"}   # three stages and a spare
-SPARES = {"live": 5, "memory": "150MiB"}  # and one spare more
+THREE = {"live": 4, "memory": "170MiB"}   # three stages and a spare
+SPARES = {"live": 5, "memory": "170MiB"}  # and one spare more
 ROWS = {
     "kill-decode": Row("kill -9 of a stage at 1k context, a spare there", "kill_decode", THREE, special=at_length),
     "kill-no-spare": Row("the same without a spare", "kill_without_spare",
@@ -88,7 +88,7 @@ ROWS = {
     "kill-two": Row("kill -9 of two stages at once", "kill_two", SPARES),
     "flap": Row("one node killed three times, and kept out the fourth", "flap", {**THREE, "names_max": 26}),
     "stop": Row("SIGSTOP of a stage, SIGCONT after it was replaced", "stop", SPARES),
-    "head": Row("kill -9 of the head, started again", "head", {"live": 4, "names_max": 4, "memory": "150MiB"}),
+    "head": Row("kill -9 of the head, started again", "head", {"live": 4, "names_max": 4, "memory": "170MiB"}),
     "join": Row("a node joins while answers stream", "join", {**THREE, "names_max": 14}),
     "slow": Row("a stage stopped three quarters of the time", "slow", THREE),
     "quota": Row("a stage with a quarter of a core", "quota", THREE, network=True),
@@ -214,7 +214,7 @@ def play_rows(arguments):
 
 def play_mix(arguments):
     from chaos_lib.mix import Mix
-    row = Row("", "", {"live": 6, "names_max": 14, "memory": "150MiB", "sequences": 8, "context": 1024}, network=True)
+    row = Row("", "", {"live": 6, "names_max": 14, "memory": "170MiB", "sequences": 8, "context": 1024}, network=True)
     with contextlib.ExitStack() as stack:
         ground = stack.enter_context(new_ground(row, stack))
         mix = Mix(ground, Oracles(arguments), arguments.seed)

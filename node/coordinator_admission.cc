@@ -101,7 +101,8 @@ bool Coordinator::readmit() {
   return kept_room == 0;
 }
 
-// Whether another sequence will hold clearly more of this one's beginning than the cache does now.
+// Whether another sequence will hold more of this one's beginning than the cache does now, and enough to be
+// forked.
 bool Coordinator::is_being_computed(const Sequence& sequence, int held) const {
   if (layout_.inputs > 0 || sequence.request.embeds) return false;
   const std::string owner = cache_owner(sequence.request);
@@ -111,7 +112,7 @@ bool Coordinator::is_being_computed(const Sequence& sequence, int held) const {
     const auto end = sequence.tokens.begin() + static_cast<long>(limit);
     const auto same = std::mismatch(sequence.tokens.begin(), end, other->tokens.begin()).first;
     const int common = static_cast<int>(same - sequence.tokens.begin());
-    if (common >= held + CacheSlots::kForkGain && cache_.held(other->slot) < common) return true;
+    if (common >= CacheSlots::kForkGain && common > held && cache_.held(other->slot) < common) return true;
   }
   return false;
 }

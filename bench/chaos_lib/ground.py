@@ -170,4 +170,6 @@ class Ground(Elastic):
 
 
 def prlimit(pid, *limits):
-    subprocess.run(["prlimit", "--pid", str(pid), *limits], check=True, capture_output=True)
+    result = subprocess.run(["prlimit", "--pid", str(pid), *limits], check=False, capture_output=True, text=True)
+    if result.returncode != 0:
+        raise OSError(f"prlimit {limits} of {pid}: {result.stderr}")

@@ -84,7 +84,7 @@ def disk_full(ground, rng):
             if how == "full before":
                 fill(ground, spare)
             elif how == "files refused":
-                prlimit(ground.pid(spare), f"--fsize={LIMITED_FILE}")
+                prlimit(ground.pid(spare), f"--fsize={LIMITED_FILE}:")
 
     def meanwhile():
         for spare in spares:
@@ -95,7 +95,7 @@ def disk_full(ground, rng):
     outcome.note = "a disk refused weights" if said_since(ground, logs, "cannot be kept|has room for") else ""
     for spare in spares:  # those that are left: those that took layers keep the full disk until their turn to die
         if ground.node_state(spare) == "spare":
-            prlimit(ground.pid(spare), "--fsize=unlimited")
+            prlimit(ground.pid(spare), "--fsize=unlimited:")
             try:
                 os.remove(f"/proc/{ground.pid(spare)}/root{cache_of(ground, spare)}/filler")
             except OSError:
@@ -186,12 +186,13 @@ def no_memory(ground, rng):
     def before():
         with open(f"/proc/{pid}/statm", encoding="ascii") as text:
             size = int(text.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
-        prlimit(pid, f"--as={size + ROOM_TO_GROW}")
+        prlimit(pid, f"--as={size + ROOM_TO_GROW}:")
 
     outcome = kill_one(ground, rng, before)
+    ground.settle(without=spare)
     if ground.processes[spare].poll() is not None:
         raise AssertionError(f"{spare} died of the memory it did not get: " + ground.log(spare)[logs[spare]:])
-    prlimit(pid, "--as=unlimited")
+    prlimit(pid, "--as=unlimited:")
     outcome.note = "it was asked for more and refused" if ground.said(f"node {spare} cannot take its layers") else ""
     if outcome.note:  # it would be tried again in a minute
         ground.kill(spare)
