@@ -37,7 +37,8 @@ Result<ReplanAdvice> carry_out(const Recovery::MakePlan& order) {
     ReplanAdvice advice;
     if (order.running) {
       advice = advise_replan(order.live, *order.running);
-      if (order.held && advice.old_runs) advice.move = false;
+      // But layers that the cluster file divides by hand are divided so.
+      if (order.held && advice.old_runs && order.live.constraints.manual.empty()) advice.move = false;
       if (!advice.move) advice.plan = reindexed(*order.running, order.live);
     } else {
       advice.plan = make_plan(order.live);
