@@ -19,6 +19,7 @@
 #include "node/plan_inputs.h"
 #include "node/process_memory.h"
 #include "node/revocation.h"
+#include "node/signed_plan.h"
 #include "sharding/lora_shard.h"
 #include "tensor/blas.h"
 
@@ -141,26 +142,26 @@ int threads_of(const Cluster& cluster, const ClusterOptions& options) {
 }
 
 // Who this node is to the others, as certified by the head; nobody in particular with --insecure.
-std::shared_ptr<const TlsContext> identify(Cluster& cluster, Bootstrap& bootstrap) {
+Enrolment identify(Cluster& cluster, Bootstrap& bootstrap) {
   const ClusterConfig& config = cluster.config;
   if (!config.insecure) {
     const std::string directory = config.path.empty() ? "" : authority_directory(config.cluster);
-    return enrol(bootstrap, config.cluster, cluster.name, directory);
+    return enrol(bootstrap, config.cluster, cluster.name, directory, config.certificate_life());
   }
   if (bootstrap.rank() == 0) {
     spdlog::warn(
-        "--insecure: links between nodes are not encrypted, and nobody has to show who they are: whoever "
-        "reaches the nodes' ports can read activations and send some");
+        "--insecure: links between nodes are not encrypted, plans are not signed, and nobody has to show who "
+        "they are: whoever reaches the nodes' ports can read activations and send some");
   }
-  return nullptr;
+  return {};
 }
 
 std::map<std::string, Endpoint> share_endpoints(Cluster& cluster, Bootstrap& bootstrap) {
-  const std::shared_ptr<const TlsContext> tls = identify(cluster, bootstrap);
+  const Enrolment enrolment = identify(cluster, bootstrap);
   const std::vector<std::string> all = together(bootstrap, cluster.name, [&] {
     const NodeConfig& node = cluster.this_node();
     const NodeIdentity identity{cluster.config.cluster, cluster.name, cluster.model_hash,
-                                cluster.kernels->numeric_class, tls};
+                                cluster.kernels->numeric_class, enrolment.tls};
     try {
       cluster.node = std::make_unique<Node>(identity, node.address, node.port);
     } catch (const SetupError& error) {
@@ -169,7 +170,9 @@ std::map<std::string, Endpoint> share_endpoints(Cluster& cluster, Bootstrap& boo
                            : fmt::format("nodes.{}.address: {}", node.name, error.what()),
                        error.exit_code());
     }
-    offer_weights(cluster, tls);
+    if (enrolment.authority)
+      cluster.node->set_authority(enrolment.authority, cluster.config.certificate_life());
+    offer_weights(cluster, enrolment.tls);
     return fmt::format("{} {} {}", cluster.name, node.address, cluster.node->port());
   });
   std::map<std::string, Endpoint> endpoints;
@@ -420,6 +423,7 @@ void start_cluster(Cluster& cluster, Bootstrap& bootstrap, const ClusterOptions&
     }
   }
   cluster.layout = lay_out(base_of(cluster), cluster.plan, endpoints, cluster.config.stall_timeout_s);
+  if (bootstrap.size() > 1) cluster.layout = share_plan(bootstrap, cluster.node->identity(), cluster.layout);
   find_weight_peers(cluster, bootstrap, cluster.layout.endpoints);
   (void)together(bootstrap, cluster.name, [&] {
     make_factory(cluster, options);

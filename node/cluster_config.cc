@@ -21,7 +21,8 @@ namespace {
 constexpr size_t kNodesMax = 256;
 constexpr int kContextMax = 1 << 20;
 constexpr int kSequencesMax = 4096;
-constexpr double kStallTimeoutMin = 1, kStallTimeoutMax = 86400;  // seconds
+constexpr double kCertificateDaysMin = 5e-5, kCertificateDaysMax = 3650;  // seconds are for trying it out
+constexpr double kStallTimeoutMin = 1, kStallTimeoutMax = 86400;          // seconds
 
 // Reads one YAML map key by key, so that unknown and repeated keys are found and every message says where it
 // is.
@@ -331,6 +332,10 @@ int ClusterConfig::node_index(const std::string& name) const {
   return -1;
 }
 
+std::chrono::seconds ClusterConfig::certificate_life() const {
+  return std::chrono::seconds(static_cast<int64_t>(certificate_days * 86400));
+}
+
 std::string ClusterConfig::canonical() const {
   std::string text = fmt::format("{}|{}|{}|{}|{}|{}|{}|{}|{}|{}|{}|{}|{}|{}\n", cluster, context, sequences,
                                  kv_cache_name(kv_cache), kv_cells, head, plan.objective, plan.keep_on_head,
@@ -369,9 +374,10 @@ ClusterConfig parse_cluster_config(const std::string& yaml, const std::string& p
           fmt::format("{}: more than one document (a line of ---, or a comma that ends the first)", path));
     if (document.IsNull())
       throw SetupError(fmt::format("{}: the cluster file is empty (see configs/ for examples)", path));
-    const MapReader top(document, path, "",
-                        {"cluster", "model", "model-key", "context", "sequences", "kv-cache", "kv-cells",
-                         "head", "nodes", "links", "plan", "stall-timeout", "serve", "adapters"});
+    const MapReader top(
+        document, path, "",
+        {"cluster", "model", "model-key", "context", "sequences", "kv-cache", "kv-cells", "head", "nodes",
+         "links", "plan", "stall-timeout", "serve", "adapters", "certificate-days"});
     config.cluster = top.text("cluster", config.cluster);
     config.model = top.text("model", "");
     config.model_key = beside_file(path, top.text("model-key", ""));
@@ -386,6 +392,8 @@ ClusterConfig parse_cluster_config(const std::string& yaml, const std::string& p
     read_plan(config, top);
     if (top.has("stall-timeout"))
       config.stall_timeout_s = parse_stall_timeout(top.text("stall-timeout", ""), top.place("stall-timeout"));
+    config.certificate_days = top.number("certificate-days", config.certificate_days, kCertificateDaysMin,
+                                         kCertificateDaysMax, "days");
     read_serve(config, top);
     read_adapters(config, top);
   } catch (const YAML::DeepRecursion& e) {

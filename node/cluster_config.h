@@ -3,6 +3,7 @@
 // beyond reading.
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <map>
 #include <optional>
@@ -10,6 +11,7 @@
 #include <vector>
 
 #include "tensor/float_ops.h"
+#include "transport/certificates.h"
 
 namespace shoal {
 
@@ -81,12 +83,14 @@ struct ClusterConfig {
   PlanConfig plan;
   double stall_timeout_s = 0;  // no answer to any step for so long: the run ends. 0: chosen from the plan
   ServeConfig serve;
-  bool insecure = false;  // links without TLS (--insecure)
+  double certificate_days = kCertificateDays;  // that a node's certificate holds; renewed at two thirds of it
+  bool insecure = false;                       // links without TLS (--insecure)
 
   int node_index(const std::string& name) const;  // -1 if absent
   int head_index() const { return node_index(head); }
-  // What all nodes must agree on, as text to hash: everything but the path of the file and the
-  // head's HTTP door.
+  std::chrono::seconds certificate_life() const;
+  // What all nodes must agree on, as text to hash: everything but the path of the file, the head's HTTP door
+  // and for how long it signs.
   std::string canonical() const;
 };
 

@@ -97,8 +97,9 @@ class Coordinator {
 
   void start(uint64_t id, GenerationRequest request);
   void admit();
-  bool readmit();
+  const Sequence* readmit();
   bool is_being_computed(const Sequence& sequence, int held) const;
+  bool goes_before(uint64_t id, const GenerationRequest& request, const Sequence& taken_off) const;
   void run(uint64_t id, Waiting waiting, const CacheSlots::Prefix& prefix);
   void begin(Sequence& sequence, const CacheSlots::Prefix& prefix);
   int prompt_positions(const GenerationRequest& request) const;

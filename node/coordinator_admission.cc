@@ -62,12 +62,14 @@ double Coordinator::row_seconds() const {
 
 // Gives waiting requests the free slots, as far as the cache has room: first those who were taken off.
 void Coordinator::admit() {
-  while (!suspended_ && readmit()) {
+  while (!suspended_) {
+    const Sequence* const taken_off = readmit();
     const std::optional<uint64_t> id = queue_.next(host_.now_s(), row_seconds());
     if (!id) return;
     const auto waiting = waiting_.find(*id);
     SHOAL_CHECK(waiting != waiting_.end());
     const GenerationRequest& request = waiting->second.request;
+    if (taken_off != nullptr && !goes_before(*id, request, *taken_off)) return;
     const std::vector<int32_t> tokens = first_tokens(request);
     const CacheSlots::Prefix prefix = prefix_of(request, tokens);
     if (prefix.slot < 0 || !cache_.has_room(prefix, static_cast<int>(tokens.size()))) return;
@@ -78,27 +80,32 @@ void Coordinator::admit() {
   }
 }
 
-// Lets those who were taken off go on, the first in rank first; whether none is left. After a loss that is
-// all of them: who begins as another does that is being computed just now waits, and takes that from it.
-bool Coordinator::readmit() {
+// Lets those who were taken off go on, the first in rank first; the first that is left, if one is. After a
+// loss that is all of them: who begins as another does that is being computed just now waits, and takes that
+// from it.
+const Coordinator::Sequence* Coordinator::readmit() {
   const bool all_run =
       std::all_of(running_.begin(), running_.end(), [](const auto& r) { return r.second->slot >= 0; });
-  if (all_run) return true;
+  if (all_run) return nullptr;
+  const Sequence* left = nullptr;
   int kept_room = 0;  // for those that wait
   for (const Resident& resident : residents()) {
     if (resident.holds) continue;
     Sequence& sequence = *running_.at(resident.id);
     const int length = static_cast<int>(sequence.tokens.size());
     const CacheSlots::Prefix prefix = prefix_of(sequence.request, sequence.tokens);
-    if (prefix.slot < 0 || !cache_.has_room(prefix, kept_room + length)) return false;
-    if (is_being_computed(sequence, prefix.length)) {
+    const bool fits = prefix.slot >= 0 && cache_.has_room(prefix, kept_room + length);
+    const bool waits = fits && is_being_computed(sequence, prefix.length);
+    if (!fits || waits) {
+      if (left == nullptr) left = &sequence;
+      if (!fits) return left;
       kept_room += length;
       continue;
     }
     begin(sequence, prefix);
     if (std::exchange(sequence.was_lost, false)) replayed_ += static_cast<uint64_t>(length - prefix.length);
   }
-  return kept_room == 0;
+  return left;
 }
 
 // Whether another sequence will hold more of this one's beginning than the cache does now, and enough to be
@@ -113,6 +120,21 @@ bool Coordinator::is_being_computed(const Sequence& sequence, int held) const {
     const auto same = std::mismatch(sequence.tokens.begin(), end, other->tokens.begin()).first;
     const int common = static_cast<int>(same - sequence.tokens.begin());
     if (common >= CacheSlots::kForkGain && common > held && cache_.held(other->slot) < common) return true;
+  }
+  return false;
+}
+
+// Whether a request that waits may begin while an answer that was taken off finds no room: another user's
+// may, where it is that user's turn for pages. A user's own new ones do not: they might take its room for
+// ever.
+bool Coordinator::goes_before(uint64_t id, const GenerationRequest& request,
+                              const Sequence& taken_off) const {
+  if (request.user == taken_off.request.user) return false;
+  std::vector<Resident> all = residents();
+  all.push_back({id, request.user, request.priority, false, false});
+  for (const Resident& resident : by_rank(std::move(all))) {
+    if (resident.id == id) return true;
+    if (resident.id == taken_off.id) return false;
   }
   return false;
 }

@@ -7,6 +7,8 @@
 #include <filesystem>
 #include <vector>
 
+#include "node/revocation.h"
+
 namespace shoal {
 namespace {
 
@@ -27,15 +29,22 @@ std::vector<std::string> parted(const std::string& all) {
   return texts;
 }
 
-// The authority's certificate, then one for each rank's request.
-std::string certify(const std::vector<std::string>& requests, const std::string& cluster,
-                    const std::string& directory) {
-  const CertificateAuthority authority = directory.empty() ? CertificateAuthority::create(cluster)
-                                                           : CertificateAuthority::in(directory, cluster);
+// The authority's certificate, then one for each rank's request, the head's first, then who was shut out.
+std::string certify(const std::vector<std::string>& requests, const CertificateAuthority& authority,
+                    const std::string& directory, std::chrono::seconds life) {
+  const Revocations revoked(revocations_file(directory));
   std::vector<std::string> certificates{authority.certificate()};
   for (const std::string& text : requests) {
     const std::vector<std::string> request = parted(text);  // name, PEM
-    const Result<std::string> signed_one = authority.sign(request.at(1), request.at(0));
+    if (revoked.contains(request.at(0))) {
+      throw SetupError(fmt::format(
+          "node {} was shut out of the cluster: let it in again (shoal revoke --undo {}), or leave "
+          "it out of the cluster file",
+          request[0], request[0]));
+    }
+    const bool head = certificates.size() == 1;
+    const Result<std::string> signed_one = authority.sign(
+        request.at(1), request.at(0), life, head ? CertificateRole::kHead : CertificateRole::kNode);
     if (!signed_one) {
       throw SetupError(
           fmt::format("node {} asked for a certificate with {}", request[0], signed_one.error().message),
@@ -43,6 +52,7 @@ std::string certify(const std::vector<std::string>& requests, const std::string&
     }
     certificates.push_back(*signed_one);
   }
+  certificates.insert(certificates.end(), revoked.names().begin(), revoked.names().end());
   return joined(certificates);
 }
 
@@ -79,19 +89,28 @@ std::string credentials_directory(const std::string& node) {
   return data_directory("nodes", node);
 }
 
-std::shared_ptr<TlsContext> enrol(Bootstrap& bootstrap, const std::string& cluster, const std::string& node,
-                                  const std::string& directory) {
+Enrolment enrol(Bootstrap& bootstrap, const std::string& cluster, const std::string& node,
+                const std::string& directory, std::chrono::seconds life) {
+  Enrolment enrolment;
   const NodeKey key = NodeKey::create();
   const std::vector<std::string> requests = agree(bootstrap, report_of(node, [&] {
                                                     return joined({node, key.request(node, cluster)});
                                                   }));
-  const RankReport certified = bootstrap.rank() == 0
-                                   ? report_of(node, [&] { return certify(requests, cluster, directory); })
-                                   : RankReport{};
+  RankReport certified;
+  if (bootstrap.rank() == 0) {
+    certified = report_of(node, [&] {
+      enrolment.authority = std::make_shared<const CertificateAuthority>(
+          directory.empty() ? CertificateAuthority::create(cluster)
+                            : CertificateAuthority::in(directory, cluster));
+      return certify(requests, *enrolment.authority, directory, life);
+    });
+  }
   const std::vector<std::string> certificates = parted(agree(bootstrap, certified)[0]);
   const NodeCredentials credentials{key, certificates.at(static_cast<size_t>(bootstrap.rank()) + 1),
                                     certificates[0]};
-  return std::make_shared<TlsContext>(credentials);
+  enrolment.tls = std::make_shared<TlsContext>(credentials);
+  enrolment.tls->set_revoked({certificates.begin() + bootstrap.size() + 1, certificates.end()});
+  return enrolment;
 }
 
 }  // namespace shoal

@@ -3,6 +3,7 @@
 // the links themselves are (transport/certificates.h).
 #pragma once
 
+#include <chrono>
 #include <memory>
 #include <string>
 
@@ -18,8 +19,14 @@ std::string authority_directory(const std::string& cluster);
 std::string credentials_directory(const std::string& node);
 
 // Collective: every rank calls it once, after the ranks have agreed on their names. `directory`: of the
-// head's authority; empty: one for this run alone. Throws as agree() does.
-std::shared_ptr<TlsContext> enrol(Bootstrap& bootstrap, const std::string& cluster, const std::string& node,
-                                  const std::string& directory);
+// head's authority; empty: one for this run alone. All learn who was shut out; one of them gets no
+// certificate. `life`: the head's word counts. Throws as agree() does.
+struct Enrolment {
+  std::shared_ptr<TlsContext> tls;
+  std::shared_ptr<const CertificateAuthority> authority;  // the head's
+};
+Enrolment enrol(Bootstrap& bootstrap, const std::string& cluster, const std::string& node,
+                const std::string& directory,
+                std::chrono::seconds life = std::chrono::days(kCertificateDays));
 
 }  // namespace shoal

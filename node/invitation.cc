@@ -44,7 +44,6 @@ constexpr auto kExchangeDeadline = 10s;  // of one device, all told
 constexpr int kWrongMax = 8;             // secrets that are another's
 constexpr int kConnectionsMax = 16;      // at a time
 constexpr uint32_t kTextsBytesMax = 32 << 10;
-constexpr int kInvitedDays = 5 * 365;  // nobody renews it; an invitation anew does
 
 bool is_hex(const std::string& text, size_t digits) {
   return text.size() == digits &&
@@ -178,7 +177,7 @@ Result<InvitationToken> InvitationToken::parse(const std::string& text) {
 Invitation::Invitation(const CertificateAuthority& authority, Options options)
     : authority_(authority), options_(std::move(options)), key_(NodeKey::create()) {
   const Result<std::string> certificate =
-      authority_.sign(key_.request(options_.head, authority_.cluster()), options_.head, 1);
+      authority_.sign(key_.request(options_.head, authority_.cluster()), options_.head, std::chrono::days(1));
   if (certificate.has_error()) throw SetupError(certificate.error().message, kExitFailed);
   certificate_ = *certificate;
   unsigned char secret[kSecretDigits / 2];
@@ -223,7 +222,7 @@ Result<std::string> Invitation::certify(const std::string& secret, const std::st
                     "(shoal invite --name {}), else give it another --name",
                     node, node));
   }
-  Result<std::string> certificate = authority_.sign(request, node, kInvitedDays);
+  Result<std::string> certificate = authority_.sign(request, node, options_.life);
   if (certificate.has_error() || options_.issued.empty()) return certificate;
   std::filesystem::create_directories(options_.issued, ignored);
   std::ofstream file(kept);

@@ -45,6 +45,8 @@ class Invitation {
     std::string head;     // whose name no device may take
     std::string node;     // the name that the device must have; empty: any that was not given away before
     std::string issued;   // directory of the certificates given so far; empty: none are kept
+    std::chrono::seconds life =
+        std::chrono::days(kCertificateDays);  // of the certificate; then it is renewed
   };
   // The authority outlives it. Throws SetupError where it cannot listen.
   Invitation(const CertificateAuthority& authority, Options options);

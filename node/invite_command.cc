@@ -19,7 +19,7 @@ int invite_command(const CommonFlags& common, const InviteFlags& flags) {
   const CertificateAuthority authority = CertificateAuthority::in(directory, config.cluster);
   const NodeConfig& head = config.nodes[static_cast<size_t>(config.head_index())];
   Invitation invitation(authority, {head.address, static_cast<uint16_t>(flags.port), config.head, flags.node,
-                                    directory + "/issued"});
+                                    directory + "/issued", config.certificate_life()});
   std::fputs(fmt::format("on the device, within {}:\n\n  shoal node --join {}:{} --token {}\n\n",
                          format_seconds(flags.wait_s), head.address,
                          head.port > 0 ? std::to_string(head.port) : "PORT", invitation.token())

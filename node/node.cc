@@ -29,7 +29,9 @@ ChannelOptions Node::channel_options() const {
   return options;
 }
 
-Node::Node(const NodeIdentity& identity, const std::string& address, uint16_t port) : identity_(identity) {
+Node::Node(const NodeIdentity& identity, const std::string& address, uint16_t port)
+    : identity_(identity), knows_revoked_(identity.tls == nullptr || identity.knows_revoked) {
+  if (identity_.tls) certificates_.emplace(identity_);
   listener_ = listen_on(io_.executor(), address, port, channel_options());
   io_.post([this] {
     co_spawn(io_.executor(), accept_loop(), detached);

@@ -19,12 +19,15 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
+#include "node/certificate_keeper.h"
 #include "node/engine.h"
 #include "node/io_thread.h"
 #include "node/membership.h"
+#include "node/node_identity.h"
 #include "node/peer_clocks.h"
 #include "node/pipeline_host.h"
 #include "node/pipeline_layout.h"
@@ -34,7 +37,6 @@
 #include "transport/channel.h"
 #include "transport/hello.h"
 #include "transport/messages.h"
-#include "transport/tls.h"
 
 namespace shoal {
 
@@ -42,14 +44,6 @@ inline constexpr uint64_t kFirstEpoch = 1;                 // of the plan made a
 inline constexpr size_t kProbeBytesMax = size_t{4} << 20;  // of a payload that measures a link
 inline constexpr std::chrono::milliseconds kPeerTimeout{
     2500};  // TCP gives up on one that acknowledges nothing
-
-struct NodeIdentity {
-  std::string cluster;
-  std::string name;
-  std::string model_fingerprint;
-  std::string numeric_class = "exact";              // tensor/kernels.h
-  std::shared_ptr<const TlsContext> tls = nullptr;  // who this node is to its peers; null: plain TCP
-};
 
 // What the head's node tells of the others, on the io thread.
 struct NodeEvents {
@@ -59,7 +53,6 @@ struct NodeEvents {
   std::function<void(const std::string& node, const Ready&)> ready;
   std::function<void(const std::string& node, const Measured&)> measured;
   std::function<Membership::Verdict(const std::string& node)> may_join;
-  std::function<bool(const std::string& node)> revoked;  // nothing it asks for is answered
   std::function<void(const std::string& node, const Join&)> joined;
 };
 
@@ -139,9 +132,14 @@ class Node : public PipelineHost {
   bool tell(const std::string& node, Message message);
   // Ends the control channel to a node; nothing more is told of it.
   void forget(const std::string& node);
-  // And ends every connection that it made to this node.
-  void cut_off(const std::string& node);
+  // From now on these nodes and no others are not believed, by any node: their connections end.
+  void shut_out(const std::set<std::string>& nodes);
   std::string address_of(const std::string& node) const;  // where its control channel comes from
+
+  // The head: who signs certificates, and for how long.
+  void set_authority(std::shared_ptr<const CertificateAuthority> authority, std::chrono::seconds life);
+  // Told on the io thread of each new certificate of this node.
+  void set_on_renewed(CertificateKeeper::OnRenewed on_renewed);
 
   // What this node gives to others that lack weights: the model's, then each adapter's. None: nothing.
   void offer_weights(std::vector<std::shared_ptr<WeightProvider>> providers);
@@ -150,10 +148,14 @@ class Node : public PipelineHost {
   boost::asio::awaitable<void> accept_loop();
   boost::asio::awaitable<void> say_goodbye();
   boost::asio::awaitable<void> serve_peer(ChannelPtr channel);
-  std::optional<RefusalReason> refusal_of(const Hello& hello) const;
+  std::optional<RefusalReason> refusal_of(const Hello& hello, const Channel& channel) const;
   std::optional<RefusalReason> pipeline_refusal(const Hello& hello) const;
   boost::asio::awaitable<void> serve_control(ChannelPtr channel, bool of_head);
   void obey(const ChannelPtr& channel, Message&& message);
+  bool is_of_head(const Channel& channel) const;
+  void disbelieve(const std::set<std::string>& nodes);
+  void tell_revoked(const ChannelPtr& channel);
+  void renew_certificate();
   boost::asio::awaitable<void> serve_join(ChannelPtr channel, std::string name);
   boost::asio::awaitable<void> serve_pipeline(ChannelPtr channel, int stage);
   boost::asio::awaitable<void> read_control_of(std::string peer, ChannelPtr channel);
@@ -221,7 +223,9 @@ class Node : public PipelineHost {
   std::atomic<uint64_t> refused_{0};
   Membership head_watch_;  // a worker: of its head alone
   std::optional<Comeback> comeback_;
-  bool calling_ = false;                   // the head
+  bool calling_ = false;                           // the head
+  std::optional<CertificateKeeper> certificates_;  // where there is TLS
+  bool knows_revoked_;                     // who was shut out: by the launcher, or the head that it has
   std::promise<std::string> service_end_;  // empty: the head said so
   bool service_ended_ = false;
   bool closing_ = false;

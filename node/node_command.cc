@@ -2,8 +2,11 @@
 #include <fmt/format.h>
 #include <spdlog/spdlog.h>
 
+#include <boost/asio/post.hpp>
+#include <boost/asio/thread_pool.hpp>
 #include <boost/lexical_cast/try_lexical_convert.hpp>
 #include <chrono>
+#include <ctime>
 #include <thread>
 
 #include "base/units.h"
@@ -60,6 +63,12 @@ NodeCredentials credentials_of(const NodeFlags& flags, const std::string& name, 
     if (!stored || !over) throw SetupError("--token: " + given.error().message, kExitFailed);
     spdlog::info("the token is used up; node {} goes by the certificate in {}", name, directory);
   }
+  if (stored && certificate_info(stored->certificate).expires_s <= std::time(nullptr)) {
+    throw SetupError(fmt::format(
+        "the certificate of node {} (in {}) has expired: run `shoal invite -c CLUSTER.yaml --name {}` on "
+        "the head and pass its token here with --token",
+        name, directory, name));
+  }
   if (!stored) {
     throw SetupError(
         fmt::format("node {} has no certificate (none in {}): run `shoal invite -c CLUSTER.yaml` on the head "
@@ -68,6 +77,16 @@ NodeCredentials credentials_of(const NodeFlags& flags, const std::string& name, 
                     name, directory));
   }
   return *stored;
+}
+
+// Not on the io thread: the disk may be slow.
+void keep_credentials(const std::string& name, const NodeCredentials& renewed) {
+  try {
+    store_credentials(credentials_directory(name), renewed);
+  } catch (const SetupError& error) {
+    spdlog::warn("the renewed certificate of {} is not kept, and a later start goes by the one before: {}",
+                 name, error.what());
+  }
 }
 
 // Calls until the head answers: it may be started later.
@@ -159,10 +178,17 @@ int node_command(const CommonFlags& common, const NodeFlags& flags) {
   const int threads = common.threads > 0 ? common.threads : device_processors();
   WeightAsker asker;
   asker.node = name;
+  std::shared_ptr<TlsContext> tls;
   if (!common.insecure) {
     const NodeCredentials credentials = credentials_of(flags, name, head);
     asker.cluster = certificate_info(credentials.certificate).cluster;
-    asker.tls = std::make_shared<const TlsContext>(credentials);
+    asker.tls = tls = std::make_shared<TlsContext>(credentials);
+  } else {
+    spdlog::warn(
+        "--insecure: links between nodes are not encrypted, and a plan is taken without a signature from "
+        "whoever "
+        "answers at {}",
+        flags.join);
   }
   const FetchedManifest of_head = manifest_of_head(asker, head, common.model);
   asker.model = of_head.model_hash;
@@ -183,7 +209,8 @@ int node_command(const CommonFlags& common, const NodeFlags& flags) {
     fetch_adapters(adapters.files, adapters.weights, name, model, needs.shards, on_progress);
   };
   StageFactory stages(name, source, model, kernels, pool, on_progress);
-  Node node({asker.cluster, name, of_head.model_hash, kernels.numeric_class, asker.tls},
+  boost::asio::thread_pool disk(1);  // outlives the node, which posts to it
+  Node node({asker.cluster, name, of_head.model_hash, kernels.numeric_class, tls, /*knows_revoked=*/false},
             flags.address.empty() ? "0.0.0.0" : flags.address, static_cast<uint16_t>(flags.port));
   running = &node;
   comeback.join.port = node.port();
@@ -194,9 +221,14 @@ int node_command(const CommonFlags& common, const NodeFlags& flags) {
   std::vector<std::shared_ptr<WeightProvider>> given = {weights};
   given.insert(given.end(), adapters.weights.begin(), adapters.weights.end());
   node.offer_weights(std::move(given));
+  node.set_on_renewed([&disk, name](const NodeCredentials& renewed) {
+    boost::asio::post(disk, [name, renewed] { keep_credentials(name, renewed); });
+  });
   spdlog::info("node {} listens on port {} and calls the head at {}", name, node.port(), flags.join);
   node.set_comeback(comeback, /*now=*/true);
   node.serve_until_shutdown();
+  node.set_on_renewed({});
+  disk.join();
   return kExitDone;
 }
 

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <bit>
 #include <chrono>
+#include <ctime>
 
 #include "node/node.h"
 #include "node/step_wire.h"
@@ -47,6 +48,8 @@ void Node::take_from(const std::string& peer, Message&& message) {
     if (events_.ready) events_.ready(peer, *ready);
   } else if (const auto* measured = std::get_if<Measured>(&message)) {
     if (events_.measured) events_.measured(peer, *measured);
+  } else if (const auto* request = std::get_if<CertificateRequest>(&message)) {
+    if (certificates_) (void)tell(peer, certificates_->answer(peer, *request, std::time(nullptr)));
   } else if (const auto* ack = std::get_if<LinkProbeAck>(&message)) {
     clocks_.answered(peer, ack->sequence, static_cast<double>(ack->clock_us) * 1e-6, now_s());
   } else if (auto* stats = std::get_if<StatsMessage>(&message)) {
@@ -106,14 +109,6 @@ void Node::forget(const std::string& node) {
   controls_.erase(found);
   stats_waiters_.erase(node);
   close_link(channel);
-}
-
-void Node::cut_off(const std::string& node) {
-  forget(node);
-  for (const ChannelPtr& channel : accepted_) {
-    if (const CertificateInfo* peer = channel->peer_certificate(); peer != nullptr && peer->node == node)
-      channel->close();
-  }
 }
 
 bool Node::tell(const std::string& node, Message message) {

@@ -9,6 +9,7 @@
 #include <boost/json.hpp>
 
 #include "node/node.h"
+#include "node/signed_plan.h"
 
 namespace shoal {
 
@@ -114,14 +115,13 @@ awaitable<Result<void>> Node::follow(PipelineLayout layout, uint64_t epoch, std:
 awaitable<void> Node::answer_load(ChannelPtr channel, LoadPlan order) {
   Ready ready;
   ready.epoch = order.epoch;
-  const Result<PipelineLayout> layout = layout_from_json(order.plan_json);
+  const Result<PipelineLayout> layout = check_plan(order, identity_, epoch_, channel->peer());
   if (layout.has_error()) {
+    count_refused(layout.error().message);
+    if (order.epoch <= epoch_) co_return;
     ready.failure = layout.error().message;
   } else if (!remake_ || !engine_) {
     ready.failure = fmt::format("{} cannot load a plan while it serves", identity_.name);
-  } else if (order.epoch <= epoch_) {
-    count_refused(fmt::format("a plan of epoch {} was refused: the present one is {}", order.epoch, epoch_));
-    co_return;
   } else {
     ready.plan_hash = layout->plan_hash;
     const Result<void> followed = co_await follow(*layout, order.epoch, ready.info);
@@ -166,6 +166,7 @@ awaitable<void> Node::answer_measure(ChannelPtr channel, Measure order) {
 awaitable<void> Node::beat() {
   while (!closing_) {
     for (const auto& [name, channel] : controls_) (void)channel->post({Heartbeat{}});
+    renew_certificate();
     if (head_ && engine_) {
       (void)head_->post({Heartbeat{engine_->progress(), engine_->working()}});
       for (const Membership::Loss& loss : head_watch_.tick(now_s())) {
@@ -185,6 +186,7 @@ void Node::lose_head(const std::string& why) {
   const ChannelPtr lost = std::exchange(head_, nullptr);
   if (closing_ || service_ended_) return;
   head_watch_.left("head", now_s());
+  knows_revoked_ = identity_.tls == nullptr;  // until a head says it again
   drop_pipeline();
   const std::string text =
       fmt::format("the head {} is gone: {}", layout_.head.empty() ? "" : layout_.head, why);
@@ -207,6 +209,11 @@ awaitable<Result<void>> Node::join_head() {
   Result<ChannelPtr> opened = co_await open(whoever, endpoint, LinkRole::kJoin, 0, kCallDeadline);
   if (opened.has_error()) co_return opened.error();
   const ChannelPtr channel = *opened;
+  if (!is_of_head(*channel)) {
+    channel->close();
+    co_return Error{Errc::kRefused,
+                    fmt::format("{} shows a certificate that is not the head's", channel->peer())};
+  }
   Join join = comeback_->join;
   join.epoch = epoch_;
   if (epoch_ > 0) join.layout_json = layout_to_json(layout_);

@@ -76,6 +76,7 @@ awaitable<Result<void>> Node::connect_all() {
     Result<ChannelPtr> channel = co_await open(name, endpoint, LinkRole::kControl, 0, kConnectDeadline);
     if (channel.has_error()) co_return channel.error();
     controls_[name] = *channel;
+    tell_revoked(*channel);
     co_spawn(io_.executor(), read_control_of(name, *channel), detached);
   }
   // The stages that this node feeds: the next of each of its own, and the first one from the head.

@@ -58,7 +58,7 @@ awaitable<void> Node::serve_peer(ChannelPtr channel) {
     strangers_.pop_front();
   }
   strangers_.push_back(channel);
-  const ValidateHello validate = [this](const Hello& hello) { return refusal_of(hello); };
+  const ValidateHello validate = [this, channel](const Hello& hello) { return refusal_of(hello, *channel); };
   Result<PeerInfo> peer = co_await answer_hello(*channel, expected, validate);
   std::erase(strangers_, channel);
   if (peer.has_error()) {
@@ -83,10 +83,11 @@ awaitable<void> Node::serve_peer(ChannelPtr channel) {
 
 // This node's own checks of a caller: once there is a plan, only the nodes that it names may call, for what
 // it says. Anybody of the cluster may measure a link.
-std::optional<RefusalReason> Node::refusal_of(const Hello& hello) const {
-  if (events_.revoked && events_.revoked(hello.node_name)) {
-    return RefusalReason{Refusal::kOther,
-                         fmt::format("{} was shut out of the cluster (shoal revoke)", hello.node_name)};
+std::optional<RefusalReason> Node::refusal_of(const Hello& hello, const Channel& channel) const {
+  if (!knows_revoked_ && !is_of_head(channel)) {
+    return RefusalReason{
+        Refusal::kBusy, fmt::format("{} has no head that would tell it who belongs to the cluster: try again",
+                                    identity_.name)};
   }
   if (hello.role == LinkRole::kProbe) return std::nullopt;
   if (hello.role == LinkRole::kWeights) {
@@ -114,7 +115,7 @@ std::optional<RefusalReason> Node::refusal_of(const Hello& hello) const {
                                                      identity_.name, hello.node_name)};
   }
   if (hello.role == LinkRole::kPipeline) return pipeline_refusal(hello);
-  if (hello.node_name == layout_.head && !head_) return std::nullopt;
+  if (hello.node_name == layout_.head && is_of_head(channel) && !head_) return std::nullopt;
   return RefusalReason{Refusal::kRole,
                        fmt::format("{} takes orders from the head {} alone, and once; {} called",
                                    identity_.name, layout_.head, hello.node_name)};
@@ -156,6 +157,7 @@ awaitable<void> Node::serve_join(ChannelPtr channel, std::string name) {
   }
   std::erase(accepted_, channel);
   controls_[name] = channel;
+  tell_revoked(channel);
   co_spawn(io_.executor(), read_control_of(name, channel), detached);
   events_.joined(name, *join);
 }
@@ -191,6 +193,11 @@ awaitable<void> Node::serve_control(ChannelPtr channel, bool of_head) {
 void Node::obey(const ChannelPtr& channel, Message&& message) {
   if (const auto* beat = std::get_if<Heartbeat>(&message)) {
     head_watch_.heartbeat("head", beat->progress, beat->working, now_s());
+  } else if (const auto* revoked = std::get_if<Revoked>(&message)) {
+    knows_revoked_ = true;
+    disbelieve({revoked->nodes.begin(), revoked->nodes.end()});
+  } else if (const auto* renewed = std::get_if<NewCertificate>(&message)) {
+    if (certificates_) certificates_->take(*renewed);
   } else if (auto* load = std::get_if<LoadPlan>(&message)) {
     co_spawn(io_.executor(), answer_load(channel, std::move(*load)), detached);
   } else if (auto* measure = std::get_if<Measure>(&message)) {

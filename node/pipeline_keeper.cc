@@ -11,12 +11,13 @@
 #include <set>
 
 #include "node/pipeline_setup.h"
+#include "node/signed_plan.h"
 
 namespace shoal {
 namespace {
 
 constexpr double kComePatience_s = 5;  // for the nodes of the cluster file, where none is there yet
-constexpr int kTicksOfLook = 5;        // from one look at who was revoked to the next
+constexpr int kTicksOfLook = 2;        // from one look at who was revoked to the next
 constexpr double kStepsOfStall = 8;    // a stage slowed four times is slow, not stuck
 
 template <class... Bodies>
@@ -53,6 +54,7 @@ PipelineKeeper::PipelineKeeper(Node& node, Coordinator& coordinator, Settings se
       coordinator_.suspend();
       recovery_.begin_down(names, names.empty() ? 0 : kComePatience_s, now());
     }
+    if (!settings_.revoked_file.empty()) node_.shut_out(revoked_.names());
     node_.set_events(node_events());
     coordinator_.set_keeper({[this](const Error& error) {
                                recovery_.failed(error, now());
@@ -97,7 +99,6 @@ NodeEvents PipelineKeeper::node_events() {
     on_measured(node, measured);
   };
   events.may_join = [this](const std::string& node) { return membership_.may_join(node, now()); };
-  events.revoked = [this](const std::string& node) { return revoked_.contains(node); };
   events.joined = [this](const std::string& node, const Join& join) { on_joined(node, join); };
   return events;
 }
@@ -114,7 +115,7 @@ void PipelineKeeper::arm_tick() {
 void PipelineKeeper::tick() {
   if (--ticks_to_look_ < 0) {
     ticks_to_look_ = kTicksOfLook;
-    revoked_.look();
+    if (revoked_.look()) node_.shut_out(revoked_.names());
     shut_out_revoked();
   }
   for (const Membership::Loss& loss : membership_.tick(now())) {
@@ -134,7 +135,6 @@ void PipelineKeeper::shut_out_revoked() {
   for (const std::string& node : revoked_.names()) {
     if (!membership_.is_here(node) && !recovery_.is_here(node)) continue;
     membership_.left(node, now());
-    node_.cut_off(node);
     on_lost(node, "it was shut out of the cluster (shoal revoke)");
   }
 }
@@ -206,9 +206,9 @@ void PipelineKeeper::load(const Recovery::Load& order) {
     }
     membership_.set_limits(node, limits);
   }
-  const std::string text = layout_to_json(layout_);
+  const LoadPlan statement = signed_plan(node_.identity(), layout_, order.epoch);
   for (const std::string& node : recovery_.here()) {
-    if (node != head_) (void)node_.tell(node, LoadPlan{order.epoch, text});
+    if (node != head_) (void)node_.tell(node, statement);
   }
   auto follow = [](PipelineKeeper* self, PipelineLayout layout, uint64_t epoch,
                    std::weak_ptr<int> alive) -> boost::asio::awaitable<void> {

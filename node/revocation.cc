@@ -3,11 +3,14 @@
 #include <fmt/format.h>
 #include <spdlog/spdlog.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
+#include <cctype>
 #include <filesystem>
 #include <fstream>
 
 #include "base/error.h"
+#include "node/cluster_config.h"
 
 namespace shoal {
 namespace {
@@ -21,9 +24,16 @@ std::string stamp_of(const std::string& file) {
 
 std::set<std::string> read_names(const std::string& file) {
   std::ifstream in(file);
+  if (!in && ::access(file.c_str(), F_OK) == 0) throw SetupError(file + ": cannot be read");
   std::set<std::string> names;
   for (std::string line; std::getline(in, line) && names.size() < kRevokedMax;) {
-    if (!line.empty()) names.insert(line);
+    while (!line.empty() && std::isspace(static_cast<unsigned char>(line.back()))) line.pop_back();
+    if (line.empty()) continue;
+    if (is_node_name(line)) {
+      names.insert(line);
+    } else {
+      spdlog::warn("{}: '{}' is no node's name: that line is passed over", file, line);
+    }
   }
   if (in.bad()) throw SetupError(file + ": cannot be read");
   return names;
@@ -54,6 +64,12 @@ bool set_revoked(const std::string& file, const std::string& node, bool revoked)
   if (!out || error)
     throw SetupError(file + ": cannot be written" + (error ? ": " + error.message() : ""), kExitFailed);
   return true;
+}
+
+Revocations::Revocations(std::string file) : file_(std::move(file)) {
+  if (file_.empty()) return;
+  stamp_ = stamp_of(file_);
+  names_ = read_names(file_);
 }
 
 bool Revocations::look() {

@@ -1,16 +1,17 @@
 // Nodes that a cluster no longer believes: a device that was stolen or given away. Their names stand in a
-// file beside the cluster's authority, one a line; `shoal revoke` writes it, the running head looks at it
-// once in a while. Names and not certificates, because under a launcher a node gets a new certificate at each
-// start. A Revocations object belongs to one thread.
+// file beside the cluster's authority, one a line, kRevokedMax at most; `shoal revoke` writes it, the running
+// head looks at it once in a while and tells the others. Names and not certificates, because a node gets new
+// certificates: at each start under a launcher, and in time elsewhere. A Revocations object belongs to one
+// thread.
 #pragma once
 
 #include <cstdint>
 #include <set>
 #include <string>
 
-namespace shoal {
+#include "transport/messages.h"
 
-inline constexpr size_t kRevokedMax = 4096;  // names in the file
+namespace shoal {
 
 // Of the cluster's authority directory (node/enrolment.h).
 std::string revocations_file(const std::string& directory);
@@ -21,8 +22,9 @@ bool set_revoked(const std::string& file, const std::string& node, bool revoked)
 
 class Revocations {
  public:
-  // `file`: empty: nobody is revoked. One that is not there yet is as good as an empty one.
-  explicit Revocations(std::string file) : file_(std::move(file)) { look(); }
+  // `file`: empty: nobody is revoked. One that is not there yet is as good as an empty one; throws SetupError
+  // where one that is there cannot be read.
+  explicit Revocations(std::string file);
   // Reads the file where it has changed; true where other names stand in it now. One that cannot be read
   // leaves things as they are, and is logged.
   bool look();

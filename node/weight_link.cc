@@ -109,6 +109,12 @@ awaitable<Result<Greeted>> connect(WeightAsker asker, WeightPeer peer, std::chro
   hello.model_fingerprint = asker.model;
   Result<PeerInfo> greeted = co_await say_hello(**channel, hello);
   if (greeted.has_error()) co_return greeted.error();
+  const CertificateInfo* shown = (*channel)->peer_certificate();
+  if (peer.node.empty() && shown != nullptr && !shown->head) {
+    const std::string who = (*channel)->peer();
+    (*channel)->close();
+    co_return Error{Errc::kRefused, fmt::format("{} shows a certificate that is not the head's", who)};
+  }
   co_return Greeted{*channel, greeted->ack};
 }
 

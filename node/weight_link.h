@@ -19,7 +19,7 @@
 namespace shoal {
 
 struct WeightPeer {
-  std::string node;
+  std::string node;  // empty: the head, whatever it is called
   std::string address;
   uint16_t port = 0;
   std::vector<bool> tensors = {};  // which of the manifest's it has; empty: all, or not known

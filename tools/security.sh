@@ -59,7 +59,10 @@ tokens_per_second() {
 crowd() { python3 bench/crowd.py --runs 3 | tee /dev/stderr | awk -F'|' 'NR == 3 {a = $5} NR > 3 {printf "RESULT p99 between tokens %+.0f %% with %s\n", 100 * ($5 / a - 1), $2}' | paste -sd';' | sed 's/;RESULT/,/'; }
 
 printf '| check | result | | s |\n|---|---|---|---|\n'
-row "expired, revoked, foreign, other node's or no certificate; plain text" unit test_transport "*certificate*,*no hello is sent*"
+row "expired, revoked, foreign, other node's or no certificate; plain text" unit test_transport "*certificate*,*no hello is sent*,*revoked*"
+row "who was shut out is shut out everywhere, and by the head alone" unit test_node "*shut out*,*joins no other than the head*,*loses its head lets nobody in*"
+row "plans unsigned, changed, foreign, replayed" unit test_node "*plan is taken as the head*,*without the head's signature*,*plan of another*,*unsigned plan*"
+row "renewal while running, and for whom not" unit test_node "*certificate is renewed*,*head signs for the node*,*a renewal is refused*,*uses no certificate*"
 row "records repeated, swapped, dropped, replayed, changed, made up" unit test_transport "*records that are*"
 row "frames over TLS as they are" unit test_transport "*over TLS*"
 row "hostile frames (F1 to F11), mutated messages" unit test_transport "*hostile*,*mutated*,*truncation*"
@@ -72,6 +75,7 @@ row "keys, and what they keep apart" unit test_node "*key*,*prefix*"
 if ((fuzz_seconds)); then row "fuzz targets, $fuzz_seconds s each" bash tools/fuzz.sh "$fuzz_seconds"; fi
 if ((!quick)); then
   row "strangers at a running cluster; nothing readable in a capture" cluster_test links_test.py
+  row "a device shut out, certificates renewed, while answers stream" cluster_test revoke_test.py
   row "the HTTP corpus (H1 to H20) at a running server" cluster_test hostile_http_test.py
   row "10,000 idle and 1,000 slow connections beside a stream" crowd
   row "what TLS costs, three nodes on loopback" tls_cost

@@ -39,6 +39,7 @@ using Key = std::unique_ptr<EVP_PKEY, Freeing<EVP_PKEY_free>>;
 
 constexpr long kBackdateSeconds = 24 * 3600;  // clocks of small devices differ, and some start in the past
 constexpr int kNameBytesOfX509 = 64;          // ub-common-name of RFC 5280
+constexpr const char* kHeadUnit = "head";     // OU of the head's certificate
 
 // OpenSSL's reason for its last failure; its queue of errors is empty afterwards.
 std::string openssl_reason() {
@@ -87,7 +88,8 @@ std::string attribute(X509_NAME* name, int nid) {
   return text.find('\0') == std::string::npos ? text : std::string();
 }
 
-void set_name(X509_NAME* name, const std::string& node, const std::string& cluster) {
+void set_name(X509_NAME* name, const std::string& node, const std::string& cluster,
+              const std::string& unit = {}) {
   auto add = [&](const char* field, const std::string& value) {
     if (value.empty()) return;
     if (value.size() > kNameBytesOfX509) {
@@ -101,6 +103,7 @@ void set_name(X509_NAME* name, const std::string& node, const std::string& clust
             "naming a certificate");
   };
   add("O", cluster);
+  add("OU", unit);
   add("CN", node);
 }
 
@@ -117,7 +120,7 @@ void add_extension(X509* certificate, X509* issuer, int nid, const char* value) 
 
 // A certificate of `subject` with a random serial number and a lifetime, not yet signed.
 Certificate new_certificate(EVP_PKEY* subject, const std::string& node, const std::string& cluster,
-                            int days) {
+                            std::chrono::seconds life, const std::string& unit = {}) {
   Certificate certificate(X509_new());
   unsigned char serial[16];
   require(certificate && RAND_bytes(serial, sizeof serial) == 1, "making a certificate");
@@ -128,10 +131,10 @@ Certificate new_certificate(EVP_PKEY* subject, const std::string& node, const st
   BN_free(number);
   require(numbered && X509_set_version(certificate.get(), X509_VERSION_3) == 1 &&
               X509_gmtime_adj(X509_getm_notBefore(certificate.get()), -kBackdateSeconds) != nullptr &&
-              X509_time_adj_ex(X509_getm_notAfter(certificate.get()), days, 0, nullptr) != nullptr &&
+              X509_time_adj_ex(X509_getm_notAfter(certificate.get()), 0, life.count(), nullptr) != nullptr &&
               X509_set_pubkey(certificate.get(), subject) == 1,
           "making a certificate");
-  set_name(X509_get_subject_name(certificate.get()), node, cluster);
+  set_name(X509_get_subject_name(certificate.get()), node, cluster, unit);
   return certificate;
 }
 
@@ -186,9 +189,11 @@ CertificateInfo certificate_info(const std::string& pem) {
   info.node = attribute(subject, NID_commonName);
   info.cluster = attribute(subject, NID_organizationName);
   for (unsigned int i = 0; i < size; ++i) info.fingerprint += fmt::format("{:02x}", digest[i]);
-  std::tm expires{};
-  if (ASN1_TIME_to_tm(X509_get0_notAfter(certificate.get()), &expires) == 1)
-    info.expires_s = timegm(&expires);
+  info.head = attribute(subject, NID_organizationalUnitName) == kHeadUnit;
+  std::tm time{};
+  if (ASN1_TIME_to_tm(X509_get0_notBefore(certificate.get()), &time) == 1)
+    info.issued_s = timegm(&time) + kBackdateSeconds;
+  if (ASN1_TIME_to_tm(X509_get0_notAfter(certificate.get()), &time) == 1) info.expires_s = timegm(&time);
   return info;
 }
 
@@ -224,13 +229,35 @@ std::string NodeKey::request(const std::string& node, const std::string& cluster
   return text_of(bio.get());
 }
 
+namespace {
+
+Result<Request> read_request(const std::string& request) {
+  if (request.size() > kRequestBytesMax)
+    return Error{Errc::kInvalidInput, "a certificate request of that size"};
+  Request parsed(PEM_read_bio_X509_REQ(reading(request).get(), nullptr, nullptr, nullptr));
+  EVP_PKEY* subject = parsed ? X509_REQ_get0_pubkey(parsed.get()) : nullptr;
+  if (subject == nullptr || X509_REQ_verify(parsed.get(), subject) != 1) {
+    return Error{Errc::kInvalidInput,
+                 "no certificate request, or one whose signature does not hold: " + openssl_reason()};
+  }
+  return parsed;
+}
+
+}  // namespace
+
+Result<std::string> requested_name(const std::string& request) {
+  const Result<Request> parsed = read_request(request);
+  if (parsed.has_error()) return parsed.error();
+  return attribute(X509_REQ_get_subject_name(parsed->get()), NID_commonName);
+}
+
 CertificateAuthority::CertificateAuthority(NodeKey key, std::string certificate, std::string cluster)
     : key_(std::move(key)), certificate_(std::move(certificate)), cluster_(std::move(cluster)) {}
 
 CertificateAuthority CertificateAuthority::create(const std::string& cluster) {
   NodeKey key = NodeKey::create();
   const Certificate certificate =
-      new_certificate(key.handle(), "authority of " + cluster, cluster, kAuthorityDays);
+      new_certificate(key.handle(), "authority of " + cluster, cluster, std::chrono::days(kAuthorityDays));
   X509* self = certificate.get();
   require(X509_set_issuer_name(self, X509_get_subject_name(self)) == 1, "making an authority");
   add_extension(self, self, NID_basic_constraints, "critical,CA:TRUE,pathlen:0");
@@ -261,18 +288,14 @@ CertificateAuthority CertificateAuthority::in(const std::string& directory, cons
 }
 
 Result<std::string> CertificateAuthority::sign(const std::string& request, const std::string& node,
-                                               int days) const {
-  if (request.size() > kRequestBytesMax)
-    return Error{Errc::kInvalidInput, "a certificate request of that size"};
-  const Request parsed(PEM_read_bio_X509_REQ(reading(request).get(), nullptr, nullptr, nullptr));
-  EVP_PKEY* subject = parsed ? X509_REQ_get0_pubkey(parsed.get()) : nullptr;
-  if (subject == nullptr || X509_REQ_verify(parsed.get(), subject) != 1) {
-    return Error{Errc::kInvalidInput,
-                 "no certificate request, or one whose signature does not hold: " + openssl_reason()};
-  }
+                                               std::chrono::seconds life, CertificateRole role) const {
+  const Result<Request> parsed = read_request(request);
+  if (parsed.has_error()) return parsed.error();
+  EVP_PKEY* subject = X509_REQ_get0_pubkey(parsed->get());
   const Certificate issuer = read_certificate(certificate_);
   SHOAL_CHECK(issuer != nullptr);
-  const Certificate certificate = new_certificate(subject, node, cluster_, days);
+  const Certificate certificate =
+      new_certificate(subject, node, cluster_, life, role == CertificateRole::kHead ? kHeadUnit : "");
   require(X509_set_issuer_name(certificate.get(), X509_get_subject_name(issuer.get())) == 1,
           "signing a certificate");
   add_extension(certificate.get(), issuer.get(), NID_basic_constraints, "critical,CA:FALSE");
@@ -286,15 +309,20 @@ void store_credentials(const std::string& directory, const NodeCredentials& cred
   make_private_directory(directory);
   write_file(directory + "/authority.crt", credentials.authority, 0644);
   write_file(directory + "/node.crt", credentials.certificate, 0644);
-  write_file(directory + "/node.key", credentials.key.pem(), 0600);  // last: a key there means that all are
+  // Last: a key there means that all are.
+  write_file(directory + "/node.key", credentials.key.pem() + credentials.certificate, 0600);
 }
 
 std::optional<NodeCredentials> stored_credentials(const std::string& directory) {
   const std::string key_path = directory + "/node.key";
   if (!is_kept_private(key_path, "pass for this node")) return std::nullopt;
   try {
-    NodeCredentials credentials{NodeKey::from_pem(read_file(key_path)), read_file(directory + "/node.crt"),
-                                read_file(directory + "/authority.crt")};
+    const std::string key = read_file(key_path);
+    const size_t certificate = key.find("-----BEGIN CERTIFICATE-----");
+    NodeCredentials credentials{
+        NodeKey::from_pem(key),
+        certificate == std::string::npos ? read_file(directory + "/node.crt") : key.substr(certificate),
+        read_file(directory + "/authority.crt")};
     (void)certificate_info(credentials.certificate);
     return credentials;
   } catch (const SetupError& error) {

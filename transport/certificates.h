@@ -10,6 +10,8 @@
 // made or read here is a SetupError; what another node sent is a Result.
 #pragma once
 
+#include <chrono>
+#include <cstdint>
 #include <memory>
 #include <optional>
 #include <string>
@@ -24,9 +26,10 @@ namespace shoal {
 
 // What a certificate says of its owner.
 struct CertificateInfo {
-  std::string node, cluster;  // CN and O
-  std::string fingerprint;    // SHA-256 of the DER form, in hexadecimal
-  int64_t expires_s = 0;      // Unix time
+  std::string node, cluster;            // CN and O
+  bool head = false;                    // OU: its owner is the cluster's head, whom the others obey
+  std::string fingerprint;              // SHA-256 of the DER form, in hexadecimal
+  int64_t issued_s = 0, expires_s = 0;  // Unix time; its validity begins a day before it was issued
 };
 // Throws SetupError where `pem` is no certificate.
 CertificateInfo certificate_info(const std::string& pem);
@@ -46,9 +49,15 @@ class NodeKey {
   std::shared_ptr<evp_pkey_st> key_;
 };
 
-inline constexpr int kCertificateDays = 90;          // of a node; it is renewed at each start
-inline constexpr int kAuthorityDays = 3650;          // of the authority
-inline constexpr size_t kRequestBytesMax = 4 << 10;  // of a certificate request in PEM
+inline constexpr int kCertificateDays = 90;              // of a node, unless the cluster file says otherwise
+inline constexpr int kAuthorityDays = 3650;              // of the authority
+inline constexpr size_t kRequestBytesMax = 4 << 10;      // of a certificate request in PEM
+inline constexpr size_t kCertificateBytesMax = 4 << 10;  // of a certificate in PEM
+
+// The name that a certificate request claims. kInvalidInput: it is none, or its signature does not hold.
+Result<std::string> requested_name(const std::string& request);
+
+enum class CertificateRole { kNode, kHead };
 
 class CertificateAuthority {
  public:
@@ -63,7 +72,8 @@ class CertificateAuthority {
   // request itself claims to be called is not believed. kInvalidInput: no request, or its signature does not
   // hold.
   Result<std::string> sign(const std::string& request, const std::string& node,
-                           int days = kCertificateDays) const;
+                           std::chrono::seconds life = std::chrono::days(kCertificateDays),
+                           CertificateRole role = CertificateRole::kNode) const;
 
  private:
   CertificateAuthority(NodeKey key, std::string certificate, std::string cluster);
@@ -77,8 +87,9 @@ struct NodeCredentials {
   std::string certificate;  // of this node
   std::string authority;    // certificate of the cluster's authority
 };
-// Kept in a directory of mode 0700: node.key (0600), node.crt, authority.crt. Both throw SetupError naming
-// the file; nothing where the directory has no key.
+// Kept in a directory of mode 0700: node.key (0600: the key and, so that one never stands there without the
+// other, its certificate), node.crt, authority.crt. Both throw SetupError naming the file; nothing where the
+// directory has no key.
 void store_credentials(const std::string& directory, const NodeCredentials& credentials);
 std::optional<NodeCredentials> stored_credentials(const std::string& directory);
 

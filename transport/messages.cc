@@ -27,7 +27,10 @@ std::string_view message_name(const Message& message) {
                                                 "weights",
                                                 "join",
                                                 "measure",
-                                                "measured"};
+                                                "measured",
+                                                "list of who was shut out",
+                                                "request for a certificate",
+                                                "certificate"};
   static_assert(std::size(kNames) == std::variant_size_v<Message>);
   return kNames[message.index()];
 }

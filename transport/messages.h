@@ -36,6 +36,7 @@ inline constexpr size_t kPayloadBytesMax = size_t{64} << 20;    // activations o
 inline constexpr size_t kHandshakeBytesMax = size_t{16} << 10;  // a whole frame before the hello is accepted
 inline constexpr size_t kWeightsBytesMax = size_t{8} << 20;     // of one request for weights
 inline constexpr size_t kWeightsRequestsMax = 16;               // not answered yet, on one link
+inline constexpr size_t kRevokedMax = 4096;                     // nodes shut out of a cluster
 inline constexpr size_t kPayloadAlignment = 64;                 // of a receiver's payload buffer, in bytes
 
 // What a connection is for.
@@ -229,6 +230,8 @@ struct LinkProbeAck {
 struct LoadPlan {
   uint64_t epoch = 0;
   std::string plan_json;
+  std::string certificate = {};  // of the head that signed plan_json, PEM
+  std::string signature = {};    // hexadecimal
   bool operator==(const LoadPlan&) const = default;
 };
 
@@ -272,6 +275,24 @@ struct Join {
   bool operator==(const Join&) const = default;
 };
 
+// Who was shut out of the cluster: all of them, each time.
+struct Revoked {
+  std::vector<std::string> nodes;
+  bool operator==(const Revoked&) const = default;
+};
+
+// A node asks the head for another certificate before its own ends: PKCS#10, in PEM.
+struct CertificateRequest {
+  std::string pem;
+  bool operator==(const CertificateRequest&) const = default;
+};
+
+struct NewCertificate {
+  std::string certificate;  // PEM
+  std::string failure;      // why there is none
+  bool operator==(const NewCertificate&) const = default;
+};
+
 // The head asks a node to measure its links to others: JSON texts, as wire.capnp says.
 struct Measure {
   std::string peers_json;
@@ -283,9 +304,10 @@ struct Measured {
   bool operator==(const Measured&) const = default;
 };
 
-using Message = std::variant<Hello, HelloAck, StepMessage, ResultMessage, StatsRequest, StatsMessage,
-                             Heartbeat, Shutdown, CancelAdvice, LinkProbe, LinkProbeAck, LoadPlan, Ready,
-                             WeightsRequest, WeightsData, Join, Measure, Measured>;
+using Message =
+    std::variant<Hello, HelloAck, StepMessage, ResultMessage, StatsRequest, StatsMessage, Heartbeat, Shutdown,
+                 CancelAdvice, LinkProbe, LinkProbeAck, LoadPlan, Ready, WeightsRequest, WeightsData, Join,
+                 Measure, Measured, Revoked, CertificateRequest, NewCertificate>;
 
 // "step", "hello acknowledgement", ...: for error messages.
 std::string_view message_name(const Message& message);

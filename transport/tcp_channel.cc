@@ -10,6 +10,7 @@
 #include <boost/asio/co_spawn.hpp>
 #include <boost/asio/detached.hpp>
 #include <boost/asio/experimental/awaitable_operators.hpp>
+#include <boost/asio/post.hpp>
 #include <boost/asio/redirect_error.hpp>
 #include <boost/asio/this_coro.hpp>
 #include <boost/asio/use_awaitable.hpp>
@@ -25,6 +26,8 @@ using asio::ip::tcp;
 using boost::system::error_code;
 
 namespace {
+
+constexpr std::chrono::milliseconds kFarewell{200};  // for a peer that is refused to read why
 
 // A receive buffer for large metadata (a plan, whole vocabularies) is given back after use.
 constexpr size_t kKeptMetadataWords = size_t{1} << 16;
@@ -119,6 +122,7 @@ size_t TcpChannel::unacknowledged_bytes() const {
 Error TcpChannel::end(Error reason) {
   if (ended_) return *ended_;
   ended_ = std::move(reason);
+  watch_.reset();
   error_code ignored;
   socket_.close(ignored);
   write_watchdog_.disarm();
@@ -166,10 +170,40 @@ asio::awaitable<Result<void>> TcpChannel::handshake(std::chrono::milliseconds ti
     if (!ec) ec = co_await wait_for_stream();
     if (!ec || ended_) continue;
     if (stream_->reason().empty()) co_return end_by(ec, "greeting");
-    co_return end(Error{Errc::kRefused, peer() + " was not let in: " + stream_->reason()});
+    const Error refused{Errc::kRefused, peer() + " was not let in: " + stream_->reason()};
+    co_await let_refusal_arrive();
+    co_return end(refused);
   }
   watchdog.disarm();
-  co_return Result<void>();
+  co_return watch_peer();
+}
+
+Result<void> TcpChannel::watch_peer() {
+  const CertificateInfo* shown = stream_->peer_certificate();
+  if (shown == nullptr) return {};
+  const Error revoked{Errc::kRefused,
+                      "its certificate (of node " + shown->node + ") was revoked (shoal revoke)"};
+  watch_ = options_.tls->watch(
+      shown->node, peer_address_, [weak = weak_from_this(), executor = socket_.get_executor(), revoked] {
+        asio::post(executor, [weak, revoked] {
+          if (const std::shared_ptr<TcpChannel> channel = weak.lock())
+            channel->end(
+                Error{revoked.code, channel->peer() + " is not believed any more: " + revoked.message});
+        });
+      });
+  if (watch_) return {};
+  return end(Error{revoked.code, peer() + " was not let in: " + revoked.message});
+}
+
+asio::awaitable<void> TcpChannel::let_refusal_arrive() {
+  error_code ec;
+  socket_.shutdown(tcp::socket::shutdown_send, ec);
+  const Deadline deadline = after(kFarewell);
+  std::array<char, 1024> scrap;
+  for (size_t bytes = 0; !ec && bytes < kHandshakeBytesMax;) {
+    if (!co_await wait_readable(deadline)) break;
+    bytes += socket_.read_some(asio::buffer(scrap), ec);
+  }
 }
 
 // --- sending

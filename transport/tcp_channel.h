@@ -73,6 +73,11 @@ class TcpChannel final : public Channel, public std::enable_shared_from_this<Tcp
 
   TcpChannel(boost::asio::ip::tcp::socket socket, const ChannelOptions& options, TlsSide side);
 
+  // The channel ends when its peer is revoked.
+  Result<void> watch_peer();
+  // After a refusal: gives the peer the time to read why. Closing over what it has sent meanwhile would reset
+  // the connection, and lose the alert.
+  boost::asio::awaitable<void> let_refusal_arrive();
   // Waits until the socket is ready for what the stream wants.
   boost::asio::awaitable<boost::system::error_code> wait_for_stream();
 
@@ -99,6 +104,7 @@ class TcpChannel final : public Channel, public std::enable_shared_from_this<Tcp
   std::unique_ptr<ByteStream> stream_;  // over socket_
   FrameLimits limits_ = kHandshakeLimits;
   std::optional<Error> ended_;
+  TlsContext::Watch watch_;  // of the peer, that may be revoked
   uint64_t bytes_sent_ = 0, bytes_received_ = 0;
 
   std::deque<Pending> queue_;

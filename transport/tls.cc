@@ -7,10 +7,12 @@
 #include <openssl/x509v3.h>
 #include <sys/socket.h>
 
-#include <algorithm>
+#include <fmt/format.h>
+
 #include <boost/asio/error.hpp>
 #include <cerrno>
 #include <cstring>
+#include <map>
 #include <mutex>
 #include <optional>
 #include <utility>
@@ -35,12 +37,55 @@ Pem certificate_of(const std::string& pem) {
   return certificate;
 }
 
+std::string pem_of(X509* certificate) {
+  BIO* bio = BIO_new(BIO_s_mem());
+  std::string pem;
+  if (bio != nullptr && PEM_write_bio_X509(bio, certificate) == 1) {
+    char* text = nullptr;
+    const long size = BIO_get_mem_data(bio, &text);
+    pem.assign(text, static_cast<size_t>(size));
+  }
+  BIO_free(bio);
+  return pem;
+}
+
+// What the other side's alert says of this node's certificate, with the way out; empty: of no concern here.
+std::string alert_text(unsigned long code) {
+  if (ERR_GET_LIB(code) != ERR_LIB_SSL) return {};
+  switch (ERR_GET_REASON(code)) {
+    case SSL_R_SSLV3_ALERT_CERTIFICATE_REVOKED:
+      return "this node was shut out of the cluster (shoal revoke)";
+    case SSL_R_SSLV3_ALERT_CERTIFICATE_EXPIRED:
+      return "this node's certificate has expired there: run `shoal invite -c CLUSTER.yaml` on the head and "
+             "start this node with its token (where mpirun starts the nodes: start them again), and see that "
+             "both clocks are right";
+    default:
+      return {};
+  }
+}
+
 std::string openssl_reason() {
   std::string text;
   while (const unsigned long code = ERR_get_error()) {
-    if (const char* reason = ERR_reason_error_string(code); reason != nullptr) text = reason;
+    const char* reason = ERR_reason_error_string(code);
+    const std::string alert = alert_text(code);
+    if (!alert.empty() || reason != nullptr) text = alert.empty() ? reason : alert;
   }
   return text;
+}
+
+// `node`: as the certificate says, once its signature was found right.
+std::string verify_text(long error, const std::string& node) {
+  if (error == X509_V_ERR_CERT_REVOKED)
+    return fmt::format("its certificate (of node {}) was revoked (shoal revoke)", node);
+  if (error == X509_V_ERR_CERT_HAS_EXPIRED) {
+    return fmt::format(
+        "its certificate (of node {}) has expired: run `shoal invite -c CLUSTER.yaml --name {}` on the head "
+        "and "
+        "start {} with its token (where mpirun starts the nodes: start them again)",
+        node, node, node);
+  }
+  return std::string("its certificate: ") + X509_verify_cert_error_string(error);
 }
 
 // --- a socket as OpenSSL reads and writes it: its own kind raises SIGPIPE where the peer has gone
@@ -103,8 +148,9 @@ class PlainStream final : public ByteStream {
 class TlsStream final : public ByteStream {
  public:
   TlsStream(Socket& socket, std::shared_ptr<const TlsContext> context, TlsSide side)
-      : context_(std::move(context)), ssl_(SSL_new(context_->handle()), SSL_free) {
+      : context_(std::move(context)), ssl_(context_->new_session(), SSL_free) {
     SHOAL_CHECK(ssl_ != nullptr);
+    SSL_set_app_data(ssl_.get(), this);
     BIO* bio = BIO_new(socket_method());
     SHOAL_CHECK(bio != nullptr);
     BIO_set_data(bio, reinterpret_cast<void*>(static_cast<intptr_t>(socket.native_handle())));
@@ -151,6 +197,23 @@ class TlsStream final : public ByteStream {
   const CertificateInfo* peer_certificate() const override { return peer_ ? &*peer_ : nullptr; }
   std::string reason() const override { return reason_; }
 
+  // OpenSSL's checks of a certificate, and ours of its owner: one that is revoked is told so by an alert.
+  static int verify(int ok, X509_STORE_CTX* store) {
+    if (X509_STORE_CTX_get_error_depth(store) != 0) return ok;
+    auto* ssl = static_cast<SSL*>(X509_STORE_CTX_get_ex_data(store, SSL_get_ex_data_X509_STORE_CTX_idx()));
+    auto& self = *static_cast<TlsStream*>(SSL_get_app_data(ssl));
+    const int error = X509_STORE_CTX_get_error(store);
+    if (ok != 1 && error != X509_V_ERR_CERT_HAS_EXPIRED) return ok;
+    try {
+      self.shown_ = certificate_info(pem_of(X509_STORE_CTX_get_current_cert(store))).node;
+    } catch (const SetupError&) {  // must not pass through OpenSSL
+      return 0;
+    }
+    if (ok != 1 || !self.context_->is_revoked(self.shown_)) return ok;
+    X509_STORE_CTX_set_error(store, X509_V_ERR_CERT_REVOKED);
+    return 0;
+  }
+
  private:
   static bool would_wait(const error_code& ec) { return ec == asio::error::would_block; }
 
@@ -172,25 +235,16 @@ class TlsStream final : public ByteStream {
     }
     const long verified = SSL_get_verify_result(ssl_.get());
     reason_ = openssl_reason();
-    if (verified != X509_V_OK)
-      reason_ = std::string("its certificate: ") + X509_verify_cert_error_string(verified);
+    if (verified != X509_V_OK) reason_ = verify_text(verified, shown_);
     ec = asio::error::eof;  // where there is no reason the socket has ended
     if (!reason_.empty()) ec = asio::error::access_denied;
   }
 
   bool know_peer(error_code& ec) {
     const Pem certificate(SSL_get1_peer_certificate(ssl_.get()), X509_free);
-    BIO* bio = BIO_new(BIO_s_mem());
-    char* text = nullptr;
-    if (certificate && bio != nullptr && PEM_write_bio_X509(bio, certificate.get()) == 1) {
-      const long size = BIO_get_mem_data(bio, &text);
-      peer_ = certificate_info(std::string(text, static_cast<size_t>(size)));
-    }
-    BIO_free(bio);
-    if (peer_ && !context_->is_revoked(peer_->fingerprint)) return true;
-    reason_ =
-        peer_ ? "its certificate (of node " + peer_->node + ") was revoked" : "it showed no certificate";
-    peer_.reset();
+    if (certificate) peer_ = certificate_info(pem_of(certificate.get()));
+    if (peer_) return true;
+    reason_ = "it showed no certificate";
     ec = asio::error::access_denied;
     return false;
   }
@@ -198,6 +252,7 @@ class TlsStream final : public ByteStream {
   std::shared_ptr<const TlsContext> context_;
   std::unique_ptr<SSL, decltype(&SSL_free)> ssl_;
   std::optional<CertificateInfo> peer_;
+  std::string shown_;  // the node of a certificate of the authority, before all was checked
   Wants wants_ = Wants::kRead;
   std::string reason_;
   std::array<std::byte, kRecordBytes> record_;
@@ -206,53 +261,123 @@ class TlsStream final : public ByteStream {
 
 }  // namespace
 
-struct TlsContext::Revoked {
-  mutable std::mutex mutex;
-  std::vector<std::string> fingerprints;  // sorted
+struct TlsContext::State {
+  struct Watched {
+    std::string node, address;
+    std::function<void()> end;
+  };
+  explicit State(NodeCredentials own) : credentials(std::move(own)) {}
+  std::mutex mutex;
+  NodeCredentials credentials;
+  std::unique_ptr<SSL_CTX, decltype(&SSL_CTX_free)> context{nullptr, SSL_CTX_free};
+  std::set<std::string> revoked;
+  std::map<uint64_t, Watched> watched;
+  uint64_t next_watch = 0;
 };
 
-TlsContext::TlsContext(const NodeCredentials& credentials)
-    : context_(SSL_CTX_new(TLS_method())), revoked_(std::make_unique<Revoked>()) {
+namespace {
+
+SSL_CTX* make_context(const NodeCredentials& credentials) {
   const Pem own = certificate_of(credentials.certificate), authority = certificate_of(credentials.authority);
+  SSL_CTX* const context = SSL_CTX_new(TLS_method());
   const bool set_up =
-      context_ != nullptr && own && authority &&
-      SSL_CTX_set_min_proto_version(context_, TLS1_3_VERSION) == 1 &&
+      context != nullptr && own && authority && SSL_CTX_set_min_proto_version(context, TLS1_3_VERSION) == 1 &&
       SSL_CTX_set_ciphersuites(
-          context_, "TLS_AES_128_GCM_SHA256:TLS_CHACHA20_POLY1305_SHA256:TLS_AES_256_GCM_SHA384") == 1 &&
-      SSL_CTX_use_certificate(context_, own.get()) == 1 &&
-      SSL_CTX_use_PrivateKey(context_, credentials.key.handle()) == 1 &&
-      SSL_CTX_check_private_key(context_) == 1 &&
-      X509_STORE_add_cert(SSL_CTX_get_cert_store(context_), authority.get()) == 1 &&
-      SSL_CTX_add_client_CA(context_, authority.get()) == 1;
+          context, "TLS_AES_128_GCM_SHA256:TLS_CHACHA20_POLY1305_SHA256:TLS_AES_256_GCM_SHA384") == 1 &&
+      SSL_CTX_use_certificate(context, own.get()) == 1 &&
+      SSL_CTX_use_PrivateKey(context, credentials.key.handle()) == 1 &&
+      SSL_CTX_check_private_key(context) == 1 &&
+      X509_STORE_add_cert(SSL_CTX_get_cert_store(context), authority.get()) == 1 &&
+      SSL_CTX_add_client_CA(context, authority.get()) == 1;
   if (!set_up) {
     const std::string reason = openssl_reason();
-    SSL_CTX_free(context_);
+    SSL_CTX_free(context);
     throw SetupError("this node's key and certificates do not belong together: " + reason);
   }
   // Either side of a link may connect, so what a certificate may be used for is not asked of it.
-  SSL_CTX_set_purpose(context_, X509_PURPOSE_ANY);
-  SSL_CTX_set_verify(context_, SSL_VERIFY_PEER | SSL_VERIFY_FAIL_IF_NO_PEER_CERT, nullptr);
-  SSL_CTX_set_verify_depth(context_, 1);
+  SSL_CTX_set_purpose(context, X509_PURPOSE_ANY);
+  SSL_CTX_set_verify(context, SSL_VERIFY_PEER | SSL_VERIFY_FAIL_IF_NO_PEER_CERT, TlsStream::verify);
+  SSL_CTX_set_verify_depth(context, 1);
   // A connection that ends without a farewell is one that ended: frames say their length.
-  SSL_CTX_set_options(context_, SSL_OP_NO_TICKET | SSL_OP_IGNORE_UNEXPECTED_EOF);
-  SSL_CTX_set_num_tickets(context_, 0);
-  SSL_CTX_set_session_cache_mode(context_, SSL_SESS_CACHE_OFF);
-  SSL_CTX_set_mode(context_, SSL_MODE_RELEASE_BUFFERS);
+  SSL_CTX_set_options(context, SSL_OP_NO_TICKET | SSL_OP_IGNORE_UNEXPECTED_EOF);
+  SSL_CTX_set_num_tickets(context, 0);
+  SSL_CTX_set_session_cache_mode(context, SSL_SESS_CACHE_OFF);
+  SSL_CTX_set_mode(context, SSL_MODE_RELEASE_BUFFERS);
+  return context;
 }
 
-TlsContext::~TlsContext() {
-  SSL_CTX_free(context_);
+}  // namespace
+
+TlsContext::TlsContext(const NodeCredentials& credentials) : state_(std::make_shared<State>(credentials)) {
+  state_->context.reset(make_context(credentials));
 }
 
-void TlsContext::set_revoked(std::vector<std::string> fingerprints) {
-  std::sort(fingerprints.begin(), fingerprints.end());
-  const std::lock_guard lock(revoked_->mutex);
-  revoked_->fingerprints = std::move(fingerprints);
+TlsContext::~TlsContext() = default;
+
+void TlsContext::renew(const NodeCredentials& credentials) {
+  const Pem own = certificate_of(credentials.certificate), authority = certificate_of(credentials.authority);
+  if (!own || !authority || X509_verify(own.get(), X509_get0_pubkey(authority.get())) != 1) {
+    ERR_clear_error();
+    throw SetupError("the new certificate was not signed by the cluster's authority");
+  }
+  SSL_CTX* const fresh = make_context(credentials);
+  const std::lock_guard lock(state_->mutex);
+  state_->context.reset(fresh);  // sessions keep the one that they began with
+  state_->credentials = credentials;
 }
 
-bool TlsContext::is_revoked(const std::string& fingerprint) const {
-  const std::lock_guard lock(revoked_->mutex);
-  return std::binary_search(revoked_->fingerprints.begin(), revoked_->fingerprints.end(), fingerprint);
+NodeCredentials TlsContext::credentials() const {
+  const std::lock_guard lock(state_->mutex);
+  return state_->credentials;
+}
+
+SignedText TlsContext::sign(std::string_view purpose, std::string text) const {
+  const std::lock_guard lock(state_->mutex);
+  return sign_text(state_->credentials, purpose, std::move(text));
+}
+
+Result<CertificateInfo> TlsContext::check(std::string_view purpose, const SignedText& signed_text) const {
+  const std::lock_guard lock(state_->mutex);
+  return check_signed(signed_text, purpose, state_->credentials.authority);
+}
+
+ssl_st* TlsContext::new_session() const {
+  const std::lock_guard lock(state_->mutex);
+  return SSL_new(state_->context.get());
+}
+
+std::vector<std::string> TlsContext::set_revoked(std::set<std::string> nodes) {
+  const std::lock_guard lock(state_->mutex);
+  state_->revoked = std::move(nodes);
+  std::vector<std::string> ended;
+  for (const auto& [id, watched] : state_->watched) {
+    if (!state_->revoked.contains(watched.node)) continue;
+    ended.push_back(fmt::format("{} at {}", watched.node, watched.address));
+    watched.end();
+  }
+  return ended;
+}
+
+std::set<std::string> TlsContext::revoked() const {
+  const std::lock_guard lock(state_->mutex);
+  return state_->revoked;
+}
+
+bool TlsContext::is_revoked(const std::string& node) const {
+  const std::lock_guard lock(state_->mutex);
+  return state_->revoked.contains(node);
+}
+
+TlsContext::Watch TlsContext::watch(const std::string& node, const std::string& address,
+                                    std::function<void()> end) const {
+  const std::lock_guard lock(state_->mutex);
+  if (state_->revoked.contains(node)) return nullptr;
+  const uint64_t id = ++state_->next_watch;
+  state_->watched[id] = {node, address, std::move(end)};
+  return Watch(state_.get(), [state = state_, id](void*) {
+    const std::lock_guard unwatching(state->mutex);
+    state->watched.erase(id);
+  });
 }
 
 std::unique_ptr<ByteStream> make_plain_stream(ByteStream::Socket& socket) {

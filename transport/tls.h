@@ -1,9 +1,10 @@
 // TLS 1.3 under a channel: both sides show a certificate of the cluster's authority, or nothing is said.
 //
-// A TlsContext holds a node's credentials and settings and is shared by its connections; it may be used from
-// any thread. A ByteStream is what a channel reads and writes: the socket itself, or TLS over it. It belongs
-// to the channel's io thread, never waits, and refers to the channel's socket, which outlives it. Errors are
-// asio's error codes; would_block says that the socket must be waited for, and `wants()` for what.
+// A TlsContext holds a node's credentials and who it no longer believes, and is shared by its connections; it
+// may be used from any thread. A ByteStream is what a channel reads and writes: the socket itself, or TLS
+// over it. It belongs to the channel's io thread, never waits, and refers to the channel's socket, which
+// outlives it. Errors are asio's error codes; would_block says that the socket must be waited for, and
+// `wants()` for what.
 //
 // Only TLS 1.3 (RFC 8446), without session tickets, early data or renegotiation: AES-128-GCM first, ChaCha20
 // for boards without AES instructions. In TLS 1.3 the side that connected sees success before the other has
@@ -14,13 +15,17 @@
 #include <boost/asio/buffer.hpp>
 #include <boost/asio/ip/tcp.hpp>
 #include <boost/system/error_code.hpp>
+#include <functional>
 #include <memory>
+#include <set>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "transport/certificates.h"
+#include "transport/signed_text.h"
 
-struct ssl_ctx_st;
+struct ssl_st;
 
 namespace shoal {
 
@@ -32,17 +37,31 @@ class TlsContext {
   TlsContext(const TlsContext&) = delete;
   TlsContext& operator=(const TlsContext&) = delete;
 
-  // Certificates that are no longer believed, by fingerprint; replaces those set before. Connections that are
-  // open stay open: their owner closes them.
-  void set_revoked(std::vector<std::string> fingerprints);
-  bool is_revoked(const std::string& fingerprint) const;
-  ssl_ctx_st* handle() const { return context_; }
+  // Connections made from now on show these; those that exist go on. Throws SetupError where they do not
+  // belong together, or the authority did not sign.
+  void renew(const NodeCredentials& credentials);
+  NodeCredentials credentials() const;
+
+  // Nodes that are no longer believed, by the name in their certificates; replaces those named before. Their
+  // handshakes fail, and their connections end, whichever thread has them. Whose did, for the log: "pi-2 at
+  // 10.0.0.5:7000".
+  std::vector<std::string> set_revoked(std::set<std::string> nodes);
+  std::set<std::string> revoked() const;
+  bool is_revoked(const std::string& node) const;
+  // As long as the watch lives, `end` is called when the node is revoked: in the thread that says so, under a
+  // lock, to post and return. Null: it is revoked already.
+  using Watch = std::shared_ptr<void>;
+  Watch watch(const std::string& node, const std::string& address, std::function<void()> end) const;
+
+  // In this node's name, and whose name a text is in (transport/signed_text.h).
+  SignedText sign(std::string_view purpose, std::string text) const;
+  Result<CertificateInfo> check(std::string_view purpose, const SignedText& signed_text) const;
+
+  ssl_st* new_session() const;  // the caller frees it
 
  private:
-  ssl_ctx_st* context_;
-  std::string authority_;
-  struct Revoked;
-  std::unique_ptr<Revoked> revoked_;
+  struct State;
+  std::shared_ptr<State> state_;
 };
 
 enum class TlsSide { kConnected, kAccepted };

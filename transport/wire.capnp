@@ -78,6 +78,9 @@ $Cxx.namespace("shoal::wire");
 #    so. Caches begin empty with an epoch: the head sends the sequences' tokens again.
 #    Both ends of a control connection send Heartbeat five times a second, from the thread that does I/O. A worker that
 #    hears nothing from its head for 2.4 seconds drops the session, keeps its weights and calls the head to join again.
+#    Nodes that were shut out of the cluster are named by Revoked, the first message that a worker gets from its head; who
+#    has no head, or has not heard that from it yet, takes connections from nobody else.
+#    A certificate that will end is renewed on control, by CertificateRequest and NewCertificate.
 #    Cancel is defined and checked, but this version of the program does not send it; a receiver passes over it.
 # 5. The head ends a session with Shutdown on control; a worker that cannot go on sends Shutdown with its reason.
 #
@@ -123,7 +126,7 @@ $Cxx.namespace("shoal::wire");
 #
 # LIMITS
 #
-# Rows 4096, cache operations 4096, names 255 bytes, any text 1 MiB, statistics of 256 stages and 256 links, times of
+# Rows 4096, cache operations 4096, nodes shut out 4096, names 255 bytes, any text 1 MiB, statistics of 256 stages and 256 links, times of
 # 256 stages, metadata
 # and payload 64 MiB each. A name is UTF-8 without control characters where it is shown to a person.
 # A sender that finds its peer too slow to take more than 256 waiting messages gives up on posting, never buffers more.
@@ -149,6 +152,9 @@ struct Message {
     join @15 :Join;
     measure @16 :Measure;
     measured @17 :Measured;
+    revoked @18 :Revoked;
+    certificateRequest @19 :CertificateRequest;
+    newCertificate @20 :NewCertificate;
   }
 }
 
@@ -395,10 +401,18 @@ struct LinkProbeAck {
 }
 
 struct LoadPlan {
-  # A layout (node/pipeline_layout.h) as JSON: which node computes which layers, where each listens, and the sizes that
-  # buffers are made for. The receiver checks that every layer is there once and every size within the limits above.
   epoch @0 :UInt64;
   planJson @1 :Text;
+  # What the head states: {"cluster": ..., "epoch": ..., "protocol": ..., "model": ..., "numeric_class": ..., "layout": ...}.
+  # The layout (node/pipeline_layout.h) says which node computes which layers, where each listens, and the sizes that
+  # buffers are made for. The receiver checks that the statement is for its own cluster, model, protocol version and
+  # numeric class and for this epoch, that the epoch is above its present one, that every layer is there once and every
+  # size within the limits above.
+  certificate @2 :Text;
+  signature @3 :Text;
+  # Of the bytes of planJson, by the head: its certificate (PEM), and ECDSA over SHA-256 of "shoal plan", a zero byte and
+  # planJson, in hexadecimal. The receiver checks the certificate against the cluster's authority, that it is the head's,
+  # and the signature, before it reads planJson. Empty with --insecure alone.
 }
 
 struct Ready {
@@ -425,6 +439,27 @@ struct Join {
   # What it measured of itself, as `shoal probe --json` prints it.
   layoutJson @6 :Text;
   # That last plan, as in LoadPlan: its part of the weights is still in memory. Empty where there was none.
+}
+
+struct Revoked {
+  # From the head to each node that it controls, first of all and again when it changes: everybody who was shut out of
+  # the cluster. The receiver checks that the sender's certificate is the head's, ends its connections with these nodes
+  # and takes none from or to them.
+  nodes @0 :List(Text);
+}
+
+struct CertificateRequest {
+  # From a node to the head, on control, before its certificate ends: a request (PKCS#10, PEM) for a key that it has made
+  # and keeps. The head checks that the name in it is the one in the sender's certificate and was not shut out.
+  pem @0 :Text;
+}
+
+struct NewCertificate {
+  # The answer. The receiver checks that the certificate is for its name and for the key of its last request; connections
+  # that are made from then on show it.
+  certificate @0 :Text;
+  failure @1 :Text;
+  # Why there is none, for a person; empty where there is.
 }
 
 struct Measure {

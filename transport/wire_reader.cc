@@ -58,7 +58,8 @@ class Reader {
         return Message(LinkProbeAck{m.getLinkProbeAck().getSequence(), m.getLinkProbeAck().getClockUs()});
       case wire::Message::LOAD_PLAN: {
         const auto r = m.getLoadPlan();
-        return Message(LoadPlan{r.getEpoch(), text(r.getPlanJson(), kTextBytesMax)});
+        return Message(LoadPlan{r.getEpoch(), text(r.getPlanJson(), kTextBytesMax),
+                                text(r.getCertificate(), kTextBytesMax), name(r.getSignature())});
       }
       case wire::Message::READY: {
         const auto r = m.getReady();
@@ -81,6 +82,14 @@ class Reader {
         return Message(Measure{text(m.getMeasure().getPeersJson(), kTextBytesMax)});
       case wire::Message::MEASURED:
         return Message(Measured{text(m.getMeasured().getLinksJson(), kTextBytesMax)});
+      case wire::Message::REVOKED:
+        return Message(revoked(m.getRevoked()));
+      case wire::Message::CERTIFICATE_REQUEST:
+        return Message(CertificateRequest{text(m.getCertificateRequest().getPem(), kTextBytesMax)});
+      case wire::Message::NEW_CERTIFICATE: {
+        const auto r = m.getNewCertificate();
+        return Message(NewCertificate{text(r.getCertificate(), kTextBytesMax), prose(r.getFailure())});
+      }
     }
     return bad("a message of unknown kind " + std::to_string(static_cast<int>(m.which())));
   }
@@ -122,6 +131,15 @@ class Reader {
     m.epoch = r.getEpoch();
     m.profile_json = text(r.getProfileJson(), kTextBytesMax);
     m.layout_json = text(r.getLayoutJson(), kTextBytesMax);
+    return m;
+  }
+
+  Revoked revoked(wire::Revoked::Reader r) {
+    Revoked m;
+    const auto nodes = r.getNodes();
+    if (!at_most(nodes.size(), kRevokedMax, "nodes shut out")) return m;
+    m.nodes.reserve(nodes.size());
+    for (const auto node : nodes) m.nodes.push_back(name(node));
     return m;
   }
 

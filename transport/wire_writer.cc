@@ -85,7 +85,10 @@ struct CheckOutgoing {
     return check_name(m.node_name, "the node's name");
   }
   Result<void> operator()(const Shutdown& m) const { return check_text(m.reason, "the reason"); }
-  Result<void> operator()(const LoadPlan& m) const { return check_text(m.plan_json, "the plan"); }
+  Result<void> operator()(const LoadPlan& m) const {
+    return all({check_text(m.plan_json, "the plan"), check_text(m.certificate, "the certificate"),
+                check_name(m.signature, "the signature")});
+  }
   Result<void> operator()(const Ready& m) const {
     return all({check_name(m.plan_hash, "the plan's hash"), check_text(m.failure, "the failure"),
                 check_text(m.info, "the stage's description")});
@@ -97,6 +100,17 @@ struct CheckOutgoing {
   }
   Result<void> operator()(const Measure& m) const { return check_text(m.peers_json, "the peers"); }
   Result<void> operator()(const Measured& m) const { return check_text(m.links_json, "the links"); }
+  Result<void> operator()(const CertificateRequest& m) const { return check_text(m.pem, "the request"); }
+  Result<void> operator()(const NewCertificate& m) const {
+    return all({check_text(m.certificate, "the certificate"), check_text(m.failure, "the failure")});
+  }
+  Result<void> operator()(const Revoked& m) const {
+    if (m.nodes.size() > kRevokedMax) return too_large("more nodes are shut out than fit a message");
+    for (const std::string& node : m.nodes) {
+      if (Result<void> ok = check_name(node, "a node's name"); !ok) return ok;
+    }
+    return {};
+  }
   template <class Small>
   Result<void> operator()(const Small&) const {
     return {};
@@ -151,7 +165,9 @@ struct WordsBound {
     return words;
   }
   size_t operator()(const Shutdown& m) const { return text_words(m.reason); }
-  size_t operator()(const LoadPlan& m) const { return text_words(m.plan_json); }
+  size_t operator()(const LoadPlan& m) const {
+    return text_words(m.plan_json) + text_words(m.certificate) + text_words(m.signature);
+  }
   size_t operator()(const Ready& m) const {
     return text_words(m.plan_hash) + text_words(m.failure) + text_words(m.info);
   }
@@ -161,6 +177,15 @@ struct WordsBound {
   }
   size_t operator()(const Measure& m) const { return text_words(m.peers_json); }
   size_t operator()(const Measured& m) const { return text_words(m.links_json); }
+  size_t operator()(const CertificateRequest& m) const { return text_words(m.pem); }
+  size_t operator()(const NewCertificate& m) const {
+    return text_words(m.certificate) + text_words(m.failure);
+  }
+  size_t operator()(const Revoked& m) const {
+    size_t words = list_words(m.nodes.size(), 8);
+    for (const std::string& node : m.nodes) words += text_words(node);
+    return words;
+  }
   template <class Small>
   size_t operator()(const Small&) const {
     return 0;
@@ -342,6 +367,8 @@ struct Writer {
     auto b = root.initLoadPlan();
     b.setEpoch(m.epoch);
     b.setPlanJson(text_of(m.plan_json));
+    b.setCertificate(text_of(m.certificate));
+    b.setSignature(text_of(m.signature));
   }
   void operator()(const Ready& m) {
     auto b = root.initReady();
@@ -377,6 +404,16 @@ struct Writer {
   }
   void operator()(const Measure& m) { root.initMeasure().setPeersJson(text_of(m.peers_json)); }
   void operator()(const Measured& m) { root.initMeasured().setLinksJson(text_of(m.links_json)); }
+  void operator()(const CertificateRequest& m) { root.initCertificateRequest().setPem(text_of(m.pem)); }
+  void operator()(const NewCertificate& m) {
+    auto b = root.initNewCertificate();
+    b.setCertificate(text_of(m.certificate));
+    b.setFailure(text_of(m.failure));
+  }
+  void operator()(const Revoked& m) {
+    auto nodes = root.initRevoked().initNodes(static_cast<unsigned>(m.nodes.size()));
+    for (unsigned i = 0; i < nodes.size(); ++i) nodes.set(i, text_of(m.nodes[i]));
+  }
 };
 
 }  // namespace

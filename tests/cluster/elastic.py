@@ -83,7 +83,7 @@ class Elastic:
     """`with Elastic(folder, nodes=3) as cluster`: node-0 is the head; the others join it."""
 
     def __init__(self, folder, nodes=3, memory="220MiB", context=1024, sequences=4, options=(), layers=None,
-                 places=None):
+                 places=None, keys=""):
         self.folder, self.memory = folder, memory
         self.places = places or [Place()] * (nodes + 1)  # the last one is for visitors
         self.names = [f"node-{i}" for i in range(nodes)]
@@ -95,7 +95,7 @@ class Elastic:
         self.own_environment = {}  # of single nodes, by name
         self.environment = {**ENVIRONMENT, "XDG_DATA_HOME": os.path.join(folder, f"data-{self.port}"),
                             "XDG_CACHE_HOME": os.path.join(folder, "cache")}
-        text = f"cluster: test\ncontext: {context}\nsequences: {sequences}\nhead: node-0\nnodes:\n"
+        text = f"cluster: test\ncontext: {context}\nsequences: {sequences}\nhead: node-0\n{keys}nodes:\n"
         for i, name in enumerate(self.names):
             port = f", port: {self.port}" if i == 0 else ""
             text += f"  {name}: {{address: {self.places[i].address}, memory: {memory}, threads: 1{port}}}\n"

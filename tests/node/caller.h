@@ -35,6 +35,8 @@ inline Hello hello_of(const std::string& from, const std::string& to, LinkRole r
 
 class Caller {
  public:
+  // `tls`: who it is; null: plain TCP.
+  explicit Caller(std::shared_ptr<const TlsContext> tls = nullptr) { options_.tls = std::move(tls); }
   ~Caller() {
     io_.call([this] {
       for (const ChannelPtr& channel : channels_) channel->close();
@@ -45,7 +47,7 @@ class Caller {
 
   // A connection that has said nothing. Null where it was not taken.
   ChannelPtr connect(uint16_t port) {
-    Result<ChannelPtr> channel = io_.run(dial("127.0.0.1", port, after(std::chrono::seconds(5))));
+    Result<ChannelPtr> channel = io_.run(dial("127.0.0.1", port, after(std::chrono::seconds(5)), options_));
     if (channel.has_error()) return nullptr;
     channels_.push_back(*channel);
     return *channel;
@@ -93,6 +95,7 @@ class Caller {
     }
   }
 
+  ChannelOptions options_;
   IoThread io_;
   std::vector<ChannelPtr> channels_;
 };

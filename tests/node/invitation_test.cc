@@ -19,7 +19,8 @@ using test::TempDir;
 struct Inviting {
   explicit Inviting(const std::string& node = "", std::chrono::milliseconds patience = 20s) {
     invitation = std::make_unique<Invitation>(
-        authority, Invitation::Options{"127.0.0.1", 0, "laptop", node, dir.file("issued")});
+        authority,
+        Invitation::Options{"127.0.0.1", 0, "laptop", node, dir.file("issued"), std::chrono::hours(2)});
     token = *InvitationToken::parse(invitation->token());
     outcome = std::async(std::launch::async, [this, patience] { return invitation->wait(patience); });
   }
@@ -57,6 +58,16 @@ TEST_CASE("a device with the token gets a certificate of the cluster, once") {
   store_credentials(kept, *given);
   CHECK(stored_credentials(kept)->certificate == given->certificate);
   CHECK(stored_credentials(kept)->key.pem() == given->key.pem());
+  CHECK(certificate_info(given->certificate).expires_s - certificate_info(given->certificate).issued_s ==
+        7200);
+  // The two never come apart, whatever was cut off while they were written; an older program kept them in
+  // two.
+  test::write_file(kept + "/node.crt", head.authority.certificate());
+  CHECK(stored_credentials(kept)->certificate == given->certificate);
+  test::write_file(kept + "/node.crt", given->certificate);
+  test::write_file(kept + "/node.key", given->key.pem());
+  CHECK(stored_credentials(kept)->certificate == given->certificate);
+  store_credentials(kept, *given);
   struct stat status {};
   REQUIRE(::stat((kept + "/node.key").c_str(), &status) == 0);
   CHECK((status.st_mode & 0777) == 0600);

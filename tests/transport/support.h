@@ -129,11 +129,14 @@ inline std::vector<Message> sample_messages() {
   messages.push_back(Join{"10.0.0.7", 7007, 1u << 30, 4, 3, "{}", "[]"});
   messages.push_back(Measure{"[]"});
   messages.push_back(Measured{"[1]"});
+  messages.push_back(Revoked{{"pi-7", "attic"}});
+  messages.push_back(CertificateRequest{"a request"});
+  messages.push_back(NewCertificate{"a certificate", "or why not"});
   messages.push_back(Shutdown{"the head ended\nthe session"});
   messages.push_back(CancelAdvice{3, 11});
   messages.push_back(LinkProbe{5});
   messages.push_back(LinkProbeAck{6, 0x123456789abcdefull});
-  messages.push_back(LoadPlan{2, std::string(100000, '{')});
+  messages.push_back(LoadPlan{2, std::string(100000, '{'), "certificate", "30450220"});
   messages.push_back(Ready{2, "plan:bb", "no memory", "{}"});
   messages.push_back(WeightsRequest{7, 290, 1u << 20, uint64_t{1} << 40, 3});
   messages.push_back(WeightsData{7, uint64_t{1} << 41, "pi-1 does not have tensor 290"});

@@ -14,7 +14,8 @@ namespace shoal::test {
 inline NodeCredentials credentials_of(const CertificateAuthority& authority, const std::string& node,
                                       int days = 1) {
   NodeKey key = NodeKey::create();
-  const std::string certificate = authority.sign(key.request(node, "home"), node, days).value();
+  const std::string certificate =
+      authority.sign(key.request(node, "home"), node, std::chrono::days(days)).value();
   return {std::move(key), certificate, authority.certificate()};
 }
 

@@ -2,6 +2,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <cstdlib>
+#include <ctime>
 #include <filesystem>
 
 #include "tests/transport/tls_support.h"
@@ -125,17 +127,65 @@ TEST_CASE("a node is who its certificate says, and of this cluster, or is not le
           std::string::npos);
   }
   SUBCASE("revoked") {
-    const NodeCredentials stolen = credentials_of(authority, "laptop");
     const auto context = std::make_shared<TlsContext>(credentials_of(authority, "pi-1"));
-    context->set_revoked({certificate_info(stolen.certificate).fingerprint});
     ChannelOptions callee;
     callee.tls = context;
-    CHECK(refused(tls_options(stolen), callee).second.find("revoked") != std::string::npos);
+    CHECK(context->set_revoked({"laptop", "attic"}).empty());
+    const auto [caller_was_told, why] = refused(laptop, callee);
+    CHECK(caller_was_told.find("this node was shut out of the cluster (shoal revoke)") != std::string::npos);
+    CHECK(why.find("(of node laptop) was revoked") != std::string::npos);
+    CHECK(why.find("127.0.0.1:") != std::string::npos);
+    CHECK(refused(callee, laptop).first.find("laptop") != std::string::npos);  // and is not called either
+    context->set_revoked({"attic"});
+    CHECK(greet(io, laptop, callee).callee.has_value());
   }
   SUBCASE("none: plain TCP, to either side") {
     refused(ChannelOptions{}, pi);
     refused(laptop, ChannelOptions{});
   }
+}
+
+TEST_CASE("connections of a node that is revoked end at once, those of others go on") {
+  asio::io_context io;
+  const CertificateAuthority authority = CertificateAuthority::create("home");
+  const auto context = std::make_shared<TlsContext>(credentials_of(authority, "pi-1"));
+  ChannelOptions callee;
+  callee.tls = context;
+  const Greeting laptop = greet(io, tls_options(credentials_of(authority, "laptop")), callee);
+  REQUIRE(laptop.callee.has_value());
+  const auto wait = [&](Channel& channel, std::string& why) -> asio::awaitable<void> {
+    HeapBufferSource none(0);
+    const Result<IncomingMessage> got = co_await channel.receive(none, after(1s));
+    if (got.has_error()) why = got.error().message;
+  };
+  std::string here, there;
+  const Body revoke = [&]() -> asio::awaitable<void> {
+    CHECK(context->set_revoked({"attic"}).empty());
+    const std::vector<std::string> ended = context->set_revoked({"laptop"});
+    REQUIRE(ended.size() == 1);
+    CHECK(ended[0].find("laptop at 127.0.0.1:") == 0);
+    co_return;
+  };
+  const auto begin = Clock::now();
+  run(io, {[&] { return wait(*laptop.to, here); }, [&] { return wait(*laptop.from, there); }, revoke});
+  CHECK(Clock::now() - begin < 500ms);
+  CHECK(here.find("laptop") != std::string::npos);
+  CHECK(here.find("was revoked") != std::string::npos);
+  CHECK(there.find("closed the connection") != std::string::npos);
+  CHECK_FALSE(laptop.to->is_open());
+  CHECK(context->set_revoked({"laptop", "pi-2"}).empty());  // nobody is left
+}
+
+TEST_CASE("the head's certificate says so, and no other does whatever its owner asks for") {
+  const CertificateAuthority authority = CertificateAuthority::create("home");
+  const NodeKey key = NodeKey::create();
+  const std::string request = key.request("laptop", "home");
+  const auto days = std::chrono::days(90);
+  CHECK(certificate_info(authority.sign(request, "laptop", days, CertificateRole::kHead).value()).head);
+  const CertificateInfo info = certificate_info(authority.sign(request, "laptop").value());
+  CHECK_FALSE(info.head);
+  CHECK(std::abs(info.issued_s - std::time(nullptr)) < 60);
+  CHECK(std::abs(info.expires_s - info.issued_s - 90 * 86400) < 60);
 }
 
 TEST_CASE("before both have shown who they are no hello is sent") {

@@ -1,0 +1,125 @@
+// Whom a node believes: what the head says of those that were shut out, and only the head.
+#include <doctest/doctest.h>
+#include <spdlog/spdlog.h>
+
+#include <atomic>
+#include <chrono>
+#include <thread>
+
+#include "node/node.h"
+#include "tests/node/caller.h"
+#include "tests/node/tls_nodes.h"
+
+namespace shoal::test {
+namespace {
+
+using namespace std::chrono_literals;
+
+// Node a may be joined; node b calls it once it is told to.
+struct Pair {
+  explicit Pair(CertificateRole role = CertificateRole::kHead)
+      : a({"home", "a", "model", "exact", tls_of(authority, "a", role)}, "127.0.0.1", 0),
+        b({"home", "b", "model", "exact", tls_of(authority, "b"), /*knows_revoked=*/false}, "127.0.0.1", 0) {
+    spdlog::set_level(spdlog::level::off);
+    NodeEvents events;
+    events.may_join = [this](const std::string&) { return Membership::Verdict{admits, 0, "not now"}; };
+    events.joined = [this](const std::string&, const Join&) { joined = true; };
+    a.io().call([&] { return a.set_events(events), 0; });
+  }
+  ~Pair() {
+    a.io().call([&] { return a.set_events({}), 0; });
+  }
+  void b_joins() {
+    Comeback comeback;
+    comeback.head = {"127.0.0.1", a.port()};
+    b.set_comeback(comeback, /*now=*/true);
+  }
+  void shut_out(const std::set<std::string>& nodes) {
+    a.io().call([&] { return a.shut_out(nodes), 0; });
+  }
+  Hello hello(const std::string& from, LinkRole role = LinkRole::kProbe) {
+    Hello hello;
+    hello.role = role;
+    hello.cluster_name = "home";
+    hello.node_name = from;
+    hello.peer_node_name = "b";
+    return hello;
+  }
+  // Why b does not take a call of that node; empty: it does.
+  std::string refusal(Caller& caller, const std::string& from) {
+    const ChannelPtr channel = caller.connect(b.port());
+    REQUIRE(channel != nullptr);
+    return caller.greet(channel, hello(from));
+  }
+
+  CertificateAuthority authority = CertificateAuthority::create("home");
+  std::atomic<bool> admits{true}, joined{false};
+  Node a, b;
+};
+
+}  // namespace
+
+TEST_CASE("a node learns from its head who was shut out, and lets nobody in before") {
+  Pair pair;
+  Caller c(tls_of(pair.authority, "c")), d(tls_of(pair.authority, "d"));
+  pair.shut_out({"c"});
+  CHECK(mentions(pair.refusal(d, "d"), "b has no head that would tell it who belongs to the cluster"));
+  pair.b_joins();
+  REQUIRE(comes_true([&] { return pair.refusal(d, "d").empty(); }, 5s));
+  CHECK(mentions(pair.refusal(c, "c"), "this node was shut out of the cluster (shoal revoke)"));
+  // Undone, and done again while it has a connection.
+  pair.shut_out({});
+  REQUIRE(comes_true([&] { return pair.refusal(c, "c").empty(); }, 1s));
+  const ChannelPtr of_c = c.call(pair.b.port(), pair.hello("c")),
+                   of_d = d.call(pair.b.port(), pair.hello("d"));
+  pair.shut_out({"c"});
+  CHECK(comes_true([&] { return !c.receive(of_c).has_value(); }, 1s));
+  CHECK(mentions(pair.refusal(c, "c"), "shut out"));
+  d.send(of_d, LinkProbe{3});
+  const std::optional<Message> answer = d.receive(of_d);
+  REQUIRE(answer.has_value());
+  CHECK(std::get<LinkProbeAck>(*answer).sequence == 3);
+  // Nor does it call that node itself.
+  Node c_listens({"home", "c", "model", "exact", tls_of(pair.authority, "c")}, "127.0.0.1", 0);
+  const Result<LinkProfile> link = pair.b.measure_link("c", {"127.0.0.1", c_listens.port()});
+  REQUIRE(link.has_error());
+  CHECK(mentions(link.error().message, "was revoked"));
+}
+
+TEST_CASE("only the head says who was shut out") {
+  Pair pair;
+  Caller c(tls_of(pair.authority, "c")), d(tls_of(pair.authority, "d"));
+  pair.b_joins();
+  REQUIRE(comes_true([&] { return pair.refusal(d, "d").empty(); }, 5s));
+  const ChannelPtr of_c = c.call(pair.b.port(), pair.hello("c"));
+  c.send(of_c, Revoked{{"d"}});
+  c.send(of_c, LinkProbe{1});
+  REQUIRE(c.receive(of_c).has_value());  // by then it has been read
+  CHECK(pair.refusal(d, "d").empty());
+  // A node that calls itself by the head's name shows another's certificate.
+  const ChannelPtr lie = c.connect(pair.b.port());
+  CHECK(mentions(c.greet(lie, pair.hello("a", LinkRole::kControl)), "its certificate is of node c"));
+}
+
+TEST_CASE("a node joins no other than the head, whoever answers at its address") {
+  Pair pair(CertificateRole::kNode);  // a is of the cluster, but not its head
+  pair.b_joins();
+  std::this_thread::sleep_for(500ms);
+  CHECK_FALSE(pair.joined);
+  Caller d(tls_of(pair.authority, "d"));
+  CHECK(mentions(pair.refusal(d, "d"), "b has no head"));
+}
+
+TEST_CASE("a node that loses its head lets nobody in until one says who was shut out") {
+  Pair pair;
+  Caller c(tls_of(pair.authority, "c"));
+  pair.b_joins();
+  REQUIRE(comes_true([&] { return pair.refusal(c, "c").empty(); }, 5s));
+  pair.admits = false;
+  pair.a.io().call([&] { return pair.a.forget("b"), 0; });  // b calls again at once
+  CHECK(comes_true([&] { return mentions(pair.refusal(c, "c"), "b has no head"); }, 5s));
+  pair.admits = true;
+  CHECK(comes_true([&] { return pair.refusal(c, "c").empty(); }, 5s));
+}
+
+}  // namespace shoal::test
