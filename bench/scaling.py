@@ -83,7 +83,7 @@ def on_nodes(options, model, count, share, sequences, context, command, more=())
     if share:
         words = [str(ROOT / "bench/testbed"), "exec", "--devices", str(count), "--cpu", str(share), *LINKS, "--objective",
                  "throughput", "--sequences", str(sequences), "--context", str(context), "--model", str(model),
-                 "--timeout-s", str(TIMEOUT_S - 20), "--quiet", *more, "--", *command]
+                 "--memory", "2GiB", "--timeout-s", str(TIMEOUT_S - 20), "--quiet", *more, "--", *command]
         return run([word.replace("{listen}", "10.77.0.1:0") for word in words])
     with tempfile.TemporaryDirectory(prefix="shoal-scaling-") as folder:
         cluster = pathlib.Path(folder) / "cluster.yaml"
@@ -136,7 +136,7 @@ def measure_gaps(options, model, name):
     count, share = GAPS[name]
     script = str(ROOT / "bench/decoder_gaps.py")
     command = [sys.executable, script, "-c", "{cluster}", "--nodes", str(count), "--listen", "{listen}", "--program",
-               str(options.program), "--", "--kv-cells", "28672"]
+               str(options.program), "--tokens-max", "4400", "--", "--kv-cells", "36864"]  # room for all of it at once
     rows = [on_nodes(options, model, count, share, 8, 4608, command) for _ in range(options.rounds)]
     without, beside = (statistics.median(row[key]["p99_ms"] for row in rows) for key in ("without", "beside"))
     return {"figure": "p99 ms", "one": without, "many": beside, "ratio": beside / without, "target": GAP_TARGET,

@@ -96,7 +96,8 @@ class Coordinator {
 
   void start(uint64_t id, GenerationRequest request);
   void admit();
-  bool readmit();
+  const Sequence* readmit();
+  bool goes_before(uint64_t id, const GenerationRequest& request, const Sequence& taken_off) const;
   void run(uint64_t id, Waiting waiting, const CacheSlots::Prefix& prefix);
   void begin(Sequence& sequence, const CacheSlots::Prefix& prefix);
   int prompt_positions(const GenerationRequest& request) const;

@@ -62,12 +62,14 @@ double Coordinator::row_seconds() const {
 
 // Gives waiting requests the free slots, as far as the cache has room: first those who were taken off.
 void Coordinator::admit() {
-  while (!suspended_ && readmit()) {
+  while (!suspended_) {
+    const Sequence* const taken_off = readmit();
     const std::optional<uint64_t> id = queue_.next(host_.now_s(), row_seconds());
     if (!id) return;
     const auto waiting = waiting_.find(*id);
     SHOAL_CHECK(waiting != waiting_.end());
     const GenerationRequest& request = waiting->second.request;
+    if (taken_off != nullptr && !goes_before(*id, request, *taken_off)) return;
     const std::vector<int32_t> tokens = first_tokens(request);
     const CacheSlots::Prefix prefix = prefix_of(request, tokens);
     if (prefix.slot < 0 || !cache_.has_room(prefix, static_cast<int>(tokens.size()))) return;
@@ -78,19 +80,34 @@ void Coordinator::admit() {
   }
 }
 
-// Lets those who were taken off go on, the first in rank first; whether none is left.
-bool Coordinator::readmit() {
+// Lets those who were taken off go on, the first in rank first; the first that finds no room, if one is left.
+const Coordinator::Sequence* Coordinator::readmit() {
   while (true) {
     const bool all_run =
         std::all_of(running_.begin(), running_.end(), [](const auto& r) { return r.second->slot >= 0; });
-    if (all_run) return true;
+    if (all_run) return nullptr;
     const std::vector<Resident> ranked = residents();
     const auto next = std::find_if(ranked.begin(), ranked.end(), [](const auto& r) { return !r.holds; });
     Sequence* const first = running_.at(next->id).get();
     const CacheSlots::Prefix prefix = prefix_of(first->request, first->tokens);
-    if (prefix.slot < 0 || !cache_.has_room(prefix, static_cast<int>(first->tokens.size()))) return false;
+    if (prefix.slot < 0 || !cache_.has_room(prefix, static_cast<int>(first->tokens.size()))) return first;
     begin(*first, prefix);
   }
+}
+
+// Whether a request that waits may begin while an answer that was taken off finds no room: another user's
+// may, where it is that user's turn for pages. A user's own new ones do not: they might take its room for
+// ever.
+bool Coordinator::goes_before(uint64_t id, const GenerationRequest& request,
+                              const Sequence& taken_off) const {
+  if (request.user == taken_off.request.user) return false;
+  std::vector<Resident> all = residents();
+  all.push_back({id, request.user, request.priority, false, false});
+  for (const Resident& resident : by_rank(std::move(all))) {
+    if (resident.id == id) return true;
+    if (resident.id == taken_off.id) return false;
+  }
+  return false;
 }
 
 void Coordinator::run(uint64_t id, Waiting waiting, const CacheSlots::Prefix& prefix) {

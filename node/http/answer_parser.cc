@@ -2,6 +2,9 @@
 
 #include <algorithm>
 #include <boost/json.hpp>
+#include <optional>
+
+#include "node/http/call_tags.h"
 
 namespace shoal {
 
@@ -51,16 +54,61 @@ size_t first_value(std::string_view text, json::value& out) {
   return used;
 }
 
-// JSON values one after the other, with ; or white space between; nothing if it is anything else.
-std::vector<json::value> values_in(std::string_view text) {
-  std::vector<json::value> values;
+// A value and how it was written: numbers that no double holds, and 1.50, reach the caller as they are.
+struct WrittenValue {
+  json::value value;
+  std::string_view text;
+};
+
+// The values in `text` one after the other, with ; or white space between; nothing if it is anything else.
+std::vector<WrittenValue> values_in(std::string_view text) {
+  std::vector<WrittenValue> values;
   while (!(text = trimmed(text)).empty()) {
-    const size_t used = first_value(text, values.emplace_back());
+    WrittenValue& written = values.emplace_back();
+    const size_t used = first_value(text, written.value);
     if (used == 0) return {};
+    written.text = trimmed(text.substr(0, used));
     text = trimmed(text.substr(used));
     if (text.starts_with(';') || text.starts_with(',')) text.remove_prefix(1);
   }
   return values;
+}
+
+// The items of an array or the values of an object's members, by `text`, which was parsed before.
+std::vector<WrittenValue> items_of(std::string_view text, std::vector<std::string>* names = nullptr) {
+  std::vector<WrittenValue> items;
+  text = trimmed(text.substr(1, text.size() - 2));  // without the brackets
+  while (!text.empty()) {
+    if (names != nullptr) {
+      json::value name;
+      text = trimmed(text.substr(first_value(text, name)));
+      names->emplace_back(name.as_string());
+      text = trimmed(text.substr(1));  // the colon
+    }
+    WrittenValue& item = items.emplace_back();
+    const size_t used = first_value(text, item.value);
+    item.text = trimmed(text.substr(0, used));
+    text = trimmed(text.substr(used));
+    if (!text.empty()) text = trimmed(text.substr(1));  // the comma
+  }
+  return items;
+}
+
+// Where a call's closing marker stands outside of its JSON strings, which may hold one; npos: nowhere yet.
+size_t closing_marker(std::string_view text, std::string_view marker) {
+  bool in_string = false;
+  for (size_t i = 0; i < text.size(); ++i) {
+    if (in_string && text[i] == '\\') {
+      ++i;
+    } else if (text[i] == '"') {
+      in_string = !in_string;
+    } else if (text[i] == '\n') {
+      in_string = false;  // no JSON string goes over a line's end
+    } else if (!in_string && text.substr(i).starts_with(marker)) {
+      return i;
+    }
+  }
+  return std::string_view::npos;
 }
 
 struct CallMarkers {
@@ -79,6 +127,33 @@ CallMarkers markers_of(ToolCallForm form) {
       break;
   }
   return {};
+}
+
+// The call that an object with `name` and `arguments` or `parameters` is.
+std::optional<ToolCall> call_of(const WrittenValue& written, const AnswerForm& form) {
+  if (!written.value.is_object()) return std::nullopt;
+  std::vector<std::string> names;
+  const std::vector<WrittenValue> members = items_of(written.text, &names);
+  const auto member = [&](std::string_view name) -> const WrittenValue* {  // the last of that name
+    for (size_t i = names.size(); i-- > 0;) {
+      if (names[i] == name) return &members[i];
+    }
+    return nullptr;
+  };
+  const WrittenValue* name = member("name");
+  if (name == nullptr || !name->value.is_string()) return std::nullopt;
+  const std::string text_of_name(name->value.get_string());
+  const bool known = std::any_of(form.tools.begin(), form.tools.end(),
+                                 [&](const CallableTool& tool) { return tool.name == text_of_name; });
+  if (form.calls == ToolCallForm::kLlama && !known) return std::nullopt;  // an answer that is a JSON object
+  const WrittenValue* arguments = member("arguments");
+  if (arguments == nullptr) arguments = member("parameters");
+  if (arguments == nullptr) return ToolCall{"", text_of_name, "{}"};
+  if (arguments->value.is_object()) return ToolCall{"", text_of_name, std::string(arguments->text)};
+  const json::string* as_text = arguments->value.if_string();  // some write the object as a text
+  json::value object;
+  if (as_text == nullptr || first_value(*as_text, object) == 0 || !object.is_object()) return std::nullopt;
+  return ToolCall{"", text_of_name, std::string(*as_text)};
 }
 
 }  // namespace
@@ -194,8 +269,9 @@ bool AnswerParser::content(AnswerDelta& out, bool last) {
 // held_ begins with the call's marker, or is the call (Llama).
 bool AnswerParser::call(AnswerDelta& out, bool last) {
   const std::string_view closes = markers_of(form_.calls).closes;
-  const size_t end = closes.empty() ? std::string::npos : held_.find(closes);
+  size_t end = closes.empty() ? std::string::npos : closing_marker(held_, closes);
   if (end == std::string::npos && !last) return false;
+  if (end == std::string::npos && !closes.empty()) end = held_.find(closes);  // behind a quote left open
   const size_t size = end == std::string::npos ? held_.size() : end + closes.size();
   std::string_view text = std::string_view(held_).substr(0, std::min(end, held_.size()));
   for (const std::string_view marker : {kCallOpens, kCallsFollow, kMarkedOpens, kPythonTag}) {
@@ -208,36 +284,20 @@ bool AnswerParser::call(AnswerDelta& out, bool last) {
 }
 
 bool AnswerParser::add_calls(std::string_view text, AnswerDelta& out) {
-  const std::vector<json::value> values = values_in(text);
-  if (values.empty() && form_.calls == ToolCallForm::kMistral) return add_named_calls(text, out);
-  std::vector<const json::value*> calls;
-  for (const json::value& value : values) {
-    if (!value.is_array()) {
-      calls.push_back(&value);
-      continue;
-    }
-    for (const json::value& item : value.get_array()) calls.push_back(&item);
+  if (form_.calls == ToolCallForm::kHermes && begins_call_in_tags(trimmed(text))) {
+    std::optional<std::vector<ToolCall>> calls = calls_in_tags(text, form_.tools);
+    for (ToolCall& call : calls.value_or(std::vector<ToolCall>{})) add(std::move(call), out);
+    return calls.has_value();
   }
+  const std::vector<WrittenValue> values = values_in(text);
+  if (values.empty() && form_.calls == ToolCallForm::kMistral) return add_named_calls(text, out);
   std::vector<ToolCall> found;
-  for (const json::value* value : calls) {
-    const json::object* object = value->if_object();
-    const json::value* name = object != nullptr ? object->if_contains("name") : nullptr;
-    if (name == nullptr || !name->is_string()) return false;
-    const json::value* arguments = object->if_contains("arguments");
-    if (arguments == nullptr) arguments = object->if_contains("parameters");
-    const std::string text_of_name(name->get_string());
-    const bool known = std::find(form_.tools.begin(), form_.tools.end(), text_of_name) != form_.tools.end();
-    if (form_.calls == ToolCallForm::kLlama && !known) return false;  // an answer that is a JSON object
-    if (arguments == nullptr) {
-      found.push_back({"", text_of_name, "{}"});
-    } else if (arguments->is_object()) {
-      found.push_back({"", text_of_name, json::serialize(*arguments)});
-    } else {  // some write the object as a text
-      const json::string* written = arguments->if_string();
-      json::value object_in_text;
-      if (written == nullptr || first_value(*written, object_in_text) == 0 || !object_in_text.is_object())
-        return false;
-      found.push_back({"", text_of_name, std::string(*written)});
+  for (const WrittenValue& written : values) {
+    const bool several = written.value.is_array();
+    for (const WrittenValue& call : several ? items_of(written.text) : std::vector{written}) {
+      std::optional<ToolCall> one = call_of(call, form_);
+      if (!one) return false;
+      found.push_back(std::move(*one));
     }
   }
   for (ToolCall& call : found) add(std::move(call), out);
@@ -264,7 +324,7 @@ bool AnswerParser::add_named_calls(std::string_view text, AnswerDelta& out) {
     json::value arguments;
     const size_t used = first_value(text.substr(brace), arguments);
     if (used == 0 || !arguments.is_object()) return false;
-    found.push_back({"", std::string(name), json::serialize(arguments)});
+    found.push_back({"", std::string(name), std::string(trimmed(text.substr(brace, used)))});
     text.remove_prefix(brace + used);
   }
   for (ToolCall& call : found) add(std::move(call), out);

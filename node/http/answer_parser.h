@@ -5,6 +5,7 @@
 #pragma once
 
 #include <cstdint>
+#include <set>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -19,14 +20,19 @@ struct ToolCall {
   std::string arguments;  // a JSON object
 };
 
+struct CallableTool {
+  std::string name;
+  std::set<std::string> text_parameters = {};  // those whose schema says "string"
+};
+
 // What an answer may hold beside content.
 struct AnswerForm {
   bool splits_reasoning = false;     // <think>...</think> in front is reasoning
   bool begins_in_reasoning = false;  // the prompt ends with <think>
   ToolCallForm calls = ToolCallForm::kNone;
-  std::vector<std::string> tools;  // their names
-  bool single_call = false;        // further calls are dropped
-  uint64_t id_seed = 0;            // calls' ids follow from it
+  std::vector<CallableTool> tools;
+  bool single_call = false;  // further calls are dropped
+  uint64_t id_seed = 0;      // calls' ids follow from it
 };
 
 struct AnswerDelta {

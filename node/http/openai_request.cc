@@ -147,6 +147,19 @@ void read_messages(const Fields& fields, CompletionRequest& request) {
 
 // ---- tools ----
 
+// Which parameters a tool's schema says are strings.
+std::set<std::string> text_parameters(const json::object& schema) {
+  std::set<std::string> names;
+  const json::value* properties = schema.if_contains("properties");
+  if (properties == nullptr || !properties->is_object()) return names;
+  for (const auto& property : properties->get_object()) {
+    const json::object* of_one = property.value().if_object();
+    const json::value* type = of_one != nullptr ? of_one->if_contains("type") : nullptr;
+    if (type != nullptr && *type == "string") names.emplace(property.key());
+  }
+  return names;
+}
+
 void read_tools(const Fields& fields, CompletionRequest& request) {
   const json::value* choice = fields.find("tool_choice");
   const bool none = choice != nullptr && *choice == "none";
@@ -158,7 +171,7 @@ void read_tools(const Fields& fields, CompletionRequest& request) {
   if (!tools->is_array()) refuse_field("tools", fmt::format("must be an array, not {}", kind_name(*tools)));
   const json::array& list = tools->get_array();
   if (list.size() > kToolsMax) refuse_field("tools", fmt::format("holds more than {} tools", kToolsMax));
-  std::vector<std::string> names;
+  std::vector<CallableTool> callable;
   for (size_t i = 0; i < list.size(); ++i) {
     const std::string path = fmt::format("tools[{}]", i);
     const Fields tool(object_of(list[i], path), path);
@@ -166,12 +179,12 @@ void read_tools(const Fields& fields, CompletionRequest& request) {
     const json::value* function = tool.find("function");
     if (function == nullptr) refuse_field(tool.path("function"), "is missing");
     const Fields inner(object_of(*function, tool.path("function")), tool.path("function"));
-    names.push_back(inner.required_text("name"));
+    callable.push_back({inner.required_text("name")});
     if (const json::value* parameters = inner.find("parameters"))
-      (void)object_of(*parameters, inner.path("parameters"));
+      callable.back().text_parameters = text_parameters(object_of(*parameters, inner.path("parameters")));
   }
-  if (none || names.empty()) return;
-  request.answer_form.tools = std::move(names);
+  if (none || callable.empty()) return;
+  request.answer_form.tools = std::move(callable);
   request.conversation.tools = jinja::value_of(*tools);
 }
 

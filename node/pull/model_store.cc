@@ -147,7 +147,8 @@ std::optional<PulledModel> ModelStore::find(const ModelName& name) const {
   if (found.size() > 1) {
     std::string list;
     for (const PulledModel& model : found) list += (list.empty() ? "" : ", ") + model.name.text();
-    throw SetupError(fmt::format("'{}' means several pulled models: {}", name.text(), list));
+    throw SetupError(
+        fmt::format("'{}' means several pulled models: {}; write the one that is meant", name.text(), list));
   }
   return found.front();
 }

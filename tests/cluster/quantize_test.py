@@ -13,8 +13,8 @@ MODEL = os.environ["SHOAL_TEST_MODEL"]
 TEXT = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "sharding", "fixtures", "text.txt")
 
 
-def shoal(*arguments):
-    return subprocess.run([PROGRAM, *arguments], capture_output=True, text=True, timeout=300, check=False)
+def shoal(*arguments, stdin=""):
+    return subprocess.run([PROGRAM, *arguments], input=stdin, capture_output=True, text=True, timeout=300, check=False)
 
 
 class Quantize(unittest.TestCase):
@@ -44,10 +44,11 @@ class Quantize(unittest.TestCase):
         self.assertIn("Paris", answer.stdout)
 
     def test_three_bits_run_too_and_the_report_tells_their_price(self):
-        text, out = os.path.join(self.folder.name, "text.txt"), os.path.join(self.folder.name, "three.gguf")
-        with open(TEXT, encoding="utf-8") as source, open(text, "w", encoding="utf-8") as short:
-            short.write(source.read()[:600])
-        made = shoal("quantize", MODEL, out, "IQ3_S", "--allow-requantize", "--report", text)
+        out = os.path.join(self.folder.name, "three.gguf")
+        with open(TEXT, encoding="utf-8") as source:
+            text = source.read()[:600]
+        # The text may come through a pipe.
+        made = shoal("quantize", MODEL, out, "IQ3_S", "--allow-requantize", "--report", "/dev/stdin", stdin=text)
         self.assertEqual(made.returncode, 0, made.stderr)
         # Rows of 576 are no multiple of 256, those of 1536 are.
         self.assertRegex(made.stderr, r"\(F32 \d+, IQ3_S 30, IQ4_NL \d+, Q8_0 1\)")

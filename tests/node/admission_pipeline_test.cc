@@ -62,24 +62,32 @@ TEST_CASE("whose answers have ended is no longer counted as running") {
   REQUIRE(requests.wait_all());
 }
 
-TEST_CASE("whose cache was given away goes on before anybody new begins") {
-  ClusterShape shape;
-  shape.slots = 3;
-  shape.context = 2048;
-  shape.kv_cells = 2048;
-  LocalCluster cluster(shape);
-  Requests requests;
-  const size_t first = requests.submit(cluster.coordinator(), greedy({5, 6}, 1800));
-  const size_t second = requests.submit(cluster.coordinator(), greedy({5, 7}, 1800));
-  for (int i = 0; i < 3000 && cluster.coordinator().preempted() == 0; ++i)
-    std::this_thread::sleep_for(std::chrono::milliseconds(1));
-  REQUIRE(cluster.coordinator().preempted() > 0);
-  const size_t fresh =
-      requests.submit(cluster.coordinator(), greedy({5, 8}, 4));  // there would be room for it
-  REQUIRE(requests.wait_for_tokens(fresh, 1));
-  CHECK((requests.reply(first).finished || requests.reply(second).finished));
-  REQUIRE(requests.wait_all());
-  for (const size_t one : {first, second}) CHECK(requests.reply(one).tokens.size() == 1800);
+TEST_CASE("whose cache was given away goes on before anything new of the same user begins") {
+  for (const bool same_user : {true, false}) {
+    CAPTURE(same_user);
+    ClusterShape shape;
+    shape.slots = 3;
+    shape.context = 2048;
+    shape.kv_cells = 2048;
+    LocalCluster cluster(shape);
+    Requests requests;
+    const auto of = [](std::string user, GenerationRequest request) {
+      request.user = std::move(user);
+      return request;
+    };
+    const size_t first = requests.submit(cluster.coordinator(), of("anna", greedy({5, 6}, 1800)));
+    const size_t second = requests.submit(cluster.coordinator(), of("anna", greedy({5, 7}, 1800)));
+    for (int i = 0; i < 3000 && cluster.coordinator().preempted() == 0; ++i)
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    REQUIRE(cluster.coordinator().preempted() > 0);
+    // There would be room for it.
+    const size_t fresh =
+        requests.submit(cluster.coordinator(), of(same_user ? "anna" : "bert", greedy({5, 8}, 4)));
+    REQUIRE(requests.wait_for_tokens(fresh, 1));
+    CHECK((requests.reply(first).finished || requests.reply(second).finished) == same_user);
+    REQUIRE(requests.wait_all());
+    for (const size_t one : {first, second}) CHECK(requests.reply(one).tokens.size() == 1800);
+  }
 }
 
 TEST_CASE("a request past its deadline ends, running or waiting; the others are answered") {

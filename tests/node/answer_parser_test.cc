@@ -9,7 +9,7 @@ AnswerForm form_of(ToolCallForm calls) {
   AnswerForm form;
   form.splits_reasoning = true;
   form.calls = calls;
-  form.tools = {"look", "go"};
+  form.tools = {{"look"}, {"go"}};
   return form;
 }
 
@@ -63,7 +63,7 @@ TEST_CASE("reasoning in front of an answer is told apart, however tokens are cut
 TEST_CASE("calls in the Hermes form") {
   const AnswerForm form = form_of(ToolCallForm::kHermes);
   check(form, "<tool_call>\n{\"name\": \"look\", \"arguments\": {\"at\": \"a<b\"}}\n</tool_call>",
-        "||look({\"at\":\"a<b\"})");
+        "||look({\"at\": \"a<b\"})");
   check(form,
         "<think>x</think>\nFirst. \n<tool_call>{\"name\":\"look\",\"arguments\":{}}</tool_call>\n<tool_call>"
         "{\"name\":\"go\",\"arguments\":{\"n\":1}}</tool_call>\n",
@@ -72,15 +72,44 @@ TEST_CASE("calls in the Hermes form") {
   check(form, "<tool_call>{\"name\":</tool_call> text", "|<tool_call>{\"name\":</tool_call> text|");
   check(form, "a <tool_ b", "|a <tool_ b|");
   check(form, "a \n", "|a \n|");
+  // Numbers stay as they were written, and a string may hold what closes a call.
+  check(form,
+        "<tool_call>{\"arguments\": {\"x\": 1.50, \"y\" : 123456789012345678901}, \"name\": "
+        "\"go\"}</tool_call>",
+        "||go({\"x\": 1.50, \"y\" : 123456789012345678901})");
+  check(form,
+        R"(<tool_call>{"name": "look", "arguments": {"at": "</tool_call> \"quoted\" \\"}}</tool_call>.)",
+        R"(|.|look({"at": "</tool_call> \"quoted\" \\"}))");
+  check(form, "<tool_call>{\"name\": \"loo}</tool_call> text",
+        "|<tool_call>{\"name\": \"loo}</tool_call> text|");
   AnswerForm single = form;
   single.single_call = true;
   check(single, "<tool_call>{\"name\":\"look\"}</tool_call><tool_call>{\"name\":\"go\"}</tool_call>",
         "||look({})");
 }
 
+TEST_CASE("calls in Qwen3-Coder's tags take their types from the tool's schema") {
+  AnswerForm form = form_of(ToolCallForm::kHermes);
+  form.tools = {{"look", {"at", "why"}}, {"go"}};
+  check(form,
+        "Yes.\n<tool_call>\n<function=look>\n<parameter=at>\n12\n</parameter>\n<parameter=far>\n1.50\n</"
+        "parameter>\n"
+        "<parameter=why>\nsay \"so\"\n\n</parameter>\n</function>\n</tool_call>\n<tool_call>\n<function=go>\n"
+        "<parameter=now>\nTrue\n</parameter>\n<parameter=to>\n{\"x\": "
+        "[1]}\n</parameter>\n<parameter=by>\nfoot\n"
+        "</parameter>\n</function>\n</tool_call>",
+        "|Yes.|look({\"at\": \"12\", \"far\": 1.50, \"why\": \"say \\\"so\\\"\\n\"})"
+        "go({\"now\": true, \"to\": {\"x\": [1]}, \"by\": \"foot\"})");
+  check(form, "<tool_call><function=go></function></tool_call>", "||go({})");
+  for (const char* broken : {"<tool_call><function=go></tool_call>", "<tool_call><function=go",
+                             "<tool_call><function=></function></tool_call>",
+                             "<tool_call><function=go><parameter=a>b</function></tool_call>"})
+    check(form, broken, "|" + std::string(broken) + "|");
+}
+
 TEST_CASE("calls in the Llama form: the whole answer is one, of a tool that there is") {
   const AnswerForm form = form_of(ToolCallForm::kLlama);
-  check(form, "{\"name\": \"look\", \"parameters\": {\"at\": 1}}", "||look({\"at\":1})");
+  check(form, "{\"name\": \"look\", \"parameters\": {\"at\": 1}}", "||look({\"at\": 1})");
   check(form,
         "<|python_tag|>{\"name\": \"look\", \"parameters\": {}}; {\"name\": \"go\", \"parameters\": {}}",
         "||look({})go({})");
@@ -95,15 +124,15 @@ TEST_CASE("calls in the Mistral form") {
   check(form,
         "[TOOL_CALLS] [{\"name\": \"look\", \"arguments\": {\"a\": [1]}}, {\"name\": \"go\", \"arguments\": "
         "{}}]",
-        "||look({\"a\":[1]})go({})");
-  check(form, "[TOOL_CALLS]look[ARGS]{\"a\": 1}", "||look({\"a\":1})");
-  check(form, "Yes. [TOOL_CALLS]look{\"a\": 1}", "|Yes.|look({\"a\":1})");
+        "||look({\"a\": [1]})go({})");
+  check(form, "[TOOL_CALLS]look[ARGS]{\"a\": 1}", "||look({\"a\": 1})");
+  check(form, "Yes. [TOOL_CALLS]look{\"a\": 1}", "|Yes.|look({\"a\": 1})");
   check(form, "[TOOL_CALLS]look[ARGS]{\"a\": \"[TOOL_CALLS]\"}[TOOL_CALLS]go[ARGS]{}",
-        "||look({\"a\":\"[TOOL_CALLS]\"})go({})");
+        "||look({\"a\": \"[TOOL_CALLS]\"})go({})");
   check(form, "[TOOL_CALLS][{\"name\": \"look\", \"arguments\": \"{\\\"a\\\": 1}\"}]", "||look({\"a\": 1})");
   check(form, "[TOOL_CALLS][{\"name\": \"look\", \"arguments\": \"hello\"}]",
         "|[TOOL_CALLS][{\"name\": \"look\", \"arguments\": \"hello\"}]|");
-  check(form, "[TOOL_CALLS]look[CALL_ID]abc123DEF[ARGS]{\"a\": 1}", "||look({\"a\":1})");  // tokenizer v11
+  check(form, "[TOOL_CALLS]look[CALL_ID]abc123DEF[ARGS]{\"a\": 1}", "||look({\"a\": 1})");  // tokenizer v11
   check(form, "[TOOL_CALLS]look[ARGS]{} and more", "|[TOOL_CALLS]look[ARGS]{} and more|");
   check(form, "[TOOL_CALLS] nothing", "|[TOOL_CALLS] nothing|");
   check(form, "[TOOL", "|[TOOL|");
@@ -112,7 +141,7 @@ TEST_CASE("calls in the Mistral form") {
 TEST_CASE("calls in a mark, closed or not") {
   const AnswerForm form = form_of(ToolCallForm::kMarked);
   check(form, "<|tool_call|>[{\"name\": \"look\", \"arguments\": {\"a\": 1}}, {\"name\": \"go\"}]",
-        "||look({\"a\":1})go({})");
+        "||look({\"a\": 1})go({})");
   check(form, "Yes.\n<|tool_call|>[{\"name\": \"look\", \"arguments\": {}}]<|/tool_call|>", "|Yes.|look({})");
   check(form, "<|tool_call|>{\"name\": \"go\"}<|/tool_call|><|tool_call|>{\"name\": \"look\"}<|/tool_call|>",
         "||go({})look({})");
