@@ -81,7 +81,7 @@ THREE = {"live": 4, "memory": "170MiB"}   # three stages and a spare
 SPARES = {"live": 5, "memory": "170MiB"}  # and one spare more
 ROWS = {
     "kill-decode": Row("kill -9 of a stage at 1k context, a spare there", "kill_decode", THREE, special=at_length),
-    "kill-apart": Row("the same, the two answers to different prompts", "kill_apart", THREE, special=at_length),
+    "kill-apart": Row("the same with two different prompts", "kill_apart", THREE, special=at_length),
     "kill-no-spare": Row("kill -9 of a stage at 1k context, no spare", "kill_without_spare",
                          {"live": 3, "memory": "260MiB", "objective": "throughput"}, special=at_length),
     "kill-prefill": Row("kill -9 of a stage while prompts are read", "kill_prefill", THREE),
