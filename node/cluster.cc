@@ -12,6 +12,7 @@
 #include "base/version.h"
 #include "model/sha256.h"
 #include "node/cluster_measure.h"
+#include "node/cluster_verify.h"
 #include "node/cluster_weights.h"
 #include "node/enrolment.h"
 #include "node/memory_check.h"
@@ -235,6 +236,7 @@ std::map<std::string, Endpoint> plan_and_listen(Cluster& cluster, Bootstrap& boo
   choose_kernels(cluster, bootstrap, options);
   (void)together(bootstrap, cluster.name,
                  [&] {  // what is wrong with the request is said before anything is measured
+                   check_verify(cluster);
                    complete_plan_input(cluster.config, *cluster.file, cluster.model, cluster.plan_input,
                                        cluster.adapters);
                    return std::string();
@@ -242,6 +244,7 @@ std::map<std::string, Endpoint> plan_and_listen(Cluster& cluster, Bootstrap& boo
   const std::map<std::string, Endpoint> endpoints = share_endpoints(cluster, bootstrap);
   PlanInput& input = cluster.plan_input;
   input.devices = measure_devices(cluster, bootstrap, threads_of(cluster, options));
+  keep_room_to_verify(cluster);
   input.links = measure_links(cluster, bootstrap, endpoints);
   const std::vector<std::string> plans = together(bootstrap, cluster.name, [&] {
     if (bootstrap.rank() != 0) return std::string();
@@ -369,6 +372,7 @@ void start_coordinator(Cluster& cluster, const std::map<std::string, Endpoint>& 
         compare_with_plan(cluster);
         if (cluster.on_laid_out) cluster.on_laid_out(layout);
       });
+  start_verifier(cluster);
 }
 
 // The head alone, of a cluster file with several nodes: they join by address, and the first plan is made
@@ -378,6 +382,7 @@ void start_alone(Cluster& cluster, Bootstrap& bootstrap, const ClusterOptions& o
   agree_on_inputs(cluster, bootstrap, threads_of(cluster, options));
   cluster.kernels = &select_kernels(options.kernels.empty() ? cluster.this_node().kernels : options.kernels);
   tell_numeric_class(cluster);
+  check_verify(cluster);
   complete_plan_input(cluster.config, *cluster.file, cluster.model, cluster.plan_input, cluster.adapters);
   const std::map<std::string, Endpoint> endpoints = share_endpoints(cluster, bootstrap);
   PlanInput& input = cluster.plan_input;
@@ -386,6 +391,7 @@ void start_alone(Cluster& cluster, Bootstrap& bootstrap, const ClusterOptions& o
     input.devices[i].name = cluster.config.nodes[i].name;
     input.devices[i].memory_bytes = cluster.config.nodes[i].memory_bytes;
   }
+  keep_room_to_verify(cluster);
   input.links = LinkTable(static_cast<int>(input.devices.size()), LinkProfile{});
   cluster.layout = base_of(cluster);
   make_factory(cluster, options);

@@ -58,6 +58,7 @@ struct Cluster {
   std::unique_ptr<Fidelity> fidelity;  // head only, where the plan predicts anything; the io thread's
   std::unique_ptr<Coordinator> coordinator;
   std::unique_ptr<PipelineKeeper> keeper;                  // head only, where there is more than one node
+  std::unique_ptr<Verifier> verifier;                      // head only, with --verify
   std::function<void(const PipelineLayout&)> on_laid_out;  // the io thread's: told of each later layout
   bool is_head() const { return coordinator != nullptr; }
   const NodeConfig& this_node() const { return config.nodes[static_cast<size_t>(config.node_index(name))]; }

@@ -377,7 +377,7 @@ ClusterConfig parse_cluster_config(const std::string& yaml, const std::string& p
     const MapReader top(
         document, path, "",
         {"cluster", "model", "model-key", "context", "sequences", "kv-cache", "kv-cells", "head", "nodes",
-         "links", "plan", "stall-timeout", "serve", "adapters", "certificate-days"});
+         "links", "plan", "stall-timeout", "serve", "adapters", "certificate-days", "verify"});
     config.cluster = top.text("cluster", config.cluster);
     config.model = top.text("model", "");
     config.model_key = beside_file(path, top.text("model-key", ""));
@@ -394,6 +394,7 @@ ClusterConfig parse_cluster_config(const std::string& yaml, const std::string& p
       config.stall_timeout_s = parse_stall_timeout(top.text("stall-timeout", ""), top.place("stall-timeout"));
     config.certificate_days = top.number("certificate-days", config.certificate_days, kCertificateDaysMin,
                                          kCertificateDaysMax, "days");
+    if (top.has("verify")) config.verify = parse_share(top.text("verify", ""), top.place("verify"));
     read_serve(config, top);
     read_adapters(config, top);
   } catch (const YAML::DeepRecursion& e) {
@@ -416,6 +417,16 @@ bool is_node_name(const std::string& name) {
 void parse_cache_size(const std::string& text, const std::string& place, NodeConfig& node) {
   node.cache = text != "none";
   node.cache_bytes = node.cache ? parse_bytes(text, place) : 0;
+}
+
+double parse_share(const std::string& text, const std::string& place) {
+  double percent = 0;
+  const char* const end = text.data() + text.size();
+  const auto [rest, errc] = std::from_chars(text.data(), end, percent);
+  if (errc != std::errc() || std::string_view(rest, end) != "%" || !(percent > 0 && percent <= 100))
+    throw SetupError(
+        fmt::format("{}: write a share like 1%, above 0 and at most 100%, not '{}'", place, text));
+  return percent / 100;
 }
 
 double parse_stall_timeout(const std::string& text, const std::string& place) {

@@ -84,13 +84,14 @@ struct ClusterConfig {
   double stall_timeout_s = 0;  // no answer to any step for so long: the run ends. 0: chosen from the plan
   ServeConfig serve;
   double certificate_days = kCertificateDays;  // that a node's certificate holds; renewed at two thirds of it
-  bool insecure = false;                       // links without TLS (--insecure)
+  double verify = 0;      // of all rows computed, the share that the head computes again (--verify); 0: none
+  bool insecure = false;  // links without TLS (--insecure)
 
   int node_index(const std::string& name) const;  // -1 if absent
   int head_index() const { return node_index(head); }
   std::chrono::seconds certificate_life() const;
-  // What all nodes must agree on, as text to hash: everything but the path of the file, the head's HTTP door
-  // and for how long it signs.
+  // What all nodes must agree on, as text to hash: everything but the path of the file, the head's HTTP door,
+  // for how long it signs and what it computes again.
   std::string canonical() const;
 };
 
@@ -112,6 +113,9 @@ void parse_cache_size(const std::string& text, const std::string& place, NodeCon
 
 // "30s", from 1 s to a day. Throws SetupError that begins with `place`: a flag, or a key's file and line.
 double parse_stall_timeout(const std::string& text, const std::string& place);
+
+// "1%": a share above 0, up to 100%. Throws SetupError that begins with `place`.
+double parse_share(const std::string& text, const std::string& place);
 
 // Adds an adapter. Throws SetupError that begins with `place` where the name is malformed or taken.
 void add_adapter(ClusterConfig& config, const std::string& name, const std::string& path,

@@ -74,7 +74,7 @@ ClusterConfig config_of(const CommonFlags& common) {
     for (const auto& [flag, value] :
          {std::pair("--objective", common.objective), std::pair("--keep-on-head", common.keep_on_head),
           std::pair("--node", common.node), std::pair("--stall-timeout", common.stall_timeout),
-          std::pair("--cache-size", common.cache_size)}) {
+          std::pair("--cache-size", common.cache_size), std::pair("--verify", common.verify)}) {
       if (!value.empty())
         throw SetupError(fmt::format("{} {} is for a cluster: name a cluster file with -c", flag, value));
     }
@@ -96,6 +96,7 @@ ClusterConfig config_of(const CommonFlags& common) {
   if (!common.keep_on_head.empty()) config.plan.keep_on_head = common.keep_on_head;
   if (!common.stall_timeout.empty())
     config.stall_timeout_s = parse_stall_timeout(common.stall_timeout, "--stall-timeout");
+  if (!common.verify.empty()) config.verify = parse_share(common.verify, "--verify");
   add_adapters(common, config);
   if (!common.model_key.empty()) config.model_key = common.model_key;
   config.insecure = common.insecure;

@@ -21,6 +21,7 @@ struct CommonFlags {
   std::string objective, keep_on_head;  // override the cluster file's
   std::string stall_timeout;            // overrides the cluster file's
   std::string cache_size;               // overrides the cluster file's
+  std::string verify;                   // "1%"; the same
   int context = 0;                      // 0: the cluster file's, or 4096 (less where the model's is less)
   int threads = 0;
   int sequences = 0;

@@ -126,6 +126,7 @@ void Coordinator::send(ScheduledStep step) {
   in_flight.all_logits = job->candidates == 0;
   in_flight.step = std::move(step);
   in_flight.sent_s = host_.now_s();
+  if (verifier_ != nullptr) sample(*job, in_flight);
   steps_[job->step_id] = std::move(in_flight);
   if (!watching_ && layout_.step_deadline_s > 0) {
     watching_ = true;
@@ -138,6 +139,40 @@ void Coordinator::send(ScheduledStep step) {
     SHOAL_CHECK(job->buffer != nullptr);  // there is one for every step in flight
   }
   host_.send_step(std::move(job));
+}
+
+// Now and then one sequence's rows are to be computed once more elsewhere: its stages hash them.
+void Coordinator::sample(StepJob& job, StepInFlight& in_flight) {
+  const bool adapted =
+      std::any_of(job.rows.begin(), job.rows.end(), [](const BatchRow& row) { return row.adapter != 0; });
+  if (job.kind != StepKind::kDecode || layout_.inputs > 0 || adapted) return;
+  for (const StepPart& part : in_flight.step.parts) {
+    const Sequence& sequence = *running_.at(part.sequence);
+    const int end = part.first_position + part.rows;
+    if (!verifier_->wants(part.rows, end)) continue;
+    SampledStep sampled;
+    sampled.layout = layout_;
+    sampled.tokens.assign(sequence.tokens.begin(), sequence.tokens.begin() + end);
+    sampled.first = part.first_position;
+    sampled.candidates = job.candidates;
+    in_flight.sampled = std::move(sampled);
+    in_flight.sampled_sequence = part.sequence;
+    job.verify_slot = sequence.slot;
+    return;
+  }
+}
+
+// To who computes it again. False where the stages have not hashed it.
+bool Coordinator::hand_over(StepInFlight& in_flight, const StepOutcome& outcome) {
+  if (!in_flight.sampled) return true;
+  SampledStep& sampled = *in_flight.sampled;
+  if (outcome.digests.size() != layout_.node_of_stage.size()) return false;
+  sampled.digests = outcome.digests;
+  for (size_t i = 0; i < in_flight.wanted.size(); ++i) {
+    if (in_flight.wanted[i].second == in_flight.sampled_sequence) sampled.output = outcome.rows[i];
+  }
+  if (verifier_ != nullptr) verifier_->take(std::move(sampled));
+  return true;
 }
 
 void Coordinator::on_outcome(StepOutcome outcome) {
@@ -155,13 +190,17 @@ void Coordinator::on_outcome(StepOutcome outcome) {
     broken({Errc::kBadFrame, fmt::format("an answer to step {}, which is not under way", outcome.step_id)});
     return;
   }
-  const StepInFlight in_flight = std::move(found->second);
+  StepInFlight in_flight = std::move(found->second);
   steps_.erase(found);
   last_step_s_ = last_outcome_s_;
   learn(in_flight, outcome.stage_times);
   trace_step(outcome.step_id, in_flight, outcome.stage_times);
   if (outcome.rows.size() != in_flight.wanted.size()) {
     broken({Errc::kBadFrame, "an answer with another number of rows than was asked for"});
+    return;
+  }
+  if (!hand_over(in_flight, outcome)) {
+    broken({Errc::kBadFrame, "an answer without the hashes that its stages were asked for"});
     return;
   }
   for (size_t i = 0; i < outcome.rows.size(); ++i) {

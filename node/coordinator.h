@@ -22,6 +22,7 @@
 #include "node/pipeline_layout.h"
 #include "node/scheduler.h"
 #include "node/trace.h"
+#include "node/verifier.h"
 
 namespace shoal {
 
@@ -65,6 +66,8 @@ class Coordinator {
   bool idle() const { return running_.empty() && waiting_.empty(); }
   // Like set_fidelity, for what was resumed.
   void compare_with(Fidelity* fidelity);
+  // Steps are sampled for it from now on; null ends it.
+  void set_verifier(Verifier* verifier) { verifier_ = verifier; }
   // Why requests are refused, if they are; from any thread but the io thread.
   std::optional<Error> refuses();
   // When a step last came back from this pipeline, computed: by the host's clock.
@@ -93,6 +96,8 @@ class Coordinator {
     double sent_s = 0;
     bool all_logits =
         false;  // somebody wants those of the whole vocabulary: a far larger answer than planned
+    std::optional<SampledStep> sampled;  // of one sequence's rows
+    uint64_t sampled_sequence = 0;
   };
 
   void start(uint64_t id, GenerationRequest request);
@@ -114,6 +119,8 @@ class Coordinator {
   void learn(const StepInFlight& in_flight, const std::vector<StageTime>& times);
   void compare(const StepInFlight& in_flight, double answered_s, const std::vector<StageTime>& times);
   void send(ScheduledStep step);
+  void sample(StepJob& job, StepInFlight& in_flight);
+  bool hand_over(StepInFlight& in_flight, const StepOutcome& outcome);
   void on_outcome(StepOutcome outcome);
   Result<int32_t> choose(Sequence& sequence, const RowOutput& output);
   void take_token(Sequence& sequence, const RowOutput& output);
@@ -139,6 +146,7 @@ class Coordinator {
   CacheSlots cache_;
   Trace* trace_ = nullptr;        // null: nothing is recorded
   Fidelity* fidelity_ = nullptr;  // null: nothing is compared
+  Verifier* verifier_ = nullptr;  // null: nothing is computed again
   Keeper keeper_;
   bool suspended_ = false;        // there is no pipeline now
   std::optional<Error> refusal_;  // and none to come soon: requests end at once

@@ -19,6 +19,16 @@ uint32_t microseconds(std::chrono::steady_clock::duration duration) {
 
 }  // namespace
 
+Sha256 digest_of(const float* hidden, int n_embd, std::span<const BatchRow> rows, int slot) {
+  Sha256Hasher hasher;
+  for (size_t r = 0; r < rows.size(); ++r) {
+    if (rows[r].slot != slot) continue;
+    const std::span<const float> row(hidden + r * static_cast<size_t>(n_embd), static_cast<size_t>(n_embd));
+    hasher.add(std::as_bytes(row));
+  }
+  return hasher.finish();
+}
+
 Engine::Engine(size_t queue_max, std::function<void(std::unique_ptr<StepJob>)> on_done)
     : queue_max_(queue_max), on_done_(std::move(on_done)) {}
 
@@ -178,6 +188,8 @@ void Engine::compute(StepJob& job) {
     hosted->steps += 1;
     hosted->rows += job.rows.size();
     hosted->busy_ns += static_cast<uint64_t>(std::chrono::nanoseconds(busy).count());
+    if (result && job.verify_slot >= 0)
+      job.digests.push_back(digest_of(hidden, hosted->stage->n_embd(), job.rows, job.verify_slot));
     if (result.has_error()) job.failed = true, job.error = result.error(), job.fault = hosted->stage->fault();
     return;
   }

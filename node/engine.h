@@ -18,6 +18,7 @@
 #include <vector>
 
 #include "base/error.h"
+#include "model/sha256.h"
 #include "sharding/stage.h"
 #include "transport/messages.h"
 
@@ -37,6 +38,8 @@ struct StepJob {
   int candidates = 1;            // wanted for each row with wants_logits; 0: the whole vocabulary
   StepBuffer buffer;             // [rows, n_embd]
   std::vector<StageTime> times;  // of the stages behind it; the engine adds its own
+  int verify_slot = -1;          // whose rows the stages hash
+  std::vector<Sha256> digests;   // as times
   std::chrono::steady_clock::time_point queued;  // when the engine took it
 
   // Filled by the engine.
@@ -51,6 +54,9 @@ inline uint64_t clock_microseconds(std::chrono::steady_clock::time_point time) {
   return static_cast<uint64_t>(
       std::chrono::duration_cast<std::chrono::microseconds>(time.time_since_epoch()).count());
 }
+
+// The hash of those of a step's rows that are of one slot. hidden: [rows, n_embd].
+Sha256 digest_of(const float* hidden, int n_embd, std::span<const BatchRow> rows, int slot);
 
 // What a stage has done since it was built.
 struct StageStats {

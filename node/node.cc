@@ -142,7 +142,9 @@ void Node::on_engine_done(std::unique_ptr<StepJob> job) {
 // The last stage is done: its answer goes home.
 void Node::finish(std::unique_ptr<StepJob> job) {
   if (is_head()) {
-    if (on_outcome_) on_outcome_({job->step_id, std::move(job->outputs), false, {}, std::move(job->times)});
+    StepOutcome outcome{job->step_id, std::move(job->outputs), false, {}, std::move(job->times)};
+    outcome.digests = std::move(job->digests);
+    if (on_outcome_) on_outcome_(std::move(outcome));
   } else if (head_) {
     (void)head_->post({to_message(*job, std::move(job->outputs))});
   }

@@ -102,10 +102,7 @@ NodeEvents PipelineKeeper::node_events() {
     recovery_.examined(node, examined.failure, now());
     act();
   };
-  events.faulted = [this](const Suspects::Fault& fault) {
-    recovery_.faulted(fault, now());
-    act();
-  };
+  events.faulted = [this](const Suspects::Fault& fault) { accuse(fault); };
   events.may_join = [this](const std::string& node) { return membership_.may_join(node, now()); };
   events.joined = [this](const std::string& node, const Join& join) { on_joined(node, join); };
   return events;
@@ -284,6 +281,11 @@ Result<void> PipelineKeeper::drain(const std::string& node) {
   const Result<void> drained = recovery_.drain(node, now());
   act();
   return drained;
+}
+
+void PipelineKeeper::accuse(const Suspects::Fault& fault) {
+  recovery_.faulted(fault, now());
+  act();
 }
 
 std::vector<PipelineKeeper::Member> PipelineKeeper::members() const {

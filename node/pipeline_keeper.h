@@ -64,6 +64,8 @@ class PipelineKeeper {
   Recovery::State state() const { return recovery_.state(); }
   uint64_t epoch() const { return recovery_.epoch(); }
   Result<void> drain(const std::string& node);
+  // A node was found to compute wrong numbers.
+  void accuse(const Suspects::Fault& fault);
   // Also told from now on; from any other thread. Null ends it.
   void set_on_event(OnEvent on_event);
 

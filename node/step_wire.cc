@@ -1,5 +1,8 @@
 #include "node/step_wire.h"
 
+#include <cstring>
+#include <span>
+
 namespace shoal {
 namespace {
 
@@ -11,7 +14,21 @@ WireCacheOp to_wire(const CacheOp& op) {
           static_cast<uint32_t>(op.length)};
 }
 
+std::string to_wire(std::span<const Sha256> digests) {
+  std::string bytes(digests.size() * kDigestBytes, '\0');
+  for (size_t i = 0; i < digests.size(); ++i)
+    std::memcpy(bytes.data() + i * kDigestBytes, digests[i].data(), kDigestBytes);
+  return bytes;
+}
+
 }  // namespace
+
+std::vector<Sha256> digests_from_wire(const std::string& bytes) {
+  std::vector<Sha256> digests(bytes.size() / kDigestBytes);
+  for (size_t i = 0; i < digests.size(); ++i)
+    std::memcpy(digests[i].data(), bytes.data() + i * kDigestBytes, kDigestBytes);
+  return digests;
+}
 
 CacheOp from_wire(const WireCacheOp& op) {
   const CacheOpKind kind = op.kind == WireCacheOp::Kind::kTrim   ? CacheOpKind::kTrim
@@ -29,6 +46,8 @@ StepMessage to_message(const StepJob& job) {
   step.candidates = static_cast<uint32_t>(job.candidates);
   step.kind = static_cast<WireStepKind>(job.kind);  // the same order
   step.stage_times = job.times;
+  step.verify_slot = static_cast<uint32_t>(job.verify_slot + 1);
+  step.digests = to_wire(job.digests);
   for (const CacheOp& op : job.ops) step.cache_ops.push_back(to_wire(op));
   for (const BatchRow& row : job.rows) {
     step.rows.push_back({static_cast<uint32_t>(row.slot), static_cast<uint32_t>(row.position),
@@ -43,6 +62,7 @@ ResultMessage to_message(const StepJob& job, std::vector<RowOutput>&& outputs) {
   result.epoch = job.epoch;
   result.step_id = job.step_id;
   result.stage_times = job.times;
+  result.digests = to_wire(job.digests);
   for (const RowOutput& output : outputs) {
     RowResult row{static_cast<uint32_t>(output.row), output.log_sum_exp, {}, {}, output.embedding};
     for (const Candidate& c : output.candidates) {
@@ -57,6 +77,7 @@ ResultMessage to_message(const StepJob& job, std::vector<RowOutput>&& outputs) {
 StepOutcome from_message(const ResultMessage& message) {
   StepOutcome outcome{
       message.step_id, {}, message.failed, {message.failure_code, message.failure_text}, message.stage_times};
+  outcome.digests = digests_from_wire(message.digests);
   for (const RowResult& row : message.rows) {
     RowOutput output{static_cast<int32_t>(row.row), row.log_sum_exp, {}, row.embedding};
     for (size_t i = 0; i < row.logits.size(); ++i) {

@@ -8,6 +8,7 @@
 namespace shoal {
 
 CacheOp from_wire(const WireCacheOp& op);
+std::vector<Sha256> digests_from_wire(const std::string& bytes);
 StepMessage to_message(const StepJob& job);
 ResultMessage to_message(const StepJob& job, std::vector<RowOutput>&& outputs);
 StepOutcome from_message(const ResultMessage& message);

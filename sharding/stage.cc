@@ -362,6 +362,10 @@ Result<void> Stage::run(std::span<const CacheOp> ops, std::span<const BatchRow> 
   return s.check_computed(kind, rows, hidden, outputs);
 }
 
+int Stage::n_embd() const {
+  return impl_->config.n_embd;
+}
+
 NumericFault Stage::fault() const {
   return impl_->fault;
 }

@@ -69,6 +69,7 @@ class Stage {
   // vocabulary). Reused entries of `outputs` keep their memory.
   Result<void> run(std::span<const CacheOp> ops, std::span<const BatchRow> rows, int candidates,
                    float* hidden, std::vector<RowOutput>& outputs, StepKind kind = StepKind::kDecode);
+  int n_embd() const;
   // Whether that is why the last run failed.
   NumericFault fault() const;
 

@@ -30,6 +30,7 @@ inline constexpr size_t kTextBytesMax = size_t{1} << 20;        // any text: a n
 inline constexpr size_t kNameBytesMax = 255;                    // a node's or cluster's name, a hash
 inline constexpr size_t kStatsEntriesMax = 256;                 // stages or links in one stats message
 inline constexpr size_t kStageTimesMax = 256;                   // stages that tell of one step
+inline constexpr size_t kDigestBytes = 32;                      // of one stage's rows (SHA-256)
 inline constexpr uint64_t kArrivalsEvery = 4;                   // steps, of which one tells when it arrived
 inline constexpr size_t kMetadataBytesMax = size_t{64} << 20;   // a frame without its payload
 inline constexpr size_t kPayloadBytesMax = size_t{64} << 20;    // activations or probe bytes of a frame
@@ -142,6 +143,8 @@ struct StepMessage {
   PayloadType payload_type = PayloadType::kF32;
   WireStepKind kind = WireStepKind::kDecode;
   std::vector<StageTime> stage_times;  // of the stages that have computed the step
+  uint32_t verify_slot = 0;            // from 1: whose rows each stage hashes; 0: none
+  std::string digests = {};            // kDigestBytes of each stage that has
   bool operator==(const StepMessage&) const = default;
 };
 
@@ -169,6 +172,7 @@ struct ResultMessage {
   std::string failure_text;
   StepFault fault = StepFault::kNone;
   uint32_t fault_stage = 0;  // that found it, where there is one
+  std::string digests = {};  // of all stages, as in StepMessage
   bool operator==(const ResultMessage&) const = default;
 };
 

@@ -273,6 +273,8 @@ struct Step {
     wantsLogits @8 :List(Bool);
     adapted @14 :List(AdaptedRow);
     # Instead, where some row passes through an adapter.
+    verified @15 :VerifiedRows;
+    # Instead, where each stage is to hash what it computes of one slot's rows; none passes through an adapter then.
   }
   tokenIds @9 :List(UInt32);
   # Only on the way to the stage that embeds; empty to every other. Text stays where it entered.
@@ -286,6 +288,14 @@ struct Step {
   # microseconds of the node's own steady clock. LinkProbeAck tells what that clock shows, so that the head can say how
   # long each hop took.
   kind @13 :StepKind;
+}
+
+struct VerifiedRows {
+  wantsLogits @0 :List(Bool);
+  slot @1 :UInt32;
+  # Whose rows' hidden each stage hashes (SHA-256) as it computed them.
+  digests @2 :Data;
+  # Those hashes, 32 bytes of each stage that has computed the step. The head computes the same and compares.
 }
 
 struct AdaptedRow {
@@ -325,6 +335,8 @@ struct StepResult {
   stageTimes @4 :List(StageTime);
   arrivedUs @5 :List(UInt64);
   # Of all stages, where rows is set; as in Step.
+  digests @6 :Data;
+  # As in Step, of all stages.
 
   struct Failure {
     code @0 :Code;

@@ -165,7 +165,7 @@ class Reader {
       }
     }
     const auto slots = r.getSlots();
-    if (at_most(slots.size(), kStepRowsMax, "rows")) step_rows(r, slots, m.rows);
+    if (at_most(slots.size(), kStepRowsMax, "rows")) step_rows(r, slots, m);
     m.token_ids = numbers<uint32_t>(r.getTokenIds());
     if (!m.token_ids.empty() && m.token_ids.size() != slots.size()) {
       fail("a step has " + std::to_string(m.token_ids.size()) + " token ids for " +
@@ -177,7 +177,8 @@ class Reader {
   }
 
   // Each list is asked for once: each time counts towards how much of a message may be read.
-  void step_rows(wire::Step::Reader r, capnp::List<uint32_t>::Reader slots, std::vector<StepRow>& rows) {
+  void step_rows(wire::Step::Reader r, capnp::List<uint32_t>::Reader slots, StepMessage& m) {
+    std::vector<StepRow>& rows = m.rows;
     const auto positions = r.getPositions();
     if (positions.size() != slots.size()) return fail("a step's row lists differ in length");
     rows.reserve(slots.size());
@@ -192,8 +193,18 @@ class Reader {
       }
       return;
     }
-    const auto wants_logits = r.getWantsLogits();
-    if (wants_logits.size() != slots.size()) return fail("a step's row lists differ in length");
+    if (r.isVerified()) {
+      const auto verified = r.getVerified();
+      // A slot that cannot be is left to check_step.
+      m.verify_slot = verified.getSlot() < UINT32_MAX ? verified.getSlot() + 1 : UINT32_MAX;
+      m.digests = digests(verified.getDigests());
+      return wishes(verified.getWantsLogits(), rows);
+    }
+    wishes(r.getWantsLogits(), rows);
+  }
+
+  void wishes(capnp::List<bool>::Reader wants_logits, std::vector<StepRow>& rows) {
+    if (wants_logits.size() != rows.size()) return fail("a step's row lists differ in length");
     for (unsigned i = 0; i < wants_logits.size(); ++i) rows[i].wants_logits = wants_logits[i];
   }
 
@@ -212,6 +223,12 @@ class Reader {
     return times;
   }
 
+  std::string digests(capnp::Data::Reader r) {
+    if (!at_most(r.size(), kStageTimesMax * kDigestBytes, "bytes of digests")) return {};
+    if (r.size() % kDigestBytes != 0) fail("digests of " + std::to_string(r.size()) + " bytes");
+    return std::string(reinterpret_cast<const char*>(r.begin()), r.size());
+  }
+
   ResultMessage result(wire::StepResult::Reader r) {
     ResultMessage m;
     m.epoch = r.getEpoch();
@@ -228,6 +245,7 @@ class Reader {
       }
       case wire::StepResult::ROWS: {
         m.stage_times = stage_times(r.getStageTimes(), r.getArrivedUs());
+        m.digests = digests(r.getDigests());
         const auto rows = r.getRows();
         if (!at_most(rows.size(), kStepRowsMax, "result rows")) return m;
         m.rows.reserve(rows.size());

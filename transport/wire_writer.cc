@@ -17,6 +17,10 @@ Result<void> too_large(std::string what) {
   return Error{Errc::kInvalidInput, std::move(what)};
 }
 
+bool adapted(const std::vector<StepRow>& rows) {
+  return std::any_of(rows.begin(), rows.end(), [](const StepRow& row) { return row.adapter != 0; });
+}
+
 Result<void> check_name(const std::string& name, const char* what) {
   if (name.size() <= kNameBytesMax) return {};
   return too_large(std::string(what) + " has " + std::to_string(name.size()) + " bytes, at most " +
@@ -54,11 +58,14 @@ struct CheckOutgoing {
       return too_large("a step has " + std::to_string(m.rows.size()) + " rows, at most " +
                        std::to_string(kStepRowsMax) + " fit a message");
     }
-    if (m.stage_times.size() > kStageTimesMax) return too_large("a step tells of more stages than may be");
+    if (m.stage_times.size() > kStageTimesMax || m.digests.size() > kStageTimesMax * kDigestBytes)
+      return too_large("a step tells of more stages than may be");
     if (m.cache_ops.size() > kCacheOpsMax) {
       return too_large("a step has " + std::to_string(m.cache_ops.size()) + " cache operations, at most " +
                        std::to_string(kCacheOpsMax) + " fit a message");
     }
+    if (m.verify_slot > 0 && (m.rows.empty() || adapted(m.rows)))
+      return too_large("a step to hash has rows, and none through an adapter");
     if (!m.token_ids.empty() && m.token_ids.size() != m.rows.size()) {
       return too_large("a step has " + std::to_string(m.token_ids.size()) + " token ids for " +
                        std::to_string(m.rows.size()) + " rows");
@@ -66,7 +73,8 @@ struct CheckOutgoing {
     return {};
   }
   Result<void> operator()(const ResultMessage& m) const {
-    if (m.stage_times.size() > kStageTimesMax) return too_large("a result tells of more stages than may be");
+    if (m.stage_times.size() > kStageTimesMax || m.digests.size() > kStageTimesMax * kDigestBytes)
+      return too_large("a result tells of more stages than may be");
     if (m.rows.size() > kStepRowsMax) return too_large("a result has more rows than a step may have");
     for (const RowResult& row : m.rows) {
       if (!row.tokens.empty() && row.tokens.size() != row.logits.size()) {
@@ -126,10 +134,6 @@ size_t list_words(size_t count, size_t bytes_each) {
   return (count * bytes_each + 7) / 8 + 1;
 }
 
-bool adapted(const std::vector<StepRow>& rows) {
-  return std::any_of(rows.begin(), rows.end(), [](const StepRow& row) { return row.adapter != 0; });
-}
-
 bool tell_arrivals(const std::vector<StageTime>& times) {
   return std::any_of(times.begin(), times.end(), [](const auto& time) { return time.arrived_us != 0; });
 }
@@ -150,11 +154,12 @@ struct WordsBound {
   size_t operator()(const StepMessage& m) const {
     return list_words(m.cache_ops.size(), 16) + 2 * list_words(m.rows.size(), 4) +
            (adapted(m.rows) ? list_words(m.rows.size(), 8) : list_words(m.rows.size() / 8 + 1, 1)) +
-           list_words(m.token_ids.size(), 4) + times_words(m.stage_times) + 1;
+           list_words(m.token_ids.size(), 4) + times_words(m.stage_times) + text_words(m.digests) +
+           (m.verify_slot > 0 ? 4 : 0) + 1;
   }
   size_t operator()(const ResultMessage& m) const {
-    size_t words =
-        text_words(m.failure_text) + list_words(m.rows.size(), 32) + times_words(m.stage_times) + 1;
+    size_t words = text_words(m.failure_text) + list_words(m.rows.size(), 32) + times_words(m.stage_times) +
+                   text_words(m.digests) + 1;
     for (const RowResult& row : m.rows)
       words += list_words(row.tokens.size(), 4) + list_words(row.logits.size(), 4) +
                list_words(row.embedding.size(), 4);
@@ -193,6 +198,10 @@ struct WordsBound {
     return 0;
   }
 };
+
+kj::ArrayPtr<const kj::byte> data_of(const std::string& bytes) {
+  return kj::arrayPtr(reinterpret_cast<const kj::byte*>(bytes.data()), bytes.size());
+}
 
 kj::StringPtr text_of(const std::string& text) {
   return kj::StringPtr(text.c_str(), text.size());
@@ -263,20 +272,28 @@ struct Writer {
         slots.set(i, m.rows[i].slot);
         positions.set(i, m.rows[i].position);
       }
-      write_wishes(m.rows, b);
+      if (m.verify_slot > 0) {
+        auto verified = b.initVerified();
+        verified.setSlot(m.verify_slot - 1);
+        if (!m.digests.empty()) verified.setDigests(data_of(m.digests));
+        write_wants(m.rows, verified);
+      } else {
+        write_wishes(m.rows, b);
+      }
     }
     if (!m.token_ids.empty()) b.setTokenIds(kj::arrayPtr(m.token_ids.data(), m.token_ids.size()));
     if (!m.stage_times.empty()) write_times(m.stage_times, b);
     if (!payload.empty()) b.adoptHidden(payload_data());
   }
+  template <class Builder>
+  static void write_wants(const std::vector<StepRow>& rows, Builder to) {
+    auto wants_logits = to.initWantsLogits(static_cast<unsigned>(rows.size()));
+    for (unsigned i = 0; i < wants_logits.size(); ++i) wants_logits.set(i, rows[i].wants_logits);
+  }
   // What is wanted of each row, and where one passes through an adapter, that too.
   static void write_wishes(const std::vector<StepRow>& rows, wire::Step::Builder b) {
+    if (!adapted(rows)) return write_wants(rows, b);
     const auto n = static_cast<unsigned>(rows.size());
-    if (!adapted(rows)) {
-      auto wants_logits = b.initWantsLogits(n);
-      for (unsigned i = 0; i < n; ++i) wants_logits.set(i, rows[i].wants_logits);
-      return;
-    }
     auto list = b.initAdapted(n);
     for (unsigned i = 0; i < n; ++i) {
       list[i].setWantsLogits(rows[i].wants_logits);
@@ -308,6 +325,7 @@ struct Writer {
       return;
     }
     if (!m.stage_times.empty()) write_times(m.stage_times, b);
+    if (!m.digests.empty()) b.setDigests(data_of(m.digests));
     auto rows = b.initRows(static_cast<unsigned>(m.rows.size()));
     for (unsigned i = 0; i < rows.size(); ++i) {
       const RowResult& row = m.rows[i];

@@ -223,6 +223,7 @@ awaitable<HttpResponse> ApiHandler::metrics() {
 ClusterCounts ApiHandler::cluster_counts() const {
   ClusterCounts counts;
   counts.replayed = cluster_.coordinator->replayed();
+  if (cluster_.verifier) counts.verified = cluster_.verifier->counts();
   if (!cluster_.keeper) return counts;
   const PipelineKeeper::Counters kept = cluster_.keeper->counters();
   counts.joined = kept.joined, counts.lost = kept.lost, counts.failed = kept.failed,

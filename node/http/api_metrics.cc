@@ -93,6 +93,13 @@ std::vector<MetricFamily> cluster_families(const ClusterCounts& cluster) {
         static_cast<double>(cluster.replayed));
   count("shoal_stale_messages_total", "Messages of a plan that was over, refused",
         static_cast<double>(cluster.stale));
+  count("shoal_verified_steps_total", "Steps that the head has computed again (--verify)",
+        static_cast<double>(cluster.verified.steps));
+  count("shoal_verified_rows_total", "Rows that it computed for it",
+        static_cast<double>(cluster.verified.rows));
+  count("shoal_verify_differences_total", "Steps of which a node had computed something else",
+        static_cast<double>(cluster.verified.different));
+  count("shoal_verify_seconds_total", "Seconds that it took", cluster.verified.seconds);
   Reading::add(reading.family("shoal_plan", "Number of the plan that runs", MetricType::Gauge),
                static_cast<double>(cluster.plan));
   Reading::add(

@@ -14,6 +14,7 @@
 
 #include "node/http/http_server.h"
 #include "node/node.h"
+#include "node/verifier.h"
 
 namespace shoal {
 
@@ -34,6 +35,7 @@ struct ClusterCounts {
   uint64_t joined = 0, lost = 0, resumed = 0, suspected = 0, suspects = 0, stale = 0, replayed = 0;
   std::map<std::string, uint64_t> failed;  // by node or hop
   double stood_still_s = 0;
+  Verifier::Counts verified;
   uint64_t plan = 0;  // the epoch
   bool running = true;
 };

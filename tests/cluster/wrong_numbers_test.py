@@ -1,5 +1,6 @@
-"""A weight becomes what is not a number in the memory of a node that computes, as in a device whose memory or processor is
-bad. The bytes are changed from outside, through /proc/PID/mem."""
+"""A weight changes in the memory of a node that computes, as in a device whose memory or processor is bad: one bit, which
+--verify finds, and to what is not a number, which the stage itself finds. The bytes are changed from outside, through
+/proc/PID/mem."""
 
 import re
 import struct
@@ -79,12 +80,13 @@ def change_in_memory(pid, old, new):
 
 
 class WrongNumbers(ClusterTest):
-    def spoil(self, cluster):
-        """Spoils a weight of a layer that the last worker in the pipeline computes; its name."""
+    def spoil(self, cluster, bits):
+        """Changes a weight of a layer that the last worker in the pipeline computes; its name."""
         stage = next(stage for stage in reversed(cluster.status()["stages"])
                      if stage["node"] != "node-0" and stage["layer_begin"] < stage["layer_end"])
         norm = norms_of(MODEL)[stage["layer_begin"]]
-        spoiled = struct.pack("<f", float("nan")) + norm[4:]
+        first = struct.unpack("<I", norm[:4])[0]
+        spoiled = struct.pack("<I", bits(first)) + norm[4:]
         self.assertGreater(change_in_memory(cluster.processes[stage["node"]].pid, norm, spoiled), 0)
         return stage["node"]
 
@@ -94,10 +96,10 @@ class WrongNumbers(ClusterTest):
         return int(found[1]) if found else 0
 
     def test_a_weight_changes_in_memory(self):
-        with Elastic(self.folder, nodes=4) as cluster:
+        with Elastic(self.folder, nodes=4, options=["--verify", "100%"]) as cluster:
             expected = cluster.complete(60)
-            # Found where it is made: computed again, then the node goes, and the answer goes on.
-            broken = self.spoil(cluster)
+            # What is not a number is found where it is made: computed again, then the node goes, and the answer goes on.
+            broken = self.spoil(cluster, lambda _: 0x7FC00000)
             stream = cluster.stream(60)
             stream.join(90)
             self.assertIsNone(stream.error)
@@ -108,6 +110,15 @@ class WrongNumbers(ClusterTest):
             self.assertEqual(cluster.metric("shoal_nodes_suspect"), 1)
             told = [event["text"] for event in cluster.status()["events"] if event["kind"] == "suspect"]
             self.assertRegex(told[-1], rf"node {broken} \(layers \d+-\d+\).*not finite")
+            # One bit looks right: only who computes it again finds it.
+            wrong = self.spoil(cluster, lambda bits: bits ^ 1 << 21)
+            cluster.request("POST", "/v1/completions", cluster.body(4, "A short one"))
+            cluster.wait_for(lambda: cluster.node_state(wrong) == "suspect", 30, "the difference")
+            self.assertGreaterEqual(cluster.metric("shoal_verify_differences_total"), 1)
+            told = [event["text"] for event in cluster.status()["events"] if event["kind"] == "suspect"]
+            self.assertRegex(told[-1], rf"node {wrong} \(layers \d+-\d+\) computed other numbers than the head")
+            cluster.wait_for(lambda: cluster.state() == "running", 30, "a plan without it")
+            self.assertEqual(cluster.complete(60), expected)
 
 
 if __name__ == "__main__":

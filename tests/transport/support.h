@@ -101,6 +101,10 @@ inline std::vector<Message> sample_messages() {
   adapted.rows[1].adapter = 7;
   adapted.rows[1].adapter_scale = -0.75f;
   messages.push_back(adapted);
+  StepMessage verified = sample_step(2, false);
+  verified.verify_slot = 3;
+  verified.digests = std::string(2 * kDigestBytes, '\x5a');
+  messages.push_back(verified);
   messages.push_back(
       HelloAck{false, Refusal::kModel, "copy the file \xc3\xa9", 1, "pi-1", "sha256:cc", "plan:dd", 9});
   messages.push_back(HelloAck{true, Refusal::kNone, "", 1, "pi-1", "", "", 0});
@@ -122,6 +126,9 @@ inline std::vector<Message> sample_messages() {
   messages.push_back(
       ResultMessage{3, 4, false, {{6, 0, {}, {}, {0.5f, -0.25f, 1e-30f}}}, {{1, 2}}, Errc::kIo, ""});
   messages.push_back(ResultMessage{3, 5, true, {}, {}, Errc::kContextFull, "slot 3 is full"});
+  ResultMessage hashed{3, 4, false, {{0, 12.5f, {1}, {3.f}}}, {{1, 2}}, Errc::kIo, ""};
+  hashed.digests = std::string(kDigestBytes, '\x01');
+  messages.push_back(hashed);
   for (const StepFault fault : {StepFault::kDamaged, StepFault::kInput, StepFault::kOutput})
     messages.push_back(ResultMessage{3, 5, true, {}, {}, Errc::kBadFrame, "not finite", fault, 7});
   messages.push_back(StatsRequest{});

@@ -1,0 +1,17 @@
+// What --verify takes while a cluster starts (node/verifier.h). Nothing where it was not asked for.
+#pragma once
+
+#include "node/cluster.h"
+
+namespace shoal {
+
+// Throws SetupError where there is nothing to compare bit for bit.
+void check_verify(const Cluster& cluster);
+
+// On the head, once the nodes are measured: it has so much less memory for its own stages.
+void keep_room_to_verify(Cluster& cluster);
+
+// On the head, when all else runs.
+void start_verifier(Cluster& cluster);
+
+}  // namespace shoal
