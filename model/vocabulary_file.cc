@@ -105,7 +105,12 @@ VocabData VocabData::read(const GgufFile& file) {
 }
 
 Tokenizer Tokenizer::from(const GgufFile& file) {
-  return Tokenizer::from(VocabData::read(file));
+  try {
+    return Tokenizer::from(VocabData::read(file));
+  } catch (const SetupError& error) {  // what the vocabulary itself says names keys and tokens
+    const std::string path = quoted(file.path(), 4096), what = error.what();
+    throw SetupError(what.find(path) == std::string::npos ? path + ": " + what : what, error.exit_code());
+  }
 }
 
 }  // namespace shoal

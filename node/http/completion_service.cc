@@ -73,6 +73,7 @@ CompletionService::CompletionService(Cluster& cluster, std::shared_ptr<ApiMetric
   const Tokenizer& tokenizer = *cluster.tokenizer;
   for (int32_t token = 0; token < tokenizer.vocab_size(); ++token)
     piece_bytes_max_ = std::max(piece_bytes_max_, tokenizer.piece(token, /*show_special=*/true).size());
+  has_brace_ = has_brace_ || tokenizer.piece(token, /*show_special=*/false).find('{') != std::string::npos;
   token_bytes_ = std::make_shared<const TokenBytes>(tokenizer);
 }
 
@@ -121,6 +122,10 @@ ApiResult<CompletionService::Prepared> CompletionService::prepare(const std::str
   if (chat && !chat_template_ && !takes_plain_text(cluster_))
     return ApiError{400, fmt::format("messages: {}; /v1/completions takes text as it is", no_template_),
                     "messages", "", 0};
+  if (request->grammar && !has_brace_)
+    return ApiError{400,
+                    "response_format: the model's vocabulary has no { and so it can write no JSON object",
+                    "response_format", "", 0};
   for (const auto& [token, bias] : request->logit_bias) {
     if (token >= cluster_.layout.n_vocab)
       return ApiError{400, fmt::format("logit_bias: the vocabulary has no token {}", token), "logit_bias", "",
