@@ -300,7 +300,7 @@ awaitable<int> CompletionService::answer_whole(HttpExchange& exchange, Generatio
     }
   }
   if (generation.error()) {
-    if (!exchange.gone()) spdlog::warn("a request failed: {}", generation.error()->message);
+    if (!exchange.gone()) log_failure(*generation.error());
     co_return co_await refuse(exchange, generation.api_error());
   }
   HttpResponse response;

@@ -271,7 +271,7 @@ awaitable<int> EmbeddingService::answer(HttpExchange& exchange, std::string user
   metrics_->change_in_flight(-1);
   if (exchange.gone()) co_return kClientGone;
   if (job->error) {
-    spdlog::warn("a request failed: {}", job->error->message);
+    log_failure(*job->error);
     co_return co_await refuse(exchange,
                               to_api_error(*job->error, static_cast<int>(std::ceil(job->retry_after_s))));
   }
