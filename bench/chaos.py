@@ -1,408 +1,249 @@
 #!/usr/bin/env python3
-"""Plays the fault matrix with real processes on loopback, again and again, and writes a table of what came of it.
+"""Plays the fault matrix with real processes, again and again, and writes a table of what came of it.
 
-    bench/chaos.py --program build/release/shoal --model MODEL.gguf --runs 20 [--only NAME] [-o TABLE.md]
+    bench/chaos.py --model MODEL.gguf --runs 20 [--only ROW...] [-o RUNS.jsonl]    plays rows, one JSON line a run
+    bench/chaos.py --table RUNS.jsonl                                             the table over such lines
+    bench/chaos.py --model MODEL.gguf --mix SECONDS [--faults 100] [--seed S]      random faults under eight streams
 
-Each run starts from a healthy cluster of a head and nodes that joined it, streams answers (one greedy, one drawn with a
-seed), plays one fault and compares every answer with that of one process that is left alone. A run is wrong where an
-answer differs, hangs where one does not end, and leaks where the head keeps file descriptors or threads that it did not
-have before. `noticed`: from the fault until the head's log says so; `resumed`: from the fault until answers go on.
---mix SECONDS plays random faults under concurrent streams for so long instead.
+A row has one cluster that lives through all its runs: a head, and nodes that joined it by address. A run streams answers (one
+greedy, one drawn with a seed), plays one fault, compares every answer with that of one process that was left alone, and waits
+until the cluster is well again; who died was replaced. A run is wrong where an answer differs or ends with an error, hangs
+where one does not end, and leaks where the head keeps descriptors or threads that it did not have when the row began.
+`noticed`: from the fault until the head's log says so. `resumed`: from the fault until the last of the answers goes on.
+Rows with links of their own run in network namespaces (bench/testbed) and need root, as do small disks and groups of memory.
 """
-
 import argparse
+import contextlib
+import dataclasses
+import json
 import os
 import random
-import re
-import signal
-import socket
-import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
+from collections.abc import Callable
 
-ROOT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..")
-sys.path.insert(0, os.path.join(ROOT, "tests", "cluster"))
+HERE = os.path.dirname(os.path.abspath(__file__))
+ROOT = os.path.join(HERE, "..")
+sys.path[:0] = [os.path.join(ROOT, "tests", "cluster"), HERE]
 
-
-class Proxy:
-    """Stands in a node's way to its head, and can stop carrying bytes without closing anything."""
-
-    def __init__(self, port):
-        self.target, self.carries = port, {"up": True, "down": True}
-        self.listener = socket.create_server(("127.0.0.1", 0))
-        self.port = self.listener.getsockname()[1]
-        threading.Thread(target=self.accept, daemon=True).start()
-
-    def accept(self):
-        while True:
-            try:
-                near, _ = self.listener.accept()
-                far = socket.create_connection(("127.0.0.1", self.target))
-            except OSError:
-                continue
-            for source, sink, way in ((near, far, "up"), (far, near, "down")):
-                threading.Thread(target=self.carry, args=(source, sink, way), daemon=True).start()
-
-    def carry(self, source, sink, way):
-        try:
-            while True:
-                data = source.recv(65536)
-                while not self.carries[way]:
-                    time.sleep(0.05)
-                if not data:
-                    break
-                sink.sendall(data)
-        except OSError:
-            pass
-        for end in (source, sink):
-            try:
-                end.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                pass
+FAKETIME = "/usr/lib/{}-linux-gnu/faketime/libfaketimeMT.so.1".format(os.uname().machine)
+FDS_MORE, THREADS_MORE = 6, 2  # than when the row began: a plan of another shape has other links
 
 
-class Run:
-    """One cluster, one fault."""
-
-    tokens = 220
-
-    def __init__(self, folder, nodes, memory, proxied=False, **more):
-        from elastic import Elastic
-        self.cluster = Elastic(folder, nodes=nodes, memory=memory, context=2048, **more)
-        self.proxies = {}
-        if proxied:
-            start = self.cluster.start_node
-
-            def start_node(name, memory=None):
-                self.proxies[name] = self.proxies.get(name) or Proxy(self.cluster.port)
-                port, self.cluster.port = self.cluster.port, self.proxies[name].port
-                log = self.cluster.log_path
-                self.cluster.log_path = lambda of: os.path.join(folder, f"{of}-{port}.log")
-                start(name, memory)
-                self.cluster.port, self.cluster.log_path = port, log
-
-            self.cluster.start_node = start_node
-        self.moment = None
-
-    def fault(self):
-        self.moment = time.monotonic()
-        self.wall = len(self.cluster.log("node-0"))
-
-    def streams(self, tokens=None, prompt=None):
-        args = {"prompt": prompt} if prompt else {}
-        return [self.cluster.stream(tokens or self.tokens, **args),
-                self.cluster.stream(tokens or self.tokens, temperature=0.9, seed=7, **args)]
-
-    def notice(self, pattern, seconds=30):
-        """Seconds from the fault until the head's log says `pattern`."""
-        deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline:
-            if re.search(pattern, self.cluster.log("node-0")[self.wall:]):
-                return time.monotonic() - self.moment
-            time.sleep(0.005)
-        return None
+@dataclasses.dataclass
+class Row:
+    title: str
+    fault: str                              # a function of process_faults or store_faults
+    ground: dict = dataclasses.field(default_factory=dict)
+    network: bool = False
+    special: Callable | None = None         # folder -> more of the ground's settings
 
 
-LONG = "A long story about the sea, and what lies beneath it. " * 75  # about a thousand tokens
+def on_small_disks(folder):
+    from chaos_lib import store_faults as store
+    return {"words_of": store.small_disk(folder), "environment_of": store.own_cache(folder), "options_of": lambda _: []}
 
 
-def kill_stage(run, rng, prompt=None, pieces=8):
-    streams = run.streams(prompt=prompt)
-    assert all(stream.wait_for_pieces(pieces) for stream in streams), "no answer began"
-    victim = rng.choice(run.cluster.used())
-    run.fault()
-    run.cluster.signal(victim, signal.SIGKILL)
-    return streams, run.notice(rf"node {victim} is lost"), victim
+def on_own_caches(folder):
+    from chaos_lib import store_faults as store
+    return {"environment_of": store.own_cache(folder), "options_of": lambda _: []}
 
 
-def fault_kill_decode(run, rng):
-    run.tokens = 500  # the first answer must not be over when the second begins
-    streams, noticed, _ = kill_stage(run, rng, LONG)
-    return streams, noticed
+def on_warm_caches(folder):
+    from chaos_lib import store_faults as store
+    return {**on_own_caches(folder), "prepare": store.give_cache(folder)}
 
 
-def fault_kill_prefill(run, rng):
-    streams = run.streams(prompt=LONG)
-    time.sleep(rng.uniform(0.05, 0.4))
-    victim = rng.choice(run.cluster.used())
-    run.fault()
-    run.cluster.signal(victim, signal.SIGKILL)
-    return streams, run.notice(rf"node {victim} is lost")
+def on_own_files(folder):
+    from chaos_lib import store_faults as store
+    return {"prepare": store.give_file(folder), "options_of": lambda name: ["-m", os.path.join(folder, f"model-{name}.gguf")]}
 
 
-def fault_kill_loading(run, rng):
-    streams, noticed, _ = kill_stage(run, rng)
-    if run.notice(r"plan \d+:") is not None:
-        time.sleep(rng.uniform(0, 0.1))
-        left = [name for name in run.cluster.used() if run.cluster.processes[name].poll() is None]
-        assert left, "nobody is left to kill: the head computes all"
-        run.cluster.signal(rng.choice(left), signal.SIGKILL)
-    return streams, noticed
+def under_false_clocks(folder):
+    from chaos_lib.process_faults import set_clock
+
+    def environment(name):
+        path = os.path.join(folder, "clock-" + name)
+        set_clock(path, 0)
+        return {"LD_PRELOAD": FAKETIME, "FAKETIME_TIMESTAMP_FILE": path, "DONT_FAKE_MONOTONIC": "1",
+                "FAKETIME_CACHE_DURATION": "1"}
+    return {"environment_of": environment}
 
 
-def fault_kill_two(run, rng):
-    streams = run.streams()
-    assert all(stream.wait_for_pieces(8) for stream in streams)
-    victims = rng.sample(run.cluster.used(), 2)
-    run.fault()
-    for victim in victims:
-        run.cluster.signal(victim, signal.SIGKILL)
-    return streams, run.notice(rf"node {victims[1]} is lost")
+def at_length(folder):
+    from chaos_lib.process_faults import LONG
+    return {"warm": LONG}
 
 
-def fault_stop(run, rng):
-    streams = run.streams()
-    assert all(stream.wait_for_pieces(8) for stream in streams)
-    victim = rng.choice(run.cluster.used())
-    run.fault()
-    run.cluster.signal(victim, signal.SIGSTOP)
-    noticed = run.notice(rf"node {victim} is lost")
-    for stream in streams:
-        stream.join(60)
-    run.cluster.signal(victim, signal.SIGCONT)
-    run.cluster.wait_for(lambda: run.cluster.node_state(victim) in ("spare", "in use"), 20, "its return")
-    return streams, noticed
-
-
-def fault_cut(run, rng, ways=("up", "down")):
-    streams = run.streams()
-    assert all(stream.wait_for_pieces(8) for stream in streams)
-    victim = rng.choice(run.cluster.used())
-    run.fault()
-    for way in ways:
-        run.proxies[victim].carries[way] = False
-    noticed = run.notice(rf"node {victim} is lost")
-    for stream in streams:
-        stream.join(60)
-    for way in ways:
-        run.proxies[victim].carries[way] = True
-    run.cluster.wait_for(lambda: run.cluster.node_state(victim) in ("spare", "in use"), 20, "its return")
-    return streams, noticed
-
-
-def fault_one_way(run, rng):
-    return fault_cut(run, rng, [rng.choice(["up", "down"])])
-
-
-def fault_slow(run, rng):
-    """Stopped three quarters of the time: four times slower, and not dead."""
-    streams = run.streams(tokens=100)
-    assert all(stream.wait_for_pieces(5) for stream in streams)
-    victim = rng.choice(run.cluster.used())
-    run.fault()
-    while any(stream.is_alive() for stream in streams) and time.monotonic() - run.moment < 60:
-        run.cluster.signal(victim, signal.SIGSTOP)
-        time.sleep(0.075)
-        run.cluster.signal(victim, signal.SIGCONT)
-        time.sleep(0.025)
-    if run.cluster.metric("shoal_nodes_lost_total") > 0:
-        raise AssertionError("a slow node was taken for dead")
-    return streams, None
-
-
-def fault_head(run, rng):
-    streams = run.streams()
-    assert all(stream.wait_for_pieces(8) for stream in streams)
-    run.fault()
-    run.cluster.signal("node-0", signal.SIGKILL)
-    for stream in streams:
-        stream.join(10)
-    run.cluster.start_head()
-    run.cluster.wait_for(lambda: run.cluster.state() == "running", 20, "the second head's plan")
-    return run.streams(tokens=40), None
-
-
-def fault_join(run, rng):
-    streams = run.streams()
-    assert all(stream.wait_for_pieces(8) for stream in streams)
-    run.fault()
-    run.cluster.start_node("visitor")
-    return streams, run.notice("node visitor has joined")
-
-
-# The plan at first: by hand, so that every run has stages to lose. All others are spares.
-def first_layers(name, nodes):
-    staged = nodes if name in ("kill-no-spare", "slow", "head", "join") else 3
-    return even_layers(staged)
-
-
-# name: (title, fault, nodes, memory of each, through proxies)
-FAULTS = {
-    "kill-decode": ("kill -9 of a stage at 1k context, a spare there", fault_kill_decode, 4, "300MiB", False),
-    "kill-no-spare": ("the same without a spare", fault_kill_decode, 3, "400MiB", False),
-    "kill-prefill": ("kill -9 of a stage while prompts are read", fault_kill_prefill, 4, "300MiB", False),
-    "kill-loading": ("kill -9 of a second one while the first's layers load", fault_kill_loading, 5, "190MiB", False),
-    "kill-two": ("kill -9 of two stages at once", fault_kill_two, 5, "190MiB", False),
-    "stop": ("SIGSTOP of a stage, SIGCONT after it was replaced", fault_stop, 4, "300MiB", False),
-    "cut": ("a node's way to the head cut, mended later", fault_cut, 4, "300MiB", True),
-    "one-way": ("the same one way", fault_one_way, 4, "300MiB", True),
-    "slow": ("a stage slowed four times", fault_slow, 3, "300MiB", False),
-    "head": ("kill -9 of the head, started again", fault_head, 3, "300MiB", False),
-    "join": ("a node joins while answers stream", fault_join, 3, "300MiB", False),
+THREE = {"live": 4, "memory": "170MiB"}   # three stages and a spare
+SPARES = {"live": 5, "memory": "170MiB"}  # and one spare more
+ROWS = {
+    "kill-decode": Row("kill -9 of a stage at 1k context, a spare there", "kill_decode", THREE, special=at_length),
+    "kill-no-spare": Row("the same without a spare", "kill_without_spare",
+                         {"live": 3, "memory": "260MiB", "objective": "throughput"}, special=at_length),
+    "kill-prefill": Row("kill -9 of a stage while prompts are read", "kill_prefill", THREE),
+    "kill-loading": Row("kill -9 of a second one while the first's layers load", "kill_loading", SPARES),
+    "kill-two": Row("kill -9 of two stages at once", "kill_two", SPARES),
+    "flap": Row("one node killed three times, and kept out the fourth", "flap", {**THREE, "names_max": 26}),
+    "stop": Row("SIGSTOP of a stage, SIGCONT after it was replaced", "stop", SPARES),
+    "head": Row("kill -9 of the head, started again", "head", {"live": 4, "names_max": 4, "memory": "170MiB"}),
+    "join": Row("a node joins while answers stream", "join", {**THREE, "names_max": 14}),
+    "slow": Row("a stage stopped three quarters of the time", "slow", THREE),
+    "quota": Row("a stage with a quarter of a core", "quota", THREE, network=True),
+    "slow-link": Row("a stage's link at 1 Mbit/s", "slow_link", THREE, network=True),
+    "interface": Row("a stage's interface down, up again later", "interface_down", SPARES, network=True),
+    "unplugged": Row("a stage unplugged beyond its switch, plugged in later", "unplugged", SPARES, network=True),
+    "one-way": Row("all lost one way, to or from a stage", "one_way", SPARES, network=True),
+    "power": Row("a stage's device loses its power", "power_off", SPARES, network=True),
+    "disk-full": Row("a full disk where layers are to be fetched", "disk_full", SPARES, special=on_small_disks),
+    "cache-missing": Row("the cache gone where layers are to be loaded", "cache_missing", SPARES, special=on_own_caches),
+    "cache-flipped": Row("50 bits flipped in the caches of the spares", "cache_flipped", SPARES, special=on_warm_caches),
+    "file-damaged": Row("a spare's own model file flipped, cut or replaced", "file_damaged", SPARES, special=on_own_files),
+    "no-memory": Row("a spare gets no memory for more layers", "no_memory", SPARES),
+    "killed-for-memory": Row("a spare is killed for memory while it loads", "killed_for_memory", SPARES),
+    "clock": Row("a node's or the head's clock jumps by 30 days and back", "clock_jump", THREE, special=under_false_clocks),
 }
 
 
-def even_layers(nodes, layers=30):
-    cuts = [layers * i // nodes for i in range(nodes + 1)]
-    return [f"{cuts[i]}-{cuts[i + 1] - 1}" for i in range(nodes)]
-
-
-def descriptors(pid):
-    return len(os.listdir(f"/proc/{pid}/fd")), len(os.listdir(f"/proc/{pid}/task"))
-
-
-def oracle(arguments, tokens, prompt, drawn):
-    more = ["--temp", "0.9", "--seed", "7"] if drawn else ["--temp", "0"]
-    result = subprocess.run([arguments.program, "run", arguments.model, "-q", "--raw", "-p", prompt, "-n", str(tokens),
-                             "--ignore-eos", "--context", "2048", *more], capture_output=True, timeout=300, check=True)
-    return result.stdout.decode()[:-1]
-
-
 class Oracles:
+    """What one process says that is left alone."""
+
     def __init__(self, arguments):
         self.arguments, self.known = arguments, {}
 
     def __call__(self, body):
-        drawn = body["temperature"] > 0
-        key = (body["prompt"], body["max_tokens"], drawn)
+        key = (body["prompt"], body["max_tokens"], body["temperature"] > 0)
         if key not in self.known:
-            self.known[key] = oracle(self.arguments, body["max_tokens"], body["prompt"], drawn)
+            more = ["--temp", "0.9", "--seed", "7"] if key[2] else ["--temp", "0"]
+            words = [self.arguments.program, "run", self.arguments.model, "-q", "--raw", "-p", key[0], "-n", str(key[1]),
+                     "--ignore-eos", "--context", "2048", *more]
+            result = subprocess.run(words, capture_output=True, timeout=300, check=True)
+            self.known[key] = result.stdout.decode()[:-1]
         return self.known[key]
 
 
-def play(name, arguments, oracles, seed):
-    """(noticed, resumed, wrong, hangs, leaks) of one run."""
-    _, fault, nodes, memory, proxied = FAULTS[name]
-    rng = random.Random(seed)
-    with tempfile.TemporaryDirectory(prefix="shoal-chaos-") as folder:
-        run = Run(folder, nodes, memory, proxied, layers=first_layers(name, nodes))
-        with run.cluster:
-            run.cluster.complete(8)
-            before = descriptors(run.cluster.processes["node-0"].pid)
-            streams, noticed = fault(run, rng)
-            wrong = hangs = 0
-            resumed = []
-            for stream in streams:
-                stream.join(120)
-                if stream.is_alive() or not stream.ended:
-                    hangs += stream.is_alive()
-                    wrong += stream.error is None and not stream.is_alive()
-                    wrong += stream.error is not None and stream.error.get("code") != "pipeline_unavailable"
-                    continue
-                wrong += stream.text != oracles(stream.body)
-                if stream.times[-1] > run.moment:  # else it was over before
-                    resumed.append(stream.gap_after(run.moment))
-            time.sleep(0.3)
-            head = run.cluster.processes["node-0"].pid
-            after = descriptors(head)
-            leaks = int(name != "head" and (after[0] > before[0] + 2 * len(run.proxies) + 4 or after[1] > before[1] + 1))
-            return noticed, max(resumed) if resumed else None, wrong, hangs, leaks
+def check(stream, oracles, result):
+    from chaos_lib.ground import END_S
+    stream.join(END_S)
+    if stream.is_alive():
+        result["hangs"] += 1
+    elif stream.error or not stream.ended:
+        result["wrong"] += 1
+        print(f"  an answer ended with {stream.error}", flush=True)
+    else:
+        result["wrong"] += stream.text != oracles(stream.body)
 
 
-def shown(values):
-    values = sorted(v for v in values if v is not None)
-    if not values:
-        return "-"
-    return f"{statistics.median(values):.2f} / {values[-1]:.2f} s"
+def play(row, ground, rng, oracles, before):
+    """One run. `before`: books by process, from when the row began."""
+    from chaos_lib import process_faults, store_faults
+    fault = getattr(process_faults, row.fault, None) or getattr(store_faults, row.fault)
+    result = {"noticed": None, "resumed": None, "wrong": 0, "hangs": 0, "leaks": 0, "alarms": 0, "note": ""}
+    outcome = fault(ground, rng)
+    for stream in outcome.streams:
+        check(stream, oracles, result)
+    gaps = [s.gap_after(ground.moment) for s in outcome.streams if s.times and s.times[-1] > ground.moment]
+    result["noticed"] = outcome.noticed
+    quiet = outcome.noticed is None or row.fault == "join"
+    result["resumed"] = outcome.resumed if outcome.resumed is not None or quiet else max(gaps, default=None)
+    result["alarms"] = int(outcome.note == "false alarm")
+    result["note"] = "" if result["alarms"] else outcome.note
+    ground.settle()
+    time.sleep(0.3)
+    books = ground.books(outcome.watched)
+    books["pid"] = ground.pid(outcome.watched)
+    first = before.setdefault(books["pid"], books)
+    result["leaks"] = int(books["fds"] > first["fds"] + FDS_MORE or books["threads"] > first["threads"] + THREADS_MORE)
+    result["books"] = books
+    return result
 
 
-def table(arguments):
-    lines = ["| fault | runs | noticed, median / worst | resumed, median / worst | wrong | hangs | leaks |",
-             "|---|---|---|---|---|---|---|"]
-    oracles, bad = Oracles(arguments), 0
-    for name, (title, *_) in FAULTS.items():
-        if arguments.only and name not in arguments.only:
-            continue
-        results = []
-        for i in range(arguments.runs):
+def new_ground(row, stack):
+    from chaos_lib.ground import Ground
+    folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="shoal-chaos-"))
+    network = None
+    if row.network:
+        from chaos_lib.network import Network
+        network = stack.enter_context(Network(row.ground.get("names_max", 12)))
+    settings = {**row.ground, **(row.special(folder) if row.special else {})}
+    return Ground(folder, network=network, **settings)
+
+
+def play_row(name, arguments, oracles, record):
+    """Runs of one row; a run that fails is counted as a hang, and the next one has a new cluster."""
+    row, done = ROWS[name], 0
+    while done < arguments.runs:
+        with contextlib.ExitStack() as stack:
             try:
-                results.append(play(name, arguments, oracles, arguments.seed + i))
-            except (AssertionError, OSError) as error:
-                print(f"{name} run {i} (seed {arguments.seed + i}): {error}", file=sys.stderr)
-                results.append((None, None, 0, 1, 0))
-            if any(results[-1][2:]):
-                print(f"{name} run {i} (seed {arguments.seed + i}): {results[-1]}", file=sys.stderr)
-        sums = [sum(result[k] for result in results) for k in (2, 3, 4)]
-        bad += sum(sums)
-        lines.append(f"| {title} | {len(results)} | {shown(r[0] for r in results)} | {shown(r[1] for r in results)} | "
-                     f"{sums[0]} | {sums[1]} | {sums[2]} |")
-        print(lines[-1], flush=True)
-    if arguments.output:
-        with open(arguments.output, "w", encoding="utf-8") as out:
-            out.write("\n".join(lines) + "\n")
+                ground = stack.enter_context(new_ground(row, stack))
+                before = {ground.pid("node-0"): {**ground.books(), "pid": ground.pid("node-0")}}
+                while done < arguments.runs:
+                    seed = arguments.seed + done
+                    done += 1
+                    begun = time.monotonic()
+                    result = play(row, ground, random.Random(seed), oracles, before)
+                    record({"row": name, "seed": seed, "seconds": time.monotonic() - begun, **result})
+            except (AssertionError, OSError, subprocess.SubprocessError) as error:
+                done += done == 0
+                print(f"{name}, seed {arguments.seed + done - 1}: {error}", flush=True)
+                record({"row": name, "seed": arguments.seed + done - 1, "seconds": 0, "noticed": None, "resumed": None,
+                        "wrong": 0, "hangs": 1, "leaks": 0, "alarms": 0, "note": "failed"})
+
+
+def play_rows(arguments):
+    from chaos_lib.results import row_line
+    oracles, bad = Oracles(arguments), 0
+    for name in arguments.only or ROWS:
+        runs = []
+
+        def record(run):
+            runs.append(run)
+            if arguments.output:
+                with open(arguments.output, "a", encoding="utf-8") as out:
+                    out.write(json.dumps(run) + "\n")
+            if any(run[key] for key in ("wrong", "hangs", "leaks", "alarms")):
+                print(f"{name}, seed {run['seed']}: {run}", flush=True)
+        begun = time.monotonic()
+        play_row(name, arguments, oracles, record)
+        bad += sum(run[key] for run in runs for key in ("wrong", "hangs", "leaks", "alarms"))
+        print(row_line(ROWS[name].title, runs) + f"  [{time.monotonic() - begun:.0f} s]", flush=True)
     return 1 if bad else 0
 
 
-def mix(arguments):
-    """Random faults under concurrent streams; every whole answer must be right, and the end healthy."""
-    rng, oracles = random.Random(arguments.seed), Oracles(arguments)
-    counts = {"answered": 0, "refused": 0, "wrong": 0, "faults": 0}
-    with tempfile.TemporaryDirectory(prefix="shoal-chaos-") as folder:
-        run = Run(folder, 5, "300MiB", True)
-        with run.cluster as cluster:
-            cluster.complete(8)
-            head, begun = cluster.processes["node-0"].pid, time.monotonic()
-            before, stopped = descriptors(head), {}
-            live = []
-            while time.monotonic() - begun < arguments.mix or live:
-                over = time.monotonic() - begun >= arguments.mix
-                while len(live) < 8 and not over:
-                    drawn = rng.random() < 0.5
-                    live.append(cluster.stream(rng.choice([40, 80, 120]), prompt=f"Story {rng.randrange(4)}: ",
-                                               **({"temperature": 0.9, "seed": 7} if drawn else {})))
-                for stream in [s for s in live if not s.is_alive()]:
-                    live.remove(stream)
-                    if stream.ended and not stream.error:
-                        counts["answered"] += 1
-                        counts["wrong"] += stream.text != oracles(stream.body)
-                    else:
-                        counts["refused"] += 1
-                        counts["wrong"] += not stream.error or stream.error.get("code") not in (
-                            "pipeline_unavailable", "queue_full")
-                if not over and rng.random() < 0.02:
-                    counts["faults"] += 1
-                    victim = rng.choice(cluster.names[1:])
-                    kind = rng.choice(["kill", "stop", "cut"])
-                    if kind == "kill" and cluster.processes[victim].poll() is None:
-                        cluster.signal(victim, signal.SIGCONT)
-                        cluster.signal(victim, signal.SIGKILL)
-                        stopped[victim] = (time.monotonic() + rng.uniform(1, 10), lambda v=victim: cluster.start_node(v))
-                    elif kind == "stop" and victim not in stopped:
-                        cluster.signal(victim, signal.SIGSTOP)
-                        stopped[victim] = (time.monotonic() + rng.uniform(0.2, 8),
-                                           lambda v=victim: cluster.signal(v, signal.SIGCONT))
-                    elif kind == "cut" and victim not in stopped:
-                        run.proxies[victim].carries.update(up=False, down=False)
-                        stopped[victim] = (time.monotonic() + rng.uniform(0.2, 8),
-                                           lambda v=victim: run.proxies[v].carries.update(up=True, down=True))
-                for victim, (until, undo) in list(stopped.items()):
-                    if time.monotonic() > until or over:
-                        undo()
-                        del stopped[victim]
-                time.sleep(0.05)
-            cluster.wait_for(lambda: cluster.state() == "running", 10, "health after the last fault")
-            after = descriptors(head)
-            print(f"{counts}; descriptors and threads of the head {before} before, {after} after; "
-                  f"recoveries {cluster.metric('shoal_recoveries_total'):.0f}")
-            return 1 if counts["wrong"] else 0
+def play_mix(arguments):
+    from chaos_lib.mix import Mix
+    row = Row("", "", {"live": 6, "names_max": 14, "memory": "170MiB", "sequences": 8, "context": 1024}, network=True)
+    with contextlib.ExitStack() as stack:
+        ground = stack.enter_context(new_ground(row, stack))
+        mix = Mix(ground, Oracles(arguments), arguments.seed)
+        well_s = mix.run(arguments.mix, arguments.faults)
+        print("\n".join(mix.report(arguments.seed, arguments.mix, well_s)), flush=True)
+        return 1 if mix.failed(well_s) else 0
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--program", default=os.path.join(ROOT, "build", "release", "shoal"))
-    parser.add_argument("--model", required=True)
+    parser.add_argument("--model")
     parser.add_argument("--runs", type=int, default=20)
-    parser.add_argument("--only", nargs="*", choices=sorted(FAULTS))
+    parser.add_argument("--only", nargs="*", choices=list(ROWS))
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--mix", type=float, default=0, metavar="SECONDS")
-    parser.add_argument("-o", "--output")
+    parser.add_argument("--faults", type=int, default=100, help="of --mix")
+    parser.add_argument("-o", "--output", metavar="RUNS.jsonl")
+    parser.add_argument("--table", metavar="RUNS.jsonl")
     arguments = parser.parse_args()
-    arguments.program = os.path.abspath(arguments.program)
-    os.environ.update(SHOAL_PROGRAM=arguments.program, SHOAL_TEST_MODEL=os.path.abspath(arguments.model))
-    return mix(arguments) if arguments.mix > 0 else table(arguments)
+    if arguments.table:
+        from chaos_lib.results import table
+        print("\n".join(table({name: row.title for name, row in ROWS.items()}, arguments.table)))
+        return 0
+    if not arguments.model:
+        parser.error("--model: which?")
+    arguments.program, arguments.model = os.path.abspath(arguments.program), os.path.abspath(arguments.model)
+    os.environ.update(SHOAL_PROGRAM=arguments.program, SHOAL_TEST_MODEL=arguments.model)
+    return play_mix(arguments) if arguments.mix > 0 else play_rows(arguments)
 
 
 if __name__ == "__main__":

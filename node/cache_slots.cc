@@ -8,7 +8,6 @@
 namespace shoal {
 namespace {
 
-constexpr int kForkGain = 32;       // positions that another slot's cache must have beyond a free one's own
 constexpr double kKeptFree = 0.05;  // of the pages, when a sequence is admitted beside others
 
 }  // namespace

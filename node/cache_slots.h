@@ -25,6 +25,9 @@ namespace shoal {
 
 class CacheSlots {
  public:
+  static constexpr int kForkGain =
+      32;  // positions that another slot's cache must have beyond a free one's own
+
   CacheSlots(int slots, int context, int64_t cells);
 
   struct Prefix {
@@ -45,6 +48,7 @@ class CacheSlots {
   int reserve(int slot, int first, int rows);
   // What is computed at the next position.
   void hold(int slot, int position, int32_t token);
+  int held(int slot) const { return static_cast<int>(slots_[index(slot)].tokens.size()); }
   // The sequence has so many tokens now.
   void grow(int slot, int length) { slots_[index(slot)].length = length; }
   void give_back(int slot);  // its sequence has ended, or was taken off

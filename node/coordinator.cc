@@ -325,7 +325,10 @@ void Coordinator::suspend() {
   host_.set_timer(PipelineHost::Timer::kSilence, PipelineHost::kNever, {});
   last_step_s_.reset();
   steps_.clear();
-  for (const auto& [id, sequence] : running_) sequence->slot = -1;
+  for (const auto& [id, sequence] : running_) {
+    sequence->slot = -1;
+    sequence->was_lost = true;
+  }
 }
 
 void Coordinator::resume(uint64_t epoch, const PipelineLayout& layout, const SchedulerLimits& limits,
@@ -338,7 +341,6 @@ void Coordinator::resume(uint64_t epoch, const PipelineLayout& layout, const Sch
   cache_ = CacheSlots(layout.slots, layout.context, layout.kv_cells);
   suspended_ = false;
   refusal_.reset();
-  for (const auto& [id, sequence] : running_) replayed_ += sequence->tokens.size();
   admit();
   pump();
 }

@@ -81,6 +81,7 @@ class Coordinator {
     double deadline_s;
     int answered = 0;
     std::optional<GrammarFilter> grammar = {};
+    bool was_lost = false;  // with its pipeline, and has not been begun again
   };
   struct Waiting {
     GenerationRequest request;
@@ -97,6 +98,7 @@ class Coordinator {
   void start(uint64_t id, GenerationRequest request);
   void admit();
   const Sequence* readmit();
+  bool is_being_computed(const Sequence& sequence, int held) const;
   bool goes_before(uint64_t id, const GenerationRequest& request, const Sequence& taken_off) const;
   void run(uint64_t id, Waiting waiting, const CacheSlots::Prefix& prefix);
   void begin(Sequence& sequence, const CacheSlots::Prefix& prefix);

@@ -80,19 +80,48 @@ void Coordinator::admit() {
   }
 }
 
-// Lets those who were taken off go on, the first in rank first; the first that finds no room, if one is left.
+// Lets those who were taken off go on, the first in rank first; the first that is left, if one is. After a
+// loss that is all of them: who begins as another does that is being computed just now waits, and takes that
+// from it.
 const Coordinator::Sequence* Coordinator::readmit() {
-  while (true) {
-    const bool all_run =
-        std::all_of(running_.begin(), running_.end(), [](const auto& r) { return r.second->slot >= 0; });
-    if (all_run) return nullptr;
-    const std::vector<Resident> ranked = residents();
-    const auto next = std::find_if(ranked.begin(), ranked.end(), [](const auto& r) { return !r.holds; });
-    Sequence* const first = running_.at(next->id).get();
-    const CacheSlots::Prefix prefix = prefix_of(first->request, first->tokens);
-    if (prefix.slot < 0 || !cache_.has_room(prefix, static_cast<int>(first->tokens.size()))) return first;
-    begin(*first, prefix);
+  const bool all_run =
+      std::all_of(running_.begin(), running_.end(), [](const auto& r) { return r.second->slot >= 0; });
+  if (all_run) return nullptr;
+  const Sequence* left = nullptr;
+  int kept_room = 0;  // for those that wait
+  for (const Resident& resident : residents()) {
+    if (resident.holds) continue;
+    Sequence& sequence = *running_.at(resident.id);
+    const int length = static_cast<int>(sequence.tokens.size());
+    const CacheSlots::Prefix prefix = prefix_of(sequence.request, sequence.tokens);
+    const bool fits = prefix.slot >= 0 && cache_.has_room(prefix, kept_room + length);
+    const bool waits = fits && is_being_computed(sequence, prefix.length);
+    if (!fits || waits) {
+      if (left == nullptr) left = &sequence;
+      if (!fits) return left;
+      kept_room += length;
+      continue;
+    }
+    begin(sequence, prefix);
+    if (std::exchange(sequence.was_lost, false)) replayed_ += static_cast<uint64_t>(length - prefix.length);
   }
+  return left;
+}
+
+// Whether another sequence will hold more of this one's beginning than the cache does now, and enough to be
+// forked.
+bool Coordinator::is_being_computed(const Sequence& sequence, int held) const {
+  if (layout_.inputs > 0 || sequence.request.embeds) return false;
+  const std::string owner = cache_owner(sequence.request);
+  for (const auto& [id, other] : running_) {
+    if (other->slot < 0 || cache_owner(other->request) != owner) continue;
+    const size_t limit = std::min(sequence.tokens.size() - 1, other->tokens.size());
+    const auto end = sequence.tokens.begin() + static_cast<long>(limit);
+    const auto same = std::mismatch(sequence.tokens.begin(), end, other->tokens.begin()).first;
+    const int common = static_cast<int>(same - sequence.tokens.begin());
+    if (common >= CacheSlots::kForkGain && common > held && cache_.held(other->slot) < common) return true;
+  }
+  return false;
 }
 
 // Whether a request that waits may begin while an answer that was taken off finds no room: another user's

@@ -37,6 +37,8 @@ Result<ReplanAdvice> carry_out(const Recovery::MakePlan& order) {
     ReplanAdvice advice;
     if (order.running) {
       advice = advise_replan(order.live, *order.running);
+      // But layers that the cluster file divides by hand are divided so.
+      if (order.held && advice.old_runs && order.live.constraints.manual.empty()) advice.move = false;
       if (!advice.move) advice.plan = reindexed(*order.running, order.live);
     } else {
       advice.plan = make_plan(order.live);
@@ -203,7 +205,7 @@ void Recovery::restart(const std::string& why, double now_s) {
 void Recovery::ask_for_plan(double now_s) {
   state_ = State::kPlanning;
   asked_ = live_input(now_s);
-  actions_.push_back(MakePlan{++ticket_, asked_, plan_});
+  actions_.push_back(MakePlan{++ticket_, asked_, plan_, plan_ && !was_laid_out_});
 }
 
 void Recovery::planned(uint64_t ticket, const Result<ReplanAdvice>& advice, double now_s) {

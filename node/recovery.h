@@ -64,11 +64,14 @@ class Recovery {
   struct Suspend {
     std::string why;
   };
-  // To be answered by planned(). `running`: what is, or was, laid out.
+  // To be answered by planned(). `running`: what is, or was, laid out; `held`: by a head before this one, and
+  // the nodes still hold it, so that it is kept wherever it can run: what is better can wait for a quiet
+  // moment.
   struct MakePlan {
     uint64_t ticket = 0;
     PlanInput live;
     std::optional<Plan> running;
+    bool held = false;
   };
   // All nodes of `plan` load it, and each answers ready().
   struct Load {
@@ -106,7 +109,7 @@ class Recovery {
     LinkProfile link;
   };
   void joined(const DeviceProfile& device, const std::vector<MeasuredLink>& links, double now_s);
-  // What a node that joins still holds, if no plan has run here yet: it is kept where it is as good.
+  // What a node that joins still holds, if no plan has run here yet: it is kept where it can run.
   void remember(const Plan& plan, uint64_t epoch);
   void lost(const std::string& node, const std::string& why, double now_s);
   // A step failed, or none was answered for too long, though nobody is known to be lost.

@@ -2,6 +2,8 @@
 
 #include <doctest/doctest.h>
 
+#include <algorithm>
+
 #include "planner/planner.h"
 
 namespace shoal {
@@ -271,31 +273,54 @@ TEST_CASE("a faster device is used at a quiet moment, not before") {
 }
 
 TEST_CASE("a head alone waits for the nodes it knows and takes up the plan that they still hold") {
-  const PlanInput known = cluster_of({{"head", 50}, {"a", 60}, {"b", 60}, {"c", 60}});
-  Drill before;
-  Recovery recovery(known, 0);
-  recovery.begin_down({"a", "b", "c"}, 5, 0);
-  recovery.remember(make_plan(known), 7);
-  double now_s = 0;
-  std::vector<std::string> here = {"head"};
-  for (const char* name : {"a", "b", "c"}) {
-    now_s += 0.3;
-    recovery.tick(true, now_s);
-    recovery.joined(device(known, name), links_of(name, here), now_s);
-    here.emplace_back(name);
-  }
-  std::optional<Recovery::MakePlan> asked;
-  for (const Recovery::Action& action : recovery.take_actions())
-    if (const auto* order = std::get_if<Recovery::MakePlan>(&action)) asked = *order;
-  REQUIRE(asked.has_value());  // at once: all are there
-  recovery.planned(asked->ticket, carry_out(*asked), now_s);
-  for (const Recovery::Action& action : recovery.take_actions()) {
-    if (const auto* load = std::get_if<Recovery::Load>(&action)) {
-      CHECK(load->epoch == 8);
-      CHECK(canonical_plan_text(load->plan) == canonical_plan_text(make_plan(known)));
+  // A device that says it is three times as fast as before is a reason to move layers, later.
+  for (const double speed : {1.0, 3.0}) {
+    CAPTURE(speed);
+    const PlanInput known = cluster_of({{"head", 50}, {"a", 60}, {"b", 60}, {"c", 60}});
+    Plan held = make_plan(known);
+    PlanInput faster = known;
+    for (DeviceProfile& device : faster.devices) {
+      const bool spare = std::none_of(held.stages.begin(), held.stages.end(), [&](const StageAssignment& s) {
+        return held.devices[static_cast<size_t>(s.device)] == device.name;
+      });
+      if (!spare) continue;
+      device.decode_layer = {{1, 1e-3 / speed}};
+      device.output_head = {{1, 1e-3 / speed}};
     }
+    Recovery recovery(known, 0);
+    recovery.begin_down({"a", "b", "c"}, 5, 0);
+    recovery.remember(held, 7);
+    double now_s = 0;
+    std::vector<std::string> here = {"head"};
+    for (const char* name : {"a", "b", "c"}) {
+      now_s += 0.3;
+      recovery.tick(true, now_s);
+      recovery.joined(device(faster, name), links_of(name, here), now_s);
+      here.emplace_back(name);
+    }
+    std::optional<Recovery::MakePlan> asked;
+    std::optional<Recovery::Load> load;
+    const auto act = [&] {
+      for (const Recovery::Action& action : recovery.take_actions()) {
+        if (const auto* order = std::get_if<Recovery::MakePlan>(&action)) asked = *order;
+        if (const auto* order = std::get_if<Recovery::Load>(&action)) load = *order;
+      }
+    };
+    act();
+    REQUIRE(asked.has_value());  // at once: all are there
+    recovery.planned(asked->ticket, carry_out(*asked), now_s);
+    act();
+    REQUIRE(load.has_value());
+    CHECK(load->epoch == 8);
+    CHECK(canonical_plan_text(load->plan) == canonical_plan_text(held));
+    for (const char* name : {"head", "a", "b", "c"}) recovery.ready(name, 8, "", "", now_s);
+    REQUIRE(recovery.state() == Recovery::State::kRunning);
+    asked.reset();
+    recovery.tick(/*quiet=*/true, now_s + 20);
+    act();
+    REQUIRE(asked.has_value());
+    CHECK(carry_out(*asked)->move == (speed > 1));
   }
-  CHECK(recovery.state() == Recovery::State::kLoading);
 }
 
 TEST_CASE("layers divided by hand stay so while all hands are there, and again when they are back") {
