@@ -71,9 +71,10 @@ CompletionService::CompletionService(Cluster& cluster, std::shared_ptr<ApiMetric
     spdlog::warn("/v1/chat/completions is not offered: {}", no_template_);
   }
   const Tokenizer& tokenizer = *cluster.tokenizer;
-  for (int32_t token = 0; token < tokenizer.vocab_size(); ++token)
+  for (int32_t token = 0; token < tokenizer.vocab_size(); ++token) {
     piece_bytes_max_ = std::max(piece_bytes_max_, tokenizer.piece(token, /*show_special=*/true).size());
-  has_brace_ = has_brace_ || tokenizer.piece(token, /*show_special=*/false).find('{') != std::string::npos;
+    has_brace_ = has_brace_ || tokenizer.piece(token, /*show_special=*/false).find('{') != std::string::npos;
+  }
   token_bytes_ = std::make_shared<const TokenBytes>(tokenizer);
 }
 
