@@ -73,15 +73,16 @@ def under_false_clocks(folder):
 
 
 def at_length(folder):
-    from chaos_lib.process_faults import LONG
-    return {"warm": LONG}
+    from chaos_lib.process_faults import LONG, OTHER_LONG
+    return {"warm": [LONG, OTHER_LONG]}
 
 
 THREE = {"live": 4, "memory": "170MiB"}   # three stages and a spare
 SPARES = {"live": 5, "memory": "170MiB"}  # and one spare more
 ROWS = {
     "kill-decode": Row("kill -9 of a stage at 1k context, a spare there", "kill_decode", THREE, special=at_length),
-    "kill-no-spare": Row("the same without a spare", "kill_without_spare",
+    "kill-apart": Row("the same with two different prompts", "kill_apart", THREE, special=at_length),
+    "kill-no-spare": Row("kill -9 of a stage at 1k context, no spare", "kill_without_spare",
                          {"live": 3, "memory": "260MiB", "objective": "throughput"}, special=at_length),
     "kill-prefill": Row("kill -9 of a stage while prompts are read", "kill_prefill", THREE),
     "kill-loading": Row("kill -9 of a second one while the first's layers load", "kill_loading", SPARES),
@@ -147,6 +148,8 @@ def play(row, ground, rng, oracles, before):
     gaps = [s.gap_after(ground.moment) for s in outcome.streams if s.times and s.times[-1] > ground.moment]
     result["noticed"] = outcome.noticed
     quiet = outcome.noticed is None or row.fault == "join"
+    if not (quiet or gaps or result["wrong"] or result["hangs"]):
+        raise AssertionError("the answers were over before the fault")
     result["resumed"] = outcome.resumed if outcome.resumed is not None or quiet else max(gaps, default=None)
     result["alarms"] = int(outcome.note == "false alarm")
     result["note"] = "" if result["alarms"] else outcome.note
@@ -218,8 +221,12 @@ def play_mix(arguments):
     with contextlib.ExitStack() as stack:
         ground = stack.enter_context(new_ground(row, stack))
         mix = Mix(ground, Oracles(arguments), arguments.seed)
-        well_s = mix.run(arguments.mix, arguments.faults)
-        print("\n".join(mix.report(arguments.seed, arguments.mix, well_s)), flush=True)
+        print(f"seed {arguments.seed}", flush=True)
+        well_s = float("inf")
+        try:
+            well_s = mix.run(arguments.mix, arguments.faults)
+        finally:
+            print("\n".join(mix.report(arguments.seed, arguments.mix, well_s)), flush=True)
         return 1 if mix.failed(well_s) else 0
 
 

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import time
 
-from elastic import Elastic, Place
+from elastic import PROMPT, Elastic, Place
 
 JOINS_MAX, JOINS_WINDOW_S = 3, 62.0
 SETTLE_S = 40.0
@@ -32,7 +32,7 @@ class Ground(Elastic):
     """`live`: nodes that run at the same time, the head included; `names_max`: that the cluster file lists."""
 
     def __init__(self, folder, live=4, names_max=12, memory="150MiB", objective="latency", context=2048, sequences=4,
-                 network=None, environment_of=None, words_of=None, options_of=None, prepare=None, warm=""):
+                 network=None, environment_of=None, words_of=None, options_of=None, prepare=None, warm=()):
         places = network.places(names_max + 1) if network else [Place()] * (names_max + 1)
         options = ["--without-api-key"] if network else []
         super().__init__(folder, nodes=names_max, memory=memory, context=context, sequences=sequences, options=options,
@@ -64,7 +64,8 @@ class Ground(Elastic):
             for name in self.present:
                 self.start_node(name)
             self.settle()
-            self.complete(4, *([self.warm] if self.warm else []))
+            for prompt in self.warm or [PROMPT]:
+                self.complete(4, prompt)
         except BaseException as error:
             self.__exit__(type(error))
             raise
@@ -141,10 +142,10 @@ class Ground(Elastic):
     def notice_loss(self, name):
         return self.notice(rf"node {name} is lost")
 
-    def streams(self, tokens, prompt=None, pieces=8):
+    def streams(self, tokens, prompt=PROMPT, other_prompt=None, pieces=8):
         """One greedy answer and one drawn with a seed, both under way."""
-        args = {"prompt": prompt} if prompt else {}
-        streams = [self.stream(tokens, **args), self.stream(tokens, temperature=0.9, seed=7, **args)]
+        streams = [self.stream(tokens, prompt),
+                   self.stream(tokens, other_prompt or prompt, temperature=0.9, seed=7)]
         if not all(stream.wait_for_pieces(pieces) for stream in streams):
             raise AssertionError("no answer began: " + str([stream.error for stream in streams]))
         return streams

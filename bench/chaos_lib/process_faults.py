@@ -1,6 +1,7 @@
 """Faults of processes, links and the clock. Each takes the ground and a random generator, plays once, and says what came of
 it; the ground is well again when its settle() returns."""
 import dataclasses
+import json
 import os
 import re
 import signal
@@ -20,15 +21,19 @@ class Outcome:
     note: str = ""                # something that is counted by its name
 
 
-def kill_decode(ground, rng, prompt=LONG, tokens=120):
-    streams = ground.streams(tokens, prompt)
+def kill_decode(ground, rng, other_prompt=None):
     victim = ground.victim(rng)
+    streams = ground.streams(120, LONG, other_prompt)
     ground.fault()
     ground.kill(victim)
     noticed = ground.notice_loss(victim)
     ground.wait_resumed(streams)
     ground.replace(victim)
     return Outcome(streams, noticed)
+
+
+def kill_apart(ground, rng):
+    return kill_decode(ground, rng, OTHER_LONG)
 
 
 def kill_without_spare(ground, rng):
@@ -41,9 +46,9 @@ def kill_prefill(ground, rng):
     # The other prompt than last time: that one is still in the cache.
     ground.turn = 1 - getattr(ground, "turn", 0)
     prompt = (LONG, OTHER_LONG)[ground.turn]
+    victim = ground.victim(rng)
     streams = [ground.stream(40, prompt), ground.stream(40, prompt, temperature=0.9, seed=7)]
     time.sleep(rng.uniform(0.1, 0.6))
-    victim = ground.victim(rng)
     ground.fault()
     ground.kill(victim)
     noticed = ground.notice_loss(victim)
@@ -53,8 +58,8 @@ def kill_prefill(ground, rng):
 
 
 def kill_loading(ground, rng):
-    streams = ground.streams(120)
     first, second = ground.victims(rng, 2)
+    streams = ground.streams(120)
     ground.fault()
     ground.kill(first)
     noticed = ground.notice_loss(first)
@@ -70,8 +75,8 @@ def kill_loading(ground, rng):
 
 
 def kill_two(ground, rng):
-    streams = ground.streams(120)
     victims = ground.victims(rng, 2)
+    streams = ground.streams(120)
     ground.fault()
     for victim in victims:
         ground.signal(victim, signal.SIGKILL)
@@ -89,8 +94,8 @@ def returns(ground, name):
 
 
 def stop(ground, rng):
-    streams = ground.streams(120)
     victim = ground.victim(rng)
+    streams = ground.streams(120)
     ground.fault()
     ground.signal(victim, signal.SIGSTOP)
     noticed = ground.notice_loss(victim)
@@ -103,7 +108,8 @@ def stop(ground, rng):
 def head(ground, rng):
     streams = ground.streams(200)
     begun = {name: len(ground.log(name)) for name in ground.present}
-    used = ground.used()
+    stages = [stage for stage in ground.status()["stages"] if stage["node"] != "node-0"]
+    with_layers = [stage["node"] for stage in stages if stage["layer_end"] > stage["layer_begin"]]
     ground.fault()
     ground.kill("node-0")
     for stream in streams:
@@ -114,11 +120,11 @@ def head(ground, rng):
     ground.wait_for(lambda: ground.state() == "running", 20, "the second head's plan")
     resumed = time.monotonic() - ground.moment
     ground.settle()
-    for name in used:
+    for name in with_layers:
         if not re.search(r"in memory already: (\d+) of \1 layers", ground.log(name)[begun[name]:]):
             raise AssertionError(f"{name} loaded its layers again: {ground.log(name)[begun[name]:]}")
     again = [ground.stream(40), ground.stream(40, temperature=0.9, seed=7)]
-    return Outcome(again, resumed=resumed, watched=used[0])
+    return Outcome(again, resumed=resumed, watched=stages[0]["node"])
 
 
 def join(ground, rng):
@@ -228,14 +234,16 @@ def jump(ground, rng):
     set_clock(ground.clock_of(victim), days)
     for stream in streams:
         stream.join(60)
-    deadline = ground.moment + 2.5
-    time.sleep(max(0.0, deadline - time.monotonic()))  # the library looks at its file once a second
-    again = [ground.stream(20)]
-    again[0].join(60)
+    time.sleep(max(0.0, ground.moment + 2.5 - time.monotonic()))  # the library looks at its file once a second
+    again = ground.stream(20)
+    again.join(60)
+    answer = json.loads(ground.request("POST", "/v1/completions", ground.body(1))[2])
+    off = round((answer["created"] - time.time()) / 86400)
+    if off != (days if victim == "node-0" else 0):
+        raise AssertionError(f"the head's date is {off} days off: the clock of {victim} did not jump by {days}")
     set_clock(ground.clock_of(victim), 0)
     time.sleep(1.2)
-    last = ground.stream(20)
-    return Outcome([*streams, *again, last])
+    return Outcome([*streams, again, ground.stream(20)], note="it was the head's" if victim == "node-0" else "")
 
 
 clock_jump = no_alarm(jump)
@@ -251,8 +259,8 @@ def set_clock(path, days):
 
 def cut_off(ground, rng, cut, mend, again=True):
     """`again`: it lived on, and comes in by itself."""
-    streams = ground.streams(120)
     victim = ground.victim(rng)
+    streams = ground.streams(120)
     ground.fault()
     cut(victim)
     try:

@@ -3,7 +3,7 @@ import json
 import statistics
 
 COLUMNS = ["fault", "runs", "noticed, median / worst", "resumed, median / worst", "wrong", "hangs", "leaks", "false alarms",
-           "the head at the row's begin and end"]
+           "descriptors", "resident MiB"]
 
 
 def shown(values):
@@ -12,24 +12,22 @@ def shown(values):
 
 
 def growth(runs):
-    """Descriptors at both ends, and resident bytes at both ends of the longest stretch with the same layers."""
+    """Descriptors after the first and the last run; resident MiB likewise, over most runs with the same layers."""
     books = [run["books"] for run in runs if run.get("books")]
     if not books:
-        return "-"
-    stretches = {}
+        return ["-", "-"]
+    alike = {}
     for entry in books:
-        stretches.setdefault((entry["pid"], entry["layers"]), []).append(entry["rss"])
-    longest = max(stretches.values(), key=len)
-    same = f" ({len(longest)} runs with the same layers)" if len(longest) < len(books) else ""
-    return (f"{books[0]['fds']} to {books[-1]['fds']} descriptors, {longest[0] / 2**20:.0f} to {longest[-1] / 2**20:.0f} "
-            f"MiB{same}")
+        alike.setdefault((entry["pid"], entry["layers"]), []).append(entry["rss"])
+    longest = max(alike.values(), key=len)
+    return [f"{books[0]['fds']} to {books[-1]['fds']}", f"{longest[0] / 2**20:.0f} to {longest[-1] / 2**20:.0f}"]
 
 
 def row_line(title, runs):
     def total(key):
         return sum(run[key] for run in runs)
     cells = [title, len(runs), shown(run["noticed"] for run in runs), shown(run["resumed"] for run in runs), total("wrong"),
-             total("hangs"), total("leaks"), total("alarms"), growth(runs)]
+             total("hangs"), total("leaks"), total("alarms"), *growth(runs)]
     return "| " + " | ".join(map(str, cells)) + " |"
 
 

@@ -1,7 +1,6 @@
 """Faults of disks and memory that strike while a recovery needs them: a stage is killed and those that are to take its layers
 have a full disk, no cache, a damaged one, a damaged file, or no memory. Most of the nodes here have no model file."""
 import os
-import random
 import re
 import shutil
 import threading
@@ -39,8 +38,8 @@ def own_cache(folder):
 
 def kill_one(ground, rng, before=None, meanwhile=None, tokens=120):
     """What befalls the spares comes first, then a stage is killed."""
-    streams = ground.streams(tokens)
     victim = ground.victim(rng)
+    streams = ground.streams(tokens)
     if before:
         before()
     ground.fault()
@@ -161,10 +160,10 @@ def file_damaged(ground, rng):
             os.truncate(path, os.path.getsize(path) // 3)
         else:
             with open(path + ".new", "wb") as out:
-                out.write(random.Random(1).randbytes(os.path.getsize(path)))
+                out.write(b"\x55" * os.path.getsize(path))
             os.rename(path + ".new", path)
 
-    outcome = kill_one(ground, rng, before)
+    outcome = kill_one(ground, rng, before, tokens=240)
     met = said_since(ground, logs, "manifest|changed") or ground.said(f"node {spare} cannot take its layers")
     outcome.note = "the damage was met" if met else ""
     # The device with the bad file goes home, and comes back with a good one.

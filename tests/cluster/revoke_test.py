@@ -17,14 +17,18 @@ class Revoke(ClusterTest):
         return subprocess.run([PROGRAM, "revoke", "-c", cluster.config, *arguments], capture_output=True, text=True,
                               timeout=30, check=False, env=cluster.environment)
 
-    def refusal(self, cluster, name, caller):
-        """Why node `name` does not let in who shows the certificate of `caller`; None: it does."""
+    def connect(self, cluster, name, caller):
+        """A connection to node `name` that shows the certificate of `caller`."""
         port = int(re.findall(r"listens on port (\d+)", cluster.log(name))[-1])
         kept = os.path.join(cluster.environment["XDG_DATA_HOME"], "shoal", "nodes", caller)
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
         context.load_cert_chain(os.path.join(kept, "node.crt"), os.path.join(kept, "node.key"))
-        with socket.create_connection(("127.0.0.1", port)) as raw, context.wrap_socket(raw) as talk:
+        return context.wrap_socket(socket.create_connection(("127.0.0.1", port)))
+
+    def refusal(self, cluster, name, caller):
+        """Why node `name` does not let in who shows the certificate of `caller`; None: it does."""
+        with self.connect(cluster, name, caller) as talk:
             talk.settimeout(1)
             try:
                 self.assertEqual(talk.recv(1), b"")
@@ -46,12 +50,14 @@ class Revoke(ClusterTest):
             self.assertIsNone(self.refusal(cluster, others[0], stolen))
             stream = cluster.stream(200)
             self.assertTrue(stream.wait_for_pieces(5))
-            moment = time.monotonic()
+            moment, open_now = time.monotonic(), [self.connect(cluster, name, stolen) for name in others]
             said = self.revoke(cluster, stolen)
             self.assertEqual(said.returncode, 0, said.stderr)
             # Every node is told within a second, and ends what connects it with that device.
             told = re.compile(rf"the connection with node {stolen} at 127\.0\.0\.1:\d+ was ended")
-            cluster.wait_for(lambda: any(told.search(cluster.log(name)) for name in others), 2, "the end of its links")
+            cluster.wait_for(lambda: all(told.search(cluster.log(name)) for name in others), 2, "the end of its links")
+            for connection in open_now:
+                connection.close()
             for name in others:
                 self.assertIn("revoked", self.refusal(cluster, name, stolen) or "")
             self.assertLess(time.monotonic() - moment, 2)

@@ -132,6 +132,7 @@ TEST_CASE("a node uses no certificate that is not for it, its key and from its a
     CHECK(fingerprint(k.b) == before);
   };
   comes([&](const CertificateRequest&) { return for_c.certificate; });
+  comes([&](const CertificateRequest& request) { return k.authority->sign(request.pem, "c").value(); });
   comes([&](const CertificateRequest&) {  // of another key
     return k.authority->sign(NodeKey::create().request("b", "home"), "b").value();
   });

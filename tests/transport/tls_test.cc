@@ -115,8 +115,11 @@ TEST_CASE("a node is who its certificate says, and of this cluster, or is not le
           std::string::npos);
   }
   SUBCASE("expired") {
-    CHECK(refused(tls_options(credentials_of(authority, "laptop", -2)), pi).second.find("expired") !=
+    const auto [told, why] = refused(tls_options(credentials_of(authority, "laptop", -2)), pi);
+    CHECK(why.find(
+              "(of node laptop) has expired: run `shoal invite -c CLUSTER.yaml --name laptop` on the head") !=
           std::string::npos);
+    CHECK(told.find("this node's certificate has expired there: run `shoal invite") != std::string::npos);
     CHECK(refused(laptop, tls_options(credentials_of(authority, "pi-1", -2))).first.find("expired") !=
           std::string::npos);
   }

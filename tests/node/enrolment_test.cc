@@ -1,0 +1,100 @@
+// How ranks get certificates, who was shut out, and the first plan.
+#include "node/enrolment.h"
+
+#include <doctest/doctest.h>
+
+#include "base/error.h"
+#include "node/revocation.h"
+#include "node/signed_plan.h"
+#include "tests/node/local_cluster.h"
+#include "tests/node/thread_ranks.h"
+#include "tests/node/tls_nodes.h"
+#include "tests/support/temp_dir.h"
+
+namespace shoal::test {
+namespace {
+
+const std::vector<std::string> kNames = {"laptop", "pi-1", "pi-2"};
+
+// What each of three ranks came to: "" or why it ended.
+std::vector<std::string> each(const std::function<void(Bootstrap&, const std::string&)>& body) {
+  std::vector<std::string> ends(kNames.size());
+  ThreadRanks ranks(static_cast<int>(kNames.size()));
+  ranks.run([&](Bootstrap& bootstrap) {
+    const auto rank = static_cast<size_t>(bootstrap.rank());
+    try {
+      body(bootstrap, kNames[rank]);
+    } catch (const SetupError& error) {
+      ends[rank] = error.what();
+    } catch (const SilentExit&) {
+      ends[rank] = "silent";
+    }
+  });
+  return ends;
+}
+
+bool mentions(const std::string& text, const std::string& part) {
+  return text.find(part) != std::string::npos;
+}
+
+}  // namespace
+
+TEST_CASE("each rank gets a certificate of its own name, the head's says so, and all know who was shut out") {
+  const TempDir dir;
+  set_revoked(revocations_file(dir.path()), "pi-9", true);
+  std::vector<Enrolment> enrolments(kNames.size());
+  const std::vector<std::string> ends = each([&](Bootstrap& bootstrap, const std::string& name) {
+    enrolments[static_cast<size_t>(bootstrap.rank())] =
+        enrol(bootstrap, "home", name, dir.path(), std::chrono::hours(5));
+  });
+  for (size_t i = 0; i < kNames.size(); ++i) {
+    CAPTURE(kNames[i]);
+    REQUIRE(ends[i] == "");
+    const CertificateInfo info = certificate_info(enrolments[i].tls->credentials().certificate);
+    CHECK(info.node == kNames[i]);
+    CHECK(info.cluster == "home");
+    CHECK(info.head == (i == 0));
+    CHECK(info.expires_s - info.issued_s == 5 * 3600);
+    CHECK(enrolments[i].tls->revoked() == std::set<std::string>{"pi-9"});
+    CHECK((enrolments[i].authority != nullptr) == (i == 0));
+  }
+}
+
+TEST_CASE("a rank that was shut out gets no certificate, and the head says how it would") {
+  const TempDir dir;
+  set_revoked(revocations_file(dir.path()), "pi-1", true);
+  const std::vector<std::string> ends = each(
+      [&](Bootstrap& bootstrap, const std::string& name) { enrol(bootstrap, "home", name, dir.path()); });
+  CHECK(mentions(ends[0], "node pi-1 was shut out of the cluster"));
+  CHECK(mentions(ends[0], "shoal revoke --undo pi-1"));
+  CHECK(ends[1] == "silent");
+  CHECK(ends[2] == "silent");
+}
+
+TEST_CASE("the first plan goes to all ranks as the head signed it") {
+  const CertificateAuthority authority = CertificateAuthority::create("home"),
+                             foreign = CertificateAuthority::create("home");
+  ClusterShape shape;
+  shape.head = "laptop";
+  shape.node_of_stage = {"laptop", "pi-2"};
+  PipelineLayout layout = layout_of(shape);
+  for (const std::string& name : kNames) layout.endpoints[name] = {"127.0.0.1", 7000};
+  for (const bool strange : {false, true}) {
+    CAPTURE(strange);
+    const std::vector<std::string> ends = each([&](Bootstrap& bootstrap, const std::string& name) {
+      const CertificateAuthority& own = strange && name == "pi-1" ? foreign : authority;
+      const NodeIdentity self{
+          "home", name, "model", "exact",
+          tls_of(own, name, name == "laptop" ? CertificateRole::kHead : CertificateRole::kNode)};
+      PipelineLayout mine = layout;
+      if (name == "pi-1") mine.context = 7;  // the head's word counts
+      const PipelineLayout taken = share_plan(bootstrap, self, mine);
+      if (taken != layout) throw SetupError("another layout");
+    });
+    if (!strange) CHECK(ends == std::vector<std::string>{"", "", ""});
+    if (strange) CHECK(mentions(ends[0], "the plan of epoch 1 from the head laptop was refused"));
+    if (strange) CHECK(ends[2] == "silent");
+  }
+}
+
+}  // namespace shoal::test
