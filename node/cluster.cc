@@ -22,6 +22,7 @@
 #include "node/signed_plan.h"
 #include "sharding/lora_shard.h"
 #include "tensor/blas.h"
+#include "tensor/known_answers.h"
 
 namespace shoal {
 namespace {
@@ -310,11 +311,13 @@ void make_factory(Cluster& cluster, const ClusterOptions& options) {
                                                   *cluster.pool, on_progress);
 }
 
-Node::Remake remake_of(Cluster& cluster) {
+// What the node does with its engine from now on.
+void keep_remaking(Cluster& cluster) {
   cluster.loaded = true;
-  return [&cluster](const PipelineLayout& layout, Engine::Stages before) {
+  cluster.node->set_remake([&cluster](const PipelineLayout& layout, Engine::Stages before) {
     return cluster.stages->make(layout, std::move(before));
-  };
+  });
+  cluster.node->set_examination([&cluster] { return wrong_answer(*cluster.kernels); });
 }
 
 // A worker whose head is lost waits for another at the same place, if that has a port that can be known.
@@ -387,7 +390,7 @@ void start_alone(Cluster& cluster, Bootstrap& bootstrap, const ClusterOptions& o
   cluster.layout = base_of(cluster);
   make_factory(cluster, options);
   cluster.node->load_nothing();
-  cluster.node->set_remake(remake_of(cluster));
+  keep_remaking(cluster);
   start_coordinator(cluster, endpoints);
 }
 
@@ -428,7 +431,7 @@ void start_cluster(Cluster& cluster, Bootstrap& bootstrap, const ClusterOptions&
   (void)together(bootstrap, cluster.name, [&] {
     make_factory(cluster, options);
     cluster.node->load(cluster.layout, [&] { return cluster.stages->make(cluster.layout, {}); });
-    cluster.node->set_remake(remake_of(cluster));
+    keep_remaking(cluster);
     return std::string();
   });
   (void)together(bootstrap, cluster.name, [&] {

@@ -69,7 +69,15 @@ void Engine::rebuild(RemakeStages remake, std::function<void(std::string)> done)
   {
     const std::lock_guard lock(mutex_);
     dropped.swap(queue_);
-    orders_.push_back({std::move(remake), std::move(done)});
+    orders_.push_back({std::move(remake), {}, std::move(done)});
+  }
+  wake_.notify_one();
+}
+
+void Engine::run(std::function<std::string()> work, std::function<void(std::string)> done) {
+  {
+    const std::lock_guard lock(mutex_);
+    orders_.push_back({{}, std::move(work), std::move(done)});
   }
   wake_.notify_one();
 }
@@ -99,7 +107,11 @@ Engine::Stages Engine::release() {
 void Engine::carry_out(Order order) {
   std::string error;
   try {
-    host(order.remake(release()));
+    if (order.work) {
+      error = order.work();
+    } else {
+      host(order.remake(release()));
+    }
   } catch (const std::bad_alloc&) {
     error = "out of memory";
   } catch (const std::exception& failed) {
@@ -166,7 +178,7 @@ void Engine::compute(StepJob& job) {
     hosted->steps += 1;
     hosted->rows += job.rows.size();
     hosted->busy_ns += static_cast<uint64_t>(std::chrono::nanoseconds(busy).count());
-    if (result.has_error()) job.failed = true, job.error = result.error();
+    if (result.has_error()) job.failed = true, job.error = result.error(), job.fault = hosted->stage->fault();
     return;
   }
   job.failed = true;

@@ -43,6 +43,7 @@ struct StepJob {
   std::vector<RowOutput> outputs;
   Error error;
   bool failed = false;
+  NumericFault fault = NumericFault::kNone;  // that made it fail
 };
 
 // What a node's steady clock showed at `time`, as the wire tells it.
@@ -77,6 +78,10 @@ class Engine {
   using RemakeStages = std::function<Stages(Stages)>;
   void rebuild(RemakeStages remake, std::function<void(std::string)> done);
 
+  // Runs `work`, which says what is wrong, if anything, among the steps; `done` gets that, on the engine
+  // thread.
+  void run(std::function<std::string()> work, std::function<void(std::string)> done);
+
   // What has got done so far, and whether there is anything to do: from any thread. note_progress() is for
   // who builds stages, on any thread.
   uint64_t progress() const { return progress_; }
@@ -98,6 +103,7 @@ class Engine {
   };
   struct Order {
     RemakeStages remake;
+    std::function<std::string()> work;  // instead
     std::function<void(std::string)> done;
   };
   void loop();

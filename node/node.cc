@@ -128,7 +128,12 @@ void Node::forward(std::unique_ptr<StepJob> job) {
 
 void Node::on_engine_done(std::unique_ptr<StepJob> job) {
   if (job->epoch != epoch_ || !linked_) return;  // the pipeline was laid out anew meanwhile
-  if (job->failed) return fail(job->epoch, job->step_id, in_stage(job->stage, std::move(job->error)));
+  if (job->failed) {
+    const StepFault fault = job->fault == NumericFault::kInput    ? StepFault::kInput
+                            : job->fault == NumericFault::kOutput ? StepFault::kOutput
+                                                                  : StepFault::kNone;
+    return fail(job->epoch, job->step_id, in_stage(job->stage, std::move(job->error)), fault, job->stage);
+  }
   if (job->stage == layout_.last_stage()) return finish(std::move(job));
   ++job->stage;
   forward(std::move(job));
@@ -143,16 +148,17 @@ void Node::finish(std::unique_ptr<StepJob> job) {
   }
 }
 
-// Says where a step failed, and who sent it: numbers that are not finite were made there.
+// Says where a step failed, and who sent it.
 Error Node::in_stage(int stage, Error error) const {
   const std::string from = stage > 0 ? ", in a step from " + layout_.stage_text(stage - 1) : "";
   error.message = fmt::format("{}{}: {}", layout_.stage_text(stage), from, error.message);
   return error;
 }
 
-void Node::fail(uint64_t epoch, uint64_t step_id, Error error) {
+void Node::fail(uint64_t epoch, uint64_t step_id, Error error, StepFault fault, int stage) {
   if (epoch != epoch_ || !linked_) return;
   if (is_head()) {
+    if (fault != StepFault::kNone && events_.faulted) events_.faulted(blamed(fault, stage, error.message));
     if (on_outcome_) on_outcome_({step_id, {}, true, std::move(error), {}});
   } else if (head_) {
     ResultMessage result;
@@ -161,8 +167,33 @@ void Node::fail(uint64_t epoch, uint64_t step_id, Error error) {
     result.failed = true;
     result.failure_code = error.code;
     result.failure_text = std::move(error.message);
+    result.fault = fault;
+    result.fault_stage = static_cast<uint32_t>(stage);
     (void)head_->post({std::move(result)});
   }
+}
+
+// Who may have made a fault. Numbers that came damaged or not finite were sound when they left the stage
+// before, which looks too: either end may have spoiled them, and what is between. The head is not to blame
+// for a hop: there is no doing without it.
+Suspects::Fault Node::blamed(StepFault fault, int stage, const std::string& text) const {
+  const size_t at = static_cast<size_t>(stage);
+  const std::string& to = layout_.node_of_stage[at];
+  const std::string& from = stage > 0 ? layout_.node_of_stage[at - 1] : layout_.head;
+  const LayerRange& layers = layout_.shard_of_stage[at].layers;
+  Suspects::Fault told;
+  told.computed = fault == StepFault::kOutput;
+  told.layer_begin = layers.begin, told.layer_end = layers.end;
+  told.text = text;
+  if (told.computed || from == to) {
+    told.nodes = {to};
+    told.where = to;
+    return told;
+  }
+  for (const std::string& node : {from, to})
+    if (node != layout_.head) told.nodes.push_back(node);
+  told.where = from + " > " + to;
+  return told;
 }
 
 // ---- The coordinator's host ----

@@ -32,6 +32,7 @@
 #include "node/pipeline_host.h"
 #include "node/pipeline_layout.h"
 #include "node/step_buffers.h"
+#include "node/suspects.h"
 #include "node/weight_server.h"
 #include "planner/types.h"
 #include "transport/channel.h"
@@ -52,6 +53,10 @@ struct NodeEvents {
   std::function<void(const std::string& node, const std::string& why)> lost;
   std::function<void(const std::string& node, const Ready&)> ready;
   std::function<void(const std::string& node, const Measured&)> measured;
+  std::function<void(const std::string& node, const Examined&)> examined;
+  // Numbers were damaged or not finite in a step of the present epoch, also where that is over already;
+  // before the step's outcome.
+  std::function<void(const Suspects::Fault&)> faulted;
   std::function<Membership::Verdict(const std::string& node)> may_join;
   std::function<void(const std::string& node, const Join&)> joined;
 };
@@ -86,6 +91,8 @@ class Node : public PipelineHost {
   // thread. What it takes long for calls note_progress().
   using Remake = std::function<Engine::Stages(const PipelineLayout&, Engine::Stages)>;
   void set_remake(Remake remake);
+  // What is wrong with this node's kernels, if anything; on the engine thread.
+  void set_examination(std::function<std::string()> examination);
   void note_progress() { engine_->note_progress(); }  // from any thread, once loaded
   // Connects to the next stages, and from the head to every node. All nodes have loaded. Throws SetupError
   // (exit 1).
@@ -128,6 +135,8 @@ class Node : public PipelineHost {
                                               std::string& unreachable);
   // Nothing computes until the next layout.
   void drop_pipeline();
+  // This node's own, as others are asked by Examine.
+  boost::asio::awaitable<std::string> examine();
   // Sends to a node on its control channel. False where there is none.
   bool tell(const std::string& node, Message message);
   // Ends the control channel to a node; nothing more is told of it.
@@ -166,9 +175,12 @@ class Node : public PipelineHost {
   boost::asio::awaitable<Result<ChannelPtr>> open_again(std::string peer, Endpoint endpoint, int stage,
                                                         uint64_t epoch);
   boost::asio::awaitable<Result<void>> connect_all();
+  boost::asio::awaitable<std::string> on_engine(
+      std::function<void(std::function<void(std::string)> done)> order);
   boost::asio::awaitable<std::string> rebuild_stages();
   boost::asio::awaitable<void> answer_load(ChannelPtr channel, LoadPlan order);
   boost::asio::awaitable<void> answer_measure(ChannelPtr channel, Measure order);
+  boost::asio::awaitable<void> answer_examine(ChannelPtr channel);
   boost::asio::awaitable<void> call_head();
   boost::asio::awaitable<Result<void>> join_head();
   boost::asio::awaitable<void> beat();
@@ -181,7 +193,9 @@ class Node : public PipelineHost {
   void on_engine_done(std::unique_ptr<StepJob> job);
   void forward(std::unique_ptr<StepJob> job);
   void finish(std::unique_ptr<StepJob> job);
-  void fail(uint64_t epoch, uint64_t step_id, Error error);
+  void fail(uint64_t epoch, uint64_t step_id, Error error, StepFault fault = StepFault::kNone, int stage = 0);
+  Suspects::Fault blamed(StepFault fault, int stage, const std::string& text) const;
+  void note_fault(const std::string& peer, const ResultMessage& result);
   Error in_stage(int stage, Error error) const;
   void node_lost(const std::string& peer, const Error& error);
   void end_service(std::string error);
@@ -204,6 +218,7 @@ class Node : public PipelineHost {
   std::shared_ptr<StepBuffers> buffers_;  // of the layout; links of the one before may still read into theirs
   std::unique_ptr<Engine> engine_;
   Remake remake_;
+  std::function<std::string()> examination_;
   std::map<int, ChannelPtr> to_stage_;          // next stages on other nodes
   std::map<std::string, ChannelPtr> controls_;  // the head: to every other node
   ChannelPtr head_;                             // a worker: the head's control channel

@@ -41,6 +41,7 @@ awaitable<void> Node::read_control_of(std::string peer, ChannelPtr channel) {
 
 void Node::take_from(const std::string& peer, Message&& message) {
   if (auto* result = std::get_if<ResultMessage>(&message)) {
+    note_fault(peer, *result);
     if (may_report(peer, *result) && on_outcome_) on_outcome_(from_message(*result));
   } else if (const auto* beat = std::get_if<Heartbeat>(&message)) {
     if (events_.beat) events_.beat(peer, *beat);
@@ -50,6 +51,8 @@ void Node::take_from(const std::string& peer, Message&& message) {
     if (events_.measured) events_.measured(peer, *measured);
   } else if (const auto* request = std::get_if<CertificateRequest>(&message)) {
     if (certificates_) (void)tell(peer, certificates_->answer(peer, *request, std::time(nullptr)));
+  } else if (const auto* examined = std::get_if<Examined>(&message)) {
+    if (events_.examined) events_.examined(peer, *examined);
   } else if (const auto* ack = std::get_if<LinkProbeAck>(&message)) {
     clocks_.answered(peer, ack->sequence, static_cast<double>(ack->clock_us) * 1e-6, now_s());
   } else if (auto* stats = std::get_if<StatsMessage>(&message)) {
@@ -70,6 +73,16 @@ bool Node::may_report(const std::string& peer, const ResultMessage& result) {
       has_say ? fmt::format("the present epoch is {}{}", epoch_, linked_ ? "" : ", and over")
               : fmt::format("node {} gives the answers", nodes.back())));
   return false;
+}
+
+// Also where another node's failure came first and the pipeline is dropped: this one says whose doing it was.
+// A node tells of its own stages alone.
+void Node::note_fault(const std::string& peer, const ResultMessage& result) {
+  if (!result.failed || result.fault == StepFault::kNone || result.epoch != epoch_ || !events_.faulted)
+    return;
+  const size_t stage = result.fault_stage;
+  if (stage >= layout_.node_of_stage.size() || layout_.node_of_stage[stage] != peer) return;
+  events_.faulted(blamed(result.fault, static_cast<int>(stage), result.failure_text));
 }
 
 void Node::count_refused(const std::string& what) {

@@ -61,26 +61,54 @@ void Node::set_remake(Remake remake) {
   });
 }
 
-// On the engine thread; the error's text, or nothing.
-awaitable<std::string> Node::rebuild_stages() {
+void Node::set_examination(std::function<std::string()> examination) {
+  io_.call([&] {
+    examination_ = std::move(examination);
+    return 0;
+  });
+}
+
+// Gives the engine an order and waits for it; the error's text, or nothing.
+awaitable<std::string> Node::on_engine(std::function<void(std::function<void(std::string)> done)> order) {
   struct Outcome {
     explicit Outcome(const boost::asio::any_io_executor& executor) : done(executor, Deadline::max()) {}
     boost::asio::steady_timer done;
     std::optional<std::string> error;
   };
   const auto outcome = std::make_shared<Outcome>(io_.executor());
-  engine_->rebuild(
-      [remake = remake_, layout = layout_](Engine::Stages old) { return remake(layout, std::move(old)); },
-      [this, outcome](std::string error) {
-        io_.post([outcome, error = std::move(error)] {
-          outcome->error = error;
-          outcome->done.cancel();
-        });
-      });
+  order([this, outcome](std::string error) {
+    io_.post([outcome, error = std::move(error)] {
+      outcome->error = error;
+      outcome->done.cancel();
+    });
+  });
   boost::system::error_code ignored;
   if (!outcome->error)
     co_await outcome->done.async_wait(boost::asio::redirect_error(boost::asio::use_awaitable, ignored));
   co_return outcome->error.value_or("stopped");
+}
+
+awaitable<std::string> Node::rebuild_stages() {
+  std::function<void(std::function<void(std::string)>)> order = [this](auto done) {
+    engine_->rebuild(
+        [remake = remake_, layout = layout_](Engine::Stages old) { return remake(layout, std::move(old)); },
+        std::move(done));
+  };
+  co_return co_await on_engine(std::move(order));
+}
+
+awaitable<std::string> Node::examine() {
+  if (!examination_ || !engine_) co_return fmt::format("{} knows no answers", identity_.name);
+  std::function<void(std::function<void(std::string)>)> order = [this](auto done) {
+    engine_->run(examination_, std::move(done));
+  };
+  co_return co_await on_engine(std::move(order));
+}
+
+awaitable<void> Node::answer_examine(ChannelPtr channel) {
+  Examined examined;
+  examined.failure = co_await examine();
+  (void)channel->post({std::move(examined)});
 }
 
 awaitable<Result<void>> Node::follow(PipelineLayout layout, uint64_t epoch, std::string& unreachable) {

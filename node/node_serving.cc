@@ -202,6 +202,8 @@ void Node::obey(const ChannelPtr& channel, Message&& message) {
     co_spawn(io_.executor(), answer_load(channel, std::move(*load)), detached);
   } else if (auto* measure = std::get_if<Measure>(&message)) {
     co_spawn(io_.executor(), answer_measure(channel, std::move(*measure)), detached);
+  } else if (std::holds_alternative<Examine>(message)) {
+    co_spawn(io_.executor(), answer_examine(channel), detached);
   }
 }
 
@@ -214,7 +216,13 @@ awaitable<void> Node::serve_pipeline(ChannelPtr channel, int stage) {
     Result<IncomingMessage> incoming = co_await channel->receive(*buffers);
     if (epoch != epoch_ || !linked_) co_return;  // the pipeline was laid out anew, and this link is closed
     if (incoming.has_error()) {
-      if (!closing_ && !service_ended_) {
+      const bool damaged = incoming.error().code == Errc::kBadFrame;
+      if (closing_ || service_ended_) break;
+      if (damaged) {
+        fail(epoch, 0,
+             in_stage(stage, {Errc::kBadFrame, "the step came damaged: " + incoming.error().message}),
+             StepFault::kDamaged, stage);
+      } else {
         fail(epoch, 0,
              {Errc::kPeerLost, fmt::format("{} lost its link from {}: {}", identity_.name, channel->peer(),
                                            incoming.error().message)});

@@ -98,6 +98,14 @@ NodeEvents PipelineKeeper::node_events() {
   events.measured = [this](const std::string& node, const Measured& measured) {
     on_measured(node, measured);
   };
+  events.examined = [this](const std::string& node, const Examined& examined) {
+    recovery_.examined(node, examined.failure, now());
+    act();
+  };
+  events.faulted = [this](const Suspects::Fault& fault) {
+    recovery_.faulted(fault, now());
+    act();
+  };
   events.may_join = [this](const std::string& node) { return membership_.may_join(node, now()); };
   events.joined = [this](const std::string& node, const Join& join) { on_joined(node, join); };
   return events;
@@ -174,6 +182,7 @@ void PipelineKeeper::carry(const Recovery::Action& action) {
           [&](const Recovery::Down& down) {
             coordinator_.close({Errc::kPeerLost, "no plan is possible: " + down.why}, down.retry_after_s);
           },
+          [&](const Recovery::Examine& order) { examine(order.node); },
           [&](const Recovery::GiveUp& up) { coordinator_.end_all(up.error, Recovery::kRetryAfter_s); },
           [&](const ClusterEvent& event) { happened(event); }},
       action);
@@ -230,14 +239,27 @@ void PipelineKeeper::resume(uint64_t epoch) {
                       pipeline_model(loaded_->live, loaded_->plan, settings_.config.sequences));
 }
 
+void PipelineKeeper::examine(const std::string& node) {
+  if (node != head_) return void(node_.tell(node, Examine{}));
+  auto look = [](PipelineKeeper* self, std::weak_ptr<int> alive) -> boost::asio::awaitable<void> {
+    const std::string failure = co_await self->node_.examine();
+    if (alive.expired()) co_return;
+    self->recovery_.examined(self->head_, failure, self->now());
+    self->act();
+  };
+  boost::asio::co_spawn(node_.io().executor(), look(this, alive_), boost::asio::detached);
+}
+
 void PipelineKeeper::happened(const ClusterEvent& event) {
   using Kind = ClusterEvent::Kind;
   const bool bad = event.kind == Kind::kLost || event.kind == Kind::kLinkLost ||
-                   event.kind == Kind::kFailed || event.kind == Kind::kDown || event.kind == Kind::kRefused;
+                   event.kind == Kind::kFailed || event.kind == Kind::kDown || event.kind == Kind::kRefused ||
+                   event.kind == Kind::kSuspect;
   spdlog::log(bad ? spdlog::level::warn : spdlog::level::info, "{}", event.text);
   counters_.joined += event.kind == Kind::kJoined;
   counters_.lost += event.kind == Kind::kLost;
-  counters_.failed += event.kind == Kind::kFailed;
+  if (event.kind == Kind::kFailed) ++counters_.failed[event.node];
+  counters_.suspected += event.kind == Kind::kSuspect;
   counters_.resumed += event.kind == Kind::kResumed;
   counters_.stood_still_s += event.seconds;
   events_.push_back(event);
@@ -276,6 +298,8 @@ std::vector<PipelineKeeper::Member> PipelineKeeper::members() const {
       member.state = "joining";
     } else if (!recovery_.is_here(name)) {
       member.state = "lost";
+    } else if (recovery_.is_suspect(name)) {
+      member.state = "suspect";
     } else if (recovery_.is_draining(name)) {
       member.state = used || recovery_.suspended() ? "draining" : "drained";
     } else {

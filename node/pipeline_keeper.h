@@ -46,14 +46,15 @@ class PipelineKeeper {
 
   struct Member {
     std::string name;
-    std::string state;  // "head", "in use", "spare", "joining", "draining", "drained", "lost"
+    std::string state;  // "head", "in use", "spare", "joining", "draining", "drained", "suspect", "lost"
     uint64_t memory_bytes = 0;
     double silent_s = 0;
     double quarantined_s = 0;
   };
   struct Counters {
-    uint64_t joined = 0, lost = 0, failed = 0, resumed = 0, stale = 0;
-    double stood_still_s = 0;  // all times that answers did, added up
+    uint64_t joined = 0, lost = 0, resumed = 0, suspected = 0, stale = 0;
+    std::map<std::string, uint64_t> failed;  // by node or hop; "": nobody's, as far as is known
+    double stood_still_s = 0;                // all times that answers did, added up
   };
 
   // On the io thread.
@@ -88,6 +89,7 @@ class PipelineKeeper {
   void plan(const Recovery::MakePlan& order);
   void load(const Recovery::Load& order);
   void resume(uint64_t epoch);
+  void examine(const std::string& node);
   void happened(const ClusterEvent& event);
   void on_lost(const std::string& node, const std::string& why);
   void on_joined(const std::string& node, const Join& join);

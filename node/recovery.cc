@@ -11,8 +11,9 @@
 namespace shoal {
 
 const char* to_string(ClusterEvent::Kind kind) {
-  static constexpr const char* kNames[] = {"joined",  "lost", "link lost", "failed", "replanned",
-                                           "resumed", "down", "drained",   "refused"};
+  static constexpr const char* kNames[] = {"joined",    "lost",    "link lost", "failed",
+                                           "replanned", "resumed", "down",      "drained",
+                                           "refused",   "suspect", "cleared"};
   return kNames[static_cast<size_t>(kind)];
 }
 
@@ -89,7 +90,7 @@ bool Recovery::in_plan(const std::string& node) const {
 bool Recovery::fit(int device, double now_s) const {
   const std::string name = name_of(device);
   const auto unfit = unfit_.find(name);
-  return here_.contains(name) && !draining_.contains(name) &&
+  return here_.contains(name) && !draining_.contains(name) && !suspects_.out(name) &&
          (unfit == unfit_.end() || unfit->second <= now_s);
 }
 
@@ -186,6 +187,62 @@ void Recovery::failed(const Error& error, double now_s) {
   restart(error.message, now_s);
 }
 
+void Recovery::faulted(const Suspects::Fault& fault, double now_s) {
+  const bool counts = faulted_epoch_ < epoch_ &&
+                      (state_ == State::kRunning || state_ == State::kSettling || state_ == State::kPlanning);
+  if (!counts && !fault.proven) return;
+  faulted_epoch_ = epoch_;
+  const Suspects::Verdict verdict = suspects_.judge(fault, now_s);
+  tell(ClusterEvent::Kind::kFailed, now_s, fault.where, fault.text);
+  if (do_without_suspect(fault, verdict, now_s)) {
+    failures_ = 0;
+    if (state_ != State::kDown) restart(fault.text, now_s);
+  } else if (state_ == State::kRunning) {
+    failure_ = {Errc::kBadFrame, fault.text};
+    ++failures_;
+    restart(fault.text, now_s);
+  }
+}
+
+// Whether the next plan is to be another.
+bool Recovery::do_without_suspect(const Suspects::Fault& fault, Suspects::Verdict verdict, double now_s) {
+  using Verdict = Suspects::Verdict;
+  if (verdict == Verdict::kAgain) return false;
+  if (verdict == Verdict::kNode) {
+    const std::string& node = suspects_.accused();
+    tell(ClusterEvent::Kind::kSuspect, now_s, node,
+         fmt::format("node {} is suspect and takes no layers: {}", node, fault.text));
+  } else if (verdict == Verdict::kLink) {
+    broken_links_[{fault.nodes[0], fault.nodes[1]}] = now_s + kUnfit_s;
+    tell(ClusterEvent::Kind::kLinkLost, now_s, fault.nodes[0],
+         fmt::format("the link from {} to {} is left out: {}", fault.nodes[0], fault.nodes[1], fault.text));
+  }
+  // Numbers that were wrong have been answered with, or are the model's own.
+  if (fault.proven || verdict == Verdict::kModel) actions_.push_back(GiveUp{{Errc::kBadFrame, fault.text}});
+  return true;
+}
+
+// Those without which there is no plan, for people.
+std::string Recovery::suspects_text() const {
+  std::string text;
+  for (const std::string& node : suspects_.all_out())
+    text += fmt::format("; without node {}, which is suspect: {}", node, suspects_.why(node));
+  return text;
+}
+
+void Recovery::examined(const std::string& node, const std::string& failure, double now_s) {
+  if (!suspects_.out(node)) return;
+  if (!suspects_.examined(node, failure.empty(), now_s)) {
+    tell(ClusterEvent::Kind::kRefused, now_s, node,
+         fmt::format("node {} computes known numbers wrongly and stays out: {}", node, failure));
+    return;
+  }
+  tell(ClusterEvent::Kind::kCleared, now_s, node,
+       fmt::format("node {} gives the known answers: it may take layers again", node));
+  improve_ = true;
+  if (state_ == State::kDown) ask_for_plan(now_s);
+}
+
 void Recovery::answered() {
   failures_ = 0;
 }
@@ -239,7 +296,10 @@ void Recovery::planned(uint64_t ticket, const Result<ReplanAdvice>& advice, doub
     draining_.clear();
     return ask_for_plan(now_s);
   }
-  if (advice.has_error()) return go_down(advice.error().message, now_s);
+  if (advice.has_error()) {
+    for (const std::string& node : suspects_.all_out()) suspects_.hurry(node, now_s);
+    return go_down(advice.error().message + suspects_text(), now_s);
+  }
   load(advice->plan, now_s);
 }
 
@@ -332,6 +392,9 @@ void Recovery::tick(bool quiet, double now_s) {
     std::erase_if(unfit_, [&](const auto& entry) { return entry.second <= now_s; });
     std::erase_if(broken_links_, [&](const auto& entry) { return entry.second <= now_s; });
     improve_ = true;
+  }
+  for (const std::string& node : suspects_.due(now_s)) {
+    if (here_.contains(node)) actions_.push_back(Examine{node});
   }
   switch (state_) {
     case State::kSettling:

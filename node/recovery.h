@@ -22,6 +22,7 @@
 #include <vector>
 
 #include "base/error.h"
+#include "node/suspects.h"
 #include "planner/replan.h"
 #include "planner/types.h"
 
@@ -38,11 +39,13 @@ struct ClusterEvent {
     kResumed,
     kDown,
     kDrained,
-    kRefused
+    kRefused,
+    kSuspect,  // taken out: its numbers were wrong
+    kCleared   // and may take layers again
   };
   Kind kind = Kind::kJoined;
   double time_s = 0;
-  std::string node;    // where it is about one
+  std::string node;    // where it is about one; kFailed: or about a hop, "pi-1 > pi-2"
   std::string text;    // for a person
   double seconds = 0;  // kResumed: that answers stood still
   bool operator==(const ClusterEvent&) const = default;
@@ -91,7 +94,11 @@ class Recovery {
   struct GiveUp {
     Error error;
   };
-  using Action = std::variant<Suspend, MakePlan, Load, Resume, Down, GiveUp, ClusterEvent>;
+  // A node that has no layers says whether its kernels give the known answers: to be answered examined().
+  struct Examine {
+    std::string node;
+  };
+  using Action = std::variant<Suspend, MakePlan, Load, Resume, Down, GiveUp, Examine, ClusterEvent>;
 
   // `known`: all devices that may be there and the links between them, the head's index in its constraints.
   // `epoch`: the highest there has been.
@@ -114,6 +121,11 @@ class Recovery {
   void lost(const std::string& node, const std::string& why, double now_s);
   // A step failed, or none was answered for too long, though nobody is known to be lost.
   void failed(const Error& error, double now_s);
+  // Numbers in a step of the present epoch were wrong. Of one epoch the first fault counts: the steps behind
+  // it have the same.
+  void faulted(const Suspects::Fault& fault, double now_s);
+  // `failure`: empty where the known answers were given.
+  void examined(const std::string& node, const std::string& failure, double now_s);
   void planned(uint64_t ticket, const Result<ReplanAdvice>& advice, double now_s);
   // `failure`: empty where the node is ready. `unreachable`: the node it could not connect to, if that is
   // why.
@@ -132,6 +144,7 @@ class Recovery {
   uint64_t stale() const { return stale_; }  // told of another epoch, and not heard
   bool is_here(const std::string& node) const { return here_.contains(node); }
   bool suspended() const { return suspended_; }
+  bool is_suspect(const std::string& node) const { return suspects_.out(node); }
   bool is_draining(const std::string& node) const { return draining_.contains(node); }
   bool in_plan(const std::string& node) const;
   const std::set<std::string>& here() const { return here_; }
@@ -145,12 +158,16 @@ class Recovery {
   void ask_for_plan(double now_s);
   void load(const Plan& plan, double now_s);
   void go_down(const std::string& why, double now_s);
+  bool do_without_suspect(const Suspects::Fault& fault, Suspects::Verdict verdict, double now_s);
+  std::string suspects_text() const;
   void tell(ClusterEvent::Kind kind, double now_s, const std::string& node, std::string text,
             double seconds = 0);
   double next_chance_s() const;
 
   PlanInput known_;
   std::set<std::string> here_, draining_, expected_;
+  Suspects suspects_;
+  uint64_t faulted_epoch_ = 0;                                          // in which the last fault was
   std::map<std::string, double> unfit_;                                 // until when
   std::map<std::pair<std::string, std::string>, double> broken_links_;  // until when, by direction
   State state_ = State::kDown;

@@ -104,6 +104,8 @@ struct Stage::Impl {
   Result<void> check_rows(StepKind kind, std::span<const BatchRow> rows, const float* hidden);
   void apply(std::span<const CacheOp> ops);
   Result<void> make_room(StepKind kind, std::span<const BatchRow> rows);
+  Result<void> check_computed(StepKind kind, std::span<const BatchRow> rows, const float* hidden,
+                              std::vector<RowOutput>& outputs);
   void compute_layers(StepKind kind, std::span<const BatchRow> rows, float* hidden);
   void compute_outputs(std::span<const BatchRow> rows, int candidates, const float* hidden,
                        std::vector<RowOutput>& outputs);
@@ -123,6 +125,7 @@ struct Stage::Impl {
   ComputeContext cx;
   std::unique_ptr<EncoderState> encoder;  // null: the model has none
   std::unique_ptr<Pooler> pooler;         // where the output head is
+  NumericFault fault = NumericFault::kNone;
 };
 
 // Plays the operations through on `lengths`.
@@ -211,8 +214,10 @@ Result<void> Stage::Impl::check_rows(StepKind kind, std::span<const BatchRow> ro
     if (weights.spec.embedding && (token < 0 || token >= config.n_vocab))
       return invalid(where() + "token " + std::to_string(token) + " is not in the vocabulary of " +
                      std::to_string(config.n_vocab));
-    if (!weights.spec.embedding && !all_finite(hidden + r * config.n_embd, config.n_embd))
+    if (!weights.spec.embedding && !all_finite(hidden + r * config.n_embd, config.n_embd)) {
+      fault = NumericFault::kInput;
       return invalid(where() + "hidden is not finite");
+    }
   }
   return {};
 }
@@ -283,6 +288,32 @@ void Stage::Impl::compute_outputs(std::span<const BatchRow> rows, int candidates
   }
 }
 
+// No token may be drawn from numbers that are not finite, and what the step left in the cache is as little
+// to be trusted: it goes.
+Result<void> Stage::Impl::check_computed(StepKind kind, std::span<const BatchRow> rows, const float* hidden,
+                                         std::vector<RowOutput>& outputs) {
+  std::string what;
+  for (size_t r = 0; r < rows.size() && what.empty(); ++r) {
+    if (!all_finite(hidden + r * config.n_embd, config.n_embd))
+      what = "row " + std::to_string(r) + " (slot " + std::to_string(rows[r].slot) + ", position " +
+             std::to_string(rows[r].position) + "): hidden as it was computed is not finite";
+  }
+  for (size_t i = 0; i < outputs.size() && what.empty(); ++i) {
+    const RowOutput& out = outputs[i];
+    const bool finite = kind == StepKind::kEmbed
+                            ? all_finite(out.embedding.data(), static_cast<int64_t>(out.embedding.size()))
+                            : std::isfinite(out.log_sum_exp);
+    if (!finite)
+      what = "row " + std::to_string(out.row) + ": its " +
+             (kind == StepKind::kEmbed ? "embedding is" : "logits are") + " not finite";
+  }
+  if (what.empty()) return {};
+  fault = NumericFault::kOutput;
+  for (const BatchRow& row : rows) cache.trim(row.slot, row.position);
+  outputs.clear();
+  return invalid(what);
+}
+
 Stage::Stage(const ModelConfig& config, ShardWeights weights, const StageOptions& options,
              const Kernels& kernels, ThreadPool& pool) {
   SHOAL_CHECK(options.context > 0 && options.slots > 0 && options.rows_max > 0);
@@ -302,6 +333,7 @@ Result<void> Stage::run(std::span<const CacheOp> ops, std::span<const BatchRow> 
                         float* hidden, std::vector<RowOutput>& outputs, StepKind kind) {
   Impl& s = *impl_;
   const ShardSpec& spec = s.weights.spec;
+  s.fault = NumericFault::kNone;
   if (candidates < 0) return invalid(std::to_string(candidates) + " candidates wanted");
   if (candidates == 0 || candidates > s.config.n_vocab) candidates = s.config.n_vocab;
   if (Result<void> checked = s.check_ops(ops); !checked) return checked;
@@ -322,23 +354,16 @@ Result<void> Stage::run(std::span<const CacheOp> ops, std::span<const BatchRow> 
   s.compute_layers(kind, rows, hidden);
   if (spec.output && kind == StepKind::kDecode) {
     s.compute_outputs(rows, candidates, hidden, outputs);
-    if (const auto broken =
-            std::find_if(outputs.begin(), outputs.end(),
-                         [](const RowOutput& out) { return !std::isfinite(out.log_sum_exp); });
-        broken != outputs.end()) {
-      // No token may be drawn from such logits, and what the step left in the cache is as little to be
-      // trusted.
-      const Error fault = invalid("row " + std::to_string(broken->row) + ": its logits are not finite");
-      for (const BatchRow& row : rows) s.cache.trim(row.slot, row.position);
-      outputs.clear();
-      return fault;
-    }
   } else if (spec.output && kind == StepKind::kEmbed) {
     s.pooler->run(s.cx, s.weights, rows, hidden, outputs);
   } else {
     outputs.clear();
   }
-  return {};
+  return s.check_computed(kind, rows, hidden, outputs);
+}
+
+NumericFault Stage::fault() const {
+  return impl_->fault;
 }
 
 ShardWeights Stage::release_weights() {

@@ -33,6 +33,13 @@ struct RowOutput {
   std::vector<float> embedding = {};  // of an embed step, instead: [n_embd]
 };
 
+// Numbers that nothing can be computed from or answered with: where a step's run found them.
+enum class NumericFault : uint8_t {
+  kNone,
+  kInput,   // hidden as it came was not finite
+  kOutput,  // what the stage computed of finite numbers was not
+};
+
 struct StageOptions {
   int context = 4096;
   int slots = 8;
@@ -55,13 +62,15 @@ class Stage {
   // the vocabulary, hidden finite, rows <= rows_max), then applies ops and computes. The first position of a
   // slot's rows trims what the slot holds beyond it. A step may consist of ops alone. On error
   // (kInvalidInput, kContextFull) nothing has changed, and the message names the slot, position or row; only
-  // where the cache has no pages left for the rows, or where logits are not finite, `ops` have been applied
-  // (and the rows are not in the cache).
+  // where the cache has no pages left for the rows, or where what was computed is not finite, `ops` have been
+  // applied (and the rows are not in the cache).
   // hidden: [rows, n_embd], 64-byte aligned, in place; ignored as input if the shard embeds. `outputs` is
   // filled when the shard has the output head: `candidates` best for each row that wants logits (0: the whole
   // vocabulary). Reused entries of `outputs` keep their memory.
   Result<void> run(std::span<const CacheOp> ops, std::span<const BatchRow> rows, int candidates,
                    float* hidden, std::vector<RowOutput>& outputs, StepKind kind = StepKind::kDecode);
+  // Whether that is why the last run failed.
+  NumericFault fault() const;
 
   uint64_t weight_bytes() const;
   uint64_t kv_bytes() const;

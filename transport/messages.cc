@@ -30,7 +30,9 @@ std::string_view message_name(const Message& message) {
                                                 "measured",
                                                 "list of who was shut out",
                                                 "request for a certificate",
-                                                "certificate"};
+                                                "certificate",
+                                                "examine",
+                                                "examined"};
   static_assert(std::size(kNames) == std::variant_size_v<Message>);
   return kNames[message.index()];
 }

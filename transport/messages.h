@@ -156,6 +156,9 @@ struct RowResult {
   bool operator==(const RowResult&) const = default;
 };
 
+// Whether numbers were to blame for a failed step; wire.capnp says what each means.
+enum class StepFault : uint8_t { kNone, kDamaged, kInput, kOutput };
+
 struct ResultMessage {
   uint64_t epoch = 0;
   uint64_t step_id = 0;
@@ -164,6 +167,8 @@ struct ResultMessage {
   std::vector<StageTime> stage_times;  // of all stages, where failed is false
   Errc failure_code = Errc::kIo;       // where failed is true
   std::string failure_text;
+  StepFault fault = StepFault::kNone;
+  uint32_t fault_stage = 0;  // that found it, where there is one
   bool operator==(const ResultMessage&) const = default;
 };
 
@@ -244,6 +249,16 @@ struct Ready {
   bool operator==(const Ready&) const = default;
 };
 
+// The head asks whether a node's kernels still give the known answers.
+struct Examine {
+  bool operator==(const Examine&) const = default;
+};
+
+struct Examined {
+  std::string failure;  // empty: they do
+  bool operator==(const Examined&) const = default;
+};
+
 // Asks for a range of a tensor, in bytes, or of the manifest.
 struct WeightsRequest {
   static constexpr uint32_t kManifest = UINT32_MAX;
@@ -307,7 +322,7 @@ struct Measured {
 using Message =
     std::variant<Hello, HelloAck, StepMessage, ResultMessage, StatsRequest, StatsMessage, Heartbeat, Shutdown,
                  CancelAdvice, LinkProbe, LinkProbeAck, LoadPlan, Ready, WeightsRequest, WeightsData, Join,
-                 Measure, Measured, Revoked, CertificateRequest, NewCertificate>;
+                 Measure, Measured, Revoked, CertificateRequest, NewCertificate, Examine, Examined>;
 
 // "step", "hello acknowledgement", ...: for error messages.
 std::string_view message_name(const Message& message);

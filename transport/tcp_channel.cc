@@ -143,8 +143,10 @@ Error TcpChannel::end_by(const error_code& ec, const char* doing) {
   }
   if (ec == asio::error::eof) return end(Error{Errc::kPeerLost, peer() + " closed the connection"});
   const std::string reason = stream_->reason();
-  return end(Error{Errc::kPeerLost, "lost the connection while " + std::string(doing) + " " + peer() + ": " +
-                                        (reason.empty() ? ec.message() : reason)});
+  // TLS has refused a record: what a frame's checksums do where there is no TLS.
+  return end(Error{reason.empty() ? Errc::kPeerLost : Errc::kBadFrame,
+                   "lost the connection while " + std::string(doing) + " " + peer() + ": " +
+                       (reason.empty() ? ec.message() : reason)});
 }
 
 void TcpChannel::close() {

@@ -75,7 +75,9 @@ $Cxx.namespace("shoal::wire");
 #    its layers on hidden and sends a Step with the same epoch, step id, cache operations and rows to the next; the
 #    last sends Result to the head, on the head's control connection to it. Where the output head is on the head node, the last worker's Step goes there
 #    like to any other stage: nothing is special about it. A stage that fails a step sends the head a Result that says
-#    so. Caches begin empty with an epoch: the head sends the sequences' tokens again.
+#    so, and whether numbers were to blame (Fault): a frame whose checksum was wrong, or values that are not finite. A node
+#    says that of its own stages alone; the head decides who is at fault (node/suspects.h), and sends Examine to a node that
+#    it took out for it. Caches begin empty with an epoch: the head sends the sequences' tokens again.
 #    Both ends of a control connection send Heartbeat five times a second, from the thread that does I/O. A worker that
 #    hears nothing from its head for 2.4 seconds drops the session, keeps its weights and calls the head to join again.
 #    Nodes that were shut out of the cluster are named by Revoked, the first message that a worker gets from its head; who
@@ -155,6 +157,9 @@ struct Message {
     revoked @18 :Revoked;
     certificateRequest @19 :CertificateRequest;
     newCertificate @20 :NewCertificate;
+    examine @21 :Void;
+    # The head asks a node that has no stage whether its kernels still give the known answers (tensor/known_answers.h).
+    examined @22 :Examined;
   }
 }
 
@@ -324,6 +329,19 @@ struct StepResult {
   struct Failure {
     code @0 :Code;
     text @1 :Text;
+    fault @2 :Fault;
+    stage @3 :UInt32;
+    # Where fault is set: the sender's own stage that found it.
+  }
+
+  enum Fault {
+    none @0;
+    damaged @1;
+    # The frame with the step broke the wire format or had a wrong checksum.
+    input @2;
+    # Hidden as it came was not finite.
+    output @3;
+    # What the stage computed of finite numbers was not finite.
   }
 
   enum Code {
@@ -470,6 +488,11 @@ struct Measure {
 struct Measured {
   linksJson @0 :Text;
   # [{"to": ..., "latency_s": ..., "bytes_per_s": ...}, ...], 0 bytes a second where the node could not be reached.
+}
+
+struct Examined {
+  # The answer to examine: which kernel gave what is not the known answer, for a person; empty where all did.
+  failure @0 :Text;
 }
 
 struct WeightsRequest {

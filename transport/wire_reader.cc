@@ -90,6 +90,10 @@ class Reader {
         const auto r = m.getNewCertificate();
         return Message(NewCertificate{text(r.getCertificate(), kTextBytesMax), prose(r.getFailure())});
       }
+      case wire::Message::EXAMINE:
+        return Message(Examine{});
+      case wire::Message::EXAMINED:
+        return Message(Examined{prose(m.getExamined().getFailure())});
     }
     return bad("a message of unknown kind " + std::to_string(static_cast<int>(m.which())));
   }
@@ -218,6 +222,8 @@ class Reader {
         m.failed = true;
         m.failure_code = enumerator<Errc>(failure.getCode(), Errc::kIo, "failure code");
         m.failure_text = prose(failure.getText());
+        m.fault = enumerator<StepFault>(failure.getFault(), StepFault::kOutput, "fault");
+        m.fault_stage = failure.getStage();
         return m;
       }
       case wire::StepResult::ROWS: {

@@ -111,6 +111,7 @@ struct CheckOutgoing {
     }
     return {};
   }
+  Result<void> operator()(const Examined& m) const { return check_text(m.failure, "the failure"); }
   template <class Small>
   Result<void> operator()(const Small&) const {
     return {};
@@ -186,6 +187,7 @@ struct WordsBound {
     for (const std::string& node : m.nodes) words += text_words(node);
     return words;
   }
+  size_t operator()(const Examined& m) const { return text_words(m.failure); }
   template <class Small>
   size_t operator()(const Small&) const {
     return 0;
@@ -301,6 +303,8 @@ struct Writer {
       auto failure = b.initFailure();
       failure.setCode(same_enum<wire::StepResult::Code>(m.failure_code));
       failure.setText(text_of(m.failure_text));
+      failure.setFault(same_enum<wire::StepResult::Fault>(m.fault));
+      failure.setStage(m.fault_stage);
       return;
     }
     if (!m.stage_times.empty()) write_times(m.stage_times, b);
@@ -414,6 +418,8 @@ struct Writer {
     auto nodes = root.initRevoked().initNodes(static_cast<unsigned>(m.nodes.size()));
     for (unsigned i = 0; i < nodes.size(); ++i) nodes.set(i, text_of(m.nodes[i]));
   }
+  void operator()(const Examine&) { root.setExamine(); }
+  void operator()(const Examined& m) { root.initExamined().setFailure(text_of(m.failure)); }
 };
 
 }  // namespace

@@ -76,8 +76,17 @@ std::vector<MetricFamily> cluster_families(const ClusterCounts& cluster) {
   count("shoal_nodes_joined_total", "Nodes that joined while the head ran",
         static_cast<double>(cluster.joined));
   count("shoal_nodes_lost_total", "Nodes that were lost", static_cast<double>(cluster.lost));
-  count("shoal_step_failures_total", "Steps that failed though nobody was lost",
-        static_cast<double>(cluster.failed));
+  MetricFamily& failures =
+      reading.family("shoal_step_failures_total",
+                     "Steps that failed though nobody was lost, by the node or the hop that was at fault",
+                     MetricType::Counter);
+  if (cluster.failed.empty()) Reading::add(failures, 0, {{"at", ""}});
+  for (const auto& [at, failed] : cluster.failed)
+    Reading::add(failures, static_cast<double>(failed), {{"at", at}});
+  count("shoal_nodes_suspected_total", "Nodes that were taken out because their numbers were wrong",
+        static_cast<double>(cluster.suspected));
+  Reading::add(reading.family("shoal_nodes_suspect", "Nodes that are out for it now", MetricType::Gauge),
+               static_cast<double>(cluster.suspects));
   count("shoal_recoveries_total", "Pipelines laid out anew", static_cast<double>(cluster.resumed));
   count("shoal_recovery_seconds_total", "Seconds that answers stood still for it", cluster.stood_still_s);
   count("shoal_replayed_tokens_total", "Tokens computed again after a loss",

@@ -51,6 +51,11 @@ class SimHead : public PipelineHost {
 
   Coordinator& coordinator() { return *coordinator_; }
   Recovery& recovery() { return recovery_; }
+  std::string a_worker_in_use() {
+    for (const std::string& node : layout_.node_of_stage)
+      if (node != "head") return node;
+    return "";
+  }
   bool went_down() const { return went_down_; }
   void noticed_when_lost(const std::string& node, double since_s) {
     if (recovery_.is_here(node)) faulty_since_[node] = since_s;
@@ -157,6 +162,14 @@ class SimHead : public PipelineHost {
       recovery_.ready(node, message.epoch, message.text, message.unreachable, now_s());
       return act();
     }
+    if (message.kind == SimMessage::Kind::kExamined) {
+      recovery_.examined(node, message.text, now_s());
+      return act();
+    }
+    if (message.fault != StepFault::kNone && message.epoch == self_.epoch()) {
+      recovery_.faulted(blamed(message), now_s());
+      act();
+    }
     if (message.epoch != self_.epoch() || recovery_.suspended()) return;
     StepOutcome outcome;
     if (!message.job) {
@@ -168,6 +181,21 @@ class SimHead : public PipelineHost {
       outcome.stage_times = message.job->times;
     }
     on_outcome_(std::move(outcome));
+  }
+  // As node/node.cc tells it.
+  Suspects::Fault blamed(const SimMessage& message) const {
+    const auto at = static_cast<size_t>(message.stage);
+    const std::string& to = layout_.node_of_stage[at];
+    const std::string from = at > 0 ? layout_.node_of_stage[at - 1] : "head";
+    Suspects::Fault fault;
+    fault.computed = message.fault == StepFault::kOutput;
+    fault.layer_begin = layout_.shard_of_stage[at].layers.begin;
+    fault.layer_end = layout_.shard_of_stage[at].layers.end;
+    fault.where = fault.computed ? to : from + " > " + to;
+    fault.text = message.text;
+    if (!fault.computed && from != "head") fault.nodes.push_back(from);
+    fault.nodes.push_back(to);
+    return fault;
   }
   void tick() {
     if (over_) return;
@@ -217,7 +245,15 @@ class SimHead : public PipelineHost {
       coordinator_->close({Errc::kPeerLost, down->why}, down->retry_after_s);
     } else if (const auto* up = std::get_if<Recovery::GiveUp>(&action)) {
       coordinator_->end_all(up->error, 1);
+    } else if (const auto* exam = std::get_if<Recovery::Examine>(&action)) {
+      SimMessage message;
+      message.kind = SimMessage::Kind::kExamine;
+      if (exam->node != "head" && controls_.contains(exam->node)) controls_.at(exam->node)->send(1, message);
+      if (exam->node == "head") recovery_.examined("head", "", now_s());
     } else if (const auto* event = std::get_if<ClusterEvent>(&action)) {
+      run_.faults += event->kind == ClusterEvent::Kind::kFailed && !event->node.empty();
+      run_.suspects += event->kind == ClusterEvent::Kind::kSuspect;
+      run_.cleared += event->kind == ClusterEvent::Kind::kCleared;
       run_.lost += event->kind == ClusterEvent::Kind::kLost;
       run_.log.push_back(fmt::format("{:8.3f} {}", event->time_s, event->text));
     }

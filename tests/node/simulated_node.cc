@@ -111,6 +111,14 @@ void SimNode::on_head(const SimMessage& message) {
       }
       break;
     }
+    case SimMessage::Kind::kExamine: {
+      SimMessage examined;
+      examined.kind = SimMessage::Kind::kExamined;
+      examined.node = name_;
+      examined.text = broken_ ? "its products are wrong" : "";
+      head_->send(0, examined);
+      break;
+    }
     default:
       break;
   }
@@ -188,12 +196,8 @@ void SimNode::connect_next(uint64_t epoch, int stage, double deadline_s) {
                    [this, epoch, peer] { fail(epoch, name_ + " lost its link to " + peer); }};
     Link::End there{
         peer, other->incarnation(),
-        [other, stage, epoch](const SimMessage& message) {
-          if (!other->takes(stage, epoch)) return;
-          auto job = std::make_shared<StepJob>(*message.job);
-          if (job->step_id != ++other->last_step_[stage])
-            other->world_.wrong.push_back(other->name_ + ": a gap in the steps");
-          other->submit(std::move(job));
+        [other, stage, epoch, from = name_](const SimMessage& message) {
+          other->receive(stage, epoch, from, message);
         },
         [other, epoch] { other->fail(epoch, other->name_ + " lost its link from the stage before"); }};
     const LinkPtr link = world_.connect(std::move(here), std::move(there));
@@ -201,6 +205,20 @@ void SimNode::connect_next(uint64_t epoch, int stage, double deadline_s) {
     other->attach(stage, link);
   }
   ready(epoch, "", "");
+}
+
+void SimNode::receive(int stage, uint64_t epoch, const std::string& from, const SimMessage& message) {
+  if (!takes(stage, epoch) || !last_step_.contains(stage)) return;
+  if (world_.bad_wires.contains({from, name_}) || std::exchange(damages_, 0) > 0) {
+    last_step_.erase(stage);  // the link has ended
+    return fail(epoch, name_ + " got a damaged frame from " + from, StepFault::kDamaged, stage);
+  }
+  auto job = std::make_shared<StepJob>(*message.job);
+  if (job->step_id != ++last_step_[stage]) {
+    if (!world_.faulty_epochs.contains(epoch)) world_.wrong.push_back(name_ + ": a gap in the steps");
+    return fail(epoch, "a gap in the steps");
+  }
+  submit(std::move(job));
 }
 
 void SimNode::attach(int stage, const LinkPtr& link) {
@@ -277,9 +295,11 @@ std::string SimNode::apply(StepJob& job) {
 
 void SimNode::done(const std::shared_ptr<StepJob>& job) {
   if (const std::string wrong = apply(*job); !wrong.empty()) {
-    world_.wrong.push_back(name_ + ": " + wrong);
+    if (!world_.faulty_epochs.contains(job->epoch)) world_.wrong.push_back(name_ + ": " + wrong);
     return fail(job->epoch, wrong);
   }
+  if (broken_ || std::exchange(glitches_, 0) > 0)
+    return fail(job->epoch, name_ + " computed what is not finite", StepFault::kOutput, job->stage);
   job->times.push_back({0, static_cast<uint32_t>(1e3), 0});
   if (job->stage < layout_.last_stage()) {
     ++job->stage;
@@ -308,13 +328,16 @@ void SimNode::forward(const std::shared_ptr<StepJob>& job) {
   link->second->send(0, message);
 }
 
-void SimNode::fail(uint64_t epoch, const std::string& why) {
+void SimNode::fail(uint64_t epoch, const std::string& why, StepFault fault, int stage) {
   if (epoch != epoch_ || !linked_) return;
+  if (fault != StepFault::kNone) world_.faulty_epochs.insert(epoch);
   SimMessage message;
   message.kind = SimMessage::Kind::kResult;
   message.node = name_;
   message.epoch = epoch;
   message.text = why;
+  message.fault = fault;
+  message.stage = stage;
   if (home_) home_(message);
   if (head_) head_->send(0, message);
 }

@@ -8,7 +8,9 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <set>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "node/engine.h"
@@ -27,12 +29,23 @@ std::vector<Candidate> candidates_of(uint64_t state);
 
 // What crosses the simulated wire: the fields of transport/messages.h that matter here.
 struct SimMessage {
-  enum class Kind { kHello, kRefused, kBeat, kLoadPlan, kReady, kStep, kResult } kind = Kind::kBeat;
+  enum class Kind {
+    kHello,
+    kRefused,
+    kBeat,
+    kLoadPlan,
+    kReady,
+    kStep,
+    kResult,
+    kExamine,
+    kExamined
+  } kind = Kind::kBeat;
   std::string node;  // hello: who
   uint64_t epoch = 0;
   int stage = 0;
-  std::string text;         // plan as JSON; failure
-  std::string unreachable;  // ready
+  std::string text;                    // plan as JSON; failure
+  std::string unreachable;             // ready
+  StepFault fault = StepFault::kNone;  // result: found by `stage`
   uint64_t progress = 0;
   bool working = false;
   std::shared_ptr<const StepJob> job;
@@ -52,6 +65,8 @@ struct SimWorld {
   uint64_t head_incarnation = 0;
   std::vector<std::string> wrong;
   double seconds_per_row_layer = 4e-4;
+  std::set<std::pair<std::string, std::string>> bad_wires;  // from, to: every frame comes damaged
+  std::set<uint64_t> faulty_epochs;  // a step of these has failed: those behind it find gaps
   LinkPtr connect(Link::End a, Link::End b);
   void kill(const std::string& host);
 };
@@ -62,6 +77,9 @@ class SimNode {
 
   void start();  // the process
   void set_slow(double times) { slow_ = times; }
+  void set_broken(bool broken) { broken_ = broken; }  // what it computes is not finite
+  void glitch() { glitches_ = 1; }                    // once
+  void damage() { damages_ = 1; }                     // the next frame comes to it damaged
   double load_seconds = 0.3;
 
   // The head's own stages use the same code, with its own way home.
@@ -90,13 +108,16 @@ class SimNode {
   void compute();
   void done(const std::shared_ptr<StepJob>& job);
   void forward(const std::shared_ptr<StepJob>& job);
-  void fail(uint64_t epoch, const std::string& why);
+  void fail(uint64_t epoch, const std::string& why, StepFault fault = StepFault::kNone, int stage = 0);
+  void receive(int stage, uint64_t epoch, const std::string& from, const SimMessage& message);
   std::string apply(StepJob& job);
 
   SimWorld& world_;
   const std::string name_;
   uint64_t incarnation_ = 0;
   double slow_ = 1;
+  bool broken_ = false;
+  int glitches_ = 0, damages_ = 0;
   std::function<void(SimMessage)> home_;
   LinkPtr head_;
   Membership head_watch_;

@@ -8,6 +8,7 @@
 #include <bit>
 #include <cmath>
 #include <cstring>
+#include <limits>
 #include <random>
 #include <vector>
 
@@ -430,6 +431,29 @@ TEST_CASE("threads and products that share a call do not change a bit") {
         different += std::memcmp(&yc[r * 16], &want_c[r * kOutputsMax], 16 * 4) != 0;
       }
       CHECK(different == 0);
+    }
+  }
+}
+
+TEST_CASE("what is not a number stays so: int8 has no value for it, and none may come out that looks right") {
+  ThreadPool pool(1);
+  for (const TensorType type : kTypes) {
+    const Case test(type, 512, Data::kRandom, 4);
+    const WeightMatrix w = test.matrix(16);
+    for (const float bad : {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity(),
+                            -std::numeric_limits<float>::infinity()}) {
+      std::vector<float> x = test.x;
+      x[1 * test.cols + 300] = bad;  // of the second row
+      for (const Kernels* kernels : available_kernels()) {
+        ActivationRows activations(kRowsMax, test.cols);
+        activations.assign(*kernels, pool, x.data(), test.cols, 3, test.cols);
+        std::vector<float> y(3 * 16);
+        matmul(*kernels, pool, activations, {{&w, y.data(), 16}});
+        CAPTURE(test.format.name);
+        CAPTURE(kernels->name);
+        CAPTURE(bad);
+        for (int i = 0; i < 3 * 16; ++i) CHECK(std::isfinite(y[static_cast<size_t>(i)]) == (i / 16 != 1));
+      }
     }
   }
 }

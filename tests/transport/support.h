@@ -122,6 +122,8 @@ inline std::vector<Message> sample_messages() {
   messages.push_back(
       ResultMessage{3, 4, false, {{6, 0, {}, {}, {0.5f, -0.25f, 1e-30f}}}, {{1, 2}}, Errc::kIo, ""});
   messages.push_back(ResultMessage{3, 5, true, {}, {}, Errc::kContextFull, "slot 3 is full"});
+  for (const StepFault fault : {StepFault::kDamaged, StepFault::kInput, StepFault::kOutput})
+    messages.push_back(ResultMessage{3, 5, true, {}, {}, Errc::kBadFrame, "not finite", fault, 7});
   messages.push_back(StatsRequest{});
   messages.push_back(StatsMessage{
       "pi-1", 1u << 30, {{1, 4, 9, 100, 200, 300, 400, 500, 600, 700}}, {{"laptop", 8, 9}, {"pi-2", 1, 2}}});
@@ -132,6 +134,8 @@ inline std::vector<Message> sample_messages() {
   messages.push_back(Revoked{{"pi-7", "attic"}});
   messages.push_back(CertificateRequest{"a request"});
   messages.push_back(NewCertificate{"a certificate", "or why not"});
+  messages.push_back(Examine{});
+  messages.push_back(Examined{"q4_1: its product"});
   messages.push_back(Shutdown{"the head ended\nthe session"});
   messages.push_back(CancelAdvice{3, 11});
   messages.push_back(LinkProbe{5});

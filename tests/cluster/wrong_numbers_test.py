@@ -1,0 +1,114 @@
+"""A weight becomes what is not a number in the memory of a node that computes, as in a device whose memory or processor is
+bad. The bytes are changed from outside, through /proc/PID/mem."""
+
+import re
+import struct
+import unittest
+
+from elastic import Elastic
+from support import MODEL, ClusterTest
+
+SIZES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}  # of GGUF's plain values, by type
+
+
+def norms_of(path):
+    """Bytes of each layer's blk.N.ffn_norm.weight (F32) in a GGUF file."""
+    with open(path, "rb") as file:
+        def number(kind):
+            return struct.unpack("<" + kind, file.read(struct.calcsize(kind)))[0]
+
+        def text():
+            return file.read(number("Q")).decode()
+
+        def skip(kind):
+            if kind == 8:
+                text()
+            elif kind == 9:
+                kind, count = number("I"), number("Q")
+                for _ in range(count):
+                    skip(kind)
+            else:
+                file.read(SIZES[kind])
+
+        file.read(8)
+        tensors, keys = number("Q"), number("Q")
+        alignment = 32
+        for _ in range(keys):
+            key, kind = text(), number("I")
+            if key == "general.alignment":
+                alignment = number("I")
+            else:
+                skip(kind)
+        found = {}
+        for _ in range(tensors):
+            name = text()
+            dims = [number("Q") for _ in range(number("I"))]
+            kind, offset = number("I"), number("Q")
+            layer = re.fullmatch(r"blk\.(\d+)\.ffn_norm\.weight", name)
+            if layer and kind == 0:
+                found[int(layer[1])] = (offset, 4 * dims[0])
+        begin = (file.tell() + alignment - 1) // alignment * alignment
+        norms = {}
+        for layer, (offset, size) in found.items():
+            file.seek(begin + offset)
+            norms[layer] = file.read(size)
+        return norms
+
+
+def change_in_memory(pid, old, new):
+    """Writes `new` over each copy of `old` in a process's own memory; how many there were."""
+    count = 0
+    with open(f"/proc/{pid}/maps", encoding="utf-8") as maps, open(f"/proc/{pid}/mem", "r+b", buffering=0) as memory:
+        for line in maps:
+            span, rights = line.split()[:2]
+            if not rights.startswith("rw") or "[v" in line:
+                continue
+            begin, end = (int(part, 16) for part in span.split("-"))
+            try:
+                memory.seek(begin)
+                held = memory.read(end - begin)
+            except OSError:
+                continue
+            at = held.find(old)
+            while at >= 0:
+                memory.seek(begin + at)
+                memory.write(new)
+                count += 1
+                at = held.find(old, at + 1)
+    return count
+
+
+class WrongNumbers(ClusterTest):
+    def spoil(self, cluster):
+        """Spoils a weight of a layer that the last worker in the pipeline computes; its name."""
+        stage = next(stage for stage in reversed(cluster.status()["stages"])
+                     if stage["node"] != "node-0" and stage["layer_begin"] < stage["layer_end"])
+        norm = norms_of(MODEL)[stage["layer_begin"]]
+        spoiled = struct.pack("<f", float("nan")) + norm[4:]
+        self.assertGreater(change_in_memory(cluster.processes[stage["node"]].pid, norm, spoiled), 0)
+        return stage["node"]
+
+    def failures_of(self, cluster, node):
+        text = cluster.request("GET", "/metrics")[2].decode()
+        found = re.search(rf'^shoal_step_failures_total{{at="{node}"}} (\d+)$', text, re.M)
+        return int(found[1]) if found else 0
+
+    def test_a_weight_changes_in_memory(self):
+        with Elastic(self.folder, nodes=4) as cluster:
+            expected = cluster.complete(60)
+            # Found where it is made: computed again, then the node goes, and the answer goes on.
+            broken = self.spoil(cluster)
+            stream = cluster.stream(60)
+            stream.join(90)
+            self.assertIsNone(stream.error)
+            self.assertEqual(stream.text, expected)
+            self.assertEqual(cluster.node_state(broken), "suspect")
+            self.assertNotIn(broken, cluster.used())
+            self.assertEqual(self.failures_of(cluster, broken), 2)
+            self.assertEqual(cluster.metric("shoal_nodes_suspect"), 1)
+            told = [event["text"] for event in cluster.status()["events"] if event["kind"] == "suspect"]
+            self.assertRegex(told[-1], rf"node {broken} \(layers \d+-\d+\).*not finite")
+
+
+if __name__ == "__main__":
+    unittest.main()
