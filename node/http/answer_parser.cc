@@ -71,7 +71,7 @@ std::vector<WrittenValue> take_values(std::string_view& text) {
     if (used == 0) break;
     written.text = trimmed(rest.substr(0, used));
     values.push_back(std::move(written));
-    text = rest.substr(used);
+    text = rest.substr(values.back().text.size());  // the white space behind is not the value's
     rest = trimmed(text);
     if (rest.starts_with(';') || rest.starts_with(',')) rest = trimmed(rest.substr(1));
   }
@@ -358,8 +358,9 @@ bool AnswerParser::add_named_calls(std::string_view& text, AnswerDelta& out) {
     json::value arguments;
     const size_t used = first_value(rest.substr(brace), arguments);
     if (used == 0 || !arguments.is_object()) break;
-    found.push_back({"", std::string(name), std::string(trimmed(rest.substr(brace, used)))});
-    text = rest.substr(brace + used);
+    const std::string_view written = trimmed(rest.substr(brace, used));
+    found.push_back({"", std::string(name), std::string(written)});
+    text = rest.substr(brace + written.size());  // the white space behind is not the value's
   }
   for (ToolCall& call : found) add(std::move(call), out);
   return !found.empty();
