@@ -233,6 +233,31 @@ TEST_CASE("a step that fails again and again ends what runs, and the pipeline is
   CHECK(drill.given_up == 1);
 }
 
+TEST_CASE("of one plan the first fault counts, and its node goes when it does it again under the next") {
+  Drill drill;
+  const std::string node = drill.used();
+  Suspects::Fault fault;
+  fault.nodes = {node};
+  fault.where = node;
+  fault.text = "node " + node + " computed what is not finite";
+  for (int i = 0; i < 3; ++i) drill.recovery.faulted(fault, drill.now_s);  // the steps behind show the same
+  drill.act();
+  CHECK_FALSE(drill.runs);
+  CHECK_FALSE(drill.recovery.is_suspect(node));
+  drill.pass(0.5);
+  drill.all_ready();
+  CHECK(drill.runs);
+  CHECK(drill.recovery.in_plan(node));
+  drill.recovery.faulted(fault, drill.now_s);
+  drill.act();
+  CHECK(drill.recovery.is_suspect(node));
+  drill.pass(0.5);
+  drill.all_ready();
+  CHECK(drill.runs);
+  CHECK_FALSE(drill.recovery.in_plan(node));
+  CHECK(drill.given_up == 0);
+}
+
 TEST_CASE("draining moves the layers first, and is refused where nobody else can hold them") {
   Drill drill;
   const std::string leaving = drill.used();
