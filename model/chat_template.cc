@@ -194,7 +194,7 @@ struct ChatTemplate::Impl {
     probe();
   }
 
-  static constexpr const char* kWayOut = "; use --raw to send prompts as they are, without a chat template";
+  static constexpr const char* kWayOut = "; `shoal run --raw` sends prompts as they are, without one";
   std::string model() const {
     return source.model_name.empty() ? "the model" : "model '" + source.model_name + "'";
   }

@@ -93,7 +93,7 @@ std::string quoted(std::string_view text, size_t bytes_max) {
 RegularFile::RegularFile(const std::string& path) : path_(path) {
   // O_NONBLOCK: opening a FIFO without a writer must not hang.
   fd_ = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
-  if (fd_ < 0) throw SetupError("cannot open model file " + quoted(path, 4096) + ": " + std::strerror(errno));
+  if (fd_ < 0) throw SetupError("cannot open file " + quoted(path, 4096) + ": " + std::strerror(errno));
   struct stat status;
   const int rc = ::fstat(fd_, &status);
   if (rc != 0 || !S_ISREG(status.st_mode)) {

@@ -139,6 +139,14 @@ ImportanceMatrix read_importance(const std::string& path) {
 
 std::vector<TensorChange> plan_quantization(const GgufFile& file, const QuantizeOptions& options) {
   const QuantizePreset& preset = quantize_preset(options.type);
+  if (file.get_string("general.type", "") == "adapter")
+    throw SetupError(quoted(file.path(), 4096) +
+                     " is an adapter (LoRA) and no model; adapters are used as they are");
+  if (!options.importance.empty() &&
+      std::none_of(file.tensors().begin(), file.tensors().end(),
+                   [&](const TensorInfo& tensor) { return options.importance.contains(tensor.name); })) {
+    throw SetupError("the importance matrix names no tensor of this model: it was made for another");
+  }
   const ModelShape shape = model_shape(file);
   std::vector<TensorChange> changes;
   for (const TensorInfo& tensor : file.tensors()) {

@@ -1,6 +1,7 @@
 #include "model/quantize_types.h"
 
 #include <algorithm>
+#include <cctype>
 #include <charconv>
 #include <optional>
 #include <variant>
@@ -233,8 +234,10 @@ std::vector<std::string> quantize_types() {
 }
 
 const QuantizePreset& quantize_preset(const std::string& name) {
+  std::string upper = name;
+  for (char& c : upper) c = static_cast<char>(std::toupper(static_cast<unsigned char>(c)));
   for (const QuantizePreset& preset : presets()) {
-    if (name == preset.name) return preset;
+    if (upper == preset.name) return preset;
   }
   std::string list;
   const std::vector<std::string> names = quantize_types();

@@ -307,8 +307,13 @@ Value run_reverse(const Filtered& f) {
   return make_text(std::move(out), f.budget);
 }
 
+// To these filters none, false and 0 are an empty list, as in Jinja2.
+std::shared_ptr<const List> items_if_any(const Filtered& f) {
+  return f.value.truthy() ? iterate(f.value, f.budget) : std::make_shared<const List>();
+}
+
 Value run_map(const Filtered& f) {
-  const auto items = iterate(f.value, f.budget);
+  const auto items = items_if_any(f);
   std::vector<Value> out;
   if (f.arguments.positional.empty()) {
     const auto bound = f.bind({"attribute", "default"});
@@ -335,7 +340,7 @@ Value run_select(const Filtered& f) {  // select, reject, selectattr, rejectattr
   const std::string test = given.size() > test_at ? text_of(given[test_at], "the test").bytes : "";
   const CallArguments rest = f.arguments.from(test_at + 1);
   std::vector<Value> out;
-  const auto list = iterate(f.value, f.budget);
+  const auto list = items_if_any(f);
   for (const Value& value : list->items) {
     f.budget.step();
     const Value tested = by_attribute ? follow(value, given[0], f.budget) : value;

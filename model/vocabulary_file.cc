@@ -1,5 +1,6 @@
 // Reads VocabData from a GGUF file's metadata.
 #include "base/error.h"
+#include "model/gguf_reader.h"
 #include "model/tokenizer.h"
 #include "model/vocabulary.h"
 
@@ -105,7 +106,12 @@ VocabData VocabData::read(const GgufFile& file) {
 }
 
 Tokenizer Tokenizer::from(const GgufFile& file) {
-  return Tokenizer::from(VocabData::read(file));
+  try {
+    return Tokenizer::from(VocabData::read(file));
+  } catch (const SetupError& error) {  // what the vocabulary itself says names keys and tokens
+    const std::string path = quoted(file.path(), 4096), what = error.what();
+    throw SetupError(what.find(path) == std::string::npos ? path + ": " + what : what, error.exit_code());
+  }
 }
 
 }  // namespace shoal

@@ -4,7 +4,9 @@
 
 #include <algorithm>
 #include <cmath>
+#include <string_view>
 #include <tuple>
+#include <utility>
 
 #include "base/check.h"
 
@@ -67,14 +69,25 @@ int AdmissionQueue::running_of(const std::string& user) const {
 }
 
 std::optional<uint64_t> AdmissionQueue::next(double now_s, double row_s) const {
-  auto key = [&](const WaitingRequest& r) {
-    const double work_s = r.prompt_rows * row_s - limits_.ageing * (now_s - r.since_s);
-    return std::tuple(running_of(r.user), -r.priority, work_s);
+  auto work_s = [&](const WaitingRequest& r) {
+    return r.prompt_rows * row_s - limits_.ageing * (now_s - r.since_s);
   };
-  const auto best = std::min_element(waiting_.begin(), waiting_.end(),
-                                     [&](const auto& a, const auto& b) { return key(a) < key(b); });
-  if (best == waiting_.end()) return std::nullopt;
-  return best->id;
+  std::map<std::string_view, const WaitingRequest*> best_of_user;
+  for (const WaitingRequest& r : waiting_) {
+    const WaitingRequest*& best = best_of_user[r.user];
+    if (best == nullptr || std::pair(-r.priority, work_s(r)) < std::pair(-best->priority, work_s(*best)))
+      best = &r;
+  }
+  // Between users no priority: one with urgent requests would be first at each tie, for as long as it has
+  // them.
+  const auto first =
+      std::min_element(best_of_user.begin(), best_of_user.end(), [&](const auto& a, const auto& b) {
+        const WaitingRequest &one = *a.second, &other = *b.second;
+        return std::tuple(running_of(one.user), work_s(one), one.id) <
+               std::tuple(running_of(other.user), work_s(other), other.id);
+      });
+  if (first == best_of_user.end()) return std::nullopt;
+  return first->second->id;
 }
 
 std::list<WaitingRequest>::const_iterator AdmissionQueue::find(uint64_t id) const {

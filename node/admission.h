@@ -2,7 +2,8 @@
 // logic: no clock, no threads. All times are seconds of one monotonic clock.
 //
 // Order: the user with the fewest requests running, so that nobody fills the pipeline by asking more often or
-// more urgently; then the higher priority; of those the shortest prompt, less what it has waited. A request
+// more urgently; of users with as many, whose next prompt is shortest, less what it has waited. A user's next
+// is the one of the highest priority, and of those the shortest, less what it has waited. A request
 // is refused when the queue is full or holds a great many of the same user, or when what waits before it
 // predicts that it would wait longer than the queue may take: a caller who is told at once can go elsewhere,
 // one who waits a minute in silence cannot. What waits before it is its prompts' rows; or, where answers are

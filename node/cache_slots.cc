@@ -128,8 +128,9 @@ std::vector<Resident> by_rank(std::vector<Resident> running) {
     const int turn = turns[resident.user]++;
     by_turn.emplace_back(turn, std::move(resident));
   }
-  std::stable_sort(by_turn.begin(), by_turn.end(),
-                   [](const auto& a, const auto& b) { return a.first < b.first; });
+  std::sort(by_turn.begin(), by_turn.end(), [](const auto& a, const auto& b) {
+    return a.first != b.first ? a.first < b.first : a.second.id < b.second.id;
+  });
   std::vector<Resident> ranked;
   for (auto& [turn, resident] : by_turn) ranked.push_back(std::move(resident));
   return ranked;

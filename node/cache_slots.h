@@ -86,7 +86,8 @@ struct Resident {
 };
 
 // The order in which sequences keep their pages. Users take turns: nobody's second comes before another's
-// first, however urgent. Of one user, and of one turn, the higher priority is first, then who came earlier.
+// first, however urgent. Of one user the higher priority is first, then who came earlier; of one turn who
+// came earlier, since a user with one urgent answer after the other would else be first for ever.
 std::vector<Resident> by_rank(std::vector<Resident> running);
 
 // Which sequence gives its pages to `needy`: of those that rank below it and are not in flight the last, and

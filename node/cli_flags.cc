@@ -206,7 +206,8 @@ void add_sign_flags(CLI::App& app, SignFlags& flags) {
 }
 
 void add_serve_flags(CLI::App& app, CommonFlags& common, ServeFlags& flags) {
-  app.add_option("--listen", flags.listen, "ADDRESS:PORT (default 127.0.0.1:8080)");
+  app.add_option("--listen", flags.listen, "ADDRESS:PORT (default 127.0.0.1:8080)")
+      ->check([](const std::string& text) { return text.empty() ? "an empty address" : ""; }, "");
   app.add_option("--api-key-file", flags.api_key_file, "file with one API key a line");
   app.add_option("--admin-key-file", flags.admin_key_file,
                  "file with the keys that may drain nodes (default: only from this machine)");

@@ -30,7 +30,7 @@ std::string quoted(const std::string& text) {
 
 Trace::Trace(const std::string& path, const PipelineLayout& layout)
     : path_(path), layout_(layout), out_(path), stage_free_s_(layout.node_of_stage.size()) {
-  if (!out_) throw SetupError(fmt::format("{}: cannot be written (--trace)", path), kExitFailed);
+  if (!out_) throw SetupError(fmt::format("{}: cannot be written (--trace)", path));
   begin_s_ = std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
   seeks_ = out_.tellp() >= 0;
   out_ << "[";

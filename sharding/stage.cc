@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 #include <string>
 #include <utility>
 
@@ -10,6 +9,7 @@
 #include "model/bert.h"
 #include "sharding/encoder_state.h"
 #include "sharding/pooler.h"
+#include "tensor/finite.h"
 
 namespace shoal {
 
@@ -53,17 +53,6 @@ const std::vector<float>& factors_for(const ModelConfig& config, const ShardWeig
 
 Error invalid(const std::string& message) {
   return {Errc::kInvalidInput, message};
-}
-
-// Neither infinite nor NaN, by the exponent bits, so that the loop vectorises.
-bool all_finite(const float* x, int64_t n) {
-  uint32_t broken = 0;
-  for (int64_t i = 0; i < n; ++i) {
-    uint32_t bits;
-    std::memcpy(&bits, x + i, sizeof bits);
-    broken |= (bits & 0x7f800000u) == 0x7f800000u;
-  }
-  return broken == 0;
 }
 
 }  // namespace

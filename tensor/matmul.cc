@@ -5,6 +5,7 @@
 #include <limits>
 
 #include "base/check.h"
+#include "tensor/finite.h"
 #include "tensor/float_ops.h"
 #include "tensor/format.h"
 #include "tensor/product_ops.h"
@@ -44,17 +45,6 @@ void store_block(std::byte* block, int width, int c, const int8_t* q, float scal
   std::memcpy(fields + 4 * width, &sum, 4);
   std::memcpy(fields + 8 * width, half_sum, 4);
   std::memcpy(fields + 12 * width, &scaled_sum, 4);
-}
-
-// Neither infinite nor NaN, by the exponent bits, so that the loop vectorises.
-bool all_finite(const float* x, int n) {
-  uint32_t broken = 0;
-  for (int i = 0; i < n; ++i) {
-    uint32_t bits;
-    std::memcpy(&bits, x + i, sizeof bits);
-    broken |= (bits & 0x7f800000u) == 0x7f800000u;
-  }
-  return broken == 0;
 }
 
 // Quantises row `row` into its place among the tiles. int8 has no value for what is not a number: its block's

@@ -21,15 +21,19 @@ class Outcome:
     note: str = ""                # something that is counted by its name
 
 
-def kill_decode(ground, rng, other_prompt=None):
-    victim = ground.victim(rng)
-    streams = ground.streams(120, LONG, other_prompt)
+def kill_under(ground, victim, streams):
+    """Kills a node under streams, and gives it a successor when they go on."""
     ground.fault()
     ground.kill(victim)
     noticed = ground.notice_loss(victim)
     ground.wait_resumed(streams)
     ground.replace(victim)
     return Outcome(streams, noticed)
+
+
+def kill_decode(ground, rng, other_prompt=None):
+    victim = ground.victim(rng)
+    return kill_under(ground, victim, ground.streams(120, LONG, other_prompt))
 
 
 def kill_apart(ground, rng):
@@ -49,12 +53,7 @@ def kill_prefill(ground, rng):
     victim = ground.victim(rng)
     streams = [ground.stream(40, prompt), ground.stream(40, prompt, temperature=0.9, seed=7)]
     time.sleep(rng.uniform(0.1, 0.6))
-    ground.fault()
-    ground.kill(victim)
-    noticed = ground.notice_loss(victim)
-    ground.wait_resumed(streams)
-    ground.replace(victim)
-    return Outcome(streams, noticed)
+    return kill_under(ground, victim, streams)
 
 
 def kill_loading(ground, rng):

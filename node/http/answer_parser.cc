@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <boost/json.hpp>
+#include <iterator>
 #include <optional>
 
 #include "node/http/call_tags.h"
@@ -60,16 +61,19 @@ struct WrittenValue {
   std::string_view text;
 };
 
-// The values in `text` one after the other, with ; or white space between; nothing if it is anything else.
-std::vector<WrittenValue> values_in(std::string_view text) {
+// The values that `text` begins with, one after the other, with ; or white space between. They are taken off
+// it.
+std::vector<WrittenValue> take_values(std::string_view& text) {
   std::vector<WrittenValue> values;
-  while (!(text = trimmed(text)).empty()) {
-    WrittenValue& written = values.emplace_back();
-    const size_t used = first_value(text, written.value);
-    if (used == 0) return {};
-    written.text = trimmed(text.substr(0, used));
-    text = trimmed(text.substr(used));
-    if (text.starts_with(';') || text.starts_with(',')) text.remove_prefix(1);
+  for (std::string_view rest = trimmed(text); !rest.empty();) {
+    WrittenValue written;
+    const size_t used = rest[0] == '{' || rest[0] == '[' ? first_value(rest, written.value) : 0;
+    if (used == 0) break;
+    written.text = trimmed(rest.substr(0, used));
+    values.push_back(std::move(written));
+    text = rest.substr(values.back().text.size());  // the white space behind is not the value's
+    rest = trimmed(text);
+    if (rest.starts_with(';') || rest.starts_with(',')) rest = trimmed(rest.substr(1));
   }
   return values;
 }
@@ -113,15 +117,16 @@ size_t closing_marker(std::string_view text, std::string_view marker) {
 
 struct CallMarkers {
   std::string_view opens, closes;  // empty: there is none
+  std::string_view begins;         // what a call may begin with behind `opens`; empty: anything
 };
 CallMarkers markers_of(ToolCallForm form) {
   switch (form) {
     case ToolCallForm::kHermes:
-      return {kCallOpens, kCallCloses};
+      return {kCallOpens, kCallCloses, "{[<"};
     case ToolCallForm::kMistral:
-      return {kCallsFollow, {}};
+      return {kCallsFollow, {}, {}};
     case ToolCallForm::kMarked:
-      return {kMarkedOpens, kMarkedCloses};
+      return {kMarkedOpens, kMarkedCloses, "{["};
     case ToolCallForm::kNone:
     case ToolCallForm::kLlama:
       break;
@@ -252,9 +257,10 @@ bool AnswerParser::content(AnswerDelta& out, bool last) {
   const std::string_view marker = markers_of(form_.calls).opens;
   const size_t at = marker.empty() ? std::string::npos : held_.find(marker);
   if (at != std::string::npos) {
-    // The white space in front of a call is part of its form.
-    out.content += held_.substr(0, trimmed_end(at));
-    held_.erase(0, at);
+    // The white space in front of a call is part of its form: it stays with it until it is one.
+    const size_t end = trimmed_end(at);
+    out.content += held_.substr(0, end);
+    held_.erase(0, end);
     state_ = State::kCall;
     return true;
   }
@@ -266,39 +272,68 @@ bool AnswerParser::content(AnswerDelta& out, bool last) {
   return false;
 }
 
-// held_ begins with the call's marker, or is the call (Llama).
+// held_ is white space, the call's marker and what follows it, or the call alone (Llama). What is no call is
+// content up to and with the marker, and behind it a call may follow.
 bool AnswerParser::call(AnswerDelta& out, bool last) {
-  const std::string_view closes = markers_of(form_.calls).closes;
-  size_t end = closes.empty() ? std::string::npos : closing_marker(held_, closes);
-  if (end == std::string::npos && !last) return false;
-  if (end == std::string::npos && !closes.empty()) end = held_.find(closes);  // behind a quote left open
-  const size_t size = end == std::string::npos ? held_.size() : end + closes.size();
-  std::string_view text = std::string_view(held_).substr(0, std::min(end, held_.size()));
-  for (const std::string_view marker : {kCallOpens, kCallsFollow, kMarkedOpens, kPythonTag}) {
-    if (trimmed(text).starts_with(marker)) text = trimmed(text).substr(marker.size());
+  const CallMarkers markers = markers_of(form_.calls);
+  const size_t body = markers.opens.empty() ? 0 : held_.find(markers.opens) + markers.opens.size();
+  const auto is_none = [&] {
+    const size_t size = markers.opens.empty() ? held_.size() : body;
+    out.content += held_.substr(0, size);
+    held_.erase(0, size);
+    state_ = State::kContent;
+    return !held_.empty();
+  };
+  const size_t first = held_.find_first_not_of(kSpaces, body);
+  if (first == std::string::npos && !last) return false;
+  if (!markers.begins.empty() && first != std::string::npos &&
+      markers.begins.find(held_[first]) == std::string_view::npos)
+    return is_none();
+  std::string_view text = std::string_view(held_).substr(body);
+  size_t closed = markers.closes.empty() ? std::string::npos : closing_marker(text, markers.closes);
+  if (closed == std::string::npos && !last) return false;
+  if (closed == std::string::npos && !markers.closes.empty())
+    closed = text.find(markers.closes);  // behind a quote left open
+  text = text.substr(0, closed);
+  if (trimmed(text).starts_with(kPythonTag)) text = trimmed(text).substr(kPythonTag.size());
+  // Text may follow where nothing closes a call. A JSON object with text behind it is no call of Llama's.
+  std::string_view rest = text;
+  AnswerDelta calls;
+  const int before = calls_;
+  const bool any = add_calls(rest, calls);
+  const bool whole = trimmed(rest).empty();
+  if (!any || (!whole && (closed != std::string::npos || form_.calls == ToolCallForm::kLlama))) {
+    calls_ = before;
+    return is_none();
   }
-  if (!add_calls(text, out)) out.content += held_.substr(0, size);
-  held_.erase(0, size);
+  std::move(calls.calls.begin(), calls.calls.end(), std::back_inserter(out.calls));
+  if (closed != std::string::npos) {
+    held_.erase(0, body + closed + markers.closes.size());
+  } else {
+    held_.erase(0, whole ? held_.size() : static_cast<size_t>(rest.data() - held_.data()));
+  }
   state_ = State::kContent;
   return !held_.empty();
 }
 
-bool AnswerParser::add_calls(std::string_view text, AnswerDelta& out) {
-  if (form_.calls == ToolCallForm::kHermes && begins_call_in_tags(trimmed(text))) {
-    std::optional<std::vector<ToolCall>> calls = calls_in_tags(text, form_.tools);
-    for (ToolCall& call : calls.value_or(std::vector<ToolCall>{})) add(std::move(call), out);
-    return calls.has_value();
-  }
-  const std::vector<WrittenValue> values = values_in(text);
-  if (values.empty() && form_.calls == ToolCallForm::kMistral) return add_named_calls(text, out);
+// Adds the calls that `text` begins with and takes them off it; false where it begins with none.
+bool AnswerParser::add_calls(std::string_view& text, AnswerDelta& out) {
   std::vector<ToolCall> found;
-  for (const WrittenValue& written : values) {
-    const bool several = written.value.is_array();
-    for (const WrittenValue& call : several ? items_of(written.text) : std::vector{written}) {
-      std::optional<ToolCall> one = call_of(call, form_);
-      if (!one) return false;
-      found.push_back(std::move(*one));
+  if (form_.calls == ToolCallForm::kHermes && begins_call_in_tags(trimmed(text))) {
+    found = take_calls_in_tags(text, form_.tools);
+  } else {
+    std::string_view rest = text;
+    const std::vector<WrittenValue> values = take_values(rest);
+    if (values.empty() && form_.calls == ToolCallForm::kMistral) return add_named_calls(text, out);
+    for (const WrittenValue& written : values) {
+      const bool several = written.value.is_array();
+      for (const WrittenValue& call : several ? items_of(written.text) : std::vector{written}) {
+        std::optional<ToolCall> one = call_of(call, form_);
+        if (!one) return false;
+        found.push_back(std::move(*one));
+      }
     }
+    text = rest;
   }
   for (ToolCall& call : found) add(std::move(call), out);
   return !found.empty();
@@ -306,26 +341,26 @@ bool AnswerParser::add_calls(std::string_view text, AnswerDelta& out) {
 
 // name[ARGS]{...}, name[CALL_ID]id[ARGS]{...} or name{...}, of Mistral's later templates; [TOOL_CALLS] in
 // front of each further one.
-bool AnswerParser::add_named_calls(std::string_view text, AnswerDelta& out) {
+bool AnswerParser::add_named_calls(std::string_view& text, AnswerDelta& out) {
   std::vector<ToolCall> found;
-  while (!(text = trimmed(text)).empty()) {
+  for (std::string_view rest = trimmed(text); !rest.empty(); rest = trimmed(text)) {
     if (!found.empty()) {
-      if (!text.starts_with(kCallsFollow)) return false;
-      text.remove_prefix(kCallsFollow.size());
+      if (!rest.starts_with(kCallsFollow)) break;
+      rest.remove_prefix(kCallsFollow.size());
     }
-    const size_t brace = text.find('{');
-    if (brace == std::string_view::npos) return false;
-    std::string_view name = trimmed(text.substr(0, brace));
+    const size_t brace = rest.find('{');
+    if (brace == std::string_view::npos) break;
+    std::string_view name = trimmed(rest.substr(0, brace));
     if (name.ends_with(kArguments)) name = trimmed(name.substr(0, name.size() - kArguments.size()));
     if (const size_t id = name.find(kCallId); id != std::string_view::npos)
       name = trimmed(name.substr(0, id));
-    if (name.empty() || name.size() > 256 || name.find_first_of(" \n\"[]") != std::string_view::npos)
-      return false;
+    if (name.empty() || name.size() > 256 || name.find_first_of(" \n\"[]") != std::string_view::npos) break;
     json::value arguments;
-    const size_t used = first_value(text.substr(brace), arguments);
-    if (used == 0 || !arguments.is_object()) return false;
-    found.push_back({"", std::string(name), std::string(trimmed(text.substr(brace, used)))});
-    text.remove_prefix(brace + used);
+    const size_t used = first_value(rest.substr(brace), arguments);
+    if (used == 0 || !arguments.is_object()) break;
+    const std::string_view written = trimmed(rest.substr(brace, used));
+    found.push_back({"", std::string(name), std::string(written)});
+    text = rest.substr(brace + written.size());  // the white space behind is not the value's
   }
   for (ToolCall& call : found) add(std::move(call), out);
   return !found.empty();

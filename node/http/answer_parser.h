@@ -22,7 +22,7 @@ struct ToolCall {
 
 struct CallableTool {
   std::string name;
-  std::set<std::string> text_parameters = {};  // those whose schema says "string"
+  std::set<std::string> text_parameters = {};  // those whose schema takes strings
 };
 
 // What an answer may hold beside content.
@@ -55,8 +55,8 @@ class AnswerParser {
   bool begin_content(bool last);
   bool content(AnswerDelta& out, bool last);
   bool call(AnswerDelta& out, bool last);
-  bool add_calls(std::string_view text, AnswerDelta& out);  // false: it holds none
-  bool add_named_calls(std::string_view text, AnswerDelta& out);
+  bool add_calls(std::string_view& text, AnswerDelta& out);
+  bool add_named_calls(std::string_view& text, AnswerDelta& out);
   void add(ToolCall call, AnswerDelta& out);
   size_t trimmed_end(size_t end) const;  // of held_, without white space in front of `end`
 

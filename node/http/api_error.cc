@@ -1,5 +1,7 @@
 #include "node/http/api_error.h"
 
+#include <spdlog/spdlog.h>
+
 #include <algorithm>
 #include <boost/json.hpp>
 
@@ -54,6 +56,12 @@ ApiError to_api_error(const Error& error, int retry_after_s) {
       return {503, "the pipeline cannot answer now", "", kPipelineUnavailable,
               retry_after_s > 0 ? retry_after_s : 5};
   }
+}
+
+void log_failure(const Error& error) {
+  const int status = to_api_error(error).status;
+  const auto level = status == 503 ? spdlog::level::warn : spdlog::level::debug;
+  spdlog::log(level, "a request failed: {}", error.message);
 }
 
 }  // namespace shoal

@@ -33,4 +33,8 @@ std::string to_json(const ApiError& error);
 // pipeline 503, too long a prompt 400. `retry_after_s`: of a full queue, where that is known.
 ApiError to_api_error(const Error& error, int retry_after_s = 0);
 
+// In the log: a warning where something is broken, no line for a refusal, which the client is told and
+// /metrics counts.
+void log_failure(const Error& error);
+
 }  // namespace shoal

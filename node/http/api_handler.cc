@@ -3,6 +3,8 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <boost/asio/ip/address.hpp>
+#include <boost/asio/ip/host_name.hpp>
 #include <boost/beast/core/string.hpp>
 #include <boost/json.hpp>
 
@@ -46,14 +48,19 @@ const Route* find_route(std::string_view path) {
   return nullptr;
 }
 
-// A page from elsewhere can make a browser call 127.0.0.1 under a name of its own (DNS rebinding); it cannot
-// choose the Host header.
+// A page from elsewhere can make a browser call this device under a name of its own (DNS rebinding); it
+// cannot choose the Host header, which has that name and no address.
 bool names_this_device(std::string_view host) {
   const bool bracketed = host.starts_with('[');
   const size_t end = bracketed ? host.find(']') : host.rfind(':');
-  const std::string_view name =
-      host.substr(0, end == std::string_view::npos ? end : end + (bracketed ? 1 : 0));
-  return name == "127.0.0.1" || name == "[::1]" || boost::beast::iequals(name, "localhost");
+  std::string name(host.substr(0, end == std::string_view::npos ? end : end + (bracketed ? 1 : 0)));
+  if (name.ends_with('.')) name.pop_back();
+  boost::system::error_code not_an_address, nameless;
+  const std::string own = boost::asio::ip::host_name(nameless);
+  (void)boost::asio::ip::make_address(bracketed && name.size() > 2 ? name.substr(1, name.size() - 2) : name,
+                                      not_an_address);
+  return !not_an_address || boost::beast::iequals(name, "localhost") ||
+         (!nameless && (boost::beast::iequals(name, own) || boost::beast::iequals(name, own + ".local")));
 }
 
 bool is_json(std::string_view content_type) {
@@ -103,8 +110,8 @@ std::optional<HttpResponse> ApiHandler::find_refusal(const HttpRequest& head) co
   if (keys_.empty() && !head.host.empty() && !names_this_device(head.host)) {
     return to_response(
         {403,
-         "without API keys this server answers to localhost alone, not to the name in the Host "
-         "header: start it with --api-key-file",
+         "without API keys this server answers to its address, its host name and localhost, not to the name "
+         "in the Host header: ask for it by its address, or start it with --api-key-file",
          "", "wrong_host", 0});
   }
   const Route* route = find_route(head.path);

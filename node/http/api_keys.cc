@@ -57,7 +57,8 @@ ApiKeys ApiKeys::from_file(const std::string& path) {
   namespace fs = std::filesystem;
   std::error_code ec;
   const fs::file_status status = fs::status(path, ec);
-  if (!fs::is_regular_file(status)) throw SetupError(fmt::format("{}: no such key file", path));
+  if (!fs::exists(status)) throw SetupError(fmt::format("{}: no such key file", path));
+  if (!fs::is_regular_file(status)) throw SetupError(fmt::format("{}: is no file of keys", path));
   if (fs::file_size(path, ec) > kKeyFileBytesMax)
     throw SetupError(fmt::format("{}: too large for a key file", path));
   constexpr fs::perms kOthers = fs::perms::group_all | fs::perms::others_all;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <boost/json.hpp>
+#include <optional>
 
 namespace shoal {
 
@@ -32,10 +33,26 @@ std::optional<std::string_view> take_until(std::string_view& text, std::string_v
   return before;
 }
 
+// A parameter's value, which may hold its closing tag: the one counts that a tag follows.
+std::optional<std::string_view> take_value(std::string_view& text) {
+  for (size_t at = text.find(kParameterEnds); at != std::string_view::npos;
+       at = text.find(kParameterEnds, at + 1)) {
+    std::string_view rest = text.substr(at + kParameterEnds.size());
+    skip_spaces(rest);
+    if (!rest.starts_with(kParameter) && !rest.starts_with(kFunctionEnds)) continue;
+    const std::string_view value = text.substr(0, at);
+    text = rest;
+    return value;
+  }
+  return std::nullopt;
+}
+
 // A parameter's value as JSON. The line ends beside the tags are not part of it.
 std::string json_of(std::string_view value, bool is_text) {
+  if (value.starts_with("\r\n")) value.remove_prefix(1);
   if (value.starts_with('\n')) value.remove_prefix(1);
   if (value.ends_with('\n')) value.remove_suffix(1);
+  if (value.ends_with('\r')) value.remove_suffix(1);
   if (!is_text) {
     // The template writes an earlier call's values as Python does.
     if (value == "True") return "true";
@@ -57,7 +74,7 @@ std::optional<ToolCall> take_call(std::string_view& text, const std::vector<Call
   std::string arguments;
   for (skip_spaces(text); take(text, kParameter); skip_spaces(text)) {
     const std::optional<std::string_view> key = take_until(text, ">");
-    const std::optional<std::string_view> value = take_until(text, kParameterEnds);
+    const std::optional<std::string_view> value = take_value(text);
     if (!key || key->empty() || !value) return std::nullopt;
     const bool is_text = tool != tools.end() && tool->text_parameters.count(std::string(*key)) > 0;
     arguments += (arguments.empty() ? "" : ", ") + json::serialize(json::string(key->data(), key->size())) +
@@ -73,15 +90,16 @@ bool begins_call_in_tags(std::string_view text) {
   return text.starts_with(kFunction);
 }
 
-std::optional<std::vector<ToolCall>> calls_in_tags(std::string_view text,
-                                                   const std::vector<CallableTool>& tools) {
+std::vector<ToolCall> take_calls_in_tags(std::string_view& text, const std::vector<CallableTool>& tools) {
   std::vector<ToolCall> calls;
-  for (skip_spaces(text); !text.empty(); skip_spaces(text)) {
-    std::optional<ToolCall> call = take_call(text, tools);
-    if (!call) return std::nullopt;
+  while (true) {
+    std::string_view rest = text;
+    skip_spaces(rest);
+    std::optional<ToolCall> call = take_call(rest, tools);
+    if (!call) return calls;
     calls.push_back(std::move(*call));
+    text = rest;
   }
-  return calls;
 }
 
 }  // namespace shoal

@@ -71,8 +71,10 @@ CompletionService::CompletionService(Cluster& cluster, std::shared_ptr<ApiMetric
     spdlog::warn("/v1/chat/completions is not offered: {}", no_template_);
   }
   const Tokenizer& tokenizer = *cluster.tokenizer;
-  for (int32_t token = 0; token < tokenizer.vocab_size(); ++token)
+  for (int32_t token = 0; token < tokenizer.vocab_size(); ++token) {
     piece_bytes_max_ = std::max(piece_bytes_max_, tokenizer.piece(token, /*show_special=*/true).size());
+    has_brace_ = has_brace_ || tokenizer.piece(token, /*show_special=*/false).find('{') != std::string::npos;
+  }
   token_bytes_ = std::make_shared<const TokenBytes>(tokenizer);
 }
 
@@ -121,6 +123,10 @@ ApiResult<CompletionService::Prepared> CompletionService::prepare(const std::str
   if (chat && !chat_template_ && !takes_plain_text(cluster_))
     return ApiError{400, fmt::format("messages: {}; /v1/completions takes text as it is", no_template_),
                     "messages", "", 0};
+  if (request->grammar && !has_brace_)
+    return ApiError{400,
+                    "response_format: the model's vocabulary has no { and so it can write no JSON object",
+                    "response_format", "", 0};
   for (const auto& [token, bias] : request->logit_bias) {
     if (token >= cluster_.layout.n_vocab)
       return ApiError{400, fmt::format("logit_bias: the vocabulary has no token {}", token), "logit_bias", "",
@@ -295,7 +301,7 @@ awaitable<int> CompletionService::answer_whole(HttpExchange& exchange, Generatio
     }
   }
   if (generation.error()) {
-    if (!exchange.gone()) spdlog::warn("a request failed: {}", generation.error()->message);
+    if (!exchange.gone()) log_failure(*generation.error());
     co_return co_await refuse(exchange, generation.api_error());
   }
   HttpResponse response;

@@ -73,6 +73,7 @@ class CompletionService {
   std::string model_id_, fingerprint_, no_template_;
   std::optional<ChatTemplate> chat_template_;
   size_t piece_bytes_max_ = 1;  // of any token: a text this many times longer than the context cannot fit
+  bool has_brace_ = false;      // in some token: without one no JSON object can be written
   std::shared_ptr<const TokenBytes> token_bytes_;  // for answers within a grammar
   const int64_t created_;
   boost::asio::thread_pool worker_{1};

@@ -14,6 +14,8 @@ namespace {
 
 void read_common(const Fields& fields, PoolingRequest& request) {
   request.model = fields.text("model");
+  if (!fields.text("lora").empty())
+    refuse_field("lora", "is for answers: adapters change no embeddings here");
   (void)fields.text("user");
   request.priority = fields.integer("priority", -kPriorityMax, kPriorityMax).value_or(0);
   request.timeout_s = fields.number("timeout", 0, kTimeoutMinS, kTimeoutMaxS);

@@ -140,6 +140,9 @@ EmbeddingService::~EmbeddingService() {
 // ---- From a body to tokens, on the worker thread ----
 
 std::optional<ApiError> EmbeddingService::check_model(const std::string& model, bool ranks) const {
+  if (model.starts_with(model_id_ + ":"))
+    return ApiError{400, "model: adapters are for answers and change no embeddings; name the model alone",
+                    "model", "unsupported_model", 0};
   if (!model.empty() && model != model_id_ && model != "default")
     return ApiError{404,
                     fmt::format("model: this server has \"{}\" alone (\"default\" means it too)", model_id_),
@@ -268,7 +271,7 @@ awaitable<int> EmbeddingService::answer(HttpExchange& exchange, std::string user
   metrics_->change_in_flight(-1);
   if (exchange.gone()) co_return kClientGone;
   if (job->error) {
-    spdlog::warn("a request failed: {}", job->error->message);
+    log_failure(*job->error);
     co_return co_await refuse(exchange,
                               to_api_error(*job->error, static_cast<int>(std::ceil(job->retry_after_s))));
   }

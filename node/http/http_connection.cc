@@ -11,6 +11,7 @@
 #include <boost/asio/use_awaitable.hpp>
 #include <boost/beast/core/buffers_to_string.hpp>
 #include <boost/beast/http/read.hpp>
+#include <charconv>
 
 namespace shoal {
 
@@ -160,6 +161,27 @@ std::optional<HttpConnection::Refusal> HttpConnection::ambiguous(const Parser& p
   return std::nullopt;
 }
 
+namespace {
+
+// "%2D" becomes '-' (RFC 3986, 2.1); what is no escape stays.
+std::string without_escapes(std::string_view text) {
+  std::string plain;
+  for (size_t i = 0; i < text.size(); ++i) {
+    unsigned char byte = 0;
+    const std::string_view digits = text.substr(i + 1, 2);
+    if (text[i] == '%' && digits.size() == 2 &&
+        std::from_chars(digits.data(), digits.data() + 2, byte, 16).ptr == digits.data() + 2) {
+      plain += static_cast<char>(byte);
+      i += 2;
+    } else {
+      plain += text[i];
+    }
+  }
+  return plain;
+}
+
+}  // namespace
+
 void HttpConnection::take_head(const Parser& parser) {
   const auto& head = parser.get();
   auto field = [&](http::field name) { return std::string(head[name]); };
@@ -177,7 +199,7 @@ void HttpConnection::take_head(const Parser& parser) {
     break;
   }
   const size_t mark = target.find('?');
-  request_.path = std::string(target.substr(0, mark));
+  request_.path = without_escapes(target.substr(0, mark));
   if (request_.path.empty()) request_.path = "/";
   if (mark != std::string_view::npos) request_.query = std::string(target.substr(mark + 1));
   request_.authorization = field(http::field::authorization);

@@ -72,7 +72,7 @@ tcp::endpoint parse_listen(const std::string& text, const std::string& what) {
     throw SetupError(fmt::format("{}: '{}' {}: write it like 127.0.0.1:8080", what, text, why));
   };
   const size_t colon = text.rfind(':');
-  if (colon == std::string::npos) fail("names no port");
+  if (colon == std::string::npos || text.ends_with(']')) fail("names no port");
   std::string host = text.substr(0, colon);
   if (host.size() > 2 && host.front() == '[' && host.back() == ']') host = host.substr(1, host.size() - 2);
   if (host == "localhost") host = "127.0.0.1";

@@ -147,15 +147,31 @@ void read_messages(const Fields& fields, CompletionRequest& request) {
 
 // ---- tools ----
 
-// Which parameters a tool's schema says are strings.
+// Whether a schema takes strings; `depth`: of alternatives within alternatives.
+bool takes_text(const json::value& schema, int depth = 0) {
+  const json::object* object = schema.if_object();
+  if (object == nullptr || depth > 8) return false;
+  const auto is_text = [](const json::value& value) { return value.is_string(); };
+  const auto any = [&](const char* key, const auto& holds) {
+    const json::value* list = object->if_contains(key);
+    return list != nullptr && list->is_array() &&
+           std::any_of(list->get_array().begin(), list->get_array().end(), holds);
+  };
+  if (const json::value* type = object->if_contains("type"); type != nullptr && *type == "string")
+    return true;
+  if (const json::value* only = object->if_contains("const"); only != nullptr && is_text(*only)) return true;
+  const auto takes = [&](const json::value& one) { return takes_text(one, depth + 1); };
+  return any("type", [](const json::value& type) { return type == "string"; }) || any("enum", is_text) ||
+         any("anyOf", takes) || any("oneOf", takes) || any("allOf", takes);
+}
+
+// Which parameters of a tool's schema take strings.
 std::set<std::string> text_parameters(const json::object& schema) {
   std::set<std::string> names;
   const json::value* properties = schema.if_contains("properties");
   if (properties == nullptr || !properties->is_object()) return names;
   for (const auto& property : properties->get_object()) {
-    const json::object* of_one = property.value().if_object();
-    const json::value* type = of_one != nullptr ? of_one->if_contains("type") : nullptr;
-    if (type != nullptr && *type == "string") names.emplace(property.key());
+    if (takes_text(property.value())) names.emplace(property.key());
   }
   return names;
 }

@@ -303,6 +303,10 @@ class Refusals(OneServer):
         self.assertEqual(status, 204)
         self.assertNotIn("Access-Control-Allow-Origin", headers)
         self.assertEqual(request("GET", "/v1/models", headers={"Host": "evil.example"})[0], 403)
+        for host in ("127.0.0.2:80", "192.0.2.7", "[fd00::1]:8080", "localhost.", socket.gethostname() + ":1"):
+            self.assertEqual(request("GET", "/v1/models", headers={"Host": host})[0], 200, host)
+        name = json.loads(request("GET", "/v1/models")[2])["data"][0]["id"]
+        self.assertEqual(request("GET", "/v1/models/" + name.replace("-", "%2D", 1))[0], 200)
 
     def test_large_bodies_leave_memory_flat(self):
         def resident():
@@ -438,6 +442,9 @@ class Doors(ClusterTest):
     def test_wrong_doors(self):
         self.refused([MODEL, "--listen", "0.0.0.0:0"], "--api-key-file", "--without-api-key")
         self.refused([MODEL, "--listen", "8080"], "--listen: '8080' names no port")
+        self.refused([MODEL, "--listen", "[::1]"], "names no port")
+        self.refused([MODEL, "--listen", ""], "--listen", "empty")
+        self.refused([MODEL, "--api-key-file", self.folder], "is no file of keys")
         self.refused([MODEL, "--listen", "host:1"], "names no IP address")
         self.refused([MODEL, "--allow-origin", "localhost:3000"], "--allow-origin: 'localhost:3000' is no origin")
         self.refused([MODEL, "--allow-origin", "*"], "without API keys", "--api-key-file")

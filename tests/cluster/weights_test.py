@@ -163,7 +163,7 @@ class Weights(ClusterTest):
     def test_head_without_a_file(self):
         os.remove(self.model)
         _, text = self.run_all(code=2)
-        self.assertRegex(text, r"cannot open model file .*head/model\.gguf")
+        self.assertRegex(text, r"cannot open file .*head/model\.gguf")
 
 
 if __name__ == "__main__":

@@ -323,6 +323,15 @@ TEST_CASE("quantize: what the output may be, and that a source is safe under any
     quantize(in, dir.file("link.gguf"), {"Q4_0", false, false, {}});  // the link stays, its file is new
     CHECK(std::filesystem::is_symlink(dir.file("link.gguf")));
     CHECK(read_file(dir.file("out.gguf")) != written);
+    std::filesystem::create_symlink("new.gguf", dir.file("link-to-nothing.gguf"));
+    quantize(in, dir.file("link-to-nothing.gguf"), {"q4_0", false, false, {}});
+    CHECK(std::filesystem::is_symlink(dir.file("link-to-nothing.gguf")));
+    CHECK(std::filesystem::is_regular_file(dir.file("new.gguf")));
+    std::filesystem::create_symlink("loop.gguf", dir.file("loop.gguf"));
+    CHECK_THROWS_WITH_AS(quantize(in, dir.file("loop.gguf"), {"Q4_0", false, false, {}}),
+                         doctest::Contains("link to itself"), SetupError);
+    CHECK_THROWS_WITH_AS(plan_quantization(in, {"Q4_0", false, false, {{"another.weight", {1.0f}}}}),
+                         doctest::Contains("names no tensor"), SetupError);
     for (const std::string& other : {dir.path(), std::string("/dev/null")}) {
       CHECK_THROWS_WITH_AS(quantize(in, other, {"Q4_0", false, false, {}}), doctest::Contains("is no file"),
                            SetupError);

@@ -46,16 +46,34 @@ TEST_CASE("one user's urgent requests do not keep another's out") {
   CHECK(drain(queue) == std::vector<uint64_t>{1, 5, 2, 3, 4});
 }
 
-TEST_CASE("users take turns, and of one turn the higher priority goes first") {
+TEST_CASE("users take turns, and priority orders a user's own requests") {
   AdmissionQueue queue({});
   for (uint64_t id = 1; id <= 4; ++id) REQUIRE(queue.offer(request(id, 10, "greedy"), kRowS).has_value());
   REQUIRE(queue.offer(request(5, 900, "modest"), kRowS).has_value());
   REQUIRE(queue.offer(request(6, 900, "urgent", 1), kRowS).has_value());
-  CHECK(drain(queue) == std::vector<uint64_t>{6, 1, 5, 2, 3, 4});
+  CHECK(drain(queue) == std::vector<uint64_t>{1, 5, 6, 2, 3, 4});
   for (int i = 0; i < 4; ++i) queue.ended("greedy", 0);
   REQUIRE(queue.offer(request(7, 20, "modest"), kRowS).has_value());
   REQUIRE(queue.offer(request(8, 30, "greedy"), kRowS).has_value());
   CHECK(queue.next(0, kRowS) == 8);  // modest has one running still
+  REQUIRE(queue.offer(request(9, 900, "greedy", 1), kRowS).has_value());
+  CHECK(queue.next(0, kRowS) == 9);
+}
+
+TEST_CASE("whoever asks urgently and always again lets others have their turn") {
+  AdmissionQueue queue({});
+  REQUIRE(queue.offer(request(1, 900, "modest"), kRowS).has_value());
+  uint64_t id = 2;
+  double now = 0;
+  for (;; now += 0.5, ++id) {  // one at a time, so that both have none running whenever the next is chosen
+    REQUIRE(now < 60);
+    REQUIRE(queue.offer(request(id, 10, "urgent", 3, now), kRowS).has_value());
+    const std::optional<uint64_t> next = queue.next(now, kRowS);
+    if (next == 1) break;
+    queue.take(*next);
+    queue.ended("urgent", now);
+  }
+  CHECK(id > 2);  // the short ones go first, until the long one has waited for it
 }
 
 TEST_CASE("a refusal says when there is room, and who has no time for the queue is refused at once") {

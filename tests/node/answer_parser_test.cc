@@ -82,6 +82,11 @@ TEST_CASE("calls in the Hermes form") {
         R"(|.|look({"at": "</tool_call> \"quoted\" \\"}))");
   check(form, "<tool_call>{\"name\": \"loo}</tool_call> text",
         "|<tool_call>{\"name\": \"loo}</tool_call> text|");
+  // What only looks like a call stays as it is, and hides none behind it.
+  check(form, "I might <tool_call> later\n<tool_call>{\"name\":\"go\"}</tool_call>",
+        "|I might <tool_call> later|go({})");
+  check(form, "a <tool_call>{bad <tool_call>{\"name\":\"go\"}</tool_call>", "|a <tool_call>{bad|go({})");
+  CHECK(AnswerParser(form).push("so <tool_call> said").content == "so <tool_call> said");  // at once
   AnswerForm single = form;
   single.single_call = true;
   check(single, "<tool_call>{\"name\":\"look\"}</tool_call><tool_call>{\"name\":\"go\"}</tool_call>",
@@ -101,6 +106,10 @@ TEST_CASE("calls in Qwen3-Coder's tags take their types from the tool's schema")
         "|Yes.|look({\"at\": \"12\", \"far\": 1.50, \"why\": \"say \\\"so\\\"\\n\"})"
         "go({\"now\": true, \"to\": {\"x\": [1]}, \"by\": \"foot\"})");
   check(form, "<tool_call><function=go></function></tool_call>", "||go({})");
+  check(form,
+        "<tool_call><function=look><parameter=at>\r\nprint(\"</parameter>\")\r\n</parameter>\r\n</function></"
+        "tool_call>",
+        "||look({\"at\": \"print(\\\"</parameter>\\\")\"})");
   for (const char* broken : {"<tool_call><function=go></tool_call>", "<tool_call><function=go",
                              "<tool_call><function=></function></tool_call>",
                              "<tool_call><function=go><parameter=a>b</function></tool_call>"})
@@ -133,7 +142,8 @@ TEST_CASE("calls in the Mistral form") {
   check(form, "[TOOL_CALLS][{\"name\": \"look\", \"arguments\": \"hello\"}]",
         "|[TOOL_CALLS][{\"name\": \"look\", \"arguments\": \"hello\"}]|");
   check(form, "[TOOL_CALLS]look[CALL_ID]abc123DEF[ARGS]{\"a\": 1}", "||look({\"a\": 1})");  // tokenizer v11
-  check(form, "[TOOL_CALLS]look[ARGS]{} and more", "|[TOOL_CALLS]look[ARGS]{} and more|");
+  check(form, "[TOOL_CALLS]look[ARGS]{} and more", "| and more|look({})");
+  check(form, "[TOOL_CALLS][{\"name\": \"look\"}] and more", "| and more|look({})");
   check(form, "[TOOL_CALLS] nothing", "|[TOOL_CALLS] nothing|");
   check(form, "[TOOL", "|[TOOL|");
 }
@@ -145,7 +155,8 @@ TEST_CASE("calls in a mark, closed or not") {
   check(form, "Yes.\n<|tool_call|>[{\"name\": \"look\", \"arguments\": {}}]<|/tool_call|>", "|Yes.|look({})");
   check(form, "<|tool_call|>{\"name\": \"go\"}<|/tool_call|><|tool_call|>{\"name\": \"look\"}<|/tool_call|>",
         "||go({})look({})");
-  check(form, "<|tool_call|>none", "|<|tool_call|>none|");
+  check(form, "Yes <|tool_call|>none", "|Yes <|tool_call|>none|");
+  check(form, "<|tool_call|>[{\"name\": \"look\"}] bye", "| bye|look({})");
   check(form, "a <|tool_b", "|a <|tool_b|");
 }
 

@@ -115,12 +115,14 @@ TEST_CASE("who is taken off: the last in rank, never the first, and nobody whose
                          resident(3, 3, false, "urgent"), resident(4, 1, false, "urgent")});
   std::vector<uint64_t> order;
   for (const Resident& r : shared) order.push_back(r.id);
-  CHECK(order == std::vector<uint64_t>{2, 1, 3, 4});
+  CHECK(order == std::vector<uint64_t>{1, 2, 3, 4});
   CHECK(victim(shared, 3) == 4);
   CHECK(victim(shared, 1) == 4);
   shared[3].holds = false;  // taken off already: it has nothing to give
   CHECK(victim(shared, 1) == 3);
   CHECK(victim(shared, 3) == 3);
+  // Nor is it last again and again, as one urgent answer follows the other.
+  CHECK(by_rank({resident(1, 0, false, "modest"), resident(9, 3, false, "urgent")}).front().id == 1);
 }
 
 TEST_CASE("a cache much too small for all: everybody ends, nothing is sent without a page") {

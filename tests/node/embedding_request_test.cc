@@ -45,6 +45,7 @@ TEST_CASE("wrong embedding requests name their field") {
   CHECK(embedding_refusal(R"({"input":""})") == "input");
   CHECK(embedding_refusal(R"({"input":[]})") == "input");
   CHECK(embedding_refusal(R"({"input":7})") == "input");
+  CHECK(embedding_refusal(R"({"input":"a","lora":"x"})") == "lora");
   CHECK(embedding_refusal(R"({"input":["a",""]})") == "input[1]");
   CHECK(embedding_refusal(R"({"input":["a",[]]})") == "input[1]");
   CHECK(embedding_refusal(R"({"input":[1,"a"]})") == "input");

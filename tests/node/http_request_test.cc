@@ -45,7 +45,9 @@ TEST_CASE("tools, calls and their results are read for the template") {
   const auto request =
       parse_chat_request(R"({"parallel_tool_calls": false, "chat_template_kwargs": {"enable_thinking": false},
     "tools": [{"type": "function", "function": {"name": "look", "parameters": {"type": "object",
-      "properties": {"at": {"type": "string"}, "far": {"type": "number"}, "odd": 1}}}}],
+      "properties": {"at": {"type": "string"}, "far": {"type": "number"}, "odd": 1,
+        "maybe": {"anyOf": [{"type": "string"}, {"type": "null"}]}, "list": {"type": ["string", "null"]},
+        "one": {"enum": ["1", "2"]}, "only": {"const": "3"}, "two": {"enum": [1, 2]}}}}}],
     "messages": [{"role": "user", "content": "q"},
       {"role": "assistant", "content": null, "tool_calls": [{"id": "1", "type": "function",
         "function": {"name": "look", "arguments": "{\"at\": [1, \"\u00e9\"]}"}}]},
@@ -59,7 +61,8 @@ TEST_CASE("tools, calls and their results are read for the template") {
   CHECK(request->has_tool_messages);
   REQUIRE(request->answer_form.tools.size() == 1);
   CHECK(request->answer_form.tools[0].name == "look");
-  CHECK(request->answer_form.tools[0].text_parameters == std::set<std::string>{"at"});
+  CHECK(request->answer_form.tools[0].text_parameters ==
+        std::set<std::string>{"at", "list", "maybe", "one", "only"});
   CHECK(request->answer_form.single_call);
   REQUIRE(request->conversation.variables.size() == 1);
   CHECK(request->conversation.variables[0].first == "enable_thinking");

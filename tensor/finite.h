@@ -1,0 +1,20 @@
+// Whether numbers are numbers: what kernels and stages look at before and after they compute.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+namespace shoal {
+
+// Neither infinite nor NaN, by the exponent bits, so that the loop vectorises. `x`: [n].
+inline bool all_finite(const float* x, int64_t n) {
+  uint32_t broken = 0;
+  for (int64_t i = 0; i < n; ++i) {
+    uint32_t bits;
+    std::memcpy(&bits, x + i, sizeof bits);
+    broken |= (bits & 0x7f800000u) == 0x7f800000u;
+  }
+  return broken == 0;
+}
+
+}  // namespace shoal
