@@ -24,7 +24,7 @@ void add_cluster_flags(CLI::App& app, CommonFlags& flags) {
   app.add_option("--stall-timeout", flags.stall_timeout,
                  "give up when no step is answered for so long, e.g. 30s (default: chosen from the plan)");
   app.add_option("--verify", flags.verify,
-                 "share of the rows that the head computes again and compares bit for bit, e.g. 1%");
+                 "share of the rows computed that the head computes again and compares bit for bit, e.g. 1%");
   app.add_option("--kv-cache", flags.kv_cache,
                  "what K and V are kept as: f16, or q8_0 in nearly half the memory");
   app.add_option("--kv-cells", flags.kv_cells,

@@ -244,7 +244,7 @@ std::map<std::string, Endpoint> plan_and_listen(Cluster& cluster, Bootstrap& boo
   const std::map<std::string, Endpoint> endpoints = share_endpoints(cluster, bootstrap);
   PlanInput& input = cluster.plan_input;
   input.devices = measure_devices(cluster, bootstrap, threads_of(cluster, options));
-  keep_room_to_verify(cluster);
+  (void)together(bootstrap, cluster.name, [&] { return keep_room_to_verify(cluster), std::string(); });
   input.links = measure_links(cluster, bootstrap, endpoints);
   const std::vector<std::string> plans = together(bootstrap, cluster.name, [&] {
     if (bootstrap.rank() != 0) return std::string();

@@ -1,8 +1,12 @@
 #include "node/cluster_verify.h"
 
-#include <algorithm>
+#include <fmt/format.h>
+#include <spdlog/spdlog.h>
+
+#include <string>
 #include <string_view>
 
+#include "base/units.h"
 #include "node/verifier.h"
 
 namespace shoal {
@@ -10,10 +14,13 @@ namespace shoal {
 void check_verify(const Cluster& cluster) {
   if (cluster.config.verify == 0) return;
   if (cluster.model.encodes())
-    throw SetupError("--verify: compares the layers of decoders; this model has an encoder");
+    throw SetupError(fmt::format("--verify: {} has an encoder, and only the layers of decoders are compared",
+                                 cluster.config.model));
   if (cluster.kernels->numeric_class != std::string_view("exact"))
-    throw SetupError("--verify: compares bit for bit, so it needs the numeric class exact, not " +
-                     std::string(cluster.kernels->numeric_class));
+    throw SetupError(
+        fmt::format("--verify: node {} computes in numeric class '{}', and only 'exact' gives the same bits "
+                    "everywhere: leave --kernels (nodes.{}.kernels) out, or --verify",
+                    cluster.name, cluster.kernels->numeric_class, cluster.name));
 }
 
 void keep_room_to_verify(Cluster& cluster) {
@@ -21,7 +28,15 @@ void keep_room_to_verify(Cluster& cluster) {
   DeviceProfile& head = cluster.plan_input.devices[static_cast<size_t>(cluster.config.head_index())];
   const uint64_t room = Verifier::bytes(cluster.plan_input.model, cluster.model, cluster.config.kv_cache,
                                         cluster.config.context);
-  head.memory_bytes -= std::min(head.memory_bytes, room);
+  if (room >= head.memory_bytes) {
+    throw SetupError(
+        fmt::format("--verify: the head {} needs {} to compute layers again and may spend {}: raise "
+                    "nodes.{}.memory, or leave --verify out",
+                    head.name, format_bytes(room), format_bytes(head.memory_bytes), head.name));
+  }
+  head.memory_bytes -= room;
+  if (cluster.name == cluster.config.head)
+    spdlog::info("--verify: {} of the head's memory are kept to compute layers again", format_bytes(room));
 }
 
 void start_verifier(Cluster& cluster) {

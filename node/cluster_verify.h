@@ -8,7 +8,8 @@ namespace shoal {
 // Throws SetupError where there is nothing to compare bit for bit.
 void check_verify(const Cluster& cluster);
 
-// On the head, once the nodes are measured: it has so much less memory for its own stages.
+// Once the nodes are measured: the head has so much less memory for its own stages. Throws SetupError where
+// none would be left.
 void keep_room_to_verify(Cluster& cluster);
 
 // On the head, when all else runs.

@@ -143,15 +143,14 @@ void Coordinator::send(ScheduledStep step) {
 
 // Now and then one sequence's rows are to be computed once more elsewhere: its stages hash them.
 void Coordinator::sample(StepJob& job, StepInFlight& in_flight) {
-  const bool adapted =
-      std::any_of(job.rows.begin(), job.rows.end(), [](const BatchRow& row) { return row.adapter != 0; });
-  if (job.kind != StepKind::kDecode || layout_.inputs > 0 || adapted) return;
+  if (job.kind != StepKind::kDecode || layout_.inputs > 0) return;
   for (const StepPart& part : in_flight.step.parts) {
     const Sequence& sequence = *running_.at(part.sequence);
     const int end = part.first_position + part.rows;
-    if (!verifier_->wants(part.rows, end)) continue;
+    if (sequence.request.adapter.index != 0 || !verifier_->wants(part.rows, end)) continue;
     SampledStep sampled;
     sampled.layout = layout_;
+    sampled.epoch = epoch_;
     sampled.tokens.assign(sequence.tokens.begin(), sequence.tokens.begin() + end);
     sampled.first = part.first_position;
     sampled.candidates = job.candidates;

@@ -135,7 +135,7 @@ class Node : public PipelineHost {
                                               std::string& unreachable);
   // Nothing computes until the next layout.
   void drop_pipeline();
-  // This node's own, as others are asked by Examine.
+  // This node's own, as others are asked by Examine. Its stages go, if it has any: it is in no plan.
   boost::asio::awaitable<std::string> examine();
   // Sends to a node on its control channel. False where there is none.
   bool tell(const std::string& node, Message message);

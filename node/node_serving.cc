@@ -277,7 +277,7 @@ Result<std::unique_ptr<StepJob>> Node::job_of(IncomingMessage& incoming, int sta
   job->candidates = static_cast<int>(step->candidates);
   job->kind = static_cast<StepKind>(step->kind);
   job->times = step->stage_times;
-  job->verify_slot = static_cast<int>(step->verify_slot) - 1;
+  job->verify_slot = step->verify_slot - 1;
   job->digests = digests_from_wire(step->digests);
   for (const WireCacheOp& op : step->cache_ops) job->ops.push_back(from_wire(op));
   for (size_t i = 0; i < step->rows.size(); ++i) {

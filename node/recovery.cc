@@ -188,13 +188,20 @@ void Recovery::failed(const Error& error, double now_s) {
 }
 
 void Recovery::faulted(const Suspects::Fault& fault, double now_s) {
-  const bool counts = faulted_epoch_ < epoch_ &&
-                      (state_ == State::kRunning || state_ == State::kSettling || state_ == State::kPlanning);
-  if (!counts && !fault.proven) return;
+  // One that a comparison found comes late, whatever has become of its plan.
+  const bool late = fault.epoch > 0;
+  const bool stands =
+      late || state_ == State::kRunning || state_ == State::kSettling || state_ == State::kPlanning;
+  const bool first = faulted_epoch_ < (late ? fault.epoch : epoch_);
+  if (!stands || !(first || (fault.proven && !suspects_.out(fault.nodes.front())))) return;
   faulted_epoch_ = epoch_;
   const Suspects::Verdict verdict = suspects_.judge(fault, now_s);
   tell(ClusterEvent::Kind::kFailed, now_s, fault.where, fault.text);
-  if (do_without_suspect(fault, verdict, now_s)) {
+  const bool without = do_without_suspect(fault, verdict, now_s);
+  // Tokens have been drawn from what was wrong, or it is the model's own.
+  if (fault.answered || verdict == Suspects::Verdict::kModel)
+    actions_.push_back(GiveUp{{Errc::kBadFrame, fault.text}});
+  if (without) {
     failures_ = 0;
     if (state_ != State::kDown) restart(fault.text, now_s);
   } else if (state_ == State::kRunning) {
@@ -217,8 +224,6 @@ bool Recovery::do_without_suspect(const Suspects::Fault& fault, Suspects::Verdic
     tell(ClusterEvent::Kind::kLinkLost, now_s, fault.nodes[0],
          fmt::format("the link from {} to {} is left out: {}", fault.nodes[0], fault.nodes[1], fault.text));
   }
-  // Numbers that were wrong have been answered with, or are the model's own.
-  if (fault.proven || verdict == Verdict::kModel) actions_.push_back(GiveUp{{Errc::kBadFrame, fault.text}});
   return true;
 }
 

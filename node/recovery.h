@@ -90,7 +90,7 @@ class Recovery {
     std::string why;
     double retry_after_s = 0;
   };
-  // It failed again and again: what is under way ends with this error.
+  // It failed again and again, or was answered wrongly: what is under way ends with this error.
   struct GiveUp {
     Error error;
   };
@@ -121,8 +121,8 @@ class Recovery {
   void lost(const std::string& node, const std::string& why, double now_s);
   // A step failed, or none was answered for too long, though nobody is known to be lost.
   void failed(const Error& error, double now_s);
-  // Numbers in a step of the present epoch were wrong. Of one epoch the first fault counts: the steps behind
-  // it have the same.
+  // Numbers in a step were wrong. Of one epoch the first fault counts, since the steps behind it have the
+  // same; and one that is proven, where its node still takes part.
   void faulted(const Suspects::Fault& fault, double now_s);
   // `failure`: empty where the known answers were given.
   void examined(const std::string& node, const std::string& failure, double now_s);

@@ -46,7 +46,7 @@ StepMessage to_message(const StepJob& job) {
   step.candidates = static_cast<uint32_t>(job.candidates);
   step.kind = static_cast<WireStepKind>(job.kind);  // the same order
   step.stage_times = job.times;
-  step.verify_slot = static_cast<uint32_t>(job.verify_slot + 1);
+  step.verify_slot = static_cast<uint16_t>(job.verify_slot + 1);
   step.digests = to_wire(job.digests);
   for (const CacheOp& op : job.ops) step.cache_ops.push_back(to_wire(op));
   for (const BatchRow& row : job.rows) {

@@ -13,6 +13,7 @@
 // answers.
 #pragma once
 
+#include <cstdint>
 #include <deque>
 #include <map>
 #include <string>
@@ -29,7 +30,9 @@ class Suspects {
   struct Fault {
     std::vector<std::string> nodes;  // one, or the sender and the receiver of a hop
     bool computed = false;           // not finite where it was computed: on the one of `nodes`
-    bool proven = false;             // another computed the same and got other numbers: no chance
+    bool proven = false;    // another computed the same from the same, and got other numbers: no chance
+    bool answered = false;  // answers may have been drawn from what was wrong
+    uint64_t epoch = 0;     // of the plan it was under; 0: the present one
     int layer_begin = 0, layer_end = 0;
     std::string where;  // "pi-1" or "pi-1 > pi-2": for counting, few different ones
     std::string text;   // for a person, with node and layers

@@ -111,9 +111,15 @@ Result<void> check_step(const StepMessage& step, size_t payload_bytes, const Ste
   if (step.payload_type != PayloadType::kF32) return bad_step(step, "its payload is not f32");
   if (Result<void> ok = check_cache_ops(step, limits); !ok) return ok;
   if (Result<void> ok = check_rows(step, limits); !ok) return ok;
-  if (step.verify_slot > limits.slots) return bad_step(step, "a slot to hash that is not there");
-  if (step.digests.size() != (step.verify_slot > 0 ? step.stage * kDigestBytes : 0))
-    return bad_step(step, std::to_string(step.digests.size()) + " bytes of digests");
+  if (step.verify_slot > limits.slots) {
+    return bad_step(step, "slot " + std::to_string(step.verify_slot - 1) + " to be hashed, the cache has " +
+                              std::to_string(limits.slots));
+  }
+  const size_t digests = step.verify_slot > 0 ? step.stage * kDigestBytes : 0;
+  if (step.digests.size() != digests) {
+    return bad_step(step, std::to_string(step.digests.size()) + " bytes of digests where " +
+                              std::to_string(digests) + " belong");
+  }
   if (step.token_ids.size() != (limits.embeds ? step.rows.size() : 0)) {
     return bad_step(step, std::to_string(step.token_ids.size()) + " token ids for " +
                               std::to_string(step.rows.size()) + " rows at a stage that " +

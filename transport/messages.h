@@ -143,7 +143,7 @@ struct StepMessage {
   PayloadType payload_type = PayloadType::kF32;
   WireStepKind kind = WireStepKind::kDecode;
   std::vector<StageTime> stage_times;  // of the stages that have computed the step
-  uint32_t verify_slot = 0;            // from 1: whose rows each stage hashes; 0: none
+  uint16_t verify_slot = 0;            // from 1: whose rows each stage hashes; 0: none
   std::string digests = {};            // kDigestBytes of each stage that has
   bool operator==(const StepMessage&) const = default;
 };

@@ -273,8 +273,6 @@ struct Step {
     wantsLogits @8 :List(Bool);
     adapted @14 :List(AdaptedRow);
     # Instead, where some row passes through an adapter.
-    verified @15 :VerifiedRows;
-    # Instead, where each stage is to hash what it computes of one slot's rows; none passes through an adapter then.
   }
   tokenIds @9 :List(UInt32);
   # Only on the way to the stage that embeds; empty to every other. Text stays where it entered.
@@ -288,13 +286,9 @@ struct Step {
   # microseconds of the node's own steady clock. LinkProbeAck tells what that clock shows, so that the head can say how
   # long each hop took.
   kind @13 :StepKind;
-}
-
-struct VerifiedRows {
-  wantsLogits @0 :List(Bool);
-  slot @1 :UInt32;
-  # Whose rows' hidden each stage hashes (SHA-256) as it computed them.
-  digests @2 :Data;
+  verifySlot @15 :UInt16;
+  # From 1: the slot whose rows' hidden each stage hashes (SHA-256) as it computed them. 0: none.
+  digests @16 :Data;
   # Those hashes, 32 bytes of each stage that has computed the step. The head computes the same and compares.
 }
 
@@ -336,7 +330,7 @@ struct StepResult {
   arrivedUs @5 :List(UInt64);
   # Of all stages, where rows is set; as in Step.
   digests @6 :Data;
-  # As in Step, of all stages.
+  # As in Step, of all stages, where rows is set.
 
   struct Failure {
     code @0 :Code;

@@ -165,20 +165,21 @@ class Reader {
       }
     }
     const auto slots = r.getSlots();
-    if (at_most(slots.size(), kStepRowsMax, "rows")) step_rows(r, slots, m);
+    if (at_most(slots.size(), kStepRowsMax, "rows")) step_rows(r, slots, m.rows);
     m.token_ids = numbers<uint32_t>(r.getTokenIds());
     if (!m.token_ids.empty() && m.token_ids.size() != slots.size()) {
       fail("a step has " + std::to_string(m.token_ids.size()) + " token ids for " +
            std::to_string(slots.size()) + " rows");
     }
     m.stage_times = stage_times(r.getStageTimes(), r.getArrivedUs());
+    m.verify_slot = r.getVerifySlot();
+    m.digests = digests(r.getDigests());
     expect_payload(r.getHidden());
     return m;
   }
 
   // Each list is asked for once: each time counts towards how much of a message may be read.
-  void step_rows(wire::Step::Reader r, capnp::List<uint32_t>::Reader slots, StepMessage& m) {
-    std::vector<StepRow>& rows = m.rows;
+  void step_rows(wire::Step::Reader r, capnp::List<uint32_t>::Reader slots, std::vector<StepRow>& rows) {
     const auto positions = r.getPositions();
     if (positions.size() != slots.size()) return fail("a step's row lists differ in length");
     rows.reserve(slots.size());
@@ -193,18 +194,8 @@ class Reader {
       }
       return;
     }
-    if (r.isVerified()) {
-      const auto verified = r.getVerified();
-      // A slot that cannot be is left to check_step.
-      m.verify_slot = verified.getSlot() < UINT32_MAX ? verified.getSlot() + 1 : UINT32_MAX;
-      m.digests = digests(verified.getDigests());
-      return wishes(verified.getWantsLogits(), rows);
-    }
-    wishes(r.getWantsLogits(), rows);
-  }
-
-  void wishes(capnp::List<bool>::Reader wants_logits, std::vector<StepRow>& rows) {
-    if (wants_logits.size() != rows.size()) return fail("a step's row lists differ in length");
+    const auto wants_logits = r.getWantsLogits();
+    if (wants_logits.size() != slots.size()) return fail("a step's row lists differ in length");
     for (unsigned i = 0; i < wants_logits.size(); ++i) rows[i].wants_logits = wants_logits[i];
   }
 

@@ -17,10 +17,6 @@ Result<void> too_large(std::string what) {
   return Error{Errc::kInvalidInput, std::move(what)};
 }
 
-bool adapted(const std::vector<StepRow>& rows) {
-  return std::any_of(rows.begin(), rows.end(), [](const StepRow& row) { return row.adapter != 0; });
-}
-
 Result<void> check_name(const std::string& name, const char* what) {
   if (name.size() <= kNameBytesMax) return {};
   return too_large(std::string(what) + " has " + std::to_string(name.size()) + " bytes, at most " +
@@ -64,8 +60,6 @@ struct CheckOutgoing {
       return too_large("a step has " + std::to_string(m.cache_ops.size()) + " cache operations, at most " +
                        std::to_string(kCacheOpsMax) + " fit a message");
     }
-    if (m.verify_slot > 0 && (m.rows.empty() || adapted(m.rows)))
-      return too_large("a step to hash has rows, and none through an adapter");
     if (!m.token_ids.empty() && m.token_ids.size() != m.rows.size()) {
       return too_large("a step has " + std::to_string(m.token_ids.size()) + " token ids for " +
                        std::to_string(m.rows.size()) + " rows");
@@ -134,6 +128,10 @@ size_t list_words(size_t count, size_t bytes_each) {
   return (count * bytes_each + 7) / 8 + 1;
 }
 
+bool adapted(const std::vector<StepRow>& rows) {
+  return std::any_of(rows.begin(), rows.end(), [](const StepRow& row) { return row.adapter != 0; });
+}
+
 bool tell_arrivals(const std::vector<StageTime>& times) {
   return std::any_of(times.begin(), times.end(), [](const auto& time) { return time.arrived_us != 0; });
 }
@@ -154,8 +152,7 @@ struct WordsBound {
   size_t operator()(const StepMessage& m) const {
     return list_words(m.cache_ops.size(), 16) + 2 * list_words(m.rows.size(), 4) +
            (adapted(m.rows) ? list_words(m.rows.size(), 8) : list_words(m.rows.size() / 8 + 1, 1)) +
-           list_words(m.token_ids.size(), 4) + times_words(m.stage_times) + text_words(m.digests) +
-           (m.verify_slot > 0 ? 4 : 0) + 1;
+           list_words(m.token_ids.size(), 4) + times_words(m.stage_times) + text_words(m.digests) + 1;
   }
   size_t operator()(const ResultMessage& m) const {
     size_t words = text_words(m.failure_text) + list_words(m.rows.size(), 32) + times_words(m.stage_times) +
@@ -272,28 +269,22 @@ struct Writer {
         slots.set(i, m.rows[i].slot);
         positions.set(i, m.rows[i].position);
       }
-      if (m.verify_slot > 0) {
-        auto verified = b.initVerified();
-        verified.setSlot(m.verify_slot - 1);
-        if (!m.digests.empty()) verified.setDigests(data_of(m.digests));
-        write_wants(m.rows, verified);
-      } else {
-        write_wishes(m.rows, b);
-      }
+      write_wishes(m.rows, b);
     }
     if (!m.token_ids.empty()) b.setTokenIds(kj::arrayPtr(m.token_ids.data(), m.token_ids.size()));
     if (!m.stage_times.empty()) write_times(m.stage_times, b);
+    b.setVerifySlot(m.verify_slot);
+    if (!m.digests.empty()) b.setDigests(data_of(m.digests));
     if (!payload.empty()) b.adoptHidden(payload_data());
-  }
-  template <class Builder>
-  static void write_wants(const std::vector<StepRow>& rows, Builder to) {
-    auto wants_logits = to.initWantsLogits(static_cast<unsigned>(rows.size()));
-    for (unsigned i = 0; i < wants_logits.size(); ++i) wants_logits.set(i, rows[i].wants_logits);
   }
   // What is wanted of each row, and where one passes through an adapter, that too.
   static void write_wishes(const std::vector<StepRow>& rows, wire::Step::Builder b) {
-    if (!adapted(rows)) return write_wants(rows, b);
     const auto n = static_cast<unsigned>(rows.size());
+    if (!adapted(rows)) {
+      auto wants_logits = b.initWantsLogits(n);
+      for (unsigned i = 0; i < n; ++i) wants_logits.set(i, rows[i].wants_logits);
+      return;
+    }
     auto list = b.initAdapted(n);
     for (unsigned i = 0; i < n; ++i) {
       list[i].setWantsLogits(rows[i].wants_logits);

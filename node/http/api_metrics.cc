@@ -99,6 +99,8 @@ std::vector<MetricFamily> cluster_families(const ClusterCounts& cluster) {
         static_cast<double>(cluster.verified.rows));
   count("shoal_verify_differences_total", "Steps of which a node had computed something else",
         static_cast<double>(cluster.verified.different));
+  count("shoal_verify_failures_total", "Steps that it could not compute again",
+        static_cast<double>(cluster.verified.failed));
   count("shoal_verify_seconds_total", "Seconds that it took", cluster.verified.seconds);
   Reading::add(reading.family("shoal_plan", "Number of the plan that runs", MetricType::Gauge),
                static_cast<double>(cluster.plan));

@@ -197,6 +197,20 @@ class Launch(ClusterTest):
                 self.assert_refused(result, 2, wrong[0])
                 self.assertEqual(result.stderr.count(b"shoal: error"), 1, result.stderr)
 
+    def test_verify_where_it_cannot_be(self):
+        path = cluster_file(self.folder, 1)
+        asked = ["run", "-c", path, "-m", MODEL, "-p", "x", "--verify"]
+        for share in ("0%", "101%", "-1%", "1", "half", "nan%"):
+            with self.subTest(share=share):
+                self.assert_refused(run([*asked, share]), 2, f"--verify: write a share like 1%, .* not '{share}'")
+        self.refused("nodes: {a: {memory: 1GiB}}\nverify: 0.01\n", r"c\.yaml:2.*verify.*write a share like 1%")
+        self.assert_refused(run([*asked, "1%", "--kernels", "blas"]), 2, r"--verify: node node-0 .* class 'blas'")
+        self.assert_refused(run(["serve", MODEL, "--verify", "1%"]), 2, r"--verify 1% is for a cluster: .* -c")
+        small = cluster_file(self.folder, 2, memory="20MiB")
+        result = run(["run", "-c", small, "-m", MODEL, "-p", "x", "--verify", "1%"], 2)
+        self.assert_refused(result, 2, r"--verify: the head node-0 needs .* MiB .* may spend 20\.0 MiB: raise")
+        self.assertEqual(result.stderr.count(b"shoal: error"), 1, result.stderr)
+
     def test_mpirun_without_cluster_file(self):
         self.assert_refused(run(["run", MODEL, "-p", "x"], 2), 2, r"no cluster file")
 

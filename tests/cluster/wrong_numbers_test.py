@@ -7,7 +7,7 @@ import struct
 import unittest
 
 from elastic import Elastic
-from support import MODEL, ClusterTest
+from support import MODEL, ClusterTest, cluster_file, even_layers, run
 
 SIZES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}  # of GGUF's plain values, by type
 
@@ -95,6 +95,9 @@ class WrongNumbers(ClusterTest):
         found = re.search(rf'^shoal_step_failures_total{{at="{node}"}} (\d+)$', text, re.M)
         return int(found[1]) if found else 0
 
+    def suspicions(self, cluster):
+        return [event["text"] for event in cluster.status()["events"] if event["kind"] == "suspect"]
+
     def test_a_weight_changes_in_memory(self):
         with Elastic(self.folder, nodes=4, options=["--verify", "100%"]) as cluster:
             expected = cluster.complete(60)
@@ -108,17 +111,44 @@ class WrongNumbers(ClusterTest):
             self.assertNotIn(broken, cluster.used())
             self.assertEqual(self.failures_of(cluster, broken), 2)
             self.assertEqual(cluster.metric("shoal_nodes_suspect"), 1)
-            told = [event["text"] for event in cluster.status()["events"] if event["kind"] == "suspect"]
-            self.assertRegex(told[-1], rf"node {broken} \(layers \d+-\d+\).*not finite")
-            # One bit looks right: only who computes it again finds it.
+            self.assertRegex(self.suspicions(cluster)[-1], rf"node {broken} \(layers \d+-\d+\).*not finite")
+            self.assertEqual(cluster.metric("shoal_verify_differences_total"), 0)
+            # One bit looks right: only who computes it again finds it, and ends the answer, which may be wrong already.
             wrong = self.spoil(cluster, lambda bits: bits ^ 1 << 21)
-            cluster.request("POST", "/v1/completions", cluster.body(4, "A short one"))
-            cluster.wait_for(lambda: cluster.node_state(wrong) == "suspect", 30, "the difference")
+            stream = cluster.stream(900, "An answer to a prompt that no cache holds")
+            stream.join(90)
+            self.assertEqual(stream.error["code"], "pipeline_unavailable")
+            self.assertEqual(cluster.node_state(wrong), "suspect")
             self.assertGreaterEqual(cluster.metric("shoal_verify_differences_total"), 1)
-            told = [event["text"] for event in cluster.status()["events"] if event["kind"] == "suspect"]
-            self.assertRegex(told[-1], rf"node {wrong} \(layers \d+-\d+\) computed other numbers than the head")
+            self.assertRegex(self.suspicions(cluster)[-1],
+                             rf"node {wrong} \(layers \d+-\d+\) computed other numbers than the head \(--verify, positions 0 to")
             cluster.wait_for(lambda: cluster.state() == "running", 30, "a plan without it")
             self.assertEqual(cluster.complete(60), expected)
+            verified = cluster.status()["verify"]
+            self.assertEqual((verified["share"], verified["failures"]), (1, 0))
+            self.assertEqual(verified["steps"], cluster.metric("shoal_verified_steps_total"))
+
+    def test_a_node_that_cannot_be_done_without_reads_its_weights_anew(self):
+        with Elastic(self.folder, nodes=2, memory="130MiB", options=["--verify", "100%"]) as cluster:
+            expected = cluster.complete(20)
+            wrong = self.spoil(cluster, lambda bits: bits ^ 1 << 21)
+            stream = cluster.stream(900, "An answer to a prompt that no cache holds")
+            stream.join(90)
+            self.assertEqual(stream.error["code"], "pipeline_unavailable")
+            self.assertRegex(self.suspicions(cluster)[-1], rf"node {wrong} .* computed other numbers")
+            cluster.wait_for(lambda: cluster.state() == "running", 30, "it gives the known answers")
+            self.assertIn(wrong, cluster.used())
+            self.assertEqual(cluster.complete(20), expected)
+
+    def test_under_mpirun_answers_are_the_same(self):
+        config = cluster_file(self.folder, 3, even_layers(3))
+        arguments = ["run", "-c", config, "-m", MODEL, "-p", "Why is the sea salt?", "-n", "120", "--ignore-eos"]
+        plain, verified = run(arguments, 3), run([*arguments, "--verify", "100%"], 3)
+        self.assertEqual(verified.stdout, plain.stdout)
+        self.assertEqual((plain.returncode, verified.returncode), (0, 0), verified.stderr.decode())
+        told = re.search(rb"--verify: (\d+) steps \((\d+) rows\) computed again in .* s, 0 of them differed", verified.stderr)
+        self.assertIsNotNone(told, verified.stderr.decode())
+        self.assertGreaterEqual(int(told[1]), 1)
 
 
 if __name__ == "__main__":

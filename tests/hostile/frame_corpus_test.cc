@@ -247,6 +247,19 @@ TEST_CASE("hostile frames: steps that a stage cannot take (F5, F7, F11)") {
          s.token_ids = {1, 2, 3, 4};
        }),
        {"4 token ids"}},
+      {"F11 the hash of each stage before", step([](StepMessage& s) {
+         s.verify_slot = 8, s.digests.resize(kDigestBytes);
+       }),
+       {}},
+      {"F11 a slot to be hashed that is not there",
+       step([](StepMessage& s) { s.verify_slot = 9, s.digests.resize(kDigestBytes); }),
+       {"slot 8 to be hashed"}},
+      {"F11 hashes nobody wanted",
+       step([](StepMessage& s) { s.digests.resize(kDigestBytes); }),
+       {"32 bytes of digests where 0 belong"}},
+      {"F11 a stage's hash too many",
+       step([](StepMessage& s) { s.verify_slot = 1, s.digests.resize(2 * kDigestBytes); }),
+       {"64 bytes of digests where 32 belong"}},
       {"F11 token 999 of 1000", first(999), {}},
       {"F11 token 1000 of 1000", first(1000), {"token 1000"}},
       {"F11 token -1", first(~0u), {"token 4294967295"}},

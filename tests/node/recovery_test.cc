@@ -258,6 +258,45 @@ TEST_CASE("of one plan the first fault counts, and its node goes when it does it
   CHECK(drill.given_up == 0);
 }
 
+TEST_CASE("what was answered wrongly ends what is under way; a late fault counts where its plan had none yet") {
+  Drill drill;
+  const std::string node = drill.used();
+  Suspects::Fault fault;
+  fault.nodes = {node};
+  fault.where = node;
+  fault.text = "node " + node + " computed other numbers";
+  fault.answered = true;
+  fault.epoch = 1;
+  drill.recovery.faulted(fault, drill.now_s);
+  drill.recovery.faulted(fault, drill.now_s);  // a step behind it, computed with the same cache
+  drill.act();
+  CHECK(drill.given_up == 1);
+  CHECK_FALSE(drill.recovery.is_suspect(node));
+  drill.pass(0.5);
+  drill.all_ready();
+  CHECK(drill.runs);
+  CHECK(drill.recovery.in_plan(node));
+  drill.recovery.faulted(fault, drill.now_s);  // of the plan before, told now
+  drill.act();
+  CHECK(drill.runs);
+  CHECK(drill.given_up == 1);
+  // Proven, it counts whenever it is told, once.
+  fault.proven = true;
+  drill.recovery.faulted(fault, drill.now_s);
+  drill.act();
+  CHECK_FALSE(drill.runs);
+  CHECK(drill.given_up == 2);
+  CHECK(drill.recovery.is_suspect(node));
+  drill.pass(0.5);
+  drill.all_ready();
+  CHECK(drill.runs);
+  CHECK_FALSE(drill.recovery.in_plan(node));
+  drill.recovery.faulted(fault, drill.now_s);
+  drill.act();
+  CHECK(drill.runs);
+  CHECK(drill.given_up == 2);
+}
+
 TEST_CASE("draining moves the layers first, and is refused where nobody else can hold them") {
   Drill drill;
   const std::string leaving = drill.used();
