@@ -27,7 +27,7 @@ struct StepOutcome {
   bool failed = false;
   Error error;
   std::vector<StageTime> stage_times;  // in pipeline order, where it did not fail
-  std::vector<Sha256> digests;         // the same, where they were asked for
+  std::vector<Sha256> digests = {};    // the same, where they were asked for
 };
 
 class PipelineHost {

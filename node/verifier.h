@@ -12,7 +12,7 @@
 // sampled.
 //
 // Only histories of up to kPositionsMax are sampled, since all of one is computed. One thread of its own, of
-// the lowest priority, with at most one step at a time; wants() and take() are for the host's thread, which
+// low priority, with at most one step at a time; wants() and take() are for the host's thread, which
 // is told what was found.
 #pragma once
 

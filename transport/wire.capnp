@@ -273,6 +273,8 @@ struct Step {
     wantsLogits @8 :List(Bool);
     adapted @14 :List(AdaptedRow);
     # Instead, where some row passes through an adapter.
+    verified @15 :VerifiedRows;
+    # Instead of both, in the few steps that are compared.
   }
   tokenIds @9 :List(UInt32);
   # Only on the way to the stage that embeds; empty to every other. Text stays where it entered.
@@ -286,9 +288,17 @@ struct Step {
   # microseconds of the node's own steady clock. LinkProbeAck tells what that clock shows, so that the head can say how
   # long each hop took.
   kind @13 :StepKind;
-  verifySlot @15 :UInt16;
-  # From 1: the slot whose rows' hidden each stage hashes (SHA-256) as it computed them. 0: none.
-  digests @16 :Data;
+}
+
+struct VerifiedRows {
+  # What a step says of its rows where each stage is to hash those of one slot.
+  union {
+    wantsLogits @0 :List(Bool);
+    adapted @1 :List(AdaptedRow);
+  }
+  slot @2 :UInt16;
+  # Whose rows' hidden each stage hashes (SHA-256) as it computed them.
+  digests @3 :Data;
   # Those hashes, 32 bytes of each stage that has computed the step. The head computes the same and compares.
 }
 
@@ -330,7 +340,7 @@ struct StepResult {
   arrivedUs @5 :List(UInt64);
   # Of all stages, where rows is set; as in Step.
   digests @6 :Data;
-  # As in Step, of all stages, where rows is set.
+  # As in VerifiedRows, of all stages, where rows is set.
 
   struct Failure {
     code @0 :Code;

@@ -1,5 +1,6 @@
 // The receiving half of wire_codec.h. Every getter of a list, text or data is called once: each call counts
 // against the message's read limit.
+#include <algorithm>
 #include <string>
 
 #include "transport/wire_codec.h"
@@ -165,28 +166,37 @@ class Reader {
       }
     }
     const auto slots = r.getSlots();
-    if (at_most(slots.size(), kStepRowsMax, "rows")) step_rows(r, slots, m.rows);
+    if (at_most(slots.size(), kStepRowsMax, "rows")) step_rows(r, slots, m);
     m.token_ids = numbers<uint32_t>(r.getTokenIds());
     if (!m.token_ids.empty() && m.token_ids.size() != slots.size()) {
       fail("a step has " + std::to_string(m.token_ids.size()) + " token ids for " +
            std::to_string(slots.size()) + " rows");
     }
     m.stage_times = stage_times(r.getStageTimes(), r.getArrivedUs());
-    m.verify_slot = r.getVerifySlot();
-    m.digests = digests(r.getDigests());
     expect_payload(r.getHidden());
     return m;
   }
 
   // Each list is asked for once: each time counts towards how much of a message may be read.
-  void step_rows(wire::Step::Reader r, capnp::List<uint32_t>::Reader slots, std::vector<StepRow>& rows) {
+  void step_rows(wire::Step::Reader r, capnp::List<uint32_t>::Reader slots, StepMessage& m) {
     const auto positions = r.getPositions();
     if (positions.size() != slots.size()) return fail("a step's row lists differ in length");
-    rows.reserve(slots.size());
-    for (unsigned i = 0; i < slots.size(); ++i) rows.push_back({slots[i], positions[i]});
+    m.rows.reserve(slots.size());
+    for (unsigned i = 0; i < slots.size(); ++i) m.rows.push_back({slots[i], positions[i]});
+    if (!r.isVerified()) return row_wishes(r, m.rows);
+    const auto verified = r.getVerified();
+    // A slot that cannot be is left to check_step.
+    m.verify_slot = static_cast<uint16_t>(std::min<uint32_t>(verified.getSlot() + 1u, UINT16_MAX));
+    m.digests = digests(verified.getDigests());
+    row_wishes(verified, m.rows);
+  }
+
+  // `r`: a step, or what it says of its rows where they are hashed.
+  template <class Wishes>
+  void row_wishes(Wishes r, std::vector<StepRow>& rows) {
     if (r.isAdapted()) {
       const auto adapted = r.getAdapted();
-      if (adapted.size() != slots.size()) return fail("a step's row lists differ in length");
+      if (adapted.size() != rows.size()) return fail("a step's row lists differ in length");
       for (unsigned i = 0; i < adapted.size(); ++i) {
         rows[i].wants_logits = adapted[i].getWantsLogits();
         rows[i].adapter = adapted[i].getAdapter();
@@ -195,7 +205,7 @@ class Reader {
       return;
     }
     const auto wants_logits = r.getWantsLogits();
-    if (wants_logits.size() != slots.size()) return fail("a step's row lists differ in length");
+    if (wants_logits.size() != rows.size()) return fail("a step's row lists differ in length");
     for (unsigned i = 0; i < wants_logits.size(); ++i) rows[i].wants_logits = wants_logits[i];
   }
 

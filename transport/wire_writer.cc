@@ -60,6 +60,7 @@ struct CheckOutgoing {
       return too_large("a step has " + std::to_string(m.cache_ops.size()) + " cache operations, at most " +
                        std::to_string(kCacheOpsMax) + " fit a message");
     }
+    if (m.verify_slot > 0 && m.rows.empty()) return too_large("a step to be hashed has no rows");
     if (!m.token_ids.empty() && m.token_ids.size() != m.rows.size()) {
       return too_large("a step has " + std::to_string(m.token_ids.size()) + " token ids for " +
                        std::to_string(m.rows.size()) + " rows");
@@ -152,7 +153,8 @@ struct WordsBound {
   size_t operator()(const StepMessage& m) const {
     return list_words(m.cache_ops.size(), 16) + 2 * list_words(m.rows.size(), 4) +
            (adapted(m.rows) ? list_words(m.rows.size(), 8) : list_words(m.rows.size() / 8 + 1, 1)) +
-           list_words(m.token_ids.size(), 4) + times_words(m.stage_times) + text_words(m.digests) + 1;
+           list_words(m.token_ids.size(), 4) + times_words(m.stage_times) +
+           (m.verify_slot > 0 ? 3 + text_words(m.digests) : 0) + 1;
   }
   size_t operator()(const ResultMessage& m) const {
     size_t words = text_words(m.failure_text) + list_words(m.rows.size(), 32) + times_words(m.stage_times) +
@@ -269,16 +271,22 @@ struct Writer {
         slots.set(i, m.rows[i].slot);
         positions.set(i, m.rows[i].position);
       }
-      write_wishes(m.rows, b);
+      if (m.verify_slot > 0) {
+        auto verified = b.initVerified();
+        verified.setSlot(static_cast<uint16_t>(m.verify_slot - 1));
+        if (!m.digests.empty()) verified.setDigests(data_of(m.digests));
+        write_wishes(m.rows, verified);
+      } else {
+        write_wishes(m.rows, b);
+      }
     }
     if (!m.token_ids.empty()) b.setTokenIds(kj::arrayPtr(m.token_ids.data(), m.token_ids.size()));
     if (!m.stage_times.empty()) write_times(m.stage_times, b);
-    b.setVerifySlot(m.verify_slot);
-    if (!m.digests.empty()) b.setDigests(data_of(m.digests));
     if (!payload.empty()) b.adoptHidden(payload_data());
   }
   // What is wanted of each row, and where one passes through an adapter, that too.
-  static void write_wishes(const std::vector<StepRow>& rows, wire::Step::Builder b) {
+  template <class Builder>
+  static void write_wishes(const std::vector<StepRow>& rows, Builder b) {
     const auto n = static_cast<unsigned>(rows.size());
     if (!adapted(rows)) {
       auto wants_logits = b.initWantsLogits(n);

@@ -201,12 +201,9 @@ std::string status_json(const Cluster& cluster, const CompletionService& service
   }
   if (cluster.verifier) {
     const Verifier::Counts counts = cluster.verifier->counts();
-    status["verify"] = json::object{{"share", cluster.verifier->share()},
-                                    {"steps", counts.steps},
-                                    {"rows", counts.rows},
-                                    {"differences", counts.different},
-                                    {"failures", counts.failed},
-                                    {"seconds", counts.seconds}};
+    status["verify"] = json::object{
+        {"share", cluster.verifier->share()}, {"steps", counts.steps},     {"rows", counts.rows},
+        {"differences", counts.different},    {"failures", counts.failed}, {"seconds", counts.seconds}};
   }
   return json::serialize(status);
 }

@@ -247,9 +247,8 @@ TEST_CASE("hostile frames: steps that a stage cannot take (F5, F7, F11)") {
          s.token_ids = {1, 2, 3, 4};
        }),
        {"4 token ids"}},
-      {"F11 the hash of each stage before", step([](StepMessage& s) {
-         s.verify_slot = 8, s.digests.resize(kDigestBytes);
-       }),
+      {"F11 the hash of each stage before",
+       step([](StepMessage& s) { s.verify_slot = 8, s.digests.resize(kDigestBytes); }),
        {}},
       {"F11 a slot to be hashed that is not there",
        step([](StepMessage& s) { s.verify_slot = 9, s.digests.resize(kDigestBytes); }),

@@ -258,7 +258,8 @@ TEST_CASE("of one plan the first fault counts, and its node goes when it does it
   CHECK(drill.given_up == 0);
 }
 
-TEST_CASE("what was answered wrongly ends what is under way; a late fault counts where its plan had none yet") {
+TEST_CASE(
+    "what was answered wrongly ends what is under way; a late fault counts where its plan had none yet") {
   Drill drill;
   const std::string node = drill.used();
   Suspects::Fault fault;

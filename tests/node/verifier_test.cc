@@ -45,9 +45,8 @@ struct Verified {
         tampering(cluster.sound()) {}
   void begin(double share = kAlways) {
     verifier = std::make_unique<Verifier>(
-        cluster.head(),
-        Verifier::Source{cluster.sound(), model, select_kernels(), KvType::kF16, &tampering}, share,
-        [this](const Suspects::Fault& fault) { cluster.keeper().accuse(fault); });
+        cluster.head(), Verifier::Source{cluster.sound(), model, select_kernels(), KvType::kF16, &tampering},
+        share, [this](const Suspects::Fault& fault) { cluster.keeper().accuse(fault); });
     verifier->sample_steps_of(cluster.coordinator());
   }
   Reply ask(int prompt, int tokens) {

@@ -105,6 +105,9 @@ inline std::vector<Message> sample_messages() {
   verified.verify_slot = 3;
   verified.digests = std::string(2 * kDigestBytes, '\x5a');
   messages.push_back(verified);
+  verified.rows[0].adapter = 2;
+  verified.digests.clear();
+  messages.push_back(verified);
   messages.push_back(
       HelloAck{false, Refusal::kModel, "copy the file \xc3\xa9", 1, "pi-1", "sha256:cc", "plan:dd", 9});
   messages.push_back(HelloAck{true, Refusal::kNone, "", 1, "pi-1", "", "", 0});
