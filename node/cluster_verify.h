@@ -1,4 +1,5 @@
-// What --verify takes while a cluster starts (node/verifier.h). Nothing where it was not asked for.
+// What --verify takes while a cluster starts (node/verifier.h): on the head, and nothing where it was not
+// asked for.
 #pragma once
 
 #include "node/cluster.h"
@@ -12,7 +13,7 @@ void check_verify(const Cluster& cluster);
 // none would be left.
 void keep_room_to_verify(Cluster& cluster);
 
-// On the head, when all else runs.
+// When all else runs.
 void start_verifier(Cluster& cluster);
 
 }  // namespace shoal

@@ -73,6 +73,7 @@ class ClusterFile(ClusterTest):
         self.refused("nodes: {a: {memory: 1GiB}}\nhead: z\n", r"head 'z'")
         self.refused("nodes: {a: {memory: 1GiB}}\nplan: {objective: speed}\n", r"objective.*speed")
         self.refused("nodes: {a: {memory: 1GiB}}\nlinks: [{between: [a, q]}]\n", r"'q'")
+        self.refused("nodes: {a: {memory: 1GiB}}\nverify: 0.01\n", r"c\.yaml:2.*verify.*write a share like 1%")
         self.refused("nodes: [1, 2\n", r"c\.yaml:\d")
         self.refused("", r"c\.yaml: the cluster file is empty")
         self.refused("nodes: " + "[" * 100_000, r"nested too deeply")
@@ -203,8 +204,7 @@ class Launch(ClusterTest):
         for share in ("0%", "101%", "-1%", "1", "half", "nan%"):
             with self.subTest(share=share):
                 self.assert_refused(run([*asked, share]), 2, f"--verify: write a share like 1%, .* not '{share}'")
-        self.refused("nodes: {a: {memory: 1GiB}}\nverify: 0.01\n", r"c\.yaml:2.*verify.*write a share like 1%")
-        self.assert_refused(run([*asked, "1%", "--kernels", "blas"]), 2, r"--verify: node node-0 .* class 'blas'")
+        self.assert_refused(run([*asked, "1%", "--kernels", "blas"]), 2, r"--verify: the nodes compute in numeric class 'blas'")
         self.assert_refused(run(["serve", MODEL, "--verify", "1%"]), 2, r"--verify 1% is for a cluster: .* -c")
         small = cluster_file(self.folder, 2, memory="20MiB")
         result = run(["run", "-c", small, "-m", MODEL, "-p", "x", "--verify", "1%"], 2)
