@@ -9,7 +9,7 @@ namespace shoal::test {
 
 TEST_CASE("a Host header that is an address, localhost or this device's name is this device's") {
   const std::string own = boost::asio::ip::host_name();
-  for (const std::string host :
+  for (const std::string& host :
        {std::string("127.0.0.1"), std::string("10.0.0.5"), std::string("[::1]"), std::string("[fe80::1]"),
         std::string("localhost"), std::string("LocalHost"), std::string("localhost."), own, own + ".local"}) {
     // A port may have up to five digits, and none at all after its colon.
