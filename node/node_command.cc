@@ -56,7 +56,7 @@ NodeCredentials credentials_of(const NodeFlags& flags, const std::string& name, 
     if (given) {
       store_credentials(directory, *given);
       spdlog::info("node {} belongs to cluster {}; its certificate is in {}", name,
-                   certificate_info(given->certificate).cluster, directory);
+                   certificate_info(given->certificate, "the head's answer").cluster, directory);
       return *given;
     }
     // A service is started again and again with the token that it was first given.
@@ -64,7 +64,7 @@ NodeCredentials credentials_of(const NodeFlags& flags, const std::string& name, 
     if (!stored || !over) throw SetupError("--token: " + given.error().message, kExitFailed);
     spdlog::info("the token is used up; node {} goes by the certificate in {}", name, directory);
   }
-  if (stored && certificate_info(stored->certificate).expires_s <= std::time(nullptr)) {
+  if (stored && certificate_info(stored->certificate, directory).expires_s <= std::time(nullptr)) {
     throw SetupError(fmt::format(
         "the certificate of node {} (in {}) has expired: run `shoal invite -c CLUSTER.yaml --name {}` on "
         "the head and pass its token here with --token",
@@ -182,7 +182,7 @@ int node_command(const CommonFlags& common, const NodeFlags& flags) {
   std::shared_ptr<TlsContext> tls;
   if (!common.insecure) {
     const NodeCredentials credentials = credentials_of(flags, name, head);
-    asker.cluster = certificate_info(credentials.certificate).cluster;
+    asker.cluster = certificate_info(credentials.certificate, "this node's certificate").cluster;
     asker.tls = tls = std::make_shared<TlsContext>(credentials);
   } else {
     spdlog::warn(
