@@ -121,6 +121,7 @@ void Node::forget(const std::string& node) {
   const ChannelPtr channel = found->second;
   controls_.erase(found);
   stats_waiters_.erase(node);
+  channel->abort();
   close_link(channel);
 }
 

@@ -112,7 +112,8 @@ NodeEvents PipelineKeeper::node_events() {
 }
 
 void PipelineKeeper::arm_tick() {
-  ticks_.expires_after(std::chrono::milliseconds(static_cast<int64_t>(Membership::kTick_s * 1e3)));
+  const double left_s = std::clamp(membership_.next_loss_s() - now(), 0.0, Membership::kTick_s);
+  ticks_.expires_after(std::chrono::microseconds(static_cast<int64_t>(left_s * 1e6) + 1));
   ticks_.async_wait([this, alive = std::weak_ptr<int>(alive_)](const boost::system::error_code& stopped) {
     if (stopped || alive.expired()) return;
     tick();
