@@ -64,12 +64,6 @@ NodeCredentials credentials_of(const NodeFlags& flags, const std::string& name, 
     if (!stored || !over) throw SetupError("--token: " + given.error().message, kExitFailed);
     spdlog::info("the token is used up; node {} goes by the certificate in {}", name, directory);
   }
-  if (stored && certificate_info(stored->certificate).expires_s <= std::time(nullptr)) {
-    throw SetupError(fmt::format(
-        "the certificate of node {} (in {}) has expired: run `shoal invite -c CLUSTER.yaml --name {}` on "
-        "the head and pass its token here with --token",
-        name, directory, name));
-  }
   if (!stored) {
     throw SetupError(
         fmt::format("node {} has no certificate (none in {}): run `shoal invite -c CLUSTER.yaml` on the head "
@@ -90,8 +84,18 @@ void keep_credentials(const std::string& name, const NodeCredentials& renewed) {
   }
 }
 
-// Calls until the head answers: it may be started later.
+bool has_ended(const WeightAsker& asker) {
+  return asker.tls && certificate_info(asker.tls->credentials().certificate).expires_s <= std::time(nullptr);
+}
+
+// Calls until the head answers: it may be started later. A certificate that has ended by this device's clock
+// alone is no reason to end: a clock is set right sooner or later, and where that of the head has ended too
+// it is the clock. The head says whether it is the certificate.
 FetchedManifest manifest_of_head(const WeightAsker& asker, const Endpoint& head, const std::string& model) {
+  if (has_ended(asker)) {
+    spdlog::warn("the certificate of node {} has ended, or its clock is wrong: {}; the head is asked", asker.node,
+                 dates_and_clock(certificate_info(asker.tls->credentials().certificate)));
+  }
   std::string said;
   std::chrono::milliseconds pause = kCallPauseFirst;
   while (true) {
@@ -99,6 +103,12 @@ FetchedManifest manifest_of_head(const WeightAsker& asker, const Endpoint& head,
         fetch_manifest(asker, {"", head.address, head.port}, model.empty() ? "the head's model" : model);
     if (fetched) return std::move(*fetched);
     const std::string& why = fetched.error().message;
+    if (why.find(kExpiredThere) != std::string::npos && has_ended(asker)) {
+      throw SetupError(fmt::format(
+          "the certificate of node {} (in {}) has expired: run `shoal invite -c CLUSTER.yaml --name {}` on "
+          "the head and pass its token here with --token",
+          asker.node, credentials_directory(asker.node), asker.node));
+    }
     if (why != said)
       spdlog::warn("the head at {}:{} did not answer this node: {}", head.address, head.port, why);
     said = why;

@@ -33,6 +33,9 @@ struct CertificateInfo {
 };
 // Throws SetupError where `pem` is no certificate.
 CertificateInfo certificate_info(const std::string& pem);
+// From when to when it holds, and what this device's clock says now: a certificate that does not hold now is
+// more often a clock that is wrong.
+std::string dates_and_clock(const CertificateInfo& certificate);
 
 // The key of one node.
 class NodeKey {
