@@ -97,9 +97,9 @@ std::vector<Membership::Loss> Membership::tick(double now_s) {
                                     now_s - member.heard_s),
                         true});
     } else if (now_s >= member.still_at_s()) {
-      losses.push_back(
-          {name, fmt::format("has had work for {:.1f} s and got nothing done", now_s - member.moved_s),
-           true});
+      losses.push_back({name,
+                        fmt::format("has had work for {:.1f} s and got nothing done", now_s - member.moved_s),
+                        true});
     }
   }
   for (const Loss& loss : losses) left(loss.node, now_s);

@@ -64,8 +64,7 @@ std::string why_not_believed(const CertificateInfo& shown, X509* certificate, X5
   const std::string why = X509_verify_cert_error_string(error);
   const bool dated = error == X509_V_ERR_CERT_HAS_EXPIRED || error == X509_V_ERR_CERT_NOT_YET_VALID;
   if (!dated) return why;
-  return fmt::format("{}: {}; set the clock of the device that is wrong", why,
-                     dates_and_clock(shown));
+  return fmt::format("{}: {}; set the clock of the device that is wrong", why, dates_and_clock(shown));
 }
 
 }  // namespace
