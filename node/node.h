@@ -55,6 +55,7 @@ struct NodeEvents {
   std::function<void(const std::string& node, const Ready&)> ready;
   std::function<void(const std::string& node, const Measured&)> measured;
   std::function<void(const std::string& node, const Examined&)> examined;
+  std::function<void(const std::string& node, const FetchedAhead&)> fetched_ahead;
   // Numbers were damaged or not finite in a step of the present epoch, also where that is over already;
   // before the step's outcome.
   std::function<void(const Suspects::Fault&)> faulted;
@@ -94,6 +95,10 @@ class Node : public PipelineHost {
   void set_remake(Remake remake);
   // What is wrong with this node's kernels, if anything; on the engine thread.
   void set_examination(std::function<std::string()> examination);
+  // What a worker does with an order of its head to fetch weights ahead; on the io thread.
+  void set_on_fetch_ahead(std::function<void(const FetchAhead&)> on_fetch_ahead);
+  // To the head, where there is one; from any thread.
+  void tell_head(Message message);
   void note_progress() { engine_->note_progress(); }  // from any thread, once loaded
   // Connects to the next stages, and from the head to every node. All nodes have loaded. Throws SetupError
   // (exit 1).
@@ -222,6 +227,7 @@ class Node : public PipelineHost {
   std::unique_ptr<Engine> engine_;
   Remake remake_;
   std::function<std::string()> examination_;
+  std::function<void(const FetchAhead&)> on_fetch_ahead_;
   std::map<int, ChannelPtr> to_stage_;          // next stages on other nodes
   std::map<std::string, ChannelPtr> controls_;  // the head: to every other node
   ChannelPtr head_;                             // a worker: the head's control channel

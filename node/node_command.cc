@@ -7,9 +7,11 @@
 #include <boost/lexical_cast/try_lexical_convert.hpp>
 #include <chrono>
 #include <ctime>
+#include <optional>
 #include <thread>
 
 #include "base/units.h"
+#include "node/ahead_fetch.h"
 #include "node/cluster_config.h"
 #include "node/cluster_weights.h"
 #include "node/commands.h"
@@ -22,6 +24,7 @@
 #include "node/stage_factory.h"
 #include "planner/planner.h"
 #include "tensor/known_answers.h"
+#include "transport/tls.h"
 
 namespace shoal {
 namespace {
@@ -93,8 +96,8 @@ bool has_ended(const WeightAsker& asker) {
 // it is the clock. The head says whether it is the certificate.
 FetchedManifest manifest_of_head(const WeightAsker& asker, const Endpoint& head, const std::string& model) {
   if (has_ended(asker)) {
-    spdlog::warn("the certificate of node {} has ended, or its clock is wrong: {}; the head is asked", asker.node,
-                 dates_and_clock(certificate_info(asker.tls->credentials().certificate)));
+    spdlog::warn("the certificate of node {} has ended, or its clock is wrong: {}; the head is asked",
+                 asker.node, dates_and_clock(certificate_info(asker.tls->credentials().certificate)));
   }
   std::string said;
   std::chrono::milliseconds pause = kCallPauseFirst;
@@ -213,8 +216,12 @@ int node_command(const CommonFlags& common, const NodeFlags& flags) {
   ThreadPool pool(threads);
   Node* running = nullptr;
   const auto on_progress = [&running] { running->note_progress(); };
+  std::optional<AheadFetch> ahead;
+  if (!weights->has_file() && weights->cache() != nullptr)
+    ahead.emplace(*weights, asker, WeightPeer{"", head.address, head.port}, model);
   StageFactory::Source source{weights->model(), weights.get(), adapters.files, adapters.weights};
   source.fetch = [&](const PipelineLayout& layout, const StageFactory::Needs& needs) {
+    if (ahead) ahead->stop();
     set_peers(layout, name, *weights, adapters.weights);
     fetch_weights(*weights, name, model, needs.missing, on_progress);
     fetch_adapters(adapters.files, adapters.weights, name, model, needs.shards, on_progress);
@@ -233,6 +240,7 @@ int node_command(const CommonFlags& common, const NodeFlags& flags) {
   std::vector<std::shared_ptr<WeightProvider>> given = {weights};
   given.insert(given.end(), adapters.weights.begin(), adapters.weights.end());
   node.offer_weights(std::move(given));
+  const AheadOrders orders(node, ahead ? &*ahead : nullptr, model.n_layer);
   node.set_on_renewed([&disk, name](const NodeCredentials& renewed) {
     boost::asio::post(disk, [name, renewed] { keep_credentials(name, renewed); });
   });

@@ -71,6 +71,19 @@ void Node::set_examination(std::function<std::string()> examination) {
   });
 }
 
+void Node::set_on_fetch_ahead(std::function<void(const FetchAhead&)> on_fetch_ahead) {
+  io_.call([&] {
+    on_fetch_ahead_ = std::move(on_fetch_ahead);
+    return 0;
+  });
+}
+
+void Node::tell_head(Message message) {
+  io_.post([this, message = std::move(message)] {
+    if (head_) (void)head_->post({message, {}, {}});
+  });
+}
+
 // Gives the engine an order and waits for it; the error's text, or nothing.
 awaitable<std::string> Node::on_engine(std::function<void(std::function<void(std::string)> done)> order) {
   struct Outcome {

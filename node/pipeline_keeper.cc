@@ -76,9 +76,11 @@ PipelineKeeper::~PipelineKeeper() {
     ticks_.cancel();
     node_.set_events({});
     coordinator_.set_keeper({});
+    ++looks_ahead_;
     return 0;
   });
   planner_.join();
+  foresight_.join();
 }
 
 NodeEvents PipelineKeeper::node_events() {
@@ -101,6 +103,9 @@ NodeEvents PipelineKeeper::node_events() {
   events.examined = [this](const std::string& node, const Examined& examined) {
     recovery_.examined(node, examined.failure, now());
     act();
+  };
+  events.fetched_ahead = [this](const std::string& node, const FetchedAhead& fetched) {
+    on_fetched_ahead(node, fetched);
   };
   events.faulted = [this](const Suspects::Fault& fault) {
     recovery_.faulted(fault, now());
@@ -138,6 +143,7 @@ void PipelineKeeper::tick() {
   for (const std::string& node : late) ask_next(node);
   recovery_.tick(coordinator_.idle(), now());
   act();
+  look_ahead();
 }
 
 void PipelineKeeper::shut_out_revoked() {
@@ -149,6 +155,7 @@ void PipelineKeeper::shut_out_revoked() {
 }
 
 void PipelineKeeper::on_lost(const std::string& node, const std::string& why) {
+  ahead_.erase(node);
   if (joining_.erase(node) > 0) spdlog::warn("node {} went before it had joined: {}", node, why);
   std::vector<std::string> waiting;
   for (const auto& [name, joining] : joining_) {
@@ -290,7 +297,12 @@ Result<void> PipelineKeeper::drain(const std::string& node) {
 std::vector<PipelineKeeper::Member> PipelineKeeper::members() const {
   std::vector<Member> members;
   for (const auto& [name, memory] : memory_) {
-    Member member{name, "", memory, membership_.silent_s(name, now()),
+    const auto ahead = ahead_.find(name);
+    Member member{name,
+                  "",
+                  memory,
+                  ahead == ahead_.end() ? FetchedAhead{} : ahead->second,
+                  membership_.silent_s(name, now()),
                   membership_.quarantined_s(name, now())};
     const bool used = recovery_.in_plan(name);
     if (name == head_) {
