@@ -68,6 +68,11 @@ int AdmissionQueue::running_of(const std::string& user) const {
   return found == running_.end() ? 0 : found->second;
 }
 
+uint64_t AdmissionQueue::last_turn_of(const std::string& user) const {
+  const auto found = last_turn_.find(user);
+  return found == last_turn_.end() ? 0 : found->second;
+}
+
 std::optional<uint64_t> AdmissionQueue::next(double now_s, double row_s) const {
   auto work_s = [&](const WaitingRequest& r) {
     return r.prompt_rows * row_s - limits_.ageing * (now_s - r.since_s);
@@ -83,8 +88,8 @@ std::optional<uint64_t> AdmissionQueue::next(double now_s, double row_s) const {
   const auto first =
       std::min_element(best_of_user.begin(), best_of_user.end(), [&](const auto& a, const auto& b) {
         const WaitingRequest &one = *a.second, &other = *b.second;
-        return std::tuple(running_of(one.user), work_s(one), one.id) <
-               std::tuple(running_of(other.user), work_s(other), other.id);
+        return std::tuple(running_of(one.user), last_turn_of(one.user), work_s(one), one.id) <
+               std::tuple(running_of(other.user), last_turn_of(other.user), work_s(other), other.id);
       });
   if (first == best_of_user.end()) return std::nullopt;
   return first->second->id;
@@ -103,6 +108,7 @@ void AdmissionQueue::take(uint64_t id) {
   const auto found = find(id);
   SHOAL_CHECK(found != waiting_.end());
   ++running_[found->user];
+  last_turn_[found->user] = ++turns_taken_;
   drop(found);
 }
 

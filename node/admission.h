@@ -2,12 +2,14 @@
 // logic: no clock, no threads. All times are seconds of one monotonic clock.
 //
 // Order: the user with the fewest requests running, so that nobody fills the pipeline by asking more often or
-// more urgently; of users with as many, whose next prompt is shortest, less what it has waited. A user's next
-// is the one of the highest priority, and of those the shortest, less what it has waited. A request
-// is refused when the queue is full or holds a great many of the same user, or when what waits before it
-// predicts that it would wait longer than the queue may take: a caller who is told at once can go elsewhere,
-// one who waits a minute in silence cannot. What waits before it is its prompts' rows; or, where answers are
-// long, the turns that end before its own, as often as turns have ended lately while others waited.
+// more urgently; of users with as many, the one who has had none or whose last turn is longest ago, so that a
+// backlog of short prompts does not keep a long one waiting; of those who have had none, whose next prompt is
+// shortest. A user's next is the one of the highest priority, and of those the shortest, less what it has
+// waited. A request is refused when the queue is full or holds a great many of the same user, or when what
+// waits before it predicts that it would wait longer than the queue may take: a caller who is told at once
+// can go elsewhere, one who waits a minute in silence cannot. What waits before it is its prompts' rows; or,
+// where answers are long, the turns that end before its own, as often as turns have ended lately while others
+// waited.
 #pragma once
 
 #include <algorithm>
@@ -68,12 +70,15 @@ class AdmissionQueue {
   static constexpr double kMargin = 1.3;  // decoders beside the prompts slow them down
   std::list<WaitingRequest>::const_iterator find(uint64_t id) const;
   int running_of(const std::string& user) const;
+  uint64_t last_turn_of(const std::string& user) const;
   size_t waiting_of(const std::string& user) const;
   void drop(std::list<WaitingRequest>::const_iterator it);
 
   AdmissionLimits limits_;
   std::list<WaitingRequest> waiting_;  // by arrival
   std::map<std::string, int> running_;
+  std::map<std::string, uint64_t> last_turn_;  // of users who have had one: as many as there are keys
+  uint64_t turns_taken_ = 0;
   int64_t rows_ = 0;        // of all that wait
   double turn_s_ = 0;       // between two ends while others waited
   int turns_ = 0;           // that it is the mean of
