@@ -40,19 +40,19 @@ void put_string(std::string& out, const std::string& text) {
 
 }  // namespace
 
-GgufOutput::GgufOutput(const std::string& path) : path_(path) {
+GgufOutput::GgufOutput(const std::string& path) : path_(path), shown_(quoted(path, 4096)) {
   constexpr int kLinksMax = 40;  // as the system follows
   if (path.empty()) throw SetupError("the output has no name");
   struct stat there {};
   const bool exists = stat(path.c_str(), &there) == 0;
   if (exists && !S_ISREG(there.st_mode))
-    throw SetupError("the output " + quoted(path, 4096) +
-                     " is no file but a folder or a device; give another name");
+    throw SetupError("the output " + shown_ + " is no file but a folder or a device; give another name");
   // What a link points to is written, there or not yet, and the link stays.
   for (int links = 0; std::filesystem::is_symlink(path_); ++links) {
-    if (links == kLinksMax) throw SetupError("the output " + quoted(path, 4096) + " is a link to itself");
+    if (links == kLinksMax) throw SetupError("the output " + shown_ + " is a link to itself");
     path_ = (std::filesystem::path(path_).parent_path() / std::filesystem::read_symlink(path_)).string();
   }
+  if (path_ != path) shown_ += ", a link to " + quoted(path_, 4096) + ",";
   partial_ = path_ + ".partial-XXXXXX";
   const int descriptor = mkostemp(partial_.data(), O_CLOEXEC);
   if (descriptor < 0) fail("could not be created");
@@ -76,7 +76,7 @@ void GgufOutput::remove_unfinished() {
 }
 
 void GgufOutput::fail(const char* what) {
-  throw SetupError(quoted(path_, 4096) + " " + what + ": " + std::strerror(errno), kExitFailed);
+  throw SetupError(shown_ + " " + what + ": " + std::strerror(errno), kExitFailed);
 }
 
 void GgufOutput::write_header(const GgufFile& source, const std::vector<TensorChange>& tensors,

@@ -36,6 +36,7 @@ class GgufOutput {
   [[noreturn]] void fail(const char* what);
 
   std::string path_, partial_;
+  std::string shown_;  // for errors: the name that was given, and where a link leads
   std::FILE* file_ = nullptr;
   uint64_t written_ = 0, alignment_ = 32;
 };

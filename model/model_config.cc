@@ -17,12 +17,7 @@ constexpr uint64_t kVocabMax = uint64_t{1} << 20;
 constexpr uint64_t kExpertsMax = 1024;
 
 const Architecture& read_architecture(const GgufFile& file) {
-  if (file.get_string("general.type", "") == "adapter") {
-    refuse_model(file,
-                 "it is an adapter (LoRA) and no model; give it beside the model that it was made for: "
-                 "--adapter NAME=" +
-                     file.path());
-  }
+  refuse_companion(file);
   const std::string name = file.get_string("general.architecture");
   if (const Architecture* found = find_architecture(name)) return *found;
   std::string known;

@@ -20,6 +20,20 @@ void refuse_model(const GgufFile& file, const std::string& message) {
   throw SetupError(quoted(file.path(), 4096) + ": " + message);
 }
 
+void refuse_companion(const GgufFile& file) {
+  const std::string type = file.get_string("general.type", "model");
+  if (type == "adapter") {
+    refuse_model(file,
+                 "it is an adapter (LoRA) and no model; it is used as it is, beside the model that it was "
+                 "made for: --adapter NAME=" +
+                     file.path());
+  }
+  if (type == "imatrix")
+    refuse_model(file, "it is an importance matrix and no model; shoal quantize takes it with --imatrix");
+  if (type == "mmproj")
+    refuse_model(file, "it is a projector of images and no model; Shoal takes text alone");
+}
+
 int ModelKeys::size(const char* what, uint64_t max) const {
   return checked(what, file_.get_uint(name(what)), 1, max);
 }

@@ -19,6 +19,8 @@ inline constexpr uint64_t kHeadDimMax = 1024;
 inline constexpr uint64_t kContextMax = uint64_t{1} << 24;
 
 [[noreturn]] void refuse_model(const GgufFile& file, const std::string& message);
+// Refuses what general.type says is no model but belongs beside one, with how it is used.
+void refuse_companion(const GgufFile& file);
 
 class ModelKeys {
  public:

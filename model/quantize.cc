@@ -10,6 +10,7 @@
 #include "base/units.h"
 #include "model/gguf_output.h"
 #include "model/gguf_reader.h"
+#include "model/model_keys.h"
 #include "model/quantize_types.h"
 #include "tensor/format.h"
 
@@ -139,9 +140,7 @@ ImportanceMatrix read_importance(const std::string& path) {
 
 std::vector<TensorChange> plan_quantization(const GgufFile& file, const QuantizeOptions& options) {
   const QuantizePreset& preset = quantize_preset(options.type);
-  if (file.get_string("general.type", "") == "adapter")
-    throw SetupError(quoted(file.path(), 4096) +
-                     " is an adapter (LoRA) and no model; adapters are used as they are");
+  refuse_companion(file);
   if (!options.importance.empty() &&
       std::none_of(file.tensors().begin(), file.tensors().end(),
                    [&](const TensorInfo& tensor) { return options.importance.contains(tensor.name); })) {

@@ -35,7 +35,7 @@ CertificateKeeper::CertificateKeeper(const NodeIdentity& self)
     : name_(self.name),
       cluster_(self.cluster),
       tls_(self.tls),
-      times_(certificate_info(tls_->credentials().certificate)) {}
+      times_(certificate_info(tls_->credentials().certificate, "this node's certificate")) {}
 
 void CertificateKeeper::set_authority(std::shared_ptr<const CertificateAuthority> authority,
                                       std::chrono::seconds life) {
@@ -60,7 +60,7 @@ void CertificateKeeper::take(const NewCertificate& answer) {
   if (!answer.failure.empty())
     return spdlog::warn("the certificate of {} was not renewed: {}", name_, answer.failure);
   try {
-    const CertificateInfo info = certificate_info(answer.certificate);
+    const CertificateInfo info = certificate_info(answer.certificate, "the head's answer");
     if (info.node != name_) throw SetupError(fmt::format("it is of node {}", info.node));
     const NodeCredentials renewed{key, answer.certificate, tls_->credentials().authority};
     tls_->renew(renewed);

@@ -138,6 +138,7 @@ class Commands {
     add_pull_flags(pull, f.pull);
     CLI::App& list = add("list", "the models that were pulled", [&] { return list_command(f.list); });
     list.add_flag("--json", f.list.json, "for machines");
+    list.add_flag("--verify", f.list.verify, "read all files, and tell those that are damaged");
     list.add_flag("--known", f.list.known, "the short names that shoal pull knows instead");
     CLI::App& rm = add("rm", "remove a model that was pulled", [&] { return rm_command(f.removed); });
     rm.add_option("name", f.removed, "as shoal list shows it")->required();

@@ -142,6 +142,7 @@ struct PullFlags {
 struct ListFlags {
   bool json = false;
   bool known = false;  // the short names that may be pulled instead
+  bool verify = false;
 };
 
 int run_command(const CommonFlags& common, const RunFlags& flags);

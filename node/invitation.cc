@@ -184,7 +184,7 @@ Invitation::Invitation(const CertificateAuthority& authority, Options options)
   if (RAND_bytes(secret, sizeof secret) != 1)
     throw SetupError("the system gives no random numbers", kExitFailed);
   for (const unsigned char byte : secret) token_.secret += fmt::format("{:02x}", byte);
-  token_.fingerprint = certificate_info(certificate_).fingerprint;
+  token_.fingerprint = certificate_info(certificate_, "the head's certificate").fingerprint;
   error_code error;
   tcp::resolver resolver(io_);
   const auto found = resolver.resolve(options_.address, std::to_string(options_.port), error);

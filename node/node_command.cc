@@ -59,7 +59,7 @@ NodeCredentials credentials_of(const NodeFlags& flags, const std::string& name, 
     if (given) {
       store_credentials(directory, *given);
       spdlog::info("node {} belongs to cluster {}; its certificate is in {}", name,
-                   certificate_info(given->certificate).cluster, directory);
+                   certificate_info(given->certificate, "the head's answer").cluster, directory);
       return *given;
     }
     // A service is started again and again with the token that it was first given.
@@ -87,8 +87,12 @@ void keep_credentials(const std::string& name, const NodeCredentials& renewed) {
   }
 }
 
+CertificateInfo own_certificate(const WeightAsker& asker) {
+  return certificate_info(asker.tls->credentials().certificate, "this node's certificate");
+}
+
 bool has_ended(const WeightAsker& asker) {
-  return asker.tls && certificate_info(asker.tls->credentials().certificate).expires_s <= std::time(nullptr);
+  return asker.tls && own_certificate(asker).expires_s <= std::time(nullptr);
 }
 
 // Calls until the head answers: it may be started later. A certificate that has ended by this device's clock
@@ -97,7 +101,7 @@ bool has_ended(const WeightAsker& asker) {
 FetchedManifest manifest_of_head(const WeightAsker& asker, const Endpoint& head, const std::string& model) {
   if (has_ended(asker)) {
     spdlog::warn("the certificate of node {} has ended, or its clock is wrong: {}; the head is asked",
-                 asker.node, dates_and_clock(certificate_info(asker.tls->credentials().certificate)));
+                 asker.node, dates_and_clock(own_certificate(asker)));
   }
   std::string said;
   std::chrono::milliseconds pause = kCallPauseFirst;
@@ -195,7 +199,7 @@ int node_command(const CommonFlags& common, const NodeFlags& flags) {
   std::shared_ptr<TlsContext> tls;
   if (!common.insecure) {
     const NodeCredentials credentials = credentials_of(flags, name, head);
-    asker.cluster = certificate_info(credentials.certificate).cluster;
+    asker.cluster = certificate_info(credentials.certificate, "this node's certificate").cluster;
     asker.tls = tls = std::make_shared<TlsContext>(credentials);
   } else {
     spdlog::warn(

@@ -5,12 +5,14 @@
 #include <boost/json.hpp>
 #include <cstdio>
 #include <map>
+#include <optional>
 
 #include "base/error.h"
 #include "base/units.h"
 #include "model/gguf_file.h"
 #include "model/gguf_reader.h"
 #include "node/commands.h"
+#include "node/progress.h"
 #include "node/pull/pull.h"
 #include "tensor/format.h"
 
@@ -56,10 +58,16 @@ struct Row {
   std::string name, alias, path;
   uint64_t bytes = 0, bytes_here = 0;
   bool complete = false;
+  std::optional<std::vector<HubFile>> damaged;  // where that was asked for
   Listed file;
 };
 
-std::vector<Row> rows_of(const ModelStore& store) {
+std::vector<HubFile> damaged_files(const ModelStore& store, const PulledModel& model) {
+  ProgressLine progress("checking " + model.shown_name());
+  return store.damaged(model, [&](uint64_t bytes) { progress.update(bytes, model.bytes()); });
+}
+
+std::vector<Row> rows_of(const ModelStore& store, bool verify) {
   std::vector<Row> rows;
   for (const PulledModel& model : store.models()) {
     Row row;
@@ -71,6 +79,7 @@ std::vector<Row> rows_of(const ModelStore& store) {
     row.bytes = model.bytes();
     row.bytes_here = store.bytes_here(model);
     row.complete = store.is_complete(model);
+    if (row.complete && verify) row.damaged = damaged_files(store, model);
     if (row.complete) row.file = look_into(row.path);
     rows.push_back(std::move(row));
   }
@@ -91,6 +100,7 @@ void print_json(const std::vector<Row>& rows) {
     } else if (row.complete) {
       entry["problem"] = row.file.problem;
     }
+    if (row.damaged) entry["damaged"] = !row.damaged->empty();
     list.push_back(std::move(entry));
   }
   std::fputs((json::serialize(list) + "\n").c_str(), stdout);
@@ -107,6 +117,9 @@ void print_table(const std::vector<Row>& rows) {
     std::string line = fmt::format("{:<{}}  {:>9}  ", row.name, width, format_bytes(row.bytes));
     if (!row.complete) {
       line += fmt::format("incomplete: {} here; shoal pull goes on", format_bytes(row.bytes_here));
+    } else if (row.damaged && !row.damaged->empty()) {
+      line += fmt::format("damaged: {} has another SHA-256 than it was pulled with; shoal pull gets it anew",
+                          shoal::quoted(row.damaged->front().path));
     } else if (!row.file.problem.empty()) {
       line += "unreadable: " + row.file.problem;
     } else {
@@ -147,8 +160,20 @@ int pull_command(const PullFlags& flags) {
   const ModelName name = name_or_fail(flags.name);
   const ModelStore store = ModelStore::of_user();
   std::optional<PulledModel> model = store.find(name);
-  if (model && store.is_complete(*model)) {
-    std::fputs(fmt::format("{} is here already\n", model->shown_name()).c_str(), stderr);
+  bool here = model && store.is_complete(*model);
+  if (here) {
+    for (const HubFile& file : damaged_files(store, *model)) {
+      here = false;
+      std::fputs(fmt::format("{} has another SHA-256 than it was pulled with: getting it anew\n",
+                             shoal::quoted(file.path))
+                     .c_str(),
+                 stderr);
+      store.remove_file(*model, file);
+    }
+  }
+  if (here) {
+    std::fputs(fmt::format("{} is here already, and its SHA-256 is right\n", model->shown_name()).c_str(),
+               stderr);
   } else {
     PullOptions options = pull_options(flags.mirror, flags.allow_http);
     options.download.tries = flags.tries;
@@ -168,7 +193,7 @@ int list_command(const ListFlags& flags) {
     return kExitDone;
   }
   const ModelStore store = ModelStore::of_user();
-  const std::vector<Row> rows = rows_of(store);
+  const std::vector<Row> rows = rows_of(store, flags.verify);
   if (flags.json) {
     print_json(rows);
   } else if (rows.empty()) {
@@ -179,7 +204,9 @@ int list_command(const ListFlags& flags) {
   } else {
     print_table(rows);
   }
-  return kExitDone;
+  const bool damaged = std::any_of(rows.begin(), rows.end(),
+                                   [](const Row& row) { return row.damaged && !row.damaged->empty(); });
+  return damaged ? kExitFailed : kExitDone;
 }
 
 int rm_command(const std::string& text) {

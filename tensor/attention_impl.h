@@ -8,8 +8,10 @@
 // With a q8_0 cache k[t][d] and v[t][d] are bytes, and their scales join the sums by 32 dimensions:
 //   score[t] = (sum over blocks ascending, by fma, of scale[t][block] (sum over d of k[t][d] q[d])) * scale
 //   out[d] = (sum over t ascending of v[t][d] (weight[t] scale[t][block of d])) * (1 / sum)
-// The query heads that share a KV head are computed together, so K and V are read and converted once for up
-// to kTileHeads of them; how they are grouped cannot change a result either.
+// Where a query, or a visible K or V, is not finite, no output that depends on it is; but an infinite half of
+// K may pass for a large one, whose weight is 1 or 0. The query heads that share a KV head are computed
+// together, so K and V are read and converted once for up to kTileHeads of them; how they are grouped cannot
+// change a result either.
 #pragma once
 
 #include <cstddef>
@@ -300,15 +302,28 @@ void values_q8_0(const Visible& visible, const float* weights, const float* inve
   }
 }
 
+// Whether n elements of a query are numbers, and finite.
+bool is_finite(const float* q, int n) {
+  Vec nothing = broadcast(0.0f);  // x - x of all, by lanes
+  int i = 0;
+  for (; i + 16 <= n; i += 16) nothing = add(nothing, sub(load(q + i), load(q + i)));
+  const Vec rest = load_partial(q + i, n - i);
+  return !any_nan(nothing, sub(rest, rest));
+}
+
 template <int H>
 void attend_heads(const Visible& visible, int head) {
   const AttentionArgs& args = visible.args;
+  const size_t dim = static_cast<size_t>(args.head_dim_k);
+  const float* q = args.q + static_cast<size_t>(head) * dim;
   float* scores = args.scratch;
   float inverse_sums[H];
-  scores_of_heads<H>(visible, args.q + static_cast<size_t>(head) * static_cast<size_t>(args.head_dim_k),
-                     scores);
+  scores_of_heads<H>(visible, q, scores);
   for (int h = 0; h < H; ++h) {
     inverse_sums[h] = softmax(visible, head + h, scores + static_cast<size_t>(h) * visible.score_stride);
+    // The scores of a query that is not finite may become finite weights: exp adds to the bits of a NaN,
+    // which turns some into numbers, and a soft cap bounds what is infinite.
+    if (!is_finite(q + static_cast<size_t>(h) * dim, args.head_dim_k)) inverse_sums[h] = __builtin_nanf("");
   }
   float* out = args.out + static_cast<size_t>(head) * static_cast<size_t>(args.head_dim_v);
   if (args.kv.type == KvType::kF16) return values_f16<H>(visible, scores, inverse_sums, out);

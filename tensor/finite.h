@@ -1,4 +1,5 @@
-// Whether numbers are numbers: what kernels and stages look at before and after they compute.
+// Whether numbers are numbers: what stages look at before and after they compute. Not for the kernel files,
+// whose instruction-set flags an inline function must not be compiled with (tensor/simd/vec_scalar.h).
 #pragma once
 
 #include <cstdint>

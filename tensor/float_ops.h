@@ -12,7 +12,7 @@ inline constexpr int kKvPageTokens = 32;    // positions in one page of the KV c
 inline constexpr int kAttentionLanes = 16;  // positions computed side by side
 
 // What K and V are kept as: halves, or bytes in blocks of 32 dimensions (the last may be narrower) with a
-// half as scale, as GGUF's Q8_0.
+// half as scale, as GGUF's Q8_0. A block with an element that is not finite has NaN as scale.
 enum class KvType : uint8_t { kF16, kQ8_0 };
 
 // The K and V pages of one layer, as one sequence sees them. A page holds kKvPageTokens positions of all KV
@@ -70,7 +70,7 @@ struct FloatOps {
                   std::byte* page);
   void (*attention)(const AttentionArgs& args);
   // int8 blocks of 32 of one row: q[n], scale[n/32], sum[n/32] (sum of the q of a block). Largest magnitude
-  // maps to 127; amax < 1e-30 gives zeros. n % 32 == 0.
+  // maps to 127; amax < 1e-30 gives zeros; the scale is NaN where one is not finite. n % 32 == 0.
   void (*quantize)(const float* x, int n, int8_t* q, float* scale, int32_t* sum);
   // Largest of n floats; NaN is passed over, -inf when nothing else is there.
   float (*largest)(const float* x, int n);

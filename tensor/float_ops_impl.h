@@ -27,6 +27,8 @@ namespace {
 // 2^24) are the integers. Unlike a conversion instruction it does the same everywhere, for any input.
 constexpr float kIntegerShift = 12582912.0f;  // 1.5 * 2^23
 
+constexpr float kLargestFloat = 0x1.fffffep127f;
+
 inline Vec load_partial(const float* p, int n) {
   float t[16] = {};
   for (int i = 0; i < n; ++i) t[i] = p[i];
@@ -272,11 +274,17 @@ void f32_to_f16(const float* x, int n, uint16_t* y) {
   for (int l = 0; i + l < n; ++l) y[i + l] = t[l];
 }
 
+// The largest magnitude of 32 elements; NaN where one is NaN or infinite, which int8 has no value for.
+SHOAL_VEC float largest_magnitude(const Vec& lo, const Vec& hi) {
+  const float amax = reduce_max(max(abs(lo), abs(hi)));
+  return any_nan(lo, hi) || amax > kLargestFloat ? __builtin_nanf("") : amax;
+}
+
 void quantize(const float* x, int n, int8_t* q, float* scale, int32_t* sum) {
   const Vec shift = broadcast(kIntegerShift);
   for (int b = 0; b < n / kQuantBlock; ++b, x += kQuantBlock, q += kQuantBlock) {
     const Vec lo = load(x), hi = load(x + 16);
-    const float amax = reduce_max(max(abs(lo), abs(hi)));
+    const float amax = largest_magnitude(lo, hi);
     // Below 1e-30 the quotient 127 / amax could overflow.
     const bool zero = amax < 1e-30f;
     const Vec inverse = broadcast(zero ? 0.0f : 127.0f / amax);

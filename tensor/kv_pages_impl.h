@@ -38,16 +38,17 @@ inline size_t value_head_bytes(KvType type, int head_dim) {
 
 // n <= 32 dimensions as q * scale, q[32] with zeros beyond n; returns the scale as a half. It is rounded to
 // a half before it divides, so that q makes up for the rounding. Where it is subnormal, and so coarse, q may
-// reach its ends.
+// reach its ends. What is not finite has no value among bytes: the scale is NaN then, and with it all that is
+// computed from the block.
 inline uint16_t quantize_kv_block(const float* x, int n, int8_t* q) {
   const Vec lo = n >= 16 ? load(x) : load_partial(x, n);
   const Vec hi = n == kKvBlock ? load(x + 16) : load_partial(x + 16, n > 16 ? n - 16 : 0);
-  const float wanted = reduce_max(max(abs(lo), abs(hi))) / 127.0f;
+  const float wanted = largest_magnitude(lo, hi) / 127.0f;
   uint16_t half[16];
-  store_f16(half, broadcast(wanted < 65504.0f ? wanted : 65504.0f));
+  store_f16(half, broadcast(wanted > 65504.0f ? 65504.0f : wanted));
   float scale[16];
   store(scale, load_f16(half));
-  const Vec inverse = broadcast(scale[0] == 0.0f ? 0.0f : 1.0f / scale[0]);
+  const Vec inverse = broadcast(scale[0] > 0.0f ? 1.0f / scale[0] : 0.0f);
   const Vec limit = broadcast(127.0f), shift = broadcast(kIntegerShift);
   const auto steps = [&](const Vec& v) {
     const Vec above = max(mul(v, inverse), negate(limit));

@@ -2,10 +2,8 @@
 
 #include <algorithm>
 #include <cstring>
-#include <limits>
 
 #include "base/check.h"
-#include "tensor/finite.h"
 #include "tensor/float_ops.h"
 #include "tensor/format.h"
 #include "tensor/product_ops.h"
@@ -47,8 +45,8 @@ void store_block(std::byte* block, int width, int c, const int8_t* q, float scal
   std::memcpy(fields + 12 * width, &scaled_sum, 4);
 }
 
-// Quantises row `row` into its place among the tiles. int8 has no value for what is not a number: its block's
-// scale says it, so that the products are not numbers that look right.
+// Quantises row `row` into its place among the tiles. What is not finite is seen in its block's scale, so
+// that the products are not numbers that look right.
 void assign_row(const Kernels& kernels, const float* x, int row, int rows, int cols, std::byte* tiles) {
   const int tile_rows = tile_rows_of(*kernels.products, rows);
   const int tile = row / tile_rows * tile_rows;
@@ -61,7 +59,6 @@ void assign_row(const Kernels& kernels, const float* x, int row, int rows, int c
     const int n = std::min(kQuantizeChunk, cols - k);
     kernels.floats->quantize(x + k, n, q, scale, sum);
     for (int b = 0; b < n / 32; ++b, block += width * kActivationBlockBytes) {
-      if (!all_finite(x + k + 32 * b, 32)) scale[b] = std::numeric_limits<float>::quiet_NaN();
       store_block(block, width, row - tile, q + 32 * b, scale[b], sum[b]);
     }
   }

@@ -12,6 +12,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <ctime>
@@ -19,8 +20,6 @@
 #include <fstream>
 #include <iterator>
 #include <utility>
-
-#include "base/check.h"
 
 namespace shoal {
 namespace {
@@ -33,13 +32,13 @@ struct Freeing {
   }
 };
 using Bio = std::unique_ptr<BIO, Freeing<BIO_free>>;
-using Certificate = std::unique_ptr<X509, Freeing<X509_free>>;
 using Request = std::unique_ptr<X509_REQ, Freeing<X509_REQ_free>>;
 using Key = std::unique_ptr<EVP_PKEY, Freeing<EVP_PKEY_free>>;
 
 constexpr long kBackdateSeconds = 24 * 3600;  // clocks of small devices differ, and some start in the past
 constexpr int kNameBytesOfX509 = 64;          // ub-common-name of RFC 5280
 constexpr const char* kHeadUnit = "head";     // OU of the head's certificate
+constexpr size_t kPemBytesMax = 1 << 20;      // of a file with keys and certificates
 
 // OpenSSL's reason for its last failure; its queue of errors is empty afterwards.
 std::string openssl_reason() {
@@ -60,14 +59,16 @@ std::string text_of(BIO* bio) {
   return std::string(data, static_cast<size_t>(size));
 }
 
-Bio reading(const std::string& text) {
-  Bio bio(BIO_new_mem_buf(text.data(), static_cast<int>(text.size())));
-  require(bio != nullptr, "reading a certificate");
-  return bio;
+// OpenSSL would ask for one at the terminal, and so wait for ever in a service.
+int no_passphrase(char*, int, int, void*) {
+  return -1;
 }
 
-Certificate read_certificate(const std::string& pem) {
-  return Certificate(PEM_read_bio_X509(reading(pem).get(), nullptr, nullptr, nullptr));
+// At most kPemBytesMax of it: then OpenSSL finds that its end is missing.
+Bio reading(const std::string& text) {
+  Bio bio(BIO_new_mem_buf(text.data(), static_cast<int>(std::min(text.size(), kPemBytesMax))));
+  require(bio != nullptr, "reading a certificate");
+  return bio;
 }
 
 std::string write_certificate(X509* certificate) {
@@ -178,22 +179,36 @@ bool is_kept_private(const std::string& path, const char* danger) {
 
 }  // namespace
 
-CertificateInfo certificate_info(const std::string& pem) {
-  const Certificate certificate = read_certificate(pem);
-  if (!certificate) throw SetupError("this is no certificate in PEM form: " + openssl_reason());
+void FreeCertificate::operator()(x509_st* certificate) const {
+  X509_free(certificate);
+}
+
+Certificate read_certificate(const std::string& pem, const std::string& source) {
+  Certificate certificate(PEM_read_bio_X509(reading(pem).get(), nullptr, no_passphrase, nullptr));
+  if (!certificate)
+    throw SetupError(fmt::format("{}: no certificate in PEM form: {}", source, openssl_reason()));
+  ERR_clear_error();
+  return certificate;
+}
+
+CertificateInfo certificate_info(const std::string& pem, const std::string& source) {
+  return certificate_info(read_certificate(pem, source).get());
+}
+
+CertificateInfo certificate_info(x509_st* certificate) {
   unsigned char digest[EVP_MAX_MD_SIZE];
   unsigned int size = 0;
-  require(X509_digest(certificate.get(), EVP_sha256(), digest, &size) == 1, "hashing a certificate");
+  require(X509_digest(certificate, EVP_sha256(), digest, &size) == 1, "hashing a certificate");
   CertificateInfo info;
-  X509_NAME* subject = X509_get_subject_name(certificate.get());
+  X509_NAME* subject = X509_get_subject_name(certificate);
   info.node = attribute(subject, NID_commonName);
   info.cluster = attribute(subject, NID_organizationName);
   for (unsigned int i = 0; i < size; ++i) info.fingerprint += fmt::format("{:02x}", digest[i]);
   info.head = attribute(subject, NID_organizationalUnitName) == kHeadUnit;
   std::tm time{};
-  if (ASN1_TIME_to_tm(X509_get0_notBefore(certificate.get()), &time) == 1)
+  if (ASN1_TIME_to_tm(X509_get0_notBefore(certificate), &time) == 1)
     info.issued_s = timegm(&time) + kBackdateSeconds;
-  if (ASN1_TIME_to_tm(X509_get0_notAfter(certificate.get()), &time) == 1) info.expires_s = timegm(&time);
+  if (ASN1_TIME_to_tm(X509_get0_notAfter(certificate), &time) == 1) info.expires_s = timegm(&time);
   return info;
 }
 
@@ -219,9 +234,13 @@ NodeKey NodeKey::create() {
   return NodeKey(key);
 }
 
-NodeKey NodeKey::from_pem(const std::string& pem) {
-  EVP_PKEY* key = PEM_read_bio_PrivateKey(reading(pem).get(), nullptr, nullptr, nullptr);
-  if (key == nullptr) throw SetupError("this is no private key in PEM form: " + openssl_reason());
+NodeKey NodeKey::from_pem(const std::string& pem, const std::string& source) {
+  EVP_PKEY* key = PEM_read_bio_PrivateKey(reading(pem).get(), nullptr, no_passphrase, nullptr);
+  if (key == nullptr) {
+    throw SetupError(
+        fmt::format("{}: no private key in PEM form without a passphrase: {}", source, openssl_reason()));
+  }
+  ERR_clear_error();
   return NodeKey(key);
 }
 
@@ -248,7 +267,7 @@ namespace {
 Result<Request> read_request(const std::string& request) {
   if (request.size() > kRequestBytesMax)
     return Error{Errc::kInvalidInput, "a certificate request of that size"};
-  Request parsed(PEM_read_bio_X509_REQ(reading(request).get(), nullptr, nullptr, nullptr));
+  Request parsed(PEM_read_bio_X509_REQ(reading(request).get(), nullptr, no_passphrase, nullptr));
   EVP_PKEY* subject = parsed ? X509_REQ_get0_pubkey(parsed.get()) : nullptr;
   if (subject == nullptr || X509_REQ_verify(parsed.get(), subject) != 1) {
     return Error{Errc::kInvalidInput,
@@ -286,12 +305,12 @@ CertificateAuthority CertificateAuthority::in(const std::string& directory, cons
   if (is_kept_private(key_path, "join the cluster")) {
     const std::string certificate = read_file(certificate_path);
     try {
-      if (const CertificateInfo info = certificate_info(certificate); info.expires_s > std::time(nullptr)) {
-        return CertificateAuthority(NodeKey::from_pem(read_file(key_path)), certificate, cluster);
+      const CertificateInfo info = certificate_info(certificate, certificate_path);
+      if (info.expires_s > std::time(nullptr)) {
+        return CertificateAuthority(NodeKey::from_pem(read_file(key_path), key_path), certificate, cluster);
       }
     } catch (const SetupError& error) {
-      throw SetupError(
-          fmt::format("{}: {}; remove the directory to begin with a new authority", directory, error.what()));
+      throw SetupError(fmt::format("{}; remove {} to begin with a new authority", error.what(), directory));
     }
   }
   CertificateAuthority made = create(cluster);
@@ -306,8 +325,7 @@ Result<std::string> CertificateAuthority::sign(const std::string& request, const
   const Result<Request> parsed = read_request(request);
   if (parsed.has_error()) return parsed.error();
   EVP_PKEY* subject = X509_REQ_get0_pubkey(parsed->get());
-  const Certificate issuer = read_certificate(certificate_);
-  SHOAL_CHECK(issuer != nullptr);
+  const Certificate issuer = read_certificate(certificate_, "the authority's certificate");
   const Certificate certificate =
       new_certificate(subject, node, cluster_, life, role == CertificateRole::kHead ? kHeadUnit : "");
   require(X509_set_issuer_name(certificate.get(), X509_get_subject_name(issuer.get())) == 1,
@@ -332,16 +350,19 @@ std::optional<NodeCredentials> stored_credentials(const std::string& directory) 
   if (!is_kept_private(key_path, "pass for this node")) return std::nullopt;
   try {
     const std::string key = read_file(key_path);
-    const size_t certificate = key.find("-----BEGIN CERTIFICATE-----");
-    NodeCredentials credentials{
-        NodeKey::from_pem(key),
-        certificate == std::string::npos ? read_file(directory + "/node.crt") : key.substr(certificate),
-        read_file(directory + "/authority.crt")};
-    (void)certificate_info(credentials.certificate);
+    const size_t begin = key.find("-----BEGIN CERTIFICATE-----");
+    const bool beside = begin == std::string::npos;
+    const std::string certificate_path = beside ? directory + "/node.crt" : key_path;
+    const std::string authority_path = directory + "/authority.crt";
+    NodeCredentials credentials{NodeKey::from_pem(key, key_path),
+                                beside ? read_file(certificate_path) : key.substr(begin),
+                                read_file(authority_path)};
+    (void)read_certificate(credentials.certificate, certificate_path);
+    (void)read_certificate(credentials.authority, authority_path);
     return credentials;
   } catch (const SetupError& error) {
-    throw SetupError(fmt::format("{}: {}; remove the directory to join anew, with a token from shoal invite",
-                                 directory, error.what()));
+    throw SetupError(
+        fmt::format("{}; remove {} to join anew, with a token from shoal invite", error.what(), directory));
   }
 }
 

@@ -24,6 +24,15 @@ struct x509_st;
 
 namespace shoal {
 
+// A certificate as OpenSSL holds it.
+struct FreeCertificate {
+  void operator()(x509_st* certificate) const;
+};
+using Certificate = std::unique_ptr<x509_st, FreeCertificate>;
+// The first certificate in a PEM text. `source`: the file, or whose certificate it is, which the error names.
+// Throws SetupError where there is none. OpenSSL's queue of errors is empty afterwards.
+Certificate read_certificate(const std::string& pem, const std::string& source);
+
 // What a certificate says of its owner.
 struct CertificateInfo {
   std::string node, cluster;            // CN and O
@@ -31,8 +40,8 @@ struct CertificateInfo {
   std::string fingerprint;              // SHA-256 of the DER form, in hexadecimal
   int64_t issued_s = 0, expires_s = 0;  // Unix time; its validity begins a day before it was issued
 };
-// Throws SetupError where `pem` is no certificate.
-CertificateInfo certificate_info(const std::string& pem);
+CertificateInfo certificate_info(x509_st* certificate);
+CertificateInfo certificate_info(const std::string& pem, const std::string& source);  // read_certificate's
 // From when to when it holds, and what this device's clock says now: a certificate that does not hold now is
 // more often a clock that is wrong.
 std::string dates_and_clock(const CertificateInfo& certificate);
@@ -41,8 +50,9 @@ std::string dates_and_clock(const CertificateInfo& certificate);
 class NodeKey {
  public:
   static NodeKey create();
-  static NodeKey from_pem(const std::string& pem);  // throws SetupError
-  std::string pem() const;                          // private: to a file of mode 0600, never to a peer
+  // Throws SetupError that names `source`, and never asks for a passphrase.
+  static NodeKey from_pem(const std::string& pem, const std::string& source);
+  std::string pem() const;  // private: to a file of mode 0600, never to a peer
   // A signed request for a certificate of this key.
   std::string request(const std::string& node, const std::string& cluster) const;
   evp_pkey_st* handle() const { return key_.get(); }

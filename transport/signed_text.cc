@@ -1,10 +1,8 @@
 #include "transport/signed_text.h"
 
 #include <fmt/format.h>
-#include <openssl/bio.h>
 #include <openssl/err.h>
 #include <openssl/evp.h>
-#include <openssl/pem.h>
 #include <openssl/x509_vfy.h>
 
 #include <memory>
@@ -13,18 +11,9 @@
 namespace shoal {
 namespace {
 
-using Certificate = std::unique_ptr<X509, decltype(&X509_free)>;
 using Digest = std::unique_ptr<EVP_MD_CTX, decltype(&EVP_MD_CTX_free)>;
 
 constexpr size_t kSignatureBytesMax = 256;  // of ECDSA over P-256: 72
-
-Certificate read_certificate(const std::string& pem) {
-  BIO* bio = BIO_new_mem_buf(pem.data(), static_cast<int>(pem.size()));
-  Certificate certificate(PEM_read_bio_X509(bio, nullptr, nullptr, nullptr), X509_free);
-  BIO_free(bio);
-  ERR_clear_error();
-  return certificate;
-}
 
 std::string message_of(std::string_view purpose, const std::string& text) {
   return std::string(purpose) + '\0' + text;
@@ -89,9 +78,15 @@ Result<CertificateInfo> check_signed(const SignedText& signed_text, std::string_
   const auto refused = [](std::string why) { return Error{Errc::kRefused, std::move(why)}; };
   if (signed_text.signature.empty() || signed_text.certificate.empty()) return refused("it is not signed");
   if (signed_text.certificate.size() > kCertificateBytesMax) return refused("its signer shows too much");
-  const Certificate signer = read_certificate(signed_text.certificate), issuer = read_certificate(authority);
-  if (!signer || !issuer) return refused("its signer shows no certificate");
-  const CertificateInfo info = certificate_info(signed_text.certificate);
+  Certificate signer, issuer;
+  CertificateInfo info;
+  try {
+    signer = read_certificate(signed_text.certificate, "what its signer shows");
+    issuer = read_certificate(authority, "the authority's certificate");
+    info = certificate_info(signer.get());
+  } catch (const SetupError& error) {  // another node sent it
+    return refused(error.what());
+  }
   if (const std::string why = why_not_believed(info, signer.get(), issuer.get()); !why.empty())
     return refused(fmt::format("the certificate of its signer is not believed: {}", why));
   const std::vector<unsigned char> signature = from_hex(signed_text.signature);

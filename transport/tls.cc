@@ -2,7 +2,6 @@
 
 #include <openssl/bio.h>
 #include <openssl/err.h>
-#include <openssl/pem.h>
 #include <openssl/ssl.h>
 #include <openssl/x509v3.h>
 #include <sys/socket.h>
@@ -28,26 +27,8 @@ namespace {
 
 constexpr size_t kRecordBytes = 16 << 10;  // of plain text in a TLS record at most (RFC 8446, section 5.1)
 
-using Pem = std::unique_ptr<X509, decltype(&X509_free)>;
-
-Pem certificate_of(const std::string& pem) {
-  BIO* bio = BIO_new_mem_buf(pem.data(), static_cast<int>(pem.size()));
-  Pem certificate(PEM_read_bio_X509(bio, nullptr, nullptr, nullptr), X509_free);
-  BIO_free(bio);
-  return certificate;
-}
-
-std::string pem_of(X509* certificate) {
-  BIO* bio = BIO_new(BIO_s_mem());
-  std::string pem;
-  if (bio != nullptr && PEM_write_bio_X509(bio, certificate) == 1) {
-    char* text = nullptr;
-    const long size = BIO_get_mem_data(bio, &text);
-    pem.assign(text, static_cast<size_t>(size));
-  }
-  BIO_free(bio);
-  return pem;
-}
+constexpr const char* kOwnCertificate = "this node's certificate";
+constexpr const char* kAuthority = "the certificate of the cluster's authority";
 
 // What the other side's alert says of this node's certificate, with the way out; empty: of no concern here.
 std::string alert_text(unsigned long code) {
@@ -225,7 +206,7 @@ class TlsStream final : public ByteStream {
     auto* ssl = static_cast<SSL*>(X509_STORE_CTX_get_ex_data(store, SSL_get_ex_data_X509_STORE_CTX_idx()));
     auto& self = *static_cast<TlsStream*>(SSL_get_app_data(ssl));
     try {
-      self.shown_ = {certificate_info(pem_of(X509_STORE_CTX_get_current_cert(store))), depth != 0};
+      self.shown_ = {certificate_info(X509_STORE_CTX_get_current_cert(store)), depth != 0};
     } catch (const SetupError&) {  // must not pass through OpenSSL
       return 0;
     }
@@ -261,8 +242,8 @@ class TlsStream final : public ByteStream {
   }
 
   bool know_peer(error_code& ec) {
-    const Pem certificate(SSL_get1_peer_certificate(ssl_.get()), X509_free);
-    if (certificate) peer_ = certificate_info(pem_of(certificate.get()));
+    if (X509* const certificate = SSL_get0_peer_certificate(ssl_.get()))
+      peer_ = certificate_info(certificate);
     if (peer_) return true;
     reason_ = "it showed no certificate";
     ec = asio::error::access_denied;
@@ -298,10 +279,11 @@ struct TlsContext::State {
 namespace {
 
 SSL_CTX* make_context(const NodeCredentials& credentials) {
-  const Pem own = certificate_of(credentials.certificate), authority = certificate_of(credentials.authority);
+  const Certificate own = read_certificate(credentials.certificate, kOwnCertificate);
+  const Certificate authority = read_certificate(credentials.authority, kAuthority);
   SSL_CTX* const context = SSL_CTX_new(TLS_method());
   const bool set_up =
-      context != nullptr && own && authority && SSL_CTX_set_min_proto_version(context, TLS1_3_VERSION) == 1 &&
+      context != nullptr && SSL_CTX_set_min_proto_version(context, TLS1_3_VERSION) == 1 &&
       SSL_CTX_set_ciphersuites(
           context, "TLS_AES_128_GCM_SHA256:TLS_CHACHA20_POLY1305_SHA256:TLS_AES_256_GCM_SHA384") == 1 &&
       SSL_CTX_use_certificate(context, own.get()) == 1 &&
@@ -335,8 +317,9 @@ TlsContext::TlsContext(const NodeCredentials& credentials) : state_(std::make_sh
 TlsContext::~TlsContext() = default;
 
 void TlsContext::renew(const NodeCredentials& credentials) {
-  const Pem own = certificate_of(credentials.certificate), authority = certificate_of(credentials.authority);
-  if (!own || !authority || X509_verify(own.get(), X509_get0_pubkey(authority.get())) != 1) {
+  const Certificate own = read_certificate(credentials.certificate, kOwnCertificate);
+  const Certificate authority = read_certificate(credentials.authority, kAuthority);
+  if (X509_verify(own.get(), X509_get0_pubkey(authority.get())) != 1) {
     ERR_clear_error();
     throw SetupError("the new certificate was not signed by the cluster's authority");
   }

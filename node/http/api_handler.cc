@@ -3,12 +3,11 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <boost/asio/ip/address.hpp>
-#include <boost/asio/ip/host_name.hpp>
 #include <boost/beast/core/string.hpp>
 #include <boost/json.hpp>
 
 #include "node/http/dashboard.h"
+#include "node/http/host_header.h"
 #include "node/http/status_page.h"
 
 namespace shoal {
@@ -46,21 +45,6 @@ const Route* find_route(std::string_view path) {
     if (route.path == path) return &route;
   }
   return nullptr;
-}
-
-// A page from elsewhere can make a browser call this device under a name of its own (DNS rebinding); it
-// cannot choose the Host header, which has that name and no address.
-bool names_this_device(std::string_view host) {
-  const bool bracketed = host.starts_with('[');
-  const size_t end = bracketed ? host.find(']') : host.rfind(':');
-  std::string name(host.substr(0, end == std::string_view::npos ? end : end + (bracketed ? 1 : 0)));
-  if (name.ends_with('.')) name.pop_back();
-  boost::system::error_code not_an_address, nameless;
-  const std::string own = boost::asio::ip::host_name(nameless);
-  (void)boost::asio::ip::make_address(bracketed && name.size() > 2 ? name.substr(1, name.size() - 2) : name,
-                                      not_an_address);
-  return !not_an_address || boost::beast::iequals(name, "localhost") ||
-         (!nameless && (boost::beast::iequals(name, own) || boost::beast::iequals(name, own + ".local")));
 }
 
 bool is_json(std::string_view content_type) {

@@ -58,7 +58,8 @@ class Mapping {
 // OpenAI's clients send the arguments as JSON text; templates want what it says.
 jinja::Value arguments_of(const Fields& function) {
   const json::value* given = function.find("arguments");
-  if (given == nullptr) return jinja::given_dict({});
+  const bool none = given == nullptr || (given->is_string() && blank(given->get_string()));
+  if (none) return jinja::given_dict({});
   if (!given->is_string()) return jinja::value_of(object_of(*given, function.path("arguments")));
   json::parse_options options;
   options.max_depth = kJsonDepthMax;
@@ -96,7 +97,8 @@ jinja::Value calls_of(const json::value& value, const std::string& path) {
 // True: the message says something.
 bool read_message(const json::value& value, const std::string& path, CompletionRequest& request,
                   std::vector<jinja::Value>& messages) {
-  const Fields fields(object_of(value, path), path);
+  const json::object& object = object_of(value, path);
+  const Fields fields(object, path);
   std::string role = fields.text("role");
   if (role == "developer") role = "system";  // OpenAI's newer name for it
   if (role != "system" && role != "user" && role != "assistant" && role != "tool") {
@@ -113,11 +115,12 @@ bool read_message(const json::value& value, const std::string& path, CompletionR
   if (calls != nullptr && role != "assistant")
     refuse_field(path + ".tool_calls", "is for the assistant's messages");
   const json::value* content = fields.find("content");
-  if (content == nullptr && calls == nullptr) refuse_field(path + ".content", "is missing");
+  if (!object.contains("content") && calls == nullptr) refuse_field(path + ".content", "is missing");
   const std::string text = content != nullptr ? content_of(*content, path + ".content") : "";
   request.message_bytes += text.size();
-  message.add("content",
-              content != nullptr ? jinja::Value(text, /*trusted=*/false) : jinja::Value(jinja::None{}));
+  // Beside calls templates ask whether there is content; elsewhere they join it to other text.
+  const bool none = content == nullptr && calls != nullptr;
+  message.add("content", none ? jinja::Value(jinja::None{}) : jinja::Value(text, /*trusted=*/false));
   for (const char* key : {"name", "reasoning_content", "tool_call_id"}) {
     if (const std::string more = fields.text(key); !more.empty()) message.add(key, more);
   }

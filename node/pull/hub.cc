@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <boost/json.hpp>
+#include <cctype>
 #include <set>
 
 #include "model/gguf_reader.h"
@@ -63,6 +64,15 @@ Result<HubFile> read_file(const json::object& entry) {
   if (!is_sha256(file.sha256))
     return bad_listing(fmt::format("the SHA-256 of {} is malformed", shoal::quoted(file.path)));
   return file;
+}
+
+// What belongs beside a model, by its name: a projector of images, or the importance matrix that it was
+// quantised with. A model may be called after its matrix, and then its name has a quant.
+bool is_companion(std::string_view path) {
+  std::string name(path.substr(path.rfind('/') + 1));
+  std::transform(name.begin(), name.end(), name.begin(), [](unsigned char c) { return std::tolower(c); });
+  return name.find("mmproj") != std::string::npos ||
+         (name.find("imatrix") != std::string::npos && quant_of(name).empty());
 }
 
 // Collects a body up to a limit.
@@ -132,9 +142,9 @@ Result<void> read_listing(std::string_view text, std::vector<HubFile>& files) {
 
 Result<std::vector<HubFile>> choose_files(const std::vector<HubFile>& files, const ModelName& name) {
   if (files.empty()) return Error{Errc::kRefused, name.repository() + " has no GGUF file"};
-  std::vector<HubFile> models;  // not what belongs beside a model, such as a vision projector
+  std::vector<HubFile> models;
   for (const HubFile& file : files) {
-    if (file.path.find("mmproj") == std::string::npos) models.push_back(file);
+    if (!is_companion(file.path)) models.push_back(file);
   }
   std::vector<PartName> found;
   for (const HubFile& file : name.file.empty() ? models : files) {

@@ -10,10 +10,11 @@
 #include <cstdlib>
 #include <cstring>
 #include <fstream>
-#include <sstream>
+#include <span>
 
 #include "base/units.h"
 #include "model/gguf_reader.h"
+#include "model/sha256.h"
 
 namespace shoal {
 namespace {
@@ -24,6 +25,7 @@ namespace json = boost::json;
 constexpr const char* kRecordSuffix = ".pulled";
 constexpr const char* kPartialSuffix = ".partial";
 constexpr size_t kRecordBytesMax = size_t{1} << 20;
+constexpr size_t kHashedAtOnce = size_t{4} << 20;
 constexpr int kDepthMax = 8;  // folders below USER/REPO
 
 uint64_t size_or_0(const fs::path& path) {
@@ -37,6 +39,12 @@ uint64_t size_or_0(const fs::path& path) {
   throw SetupError(fmt::format("{} {}: {}{}", what, shoal::quoted(path.string(), 4096), error.message(),
                                forbidden ? "; set XDG_CACHE_HOME to a folder that can be written" : ""),
                    kExitFailed);
+}
+
+void remove_one(const fs::path& path) {
+  std::error_code ec;
+  fs::remove(path, ec);
+  if (ec) fail(path, "cannot remove", ec);
 }
 
 // A record names only files of its own folder: it may have been written by anybody who can write there.
@@ -167,6 +175,27 @@ uint64_t ModelStore::bytes_here(const PulledModel& model) const {
   return sum;
 }
 
+std::vector<HubFile> ModelStore::damaged(const PulledModel& model,
+                                         const std::function<void(uint64_t)>& progress) const {
+  std::vector<HubFile> found;
+  std::vector<std::byte> piece(kHashedAtOnce);
+  uint64_t earlier_files = 0;
+  for (const HubFile& file : model.files) {
+    const RegularFile there(path_of(model, file).string());
+    Sha256Hasher hasher;
+    for (uint64_t done = 0; done < there.size();) {
+      const std::span<std::byte> part(piece.data(), std::min<uint64_t>(piece.size(), there.size() - done));
+      there.read_at(done, part);
+      hasher.add(part);
+      done += part.size();
+      progress(earlier_files + done);
+    }
+    earlier_files += there.size();
+    if (to_hex(hasher.finish()) != file.sha256) found.push_back(file);
+  }
+  return found;
+}
+
 void ModelStore::record(const PulledModel& model) const {
   json::array files;
   for (const HubFile& file : model.files)
@@ -186,17 +215,14 @@ void ModelStore::record(const PulledModel& model) const {
   if (ec) fail(path, "cannot write", ec);
 }
 
+void ModelStore::remove_file(const PulledModel& model, const HubFile& file) const {
+  const fs::path path = path_of(model, file);
+  remove_one(path.string() + kPartialSuffix);
+  remove_one(path);
+}
+
 void ModelStore::remove(const PulledModel& model) const {
-  const auto remove_one = [](const fs::path& path) {
-    std::error_code ec;
-    fs::remove(path, ec);
-    if (ec) fail(path, "cannot remove", ec);
-  };
-  for (const HubFile& file : model.files) {
-    const fs::path path = path_of(model, file);
-    remove_one(path.string() + kPartialSuffix);
-    remove_one(path);
-  }
+  for (const HubFile& file : model.files) remove_file(model, file);
   remove_one(record_of(model));
   for (const HubFile& file : model.files) {
     for (fs::path folder = path_of(model, file).parent_path();

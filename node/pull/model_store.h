@@ -8,6 +8,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <optional>
 #include <string>
 #include <vector>
@@ -44,7 +45,12 @@ class ModelStore {
   bool is_complete(const PulledModel& model) const;
   uint64_t bytes_here(const PulledModel& model) const;  // partial files count
 
+  // Which of a complete model's files have another SHA-256 than when they were pulled. `progress`: bytes
+  // read.
+  std::vector<HubFile> damaged(const PulledModel& model, const std::function<void(uint64_t)>& progress) const;
+
   void record(const PulledModel& model) const;
+  void remove_file(const PulledModel& model, const HubFile& file) const;  // and a partial one
   // Its files, partial ones and the record, and folders that are empty then.
   void remove(const PulledModel& model) const;
 

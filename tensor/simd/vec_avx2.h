@@ -53,6 +53,10 @@ SHOAL_VEC Vec abs(Vec a) {
 SHOAL_VEC Vec max(Vec a, Vec b) {
   return {_mm256_max_ps(a.lo, b.lo), _mm256_max_ps(a.hi, b.hi)};
 }
+SHOAL_VEC bool any_nan(Vec a, Vec b) {
+  return _mm256_movemask_ps(_mm256_or_ps(_mm256_cmp_ps(a.lo, b.lo, _CMP_UNORD_Q),
+                                         _mm256_cmp_ps(a.hi, b.hi, _CMP_UNORD_Q))) != 0;
+}
 SHOAL_VEC Vec select_less(Vec x, Vec y, Vec a, Vec b) {
   return {_mm256_blendv_ps(b.lo, a.lo, _mm256_cmp_ps(x.lo, y.lo, _CMP_LT_OQ)),
           _mm256_blendv_ps(b.hi, a.hi, _mm256_cmp_ps(x.hi, y.hi, _CMP_LT_OQ))};

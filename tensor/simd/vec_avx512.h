@@ -64,6 +64,9 @@ SHOAL_VEC Vec abs(Vec a) {
 SHOAL_VEC Vec max(Vec a, Vec b) {
   return {_mm512_max_ps(a.v, b.v)};
 }
+SHOAL_VEC bool any_nan(Vec a, Vec b) {
+  return _mm512_cmp_ps_mask(a.v, b.v, _CMP_UNORD_Q) != 0;
+}
 SHOAL_VEC Vec select_less(Vec x, Vec y, Vec a, Vec b) {
   return {_mm512_mask_blend_ps(_mm512_cmp_ps_mask(x.v, y.v, _CMP_LT_OQ), b.v, a.v)};
 }

@@ -60,6 +60,13 @@ SHOAL_VEC Vec abs(const Vec& a) {
 SHOAL_VEC Vec max(const Vec& a, const Vec& b) {  // vmaxq treats NaN and signed zeros differently
   return each_quad([&](int i) { return vbslq_f32(vcgtq_f32(a.v[i], b.v[i]), a.v[i], b.v[i]); });
 }
+SHOAL_VEC bool any_nan(const Vec& a, const Vec& b) {
+  uint32x4_t numbers = vdupq_n_u32(~0u);  // only a NaN is not equal to itself
+  for (int i = 0; i < 4; ++i) {
+    numbers = vandq_u32(numbers, vandq_u32(vceqq_f32(a.v[i], a.v[i]), vceqq_f32(b.v[i], b.v[i])));
+  }
+  return vminvq_u32(numbers) == 0;
+}
 SHOAL_VEC Vec select_less(const Vec& x, const Vec& y, const Vec& a, const Vec& b) {
   return each_quad([&](int i) { return vbslq_f32(vcltq_f32(x.v[i], y.v[i]), a.v[i], b.v[i]); });
 }

@@ -76,6 +76,11 @@ SHOAL_VEC Vec abs(const Vec& a) {
 SHOAL_VEC Vec max(const Vec& a, const Vec& b) {
   return each_lane([&](int i) { return a.lane[i] > b.lane[i] ? a.lane[i] : b.lane[i]; });
 }
+SHOAL_VEC bool any_nan(const Vec& a, const Vec& b) {
+  bool found = false;
+  for (int i = 0; i < 16; ++i) found |= __builtin_isunordered(a.lane[i], b.lane[i]);
+  return found;
+}
 // x < y ? a : b
 SHOAL_VEC Vec select_less(const Vec& x, const Vec& y, const Vec& a, const Vec& b) {
   return each_lane([&](int i) { return x.lane[i] < y.lane[i] ? a.lane[i] : b.lane[i]; });

@@ -96,6 +96,25 @@ class Pull(unittest.TestCase):
         self.assertEqual(os.listdir(self.models), [])
         self.refused("there are none", "rm", NAME, code=2)
 
+    def test_a_file_damaged_at_equal_size_is_noticed_and_fetched_anew(self):
+        path = self.pulled()
+        self.assertEqual(self.shoal("list", "--verify").returncode, 0)
+        self.assertIs(json.loads(self.shoal("list", "--verify", "--json").stdout)[0]["damaged"], False)
+        with open(path, "r+b") as file:
+            file.seek(-1, os.SEEK_END)
+            file.write(b"?")
+        listed = self.shoal("list", "--verify")
+        self.assertEqual(listed.returncode, 1, listed.stderr)
+        self.assertRegex(listed.stdout, f"{NAME} .*damaged: '{FILE}' has another SHA-256")
+        self.assertNotIn("damaged", json.loads(self.shoal("list", "--json").stdout)[0])
+        result = self.shoal("pull", NAME)
+        self.assertEqual(result.returncode, 0, result.stderr)
+        self.assertIn(f"'{FILE}' has another SHA-256 than it was pulled with: getting it anew", result.stderr)
+        with open(path, "rb") as file:
+            self.assertEqual(file.read(), TINY)
+        self.assertIn("its SHA-256 is right", self.shoal("pull", NAME).stderr)
+        self.assertEqual(len(self.hub.downloads()), 2)
+
     def test_a_pulled_name_is_a_model(self):
         with open(MODEL, "rb") as model:
             self.hub.files[REPOSITORY]["real-Q4_1.gguf"] = model.read()

@@ -184,6 +184,16 @@ TEST_CASE("an unknown architecture is named beside the known") {
   CHECK(find_architecture("") == nullptr);
 }
 
+TEST_CASE("what belongs beside a model is told from one by general.type") {
+  const auto typed = [](const char* type) {
+    return refusal([&](GgufWriter& w) { w.set_string("general.type", type); });
+  };
+  check_says(typed("adapter"), {"model.gguf", "no model", "--adapter NAME="});
+  check_says(typed("imatrix"), {"model.gguf", "importance matrix", "--imatrix"});
+  check_says(typed("mmproj"), {"model.gguf", "projector"});
+  CHECK(typed("model").empty());
+}
+
 TEST_CASE("keys that are missing, of the wrong type or out of range are named") {
   for (const char* key : {"block_count", "context_length", "embedding_length", "feed_forward_length",
                           "attention.head_count", "attention.layer_norm_rms_epsilon"}) {

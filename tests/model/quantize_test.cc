@@ -299,6 +299,13 @@ TEST_CASE("quantize: what it refuses, and that nothing is left behind") {
   CHECK_THROWS_WITH_AS(quantize(in, dir.file("none/out.gguf"), {"Q4_0", false, false, {}}),
                        doctest::Contains("could not be created"), SetupError);
 
+  test::GgufWriter adapter = test::tiny_model(source_options());
+  adapter.set_string("general.type", "adapter");
+  adapter.write(dir.file("adapter.gguf"));
+  const GgufFile beside = GgufFile::open(dir.file("adapter.gguf"));
+  CHECK_THROWS_WITH_AS(quantize(beside, dir.file("out.gguf"), {"Q4_0", false, false, {}}),
+                       doctest::Contains("is an adapter (LoRA) and no model"), SetupError);
+
   test::GgufWriter damaged = test::tiny_model(source_options());
   damaged.tensor("blk.2.attn_k.weight").data.replace(4, 4, test::GgufWriter::pod(0x7f800000u));
   damaged.write(dir.file("damaged.gguf"));
@@ -330,6 +337,9 @@ TEST_CASE("quantize: what the output may be, and that a source is safe under any
     std::filesystem::create_symlink("loop.gguf", dir.file("loop.gguf"));
     CHECK_THROWS_WITH_AS(quantize(in, dir.file("loop.gguf"), {"Q4_0", false, false, {}}),
                          doctest::Contains("link to itself"), SetupError);
+    std::filesystem::create_symlink("none/new.gguf", dir.file("link-nowhere.gguf"));
+    CHECK_THROWS_WITH_AS(quantize(in, dir.file("link-nowhere.gguf"), {"Q4_0", false, false, {}}),
+                         doctest::Contains("link-nowhere.gguf', a link to '"), SetupError);
     CHECK_THROWS_WITH_AS(plan_quantization(in, {"Q4_0", false, false, {{"another.weight", {1.0f}}}}),
                          doctest::Contains("names no tensor"), SetupError);
     for (const std::string& other : {dir.path(), std::string("/dev/null")}) {

@@ -33,7 +33,7 @@ struct Keeping {
 };
 
 std::string fingerprint(const NodeIdentity& node) {
-  return certificate_info(node.tls->credentials().certificate).fingerprint;
+  return certificate_info(node.tls->credentials().certificate, "own").fingerprint;
 }
 
 }  // namespace
@@ -81,7 +81,7 @@ TEST_CASE("the head signs for the node that asks, which uses it from then on wit
   CHECK(fingerprint(k.b) != before);
   CHECK(k.b.tls->credentials().key.pem() != key_before);
   CHECK(kept == k.b.tls->credentials().certificate);
-  const CertificateInfo info = certificate_info(kept);
+  const CertificateInfo info = certificate_info(kept, "kept");
   CHECK(info.node == "b");
   CHECK_FALSE(info.head);
   CHECK(info.expires_s - info.issued_s == 7200);
@@ -90,7 +90,7 @@ TEST_CASE("the head signs for the node that asks, which uses it from then on wit
   const std::string heads = fingerprint(k.a);
   CHECK_FALSE(k.head.tend(k.due_s).has_value());
   CHECK(fingerprint(k.a) != heads);
-  CHECK(certificate_info(k.a.tls->credentials().certificate).head);
+  CHECK(certificate_info(k.a.tls->credentials().certificate, "own").head);
 }
 
 TEST_CASE("a renewal is refused for another's name, for one that was shut out, too often, and by others") {

@@ -50,7 +50,7 @@ TEST_CASE("each rank gets a certificate of its own name, the head's says so, and
   for (size_t i = 0; i < kNames.size(); ++i) {
     CAPTURE(kNames[i]);
     REQUIRE(ends[i] == "");
-    const CertificateInfo info = certificate_info(enrolments[i].tls->credentials().certificate);
+    const CertificateInfo info = certificate_info(enrolments[i].tls->credentials().certificate, "own");
     CHECK(info.node == kNames[i]);
     CHECK(info.cluster == "home");
     CHECK(info.head == (i == 0));

@@ -41,6 +41,24 @@ std::string messages_json(const CompletionRequest& request) {
 
 }  // namespace
 
+TEST_CASE("content that is null is no content, and arguments that are empty are none") {
+  const auto request = parse_chat_request(R"({"messages": [{"role": "system", "content": null},
+      {"role": "user", "content": "q"}, {"role": "assistant", "content": null},
+      {"role": "assistant", "content": null, "tool_calls": [{"function": {"name": "a", "arguments": ""}},
+        {"function": {"name": "b", "arguments": " "}}, {"function": {"name": "c", "arguments": null}},
+        {"function": {"name": "d"}}]},
+      {"role": "tool", "tool_call_id": "1", "content": null}]})");
+  REQUIRE(request.has_value());
+  const auto call = [](const std::string& name) {
+    return R"({"type": "function", "function": {"name": ")" + name + R"(", "arguments": {}}})";
+  };
+  CHECK(messages_json(*request) ==
+        R"([{"role": "system", "content": ""}, {"role": "user", "content": "q"}, )"
+        R"({"role": "assistant", "content": ""}, {"role": "assistant", "content": null, "tool_calls": [)" +
+            call("a") + ", " + call("b") + ", " + call("c") + ", " + call("d") +
+            R"(]}, {"role": "tool", "content": "", "tool_call_id": "1"}])");
+}
+
 TEST_CASE("tools, calls and their results are read for the template") {
   const auto request =
       parse_chat_request(R"({"parallel_tool_calls": false, "chat_template_kwargs": {"enable_thinking": false},
@@ -252,6 +270,7 @@ TEST_CASE("conversations that say nothing or are malformed are refused where the
   CHECK(refused(R"([{"role":"tool","content":"hi"}])") == "messages[0].tool_call_id");
   CHECK(refused(R"([{"role":"robot","content":"hi"}])") == "messages[0].role");
   CHECK(refused(R"([{"role":"user"}])") == "messages[0].content");
+  CHECK(refused(R"([{"role":"user","content":null}])") == "messages");  // which say nothing
   CHECK(refused(R"([{"role":"user","content":5}])") == "messages[0].content");
   CHECK(refused(R"([{"role":"user","content":[{"type":"image_url","image_url":{"url":"http://x"}}]}])") ==
         "messages[0].content[0].type");

@@ -46,7 +46,7 @@ TEST_CASE("a device with the token gets a certificate of the cluster, once") {
   const Result<NodeCredentials> given = head.come("pi-2");
   REQUIRE_MESSAGE(given.has_value(), given.error().message);
   CHECK(*head.outcome.get() == "pi-2");
-  const CertificateInfo info = certificate_info(given->certificate);
+  const CertificateInfo info = certificate_info(given->certificate, "given");
   CHECK(info.node == "pi-2");
   CHECK(info.cluster == "home");
   CHECK(given->authority == head.authority.certificate());
@@ -58,7 +58,8 @@ TEST_CASE("a device with the token gets a certificate of the cluster, once") {
   store_credentials(kept, *given);
   CHECK(stored_credentials(kept)->certificate == given->certificate);
   CHECK(stored_credentials(kept)->key.pem() == given->key.pem());
-  CHECK(certificate_info(given->certificate).expires_s - certificate_info(given->certificate).issued_s ==
+  CHECK(certificate_info(given->certificate, "given").expires_s -
+            certificate_info(given->certificate, "given").issued_s ==
         7200);
   // The two never come apart, whatever was cut off while they were written; an older program kept them in
   // two.

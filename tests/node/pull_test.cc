@@ -97,6 +97,14 @@ TEST_CASE("files are chosen by quant, with all their parts, and nothing is guess
   CHECK(chosen({"m-Q8_0-00002-of-00002.gguf"}, "u/r:Q8_0") ==
         "error: part 1 of 2 of 'm-Q8_0' is not on the hub");
   CHECK(chosen({}, "u/r:Q8_0") == "error: u/r has no GGUF file");
+  // What belongs beside a model is none, unless it is asked for by name.
+  const std::vector<std::string> beside = {"m-Q8_0.gguf",         "imatrix.gguf",
+                                           "m.imatrix.gguf",      "m-Imatrix.gguf",
+                                           "sub/mmproj-F16.gguf", "mmproj/imatrix_all.gguf"};
+  CHECK(chosen(beside, "u/r") == "m-Q8_0.gguf");
+  CHECK(chosen(beside, "u/r:Q5_0") == "error: u/r has no Q5_0; it has Q8_0");
+  CHECK(chosen(beside, "u/r/m.imatrix.gguf") == "m.imatrix.gguf");
+  CHECK(chosen({"m-imatrix-Q4_0.gguf"}, "u/r") == "m-imatrix-Q4_0.gguf");
 }
 
 TEST_CASE("a listing is believed only as far as it can be true") {
@@ -172,6 +180,17 @@ TEST_CASE("the store finds, completes and removes what a record names, and nothi
   CHECK(store.is_complete(*store.find(model.name)));
   CHECK(store.find(model.name)->shown_name() == "u/r:Q8_0");
   CHECK(store.find(model.name)->origin == "https://hub.example");
+
+  // printf abcd | sha256sum
+  model.files[1].sha256 = "88d4266fd4e6338d13b845fcf289579d209c897823b9217da3e161936f031589";
+  uint64_t read = 0;
+  const std::vector<HubFile> damaged = store.damaged(model, [&](uint64_t bytes) { read = bytes; });
+  REQUIRE(damaged.size() == 1);  // kSha is not that of "abc"
+  CHECK(damaged[0].path == model.files[0].path);
+  CHECK(read == 7);
+  store.remove_file(model, damaged[0]);
+  CHECK(!store.is_complete(model));
+  CHECK(store.bytes_here(model) == 4);
 
   const fs::path own = store.root() / "u" / "r" / "mine.gguf";
   std::ofstream(own) << "mine";

@@ -108,6 +108,34 @@ TEST_CASE_FIXTURE(Fixture, "hidden that is not finite is refused") {
   CHECK(outputs.size() == 1);
 }
 
+TEST_CASE("K and V that are not finite are seen in what a step computes, whatever the cache keeps them as") {
+  const test::TempDir dir;
+  for (const char* tensor : {"blk.1.attn_k.weight", "blk.1.attn_v.weight", "blk.1.attn_q.weight"}) {
+    test::GgufWriter writer = test::tiny_model({});
+    // The last of a row; as payload of a NaN, 1 is what a sum of integers could turn into a number.
+    std::string& data = writer.tensor(tensor).data;
+    data.replace(1020, 4, test::GgufWriter::pod(0x7fc00001u));
+    writer.write(dir.file("broken.gguf"));
+    const GgufFile file = GgufFile::open(dir.file("broken.gguf"));
+    const ModelConfig config = ModelConfig::from(file);
+    for (const KvType type : {KvType::kF16, KvType::kQ8_0}) {
+      for (const Kernels* kernels : available_kernels()) {
+        StageOptions options = kOptions;
+        options.kv_type = type;
+        test::StageChain chain(file, config, {0, 2}, options, *kernels, 1);
+        CAPTURE(tensor);
+        CAPTURE(static_cast<int>(type));
+        CAPTURE(kernels->name);
+        const Result<void> refused = chain.run({}, rows_at(0, 0, 10), 3);
+        REQUIRE(refused.has_error());
+        CHECK(refused.error().message.find("not finite") != std::string::npos);
+        CHECK(chain.stage(0).fault() == NumericFault::kOutput);
+        CHECK(chain.stage(0).cache().length(0) == 0);
+      }
+    }
+  }
+}
+
 TEST_CASE_FIXTURE(Fixture, "a step may consist of cache operations alone") {
   test::StageChain chain(file, config, {0, 1, 2}, kOptions, select_kernels(), 1);
   REQUIRE(chain.run({}, rows_at(0, 0, 12), 1).has_value());

@@ -192,6 +192,76 @@ TEST_CASE("attention: extreme scores") {
   }
 }
 
+// One of K's, V's or a query's elements is no finite number.
+struct Broken {
+  enum class Where { kQ, kK, kV };
+  AttentionShape shape;
+  KvType type;
+  Where where;
+  int head_kv, t;
+  float bad;
+
+  std::vector<float> attend_with(const FloatOps& ops) const {
+    Random random(31);
+    const int positions = shape.last + 2;
+    PagedKv kv(ops, random, shape.n_head_kv, shape.dim_k, shape.dim_v, positions, 1.0f, type);
+    std::vector<float> q = wide_queries(random, shape);
+    if (where == Where::kQ) {
+      q[static_cast<size_t>((head_kv * shape.n_head / shape.n_head_kv) * shape.dim_k + shape.dim_k - 1)] =
+          bad;
+    } else {
+      const bool is_k = where == Where::kK;
+      const int dim = is_k ? shape.dim_k : shape.dim_v;
+      std::vector<float> row = random.floats(static_cast<size_t>(shape.n_head_kv * dim), 1.0f);
+      row[static_cast<size_t>(head_kv * dim + dim - 1)] = bad;
+      const size_t page = static_cast<size_t>(kv.pages[static_cast<size_t>(t / kKvPageTokens)]);
+      if (is_k)
+        ops.store_k(type, row.data(), shape.n_head_kv, dim, t % kKvPageTokens, &kv.k[page * kv.k_page_bytes]);
+      if (!is_k)
+        ops.store_v(type, row.data(), shape.n_head_kv, dim, t % kKvPageTokens, &kv.v[page * kv.v_page_bytes]);
+    }
+    return attend(ops, shape, q, kv.view());
+  }
+};
+
+TEST_CASE("attention: what is not finite in a query, a key or a value comes out, and nowhere else") {
+  using Where = Broken::Where;
+  const float inf = std::numeric_limits<float>::infinity();
+  float odd, signalling;  // NaNs whose bits a sum in integers would turn into numbers
+  const uint32_t odd_bits = 0x7fc00001, signalling_bits = 0xff800101;
+  std::memcpy(&odd, &odd_bits, 4);
+  std::memcpy(&signalling, &signalling_bits, 4);
+  for (const NamedTable& table : tables_here()) {
+    for (const KvType type : kTypes) {
+      for (const float cap : {0.0f, 20.0f}) {
+        for (const Where where : {Where::kQ, Where::kK, Where::kV}) {
+          for (const float bad : {std::numeric_limits<float>::quiet_NaN(), odd, signalling, inf, -inf}) {
+            if (where == Where::kK && type == KvType::kF16 && std::isinf(bad))
+              continue;  // as attention_impl.h says
+            const AttentionShape shape = {6, 2, 40, 72, 3, 50, cap};
+            CAPTURE(table.name);
+            CAPTURE(static_cast<int>(type));
+            CAPTURE(cap);
+            CAPTURE(static_cast<int>(where));
+            CAPTURE(bad);
+            const Broken seen{shape, type, where, 1, 17, bad};
+            const std::vector<float> out = seen.attend_with(*table.ops);
+            // The last output of the first head that shares the second KV head, and all outputs of the first.
+            CHECK_FALSE(std::isfinite(out[4 * 72 - 1]));
+            for (size_t i = 0; i < 3 * 72; ++i) CHECK(std::isfinite(out[i]));
+            if (where == Where::kQ) continue;
+            Broken beyond = seen, whole = seen;
+            beyond.t = 51;
+            whole.t = 51;
+            whole.bad = 0.5f;
+            CHECK(same_bits(beyond.attend_with(*table.ops), whole.attend_with(*table.ops)));
+          }
+        }
+      }
+    }
+  }
+}
+
 TEST_CASE("attention: no visible position gives zeros") {
   Random random(3);
   const PagedKv kv(kFloatOpsGeneric, random, 1, 16, 16, 20);

@@ -227,8 +227,8 @@ TEST_CASE("the head's certificate says so, and no other does whatever its owner 
   const NodeKey key = NodeKey::create();
   const std::string request = key.request("laptop", "home");
   const auto days = std::chrono::days(90);
-  CHECK(certificate_info(authority.sign(request, "laptop", days, CertificateRole::kHead).value()).head);
-  const CertificateInfo info = certificate_info(authority.sign(request, "laptop").value());
+  CHECK(certificate_info(authority.sign(request, "laptop", days, CertificateRole::kHead).value(), "").head);
+  const CertificateInfo info = certificate_info(authority.sign(request, "laptop").value(), "");
   CHECK_FALSE(info.head);
   CHECK(std::abs(info.issued_s - std::time(nullptr)) < 60);
   CHECK(std::abs(info.expires_s - info.issued_s - 90 * 86400) < 60);
@@ -277,7 +277,7 @@ TEST_CASE("a request is signed for the name that was checked, and only if its ow
   const CertificateAuthority authority = CertificateAuthority::create("home");
   const NodeKey key = NodeKey::create();
   const std::string request = key.request("i-am-the-head", "elsewhere");
-  const CertificateInfo info = certificate_info(authority.sign(request, "pi-2").value());
+  const CertificateInfo info = certificate_info(authority.sign(request, "pi-2").value(), "");
   CHECK(info.node == "pi-2");
   CHECK(info.cluster == "home");
   CHECK(authority.sign("", "pi-2").has_error());

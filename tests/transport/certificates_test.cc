@@ -1,0 +1,67 @@
+// Certificates and keys as texts: what is none is refused by the name of where it came from.
+#include "transport/certificates.h"
+
+#include <openssl/err.h>
+#include <unistd.h>
+
+#include <filesystem>
+#include <fstream>
+#include <string>
+#include <vector>
+
+#include "tests/transport/tls_support.h"
+#include "transport/signed_text.h"
+
+namespace shoal::test {
+
+TEST_CASE(
+    "what is no certificate or key is refused by name, and leaves nothing in OpenSSL's queue of errors") {
+  const CertificateAuthority authority = CertificateAuthority::create("home");
+  const NodeCredentials own = credentials_of(authority, "pi-1");
+  const std::string good = own.certificate;
+  std::string damaged = good;
+  damaged[good.size() / 2] = damaged[good.size() / 2] == '*' ? 'A' : '*';
+  const std::string
+      locked =  // as `openssl rsa -des3` writes it: with a passphrase, which nobody is asked for
+      "-----BEGIN CERTIFICATE-----\nProc-Type: 4,ENCRYPTED\nDEK-Info: DES-EDE3-CBC,0102030405060708\n\n" +
+      good.substr(good.find('\n') + 1);
+  std::vector<std::string> bad = {
+      "", "junk", own.key.pem(), damaged, locked, good.substr(0, good.size() / 2), std::string(3 << 20, '-')};
+  for (const std::string& pem : bad) {
+    CAPTURE(pem.substr(0, 200));
+    CHECK_THROWS_WITH_AS(read_certificate(pem, "/there/pi.crt"),
+                         doctest::Contains("/there/pi.crt: no certificate in PEM form: "), SetupError);
+    CHECK(ERR_peek_error() == 0);
+    const Result<CertificateInfo> checked =
+        check_signed({"text", pem, "00"}, "purpose", authority.certificate());
+    CHECK(checked.error().code == Errc::kRefused);
+    CHECK(ERR_peek_error() == 0);
+    CHECK_THROWS_AS(TlsContext({own.key, pem, authority.certificate()}), SetupError);
+    CHECK_THROWS_AS(TlsContext(own).renew({own.key, pem, authority.certificate()}), SetupError);
+    CHECK(ERR_peek_error() == 0);
+    if (pem == bad[2]) continue;  // a key
+    CHECK_THROWS_WITH_AS(NodeKey::from_pem(pem, "/there/pi.key"),
+                         doctest::Contains("/there/pi.key: no private key"), SetupError);
+    CHECK(ERR_peek_error() == 0);
+  }
+  CHECK(certificate_info(read_certificate("more\n" + good, "").get()).node == "pi-1");
+  CHECK(NodeKey::from_pem(own.key.pem() + good, "").pem() == own.key.pem());
+  CHECK(ERR_peek_error() == 0);
+}
+
+TEST_CASE("stored credentials that are damaged are refused by the file's name") {
+  const std::string directory =
+      std::filesystem::temp_directory_path() / ("shoal-credentials-" + std::to_string(::getpid()));
+  store_credentials(directory, credentials_of(CertificateAuthority::create("home"), "pi-1"));
+  CHECK(stored_credentials(directory).has_value());
+  for (const char* file : {"/authority.crt", "/node.key"}) {
+    const std::string path = directory + file;
+    std::ofstream(path) << "junk";
+    CHECK_THROWS_WITH_AS(stored_credentials(directory), doctest::Contains((path + ": no ").c_str()),
+                         SetupError);
+    store_credentials(directory, credentials_of(CertificateAuthority::create("home"), "pi-1"));
+  }
+  std::filesystem::remove_all(directory);
+}
+
+}  // namespace shoal::test
