@@ -27,10 +27,6 @@ struct Method {
   Value (*run)(const Call&);
 };
 
-bool given(const Value* value) {
-  return value != nullptr && !value->is(Kind::kNone);
-}
-
 Value texts(std::vector<MarkedText> parts, Budget& budget, List::Form form = List::Form::kList) {
   std::vector<Value> items;
   for (MarkedText& part : parts) items.push_back(make_text(std::move(part), budget));

@@ -1,6 +1,6 @@
 // What stands behind /v1/chat/completions and /v1/completions: a body becomes tokens on a thread of its own
-// (a long text must not hold up the io thread), the coordinator generates, the answer goes back whole or as
-// it comes. Belongs to the io thread; the cluster outlives it.
+// (completion_preparer.h; a long text must not hold up the io thread), the coordinator generates, the answer
+// goes back whole or as it comes. Belongs to the io thread; the cluster outlives it.
 #pragma once
 
 #include <boost/asio/thread_pool.hpp>
@@ -13,9 +13,9 @@
 
 #include "node/cluster.h"
 #include "node/http/api_metrics.h"
+#include "node/http/completion_preparer.h"
 #include "node/http/generation.h"
 #include "node/http/http_server.h"
-#include "node/http/openai_request.h"
 
 namespace shoal {
 
@@ -44,22 +44,13 @@ class CompletionService {
   std::vector<Active> active() const;
 
  private:
-  struct Prepared {
-    CompletionRequest request;
-    std::vector<std::vector<int32_t>> prompts;
-  };
   struct UnderWay {
     uint64_t number;
     bool chat, stream;
     std::shared_ptr<Generation> generation;
   };
 
-  std::optional<ApiError> choose_model(CompletionRequest& request) const;
-  ApiResult<Prepared> prepare(const std::string& body, bool chat) const;  // on the worker thread
-  ApiResult<std::vector<int32_t>> encode(CompletionRequest& request, size_t prompt) const;
-  std::optional<ApiError> fit_tools(CompletionRequest& request) const;
-  void set_answer_form(CompletionRequest& request) const;
-  boost::asio::awaitable<ApiResult<Prepared>> prepare_aside(std::string body, bool chat);
+  boost::asio::awaitable<ApiResult<PreparedCompletion>> prepare_aside(std::string body, bool chat);
   boost::asio::awaitable<int> answer_whole(HttpExchange& exchange, Generation& generation, ResponseHead head);
   boost::asio::awaitable<int> answer_stream(HttpExchange& exchange, Generation& generation, ResponseHead head,
                                             const CompletionRequest& request);
@@ -70,10 +61,9 @@ class CompletionService {
 
   Cluster& cluster_;
   const std::shared_ptr<ApiMetrics> metrics_;
-  std::string model_id_, fingerprint_, no_template_;
-  std::optional<ChatTemplate> chat_template_;
-  size_t piece_bytes_max_ = 1;  // of any token: a text this many times longer than the context cannot fit
-  bool has_brace_ = false;      // in some token: without one no JSON object can be written
+  const std::string model_id_;
+  const CompletionPreparer preparer_;  // works on the worker's thread
+  std::string fingerprint_;
   std::shared_ptr<const TokenBytes> token_bytes_;  // for answers within a grammar
   const int64_t created_;
   boost::asio::thread_pool worker_{1};
