@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <limits>
 
 namespace shoal {
 namespace {
@@ -90,16 +91,27 @@ std::vector<Membership::Loss> Membership::tick(double now_s) {
       if (member.moved_s != kNothingToDo) member.moved_s = std::min(now_s, member.moved_s + asleep_s);
     }
     if (!member.beats) continue;
-    if (const double silent = now_s - member.heard_s; silent > member.limits.silence_s) {
-      losses.push_back(
-          {name, fmt::format("gave no sign of life for {:.1f} s (stopped, hanging or cut off)", silent),
-           true});
-    } else if (const double still = now_s - member.moved_s; still > member.limits.stall_s) {
-      losses.push_back({name, fmt::format("has had work for {:.1f} s and got nothing done", still), true});
+    if (now_s >= member.silent_at_s()) {
+      losses.push_back({name,
+                        fmt::format("gave no sign of life for {:.1f} s (stopped, hanging or cut off)",
+                                    now_s - member.heard_s),
+                        true});
+    } else if (now_s >= member.still_at_s()) {
+      losses.push_back({name,
+                        fmt::format("has had work for {:.1f} s and got nothing done", now_s - member.moved_s),
+                        true});
     }
   }
   for (const Loss& loss : losses) left(loss.node, now_s);
   return losses;
+}
+
+double Membership::next_loss_s() const {
+  double next_s = std::numeric_limits<double>::infinity();
+  for (const auto& [name, member] : members_) {
+    if (member.here && member.beats) next_s = std::min({next_s, member.silent_at_s(), member.still_at_s()});
+  }
+  return next_s;
 }
 
 bool Membership::is_here(const std::string& node) const {

@@ -20,10 +20,10 @@ namespace shoal {
 
 class Membership {
  public:
-  static constexpr double kSilence_s = 2.4;  // with the tick below, noticed within 3 s
+  static constexpr double kSilence_s = 2.4;  // noticed within 3 s, with what may come late
   static constexpr double kStallLeast_s = 3;
   static constexpr double kRelink_s = 2.5;  // a node tries for so long to reach the next one of a new plan
-  static constexpr double kTick_s = 0.1;    // how often tick() is to be called
+  static constexpr double kTick_s = 0.1;    // tick() is to be called so often, and at next_loss_s()
   static constexpr int kJoinsMax = 3;       // joins, and tries to, of one node
   static constexpr double kJoinWindow_s = 60;
   static constexpr double kQuarantineMax_s = 600;
@@ -58,6 +58,8 @@ class Membership {
   void heartbeat(const std::string& node, uint64_t progress, bool working, double now_s);
   // Who is lost by now: each is told once and has left.
   std::vector<Loss> tick(double now_s);
+  // When tick() would tell the next loss if nothing more were heard; infinity where nobody is waited for.
+  double next_loss_s() const;
 
   bool is_here(const std::string& node) const;
   std::vector<std::string> here() const;
@@ -76,6 +78,9 @@ class Membership {
     std::deque<double> joins_s;
     double quarantine_s = 0;  // the last one's length
     double free_s = 0;        // when it ends
+
+    double silent_at_s() const { return heard_s + limits.silence_s; }  // lost then, if still silent
+    double still_at_s() const { return moved_s + limits.stall_s; }
   };
   std::map<std::string, Member> members_;
   double ticked_s_ = -1;

@@ -43,8 +43,9 @@ namespace shoal {
 
 inline constexpr uint64_t kFirstEpoch = 1;                 // of the plan made at start-up
 inline constexpr size_t kProbeBytesMax = size_t{4} << 20;  // of a payload that measures a link
-inline constexpr std::chrono::milliseconds kPeerTimeout{
-    2500};  // TCP gives up on one that acknowledges nothing
+// TCP gives up on one that acknowledges nothing: so long after it sent something again for the first time,
+// which it does after 0.2 to 0.4 s.
+inline constexpr std::chrono::milliseconds kPeerTimeout{2200};
 
 // What the head's node tells of the others, on the io thread.
 struct NodeEvents {
@@ -54,6 +55,7 @@ struct NodeEvents {
   std::function<void(const std::string& node, const Ready&)> ready;
   std::function<void(const std::string& node, const Measured&)> measured;
   std::function<void(const std::string& node, const Examined&)> examined;
+  std::function<void(const std::string& node, const FetchedAhead&)> fetched_ahead;
   // Numbers were damaged or not finite in a step of the present epoch, also where that is over already;
   // before the step's outcome.
   std::function<void(const Suspects::Fault&)> faulted;
@@ -93,6 +95,10 @@ class Node : public PipelineHost {
   void set_remake(Remake remake);
   // What is wrong with this node's kernels, if anything; on the engine thread.
   void set_examination(std::function<std::string()> examination);
+  // What a worker does with an order of its head to fetch weights ahead; on the io thread.
+  void set_on_fetch_ahead(std::function<void(const FetchAhead&)> on_fetch_ahead);
+  // To the head, where there is one; from any thread.
+  void tell_head(Message message);
   void note_progress() { engine_->note_progress(); }  // from any thread, once loaded
   // Connects to the next stages, and from the head to every node. All nodes have loaded. Throws SetupError
   // (exit 1).
@@ -139,7 +145,8 @@ class Node : public PipelineHost {
   boost::asio::awaitable<std::string> examine();
   // Sends to a node on its control channel. False where there is none.
   bool tell(const std::string& node, Message message);
-  // Ends the control channel to a node; nothing more is told of it.
+  // Ends the control channel to a node, which hears of it at once where it hears anything; nothing more is
+  // told of it.
   void forget(const std::string& node);
   // From now on these nodes and no others are not believed, by any node: their connections end.
   void shut_out(const std::set<std::string>& nodes);
@@ -184,6 +191,7 @@ class Node : public PipelineHost {
   boost::asio::awaitable<void> call_head();
   boost::asio::awaitable<Result<void>> join_head();
   boost::asio::awaitable<void> beat();
+  void watch_head();
   void lose_head(const std::string& why);
 
   bool is_head() const { return identity_.name == layout_.head; }
@@ -219,6 +227,7 @@ class Node : public PipelineHost {
   std::unique_ptr<Engine> engine_;
   Remake remake_;
   std::function<std::string()> examination_;
+  std::function<void(const FetchAhead&)> on_fetch_ahead_;
   std::map<int, ChannelPtr> to_stage_;          // next stages on other nodes
   std::map<std::string, ChannelPtr> controls_;  // the head: to every other node
   ChannelPtr head_;                             // a worker: the head's control channel

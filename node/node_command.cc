@@ -7,9 +7,11 @@
 #include <boost/lexical_cast/try_lexical_convert.hpp>
 #include <chrono>
 #include <ctime>
+#include <optional>
 #include <thread>
 
 #include "base/units.h"
+#include "node/ahead_fetch.h"
 #include "node/cluster_config.h"
 #include "node/cluster_weights.h"
 #include "node/commands.h"
@@ -22,6 +24,7 @@
 #include "node/stage_factory.h"
 #include "planner/planner.h"
 #include "tensor/known_answers.h"
+#include "transport/tls.h"
 
 namespace shoal {
 namespace {
@@ -64,12 +67,6 @@ NodeCredentials credentials_of(const NodeFlags& flags, const std::string& name, 
     if (!stored || !over) throw SetupError("--token: " + given.error().message, kExitFailed);
     spdlog::info("the token is used up; node {} goes by the certificate in {}", name, directory);
   }
-  if (stored && certificate_info(stored->certificate, directory).expires_s <= std::time(nullptr)) {
-    throw SetupError(fmt::format(
-        "the certificate of node {} (in {}) has expired: run `shoal invite -c CLUSTER.yaml --name {}` on "
-        "the head and pass its token here with --token",
-        name, directory, name));
-  }
   if (!stored) {
     throw SetupError(
         fmt::format("node {} has no certificate (none in {}): run `shoal invite -c CLUSTER.yaml` on the head "
@@ -90,8 +87,22 @@ void keep_credentials(const std::string& name, const NodeCredentials& renewed) {
   }
 }
 
-// Calls until the head answers: it may be started later.
+CertificateInfo own_certificate(const WeightAsker& asker) {
+  return certificate_info(asker.tls->credentials().certificate, "this node's certificate");
+}
+
+bool has_ended(const WeightAsker& asker) {
+  return asker.tls && own_certificate(asker).expires_s <= std::time(nullptr);
+}
+
+// Calls until the head answers: it may be started later. A certificate that has ended by this device's clock
+// alone is no reason to end: a clock is set right sooner or later, and where that of the head has ended too
+// it is the clock. The head says whether it is the certificate.
 FetchedManifest manifest_of_head(const WeightAsker& asker, const Endpoint& head, const std::string& model) {
+  if (has_ended(asker)) {
+    spdlog::warn("the certificate of node {} has ended, or its clock is wrong: {}; the head is asked",
+                 asker.node, dates_and_clock(own_certificate(asker)));
+  }
   std::string said;
   std::chrono::milliseconds pause = kCallPauseFirst;
   while (true) {
@@ -99,6 +110,12 @@ FetchedManifest manifest_of_head(const WeightAsker& asker, const Endpoint& head,
         fetch_manifest(asker, {"", head.address, head.port}, model.empty() ? "the head's model" : model);
     if (fetched) return std::move(*fetched);
     const std::string& why = fetched.error().message;
+    if (why.find(kExpiredThere) != std::string::npos && has_ended(asker)) {
+      throw SetupError(fmt::format(
+          "the certificate of node {} (in {}) has expired: run `shoal invite -c CLUSTER.yaml --name {}` on "
+          "the head and pass its token here with --token",
+          asker.node, credentials_directory(asker.node), asker.node));
+    }
     if (why != said)
       spdlog::warn("the head at {}:{} did not answer this node: {}", head.address, head.port, why);
     said = why;
@@ -203,8 +220,12 @@ int node_command(const CommonFlags& common, const NodeFlags& flags) {
   ThreadPool pool(threads);
   Node* running = nullptr;
   const auto on_progress = [&running] { running->note_progress(); };
+  std::optional<AheadFetch> ahead;
+  if (!weights->has_file() && weights->cache() != nullptr)
+    ahead.emplace(*weights, asker, WeightPeer{"", head.address, head.port}, model);
   StageFactory::Source source{weights->model(), weights.get(), adapters.files, adapters.weights};
   source.fetch = [&](const PipelineLayout& layout, const StageFactory::Needs& needs) {
+    if (ahead) ahead->stop();
     set_peers(layout, name, *weights, adapters.weights);
     fetch_weights(*weights, name, model, needs.missing, on_progress);
     fetch_adapters(adapters.files, adapters.weights, name, model, needs.shards, on_progress);
@@ -223,6 +244,7 @@ int node_command(const CommonFlags& common, const NodeFlags& flags) {
   std::vector<std::shared_ptr<WeightProvider>> given = {weights};
   given.insert(given.end(), adapters.weights.begin(), adapters.weights.end());
   node.offer_weights(std::move(given));
+  const AheadOrders orders(node, ahead ? &*ahead : nullptr, model.n_layer);
   node.set_on_renewed([&disk, name](const NodeCredentials& renewed) {
     boost::asio::post(disk, [name, renewed] { keep_credentials(name, renewed); });
   });

@@ -53,6 +53,8 @@ void Node::take_from(const std::string& peer, Message&& message) {
     if (certificates_) (void)tell(peer, certificates_->answer(peer, *request, std::time(nullptr)));
   } else if (const auto* examined = std::get_if<Examined>(&message)) {
     if (events_.examined) events_.examined(peer, *examined);
+  } else if (const auto* fetched = std::get_if<FetchedAhead>(&message)) {
+    if (events_.fetched_ahead) events_.fetched_ahead(peer, *fetched);
   } else if (const auto* ack = std::get_if<LinkProbeAck>(&message)) {
     clocks_.answered(peer, ack->sequence, static_cast<double>(ack->clock_us) * 1e-6, now_s());
   } else if (auto* stats = std::get_if<StatsMessage>(&message)) {
@@ -121,6 +123,7 @@ void Node::forget(const std::string& node) {
   const ChannelPtr channel = found->second;
   controls_.erase(found);
   stats_waiters_.erase(node);
+  channel->abort();
   close_link(channel);
 }
 

@@ -8,6 +8,9 @@
 #include <boost/asio/use_awaitable.hpp>
 #include <boost/json.hpp>
 
+#include <algorithm>
+#include <chrono>
+
 #include "node/node.h"
 #include "node/signed_plan.h"
 
@@ -27,8 +30,8 @@ constexpr auto kCallDeadline = 1500ms;  // of one call to the head
 constexpr auto kCallPauseFirst = 100ms, kCallPauseMost = 2000ms;
 constexpr size_t kPeersMax = 1024;  // of one order to measure
 
-awaitable<void> pause_for(boost::asio::any_io_executor executor, std::chrono::milliseconds duration) {
-  boost::asio::steady_timer timer(executor, duration);
+awaitable<void> pause_until(boost::asio::any_io_executor executor, Clock::time_point moment) {
+  boost::asio::steady_timer timer(executor, moment);
   boost::system::error_code ignored;
   co_await timer.async_wait(boost::asio::redirect_error(boost::asio::use_awaitable, ignored));
 }
@@ -65,6 +68,19 @@ void Node::set_examination(std::function<std::string()> examination) {
   io_.call([&] {
     examination_ = std::move(examination);
     return 0;
+  });
+}
+
+void Node::set_on_fetch_ahead(std::function<void(const FetchAhead&)> on_fetch_ahead) {
+  io_.call([&] {
+    on_fetch_ahead_ = std::move(on_fetch_ahead);
+    return 0;
+  });
+}
+
+void Node::tell_head(Message message) {
+  io_.post([this, message = std::move(message)] {
+    if (head_) (void)head_->post({message, {}, {}});
   });
 }
 
@@ -192,20 +208,36 @@ awaitable<void> Node::answer_measure(ChannelPtr channel, Measure order) {
 
 // ---- Signs of life ----
 
-// From the io thread, so that a long computation looks alive; the counter tells whether it is.
+// From the io thread, so that a long computation looks alive; the counter tells whether it is. Between two of
+// them this node wakes at the moment at which a silent head is lost, so that its loss is not noticed a beat
+// later.
 awaitable<void> Node::beat() {
+  Clock::time_point next = Clock::now();
   while (!closing_) {
-    for (const auto& [name, channel] : controls_) (void)channel->post({Heartbeat{}});
-    renew_certificate();
-    if (head_ && engine_) {
-      (void)head_->post({Heartbeat{engine_->progress(), engine_->working()}});
-      for (const Membership::Loss& loss : head_watch_.tick(now_s())) {
-        const ChannelPtr lost = head_;
-        lose_head(loss.why);
-        lost->close();
-      }
+    const bool watches = head_ && engine_;
+    if (Clock::now() >= next) {
+      for (const auto& [name, channel] : controls_) (void)channel->post({Heartbeat{}});
+      renew_certificate();
+      if (watches) (void)head_->post({Heartbeat{engine_->progress(), engine_->working()}});
+      next = Clock::now() + kBeatEvery;
     }
-    co_await pause_for(io_.executor(), kBeatEvery);
+    Clock::time_point wake = next;
+    if (watches) {
+      watch_head();
+      constexpr double kBeatEvery_s = std::chrono::duration<double>(kBeatEvery).count();
+      const double left_s = std::clamp(head_watch_.next_loss_s() - now_s(), 0.0, kBeatEvery_s);
+      wake = std::min(wake, Clock::now() + std::chrono::microseconds(static_cast<int64_t>(left_s * 1e6) + 1));
+    }
+    co_await pause_until(io_.executor(), wake);
+  }
+}
+
+// It is told by a reset: if it can hear this node, though not be heard, it knows at once.
+void Node::watch_head() {
+  for (const Membership::Loss& loss : head_watch_.tick(now_s())) {
+    const ChannelPtr lost = head_;
+    lose_head(loss.why);
+    lost->abort();
   }
 }
 
@@ -276,7 +308,7 @@ awaitable<void> Node::call_head() {
                               comeback_->patience_s, why));
       break;
     }
-    co_await pause_for(io_.executor(), pause);
+    co_await pause_until(io_.executor(), after(pause));
     pause = std::min<std::chrono::milliseconds>(pause * 2, kCallPauseMost);
   }
   calling_ = false;

@@ -204,6 +204,8 @@ void Node::obey(const ChannelPtr& channel, Message&& message) {
     co_spawn(io_.executor(), answer_measure(channel, std::move(*measure)), detached);
   } else if (std::holds_alternative<Examine>(message)) {
     co_spawn(io_.executor(), answer_examine(channel), detached);
+  } else if (const auto* ahead = std::get_if<FetchAhead>(&message)) {
+    if (on_fetch_ahead_) on_fetch_ahead_(*ahead);
   }
 }
 

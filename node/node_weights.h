@@ -52,6 +52,7 @@ class NodeWeights : public BlockSource, public WeightProvider {
   // The node's own file where it has one, otherwise the manifest's header.
   const GgufFile& model() const { return own_ ? *own_ : manifest_->model(); }
   bool has_file() const { return own_ != nullptr; }
+  WeightCache* cache() { return cache_.get(); }  // null: nothing is kept
 
   // What this node shows to those that it asks. Before anything is fetched.
   void set_tls(std::shared_ptr<const TlsContext> tls) { asker_.tls = std::move(tls); }

@@ -76,9 +76,11 @@ PipelineKeeper::~PipelineKeeper() {
     ticks_.cancel();
     node_.set_events({});
     coordinator_.set_keeper({});
+    ++looks_ahead_;
     return 0;
   });
   planner_.join();
+  foresight_.join();
 }
 
 NodeEvents PipelineKeeper::node_events() {
@@ -102,6 +104,9 @@ NodeEvents PipelineKeeper::node_events() {
     recovery_.examined(node, examined.failure, now());
     act();
   };
+  events.fetched_ahead = [this](const std::string& node, const FetchedAhead& fetched) {
+    on_fetched_ahead(node, fetched);
+  };
   events.faulted = [this](const Suspects::Fault& fault) { accuse(fault); };
   events.may_join = [this](const std::string& node) { return membership_.may_join(node, now()); };
   events.joined = [this](const std::string& node, const Join& join) { on_joined(node, join); };
@@ -109,7 +114,8 @@ NodeEvents PipelineKeeper::node_events() {
 }
 
 void PipelineKeeper::arm_tick() {
-  ticks_.expires_after(std::chrono::milliseconds(static_cast<int64_t>(Membership::kTick_s * 1e3)));
+  const double left_s = std::clamp(membership_.next_loss_s() - now(), 0.0, Membership::kTick_s);
+  ticks_.expires_after(std::chrono::microseconds(static_cast<int64_t>(left_s * 1e6) + 1));
   ticks_.async_wait([this, alive = std::weak_ptr<int>(alive_)](const boost::system::error_code& stopped) {
     if (stopped || alive.expired()) return;
     tick();
@@ -134,6 +140,7 @@ void PipelineKeeper::tick() {
   for (const std::string& node : late) ask_next(node);
   recovery_.tick(coordinator_.idle(), now());
   act();
+  look_ahead();
 }
 
 void PipelineKeeper::shut_out_revoked() {
@@ -145,6 +152,7 @@ void PipelineKeeper::shut_out_revoked() {
 }
 
 void PipelineKeeper::on_lost(const std::string& node, const std::string& why) {
+  ahead_.erase(node);
   if (joining_.erase(node) > 0) spdlog::warn("node {} went before it had joined: {}", node, why);
   std::vector<std::string> waiting;
   for (const auto& [name, joining] : joining_) {
@@ -291,7 +299,12 @@ void PipelineKeeper::accuse(const Suspects::Fault& fault) {
 std::vector<PipelineKeeper::Member> PipelineKeeper::members() const {
   std::vector<Member> members;
   for (const auto& [name, memory] : memory_) {
-    Member member{name, "", memory, membership_.silent_s(name, now()),
+    const auto ahead = ahead_.find(name);
+    Member member{name,
+                  "",
+                  memory,
+                  ahead == ahead_.end() ? FetchedAhead{} : ahead->second,
+                  membership_.silent_s(name, now()),
                   membership_.quarantined_s(name, now())};
     const bool used = recovery_.in_plan(name);
     if (name == head_) {

@@ -1,9 +1,10 @@
 // Keeps a pipeline running on the head while devices come and go: carries out what Membership and Recovery
 // decide, over the node's channels, the coordinator and the planner. The decisions are theirs; this is the
 // shell around them. It belongs to the io thread; what may be called from elsewhere says so. Plans are made
-// on a thread of its own.
+// on a thread of its own, those that look ahead on another.
 #pragma once
 
+#include <atomic>
 #include <boost/asio/steady_timer.hpp>
 #include <boost/asio/thread_pool.hpp>
 #include <deque>
@@ -20,6 +21,7 @@
 #include "node/node.h"
 #include "node/recovery.h"
 #include "node/revocation.h"
+#include "sharding/shard.h"
 
 namespace shoal {
 
@@ -48,6 +50,7 @@ class PipelineKeeper {
     std::string name;
     std::string state;  // "head", "in use", "spare", "joining", "draining", "drained", "suspect", "lost"
     uint64_t memory_bytes = 0;
+    FetchedAhead ahead;  // what it would get if another were lost, and what of it is on its disk
     double silent_s = 0;
     double quarantined_s = 0;
   };
@@ -92,6 +95,9 @@ class PipelineKeeper {
   void load(const Recovery::Load& order);
   void resume(uint64_t epoch);
   void examine(const std::string& node);
+  void look_ahead();
+  void tell_ahead(const std::map<std::string, std::vector<ShardSpec>>& shards);
+  void on_fetched_ahead(const std::string& node, const FetchedAhead& fetched);
   void happened(const ClusterEvent& event);
   void on_lost(const std::string& node, const std::string& why);
   void on_joined(const std::string& node, const Join& join);
@@ -113,6 +119,7 @@ class PipelineKeeper {
   OnEvent on_event_;
   std::map<std::string, Endpoint> endpoints_;
   std::map<std::string, uint64_t> memory_;
+  std::map<std::string, FetchedAhead> ahead_;
   Membership membership_;
   Recovery recovery_;
   std::map<std::string, Joining> joining_;
@@ -125,6 +132,8 @@ class PipelineKeeper {
   bool acting_ = false;
   boost::asio::steady_timer ticks_;
   boost::asio::thread_pool planner_{1};
+  boost::asio::thread_pool foresight_{1};  // plans nobody waits for
+  std::atomic<uint64_t> looks_ahead_{0};   // the last one counts
   std::shared_ptr<int> alive_ = std::make_shared<int>();
 };
 

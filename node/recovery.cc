@@ -13,7 +13,7 @@ namespace shoal {
 const char* to_string(ClusterEvent::Kind kind) {
   static constexpr const char* kNames[] = {"joined",    "lost",    "link lost", "failed",
                                            "replanned", "resumed", "down",      "drained",
-                                           "refused",   "suspect", "cleared"};
+                                           "refused",   "suspect", "cleared",   "fetched ahead"};
   return kNames[static_cast<size_t>(kind)];
 }
 
@@ -95,10 +95,10 @@ bool Recovery::fit(int device, double now_s) const {
 }
 
 // Those that are there and may take layers; the head in any case, since tokens come from it.
-PlanInput Recovery::live_input(double now_s) const {
+PlanInput Recovery::live_input(double now_s, const std::string& without) const {
   std::vector<int> kept;
   for (int i = 0; i < static_cast<int>(known_.devices.size()); ++i) {
-    if (fit(i, now_s) || i == known_.constraints.head) kept.push_back(i);
+    if ((fit(i, now_s) && name_of(i) != without) || i == known_.constraints.head) kept.push_back(i);
   }
   PlanInput live = known_;
   live.devices.clear();
@@ -162,13 +162,20 @@ void Recovery::joined(const DeviceProfile& device, const std::vector<MeasuredLin
   unfit_.erase(device.name);
   tell(ClusterEvent::Kind::kJoined, now_s, device.name, fmt::format("node {} has joined", device.name));
   improve_ = true;
+  look_ahead_soon(now_s);
   expected_.erase(device.name);
   const bool all_came = state_ == State::kSettling && !was_laid_out_ && expected_.empty();
   if (state_ == State::kDown || all_came) ask_for_plan(now_s);
 }
 
+void Recovery::look_ahead_soon(double now_s) {
+  look_ahead_ = true;
+  look_ahead_at_s_ = now_s + kLookAheadAfter_s;
+}
+
 void Recovery::lost(const std::string& node, const std::string& why, double now_s) {
   if (here_.erase(node) == 0) return;
+  look_ahead_soon(now_s);
   draining_.erase(node);
   tell(ClusterEvent::Kind::kLost, now_s, node, fmt::format("node {} is lost: {}", node, why));
   if (in_plan(node)) failures_ = 0;  // that explains them
@@ -245,6 +252,7 @@ void Recovery::examined(const std::string& node, const std::string& failure, dou
   tell(ClusterEvent::Kind::kCleared, now_s, node,
        fmt::format("node {} gives the known answers: it may take layers again", node));
   improve_ = true;
+  look_ahead_soon(now_s);
   if (state_ == State::kDown) ask_for_plan(now_s);
 }
 
@@ -352,6 +360,7 @@ void Recovery::ready(const std::string& node, uint64_t epoch, const std::string&
   state_ = State::kRunning;
   suspended_ = false;
   improve_at_s_ = now_s + kImproveEvery_s;
+  look_ahead_soon(now_s);
   for (const std::string& leaving : draining_) {
     if (!in_plan(leaving))
       tell(ClusterEvent::Kind::kDrained, now_s, leaving,

@@ -41,7 +41,8 @@ struct ClusterEvent {
     kDrained,
     kRefused,
     kSuspect,  // taken out: its numbers were wrong
-    kCleared   // and may take layers again
+    kCleared,  // and may take layers again
+    kFetchedAhead
   };
   Kind kind = Kind::kJoined;
   double time_s = 0;
@@ -56,7 +57,8 @@ class Recovery {
  public:
   static constexpr double kSettle_s = 0.1;  // one loss seldom comes alone: its neighbours tell of it too
   static constexpr double kUnfit_s = 60;    // a node that could not load, or a link that could not be made
-  static constexpr double kImproveEvery_s = 5;  // between two looks for a better plan
+  static constexpr double kImproveEvery_s = 5;    // between two looks for a better plan
+  static constexpr double kLookAheadAfter_s = 1;  // after a change, and then once
   static constexpr double kLoadPatience_s = 600;
   static constexpr double kRetryAfter_s = 10;  // told to clients where nothing better is known
   static constexpr int kFailuresMax = 2;       // in a row, before what runs is given up
@@ -137,6 +139,11 @@ class Recovery {
   // `quiet`: nothing is being answered, so that layers may move unnoticed.
   void tick(bool quiet, double now_s);
 
+  // To be asked at each tick: orders for the plans that would be made if one of those that compute were lost
+  // now, so that others can prepare for it. Once a while after each change, while answers are given; their
+  // tickets mean nothing. Defined in foresight.cc.
+  std::vector<MakePlan> look_ahead(double now_s);
+
   std::vector<Action> take_actions() { return std::exchange(actions_, {}); }
 
   State state() const { return state_; }
@@ -153,7 +160,9 @@ class Recovery {
   int index_of(const std::string& node) const;
   std::string name_of(int device) const { return known_.devices[static_cast<size_t>(device)].name; }
   bool fit(int device, double now_s) const;
-  PlanInput live_input(double now_s) const;
+  // `without`: a node that counts as lost.
+  PlanInput live_input(double now_s, const std::string& without = "") const;
+  void look_ahead_soon(double now_s);
   void restart(const std::string& why, double now_s);
   void ask_for_plan(double now_s);
   void load(const Plan& plan, double now_s);
@@ -178,11 +187,12 @@ class Recovery {
   bool suspended_ = true;      // nothing is answered
   bool was_laid_out_ = false;  // here, not only under a head before
   bool improve_ = false;       // something came that may make a better plan
+  bool look_ahead_ = true;     // something changed since that was last asked
   int failures_ = 0;
   Error failure_;
   double stopped_s_ = 0;  // when answers stopped
   double plan_at_s_ = 0;  // settling: until then
-  double load_until_s_ = 0, improve_at_s_ = 0;
+  double load_until_s_ = 0, improve_at_s_ = 0, look_ahead_at_s_ = 0;
   std::vector<Action> actions_;
 };
 

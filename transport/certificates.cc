@@ -212,6 +212,20 @@ CertificateInfo certificate_info(x509_st* certificate) {
   return info;
 }
 
+std::string dates_and_clock(const CertificateInfo& certificate) {
+  const auto date = [](int64_t time_s) {
+    std::tm time{};
+    const auto unix_time = static_cast<std::time_t>(time_s);
+    ::gmtime_r(&unix_time, &time);
+    char text[32];
+    const size_t size = std::strftime(text, sizeof text, "%Y-%m-%d %H:%M", &time);
+    return std::string(text, size);
+  };
+  return fmt::format("it is valid from {} to {}, and this device's clock says {} (UTC)",
+                     date(certificate.issued_s - kBackdateSeconds), date(certificate.expires_s),
+                     date(std::time(nullptr)));
+}
+
 NodeKey::NodeKey(EVP_PKEY* key) : key_(key, EVP_PKEY_free) {}
 
 NodeKey NodeKey::create() {

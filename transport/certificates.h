@@ -42,6 +42,9 @@ struct CertificateInfo {
 };
 CertificateInfo certificate_info(x509_st* certificate);
 CertificateInfo certificate_info(const std::string& pem, const std::string& source);  // read_certificate's
+// From when to when it holds, and what this device's clock says now: a certificate that does not hold now is
+// more often a clock that is wrong.
+std::string dates_and_clock(const CertificateInfo& certificate);
 
 // The key of one node.
 class NodeKey {

@@ -72,6 +72,9 @@ class Channel {
   // Ends the channel now: queued messages are dropped, waiting operations return kCancelled here and
   // kPeerLost at the peer. May be called twice.
   virtual void close() = 0;
+  // The same towards a peer that is given up: it is told by a reset, which does not wait behind bytes that it
+  // has not acknowledged. Where only its own words are lost on the way, it learns at once that it was lost.
+  virtual void abort() { close(); }
   virtual bool is_open() const = 0;
 
   // Bytes of whole frames, headers included.

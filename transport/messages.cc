@@ -32,7 +32,9 @@ std::string_view message_name(const Message& message) {
                                                 "request for a certificate",
                                                 "certificate",
                                                 "examine",
-                                                "examined"};
+                                                "examined",
+                                                "order to fetch ahead",
+                                                "report of what was fetched ahead"};
   static_assert(std::size(kNames) == std::variant_size_v<Message>);
   return kNames[message.index()];
 }

@@ -263,6 +263,18 @@ struct Examined {
   bool operator==(const Examined&) const = default;
 };
 
+// What a node without a stage would get if another were lost, for it to have on its disk by then.
+struct FetchAhead {
+  std::string shards_json;
+  bool operator==(const FetchAhead&) const = default;
+};
+
+struct FetchedAhead {
+  uint64_t wanted_bytes = 0;
+  uint64_t held_bytes = 0;
+  bool operator==(const FetchedAhead&) const = default;
+};
+
 // Asks for a range of a tensor, in bytes, or of the manifest.
 struct WeightsRequest {
   static constexpr uint32_t kManifest = UINT32_MAX;
@@ -323,10 +335,10 @@ struct Measured {
   bool operator==(const Measured&) const = default;
 };
 
-using Message =
-    std::variant<Hello, HelloAck, StepMessage, ResultMessage, StatsRequest, StatsMessage, Heartbeat, Shutdown,
-                 CancelAdvice, LinkProbe, LinkProbeAck, LoadPlan, Ready, WeightsRequest, WeightsData, Join,
-                 Measure, Measured, Revoked, CertificateRequest, NewCertificate, Examine, Examined>;
+using Message = std::variant<Hello, HelloAck, StepMessage, ResultMessage, StatsRequest, StatsMessage,
+                             Heartbeat, Shutdown, CancelAdvice, LinkProbe, LinkProbeAck, LoadPlan, Ready,
+                             WeightsRequest, WeightsData, Join, Measure, Measured, Revoked,
+                             CertificateRequest, NewCertificate, Examine, Examined, FetchAhead, FetchedAhead>;
 
 // "step", "hello acknowledgement", ...: for error messages.
 std::string_view message_name(const Message& message);

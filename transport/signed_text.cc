@@ -39,7 +39,7 @@ std::vector<unsigned char> from_hex(const std::string& text) {
 }
 
 // Why a certificate is not one of the authority's that holds now; empty: it is.
-std::string why_not_believed(X509* certificate, X509* authority) {
+std::string why_not_believed(const CertificateInfo& shown, X509* certificate, X509* authority) {
   std::unique_ptr<X509_STORE, decltype(&X509_STORE_free)> store(X509_STORE_new(), X509_STORE_free);
   std::unique_ptr<X509_STORE_CTX, decltype(&X509_STORE_CTX_free)> check(X509_STORE_CTX_new(),
                                                                         X509_STORE_CTX_free);
@@ -48,7 +48,12 @@ std::string why_not_believed(X509* certificate, X509* authority) {
     return "no memory to check it";
   const bool holds = X509_verify_cert(check.get()) == 1;
   ERR_clear_error();
-  return holds ? "" : X509_verify_cert_error_string(X509_STORE_CTX_get_error(check.get()));
+  if (holds) return "";
+  const int error = X509_STORE_CTX_get_error(check.get());
+  const std::string why = X509_verify_cert_error_string(error);
+  const bool dated = error == X509_V_ERR_CERT_HAS_EXPIRED || error == X509_V_ERR_CERT_NOT_YET_VALID;
+  if (!dated) return why;
+  return fmt::format("{}: {}; set the clock of the device that is wrong", why, dates_and_clock(shown));
 }
 
 }  // namespace
@@ -82,7 +87,7 @@ Result<CertificateInfo> check_signed(const SignedText& signed_text, std::string_
   } catch (const SetupError& error) {  // another node sent it
     return refused(error.what());
   }
-  if (const std::string why = why_not_believed(signer.get(), issuer.get()); !why.empty())
+  if (const std::string why = why_not_believed(info, signer.get(), issuer.get()); !why.empty())
     return refused(fmt::format("the certificate of its signer is not believed: {}", why));
   const std::vector<unsigned char> signature = from_hex(signed_text.signature);
   const std::string message = message_of(purpose, signed_text.text);

@@ -153,6 +153,12 @@ void TcpChannel::close() {
   end(Error{Errc::kCancelled, "the connection to " + peer() + " was closed by this node"});
 }
 
+void TcpChannel::abort() {
+  error_code ignored;
+  if (!ended_) socket_.set_option(asio::socket_base::linger(true, 0), ignored);
+  close();
+}
+
 asio::awaitable<error_code> TcpChannel::wait_for_stream() {
   const auto what =
       stream_->wants() == ByteStream::Wants::kRead ? tcp::socket::wait_read : tcp::socket::wait_write;

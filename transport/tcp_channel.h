@@ -33,6 +33,7 @@ class TcpChannel final : public Channel, public std::enable_shared_from_this<Tcp
   boost::asio::awaitable<Result<void>> send(OutgoingMessage outgoing) override;
   boost::asio::awaitable<Result<IncomingMessage>> receive(BufferSource& source, Deadline deadline) override;
   void close() override;
+  void abort() override;
   bool is_open() const override { return !ended_; }
   uint64_t bytes_sent() const override { return bytes_sent_; }
   uint64_t bytes_received() const override { return bytes_received_; }

@@ -37,9 +37,13 @@ std::string alert_text(unsigned long code) {
     case SSL_R_SSLV3_ALERT_CERTIFICATE_REVOKED:
       return "this node was shut out of the cluster (shoal revoke)";
     case SSL_R_SSLV3_ALERT_CERTIFICATE_EXPIRED:
-      return "this node's certificate has expired there: run `shoal invite -c CLUSTER.yaml` on the head and "
-             "start this node with its token (where mpirun starts the nodes: start them again), and see that "
-             "both clocks are right";
+      return fmt::format(
+          "{}: run `shoal invite -c CLUSTER.yaml` on the head and start this node with its token (where "
+          "mpirun starts the nodes: start them again), and see that both clocks are right",
+          kExpiredThere);
+    case SSL_R_SSLV3_ALERT_BAD_CERTIFICATE:
+      return "it does not believe this node's certificate, most likely because its clock says a time before "
+             "the certificate was made: see that both clocks are right";
     default:
       return {};
   }
@@ -55,18 +59,34 @@ std::string openssl_reason() {
   return text;
 }
 
-// `node`: as the certificate says, once its signature was found right.
-std::string verify_text(long error, const std::string& node) {
+// What was wrong with a certificate whose signature was found right: a node's, or the authority's own.
+struct Shown {
+  CertificateInfo certificate;
+  bool authority = false;
+};
+
+std::string verify_text(long error, const Shown& shown) {
+  const std::string& node = shown.certificate.node;
   if (error == X509_V_ERR_CERT_REVOKED)
     return fmt::format("its certificate (of node {}) was revoked (shoal revoke)", node);
-  if (error == X509_V_ERR_CERT_HAS_EXPIRED) {
+  const bool early = error == X509_V_ERR_CERT_NOT_YET_VALID;
+  if (!early && error != X509_V_ERR_CERT_HAS_EXPIRED)
+    return std::string("its certificate: ") + X509_verify_cert_error_string(error);
+  const std::string dates = dates_and_clock(shown.certificate);
+  const char* const state = early ? "is not valid yet" : "has expired";
+  if (shown.authority)
+    return fmt::format("the certificate of the cluster's authority {}: {}; set the clock", state, dates);
+  if (early || shown.certificate.head) {  // a head renews its own
     return fmt::format(
-        "its certificate (of node {}) has expired: run `shoal invite -c CLUSTER.yaml --name {}` on the head "
-        "and "
-        "start {} with its token (where mpirun starts the nodes: start them again)",
-        node, node, node);
+        "its certificate (of node {}) {}: {}; set the clock of the device that is wrong, and it goes on by "
+        "itself",
+        node, state, dates);
   }
-  return std::string("its certificate: ") + X509_verify_cert_error_string(error);
+  return fmt::format(
+      "its certificate (of node {}) has expired: run `shoal invite -c CLUSTER.yaml --name {}` on the head "
+      "and start {} with its token (where mpirun starts the nodes: start them again), or set the clock if it "
+      "is that which is wrong: {}",
+      node, node, node, dates);
 }
 
 // --- a socket as OpenSSL reads and writes it: its own kind raises SIGPIPE where the peer has gone
@@ -180,17 +200,17 @@ class TlsStream final : public ByteStream {
 
   // OpenSSL's checks of a certificate, and ours of its owner: one that is revoked is told so by an alert.
   static int verify(int ok, X509_STORE_CTX* store) {
-    if (X509_STORE_CTX_get_error_depth(store) != 0) return ok;
+    const int depth = X509_STORE_CTX_get_error_depth(store), error = X509_STORE_CTX_get_error(store);
+    const bool dated = error == X509_V_ERR_CERT_HAS_EXPIRED || error == X509_V_ERR_CERT_NOT_YET_VALID;
+    if (ok == 1 ? depth != 0 : !dated) return ok;
     auto* ssl = static_cast<SSL*>(X509_STORE_CTX_get_ex_data(store, SSL_get_ex_data_X509_STORE_CTX_idx()));
     auto& self = *static_cast<TlsStream*>(SSL_get_app_data(ssl));
-    const int error = X509_STORE_CTX_get_error(store);
-    if (ok != 1 && error != X509_V_ERR_CERT_HAS_EXPIRED) return ok;
     try {
-      self.shown_ = certificate_info(X509_STORE_CTX_get_current_cert(store)).node;
+      self.shown_ = {certificate_info(X509_STORE_CTX_get_current_cert(store)), depth != 0};
     } catch (const SetupError&) {  // must not pass through OpenSSL
       return 0;
     }
-    if (ok != 1 || !self.context_->is_revoked(self.shown_)) return ok;
+    if (ok != 1 || !self.context_->is_revoked(self.shown_.certificate.node)) return ok;
     X509_STORE_CTX_set_error(store, X509_V_ERR_CERT_REVOKED);
     return 0;
   }
@@ -233,7 +253,7 @@ class TlsStream final : public ByteStream {
   std::shared_ptr<const TlsContext> context_;
   std::unique_ptr<SSL, decltype(&SSL_free)> ssl_;
   std::optional<CertificateInfo> peer_;
-  std::string shown_;  // the node of a certificate of the authority, before all was checked
+  Shown shown_;  // the peer's certificate before all was checked, or the authority's
   Wants wants_ = Wants::kRead;
   std::string reason_;
   std::array<std::byte, kRecordBytes> record_;

@@ -29,6 +29,9 @@ struct ssl_st;
 
 namespace shoal {
 
+// Part of the error's text where a peer says that this node's certificate is over.
+inline constexpr std::string_view kExpiredThere = "this node's certificate has expired there";
+
 class TlsContext {
  public:
   // Throws SetupError where the credentials do not belong together.

@@ -80,6 +80,8 @@ $Cxx.namespace("shoal::wire");
 #    it took out for it. Caches begin empty with an epoch: the head sends the sequences' tokens again.
 #    Both ends of a control connection send Heartbeat five times a second, from the thread that does I/O. A worker that
 #    hears nothing from its head for 2.4 seconds drops the session, keeps its weights and calls the head to join again.
+#    The head sends FetchAhead to a node that has no stage, each time when it knows better what that would get if another
+#    were lost; one that keeps weights on its disk fetches them while nothing else is to be done, and answers FetchedAhead.
 #    Nodes that were shut out of the cluster are named by Revoked, the first message that a worker gets from its head; who
 #    has no head, or has not heard that from it yet, takes connections from nobody else.
 #    A certificate that will end is renewed on control, by CertificateRequest and NewCertificate.
@@ -160,6 +162,8 @@ struct Message {
     examine @21 :Void;
     # The head asks a node that has no stage whether its kernels still give the known answers (tensor/known_answers.h).
     examined @22 :Examined;
+    fetchAhead @23 :FetchAhead;
+    fetchedAhead @24 :FetchedAhead;
   }
 }
 
@@ -509,6 +513,18 @@ struct Measured {
 struct Examined {
   # The answer to examine: which kernel gave what is not the known answer, for a person; empty where all did.
   failure @0 :Text;
+}
+
+struct FetchAhead {
+  shardsJson @0 :Text;
+  # [{"layer_begin": 0, "layer_end": 10, "embedding": false, "output": false}, ...], half-open, the likeliest first, each
+  # within the model's layers; 256 at most. It replaces what was asked for before; the next LoadPlan ends it.
+}
+
+struct FetchedAhead {
+  # Sent when there is nothing more that can be fetched: what was asked for, and what of it the node's disk has now.
+  wantedBytes @0 :UInt64;
+  heldBytes @1 :UInt64;
 }
 
 struct WeightsRequest {

@@ -95,6 +95,12 @@ class Reader {
         return Message(Examine{});
       case wire::Message::EXAMINED:
         return Message(Examined{prose(m.getExamined().getFailure())});
+      case wire::Message::FETCH_AHEAD:
+        return Message(FetchAhead{text(m.getFetchAhead().getShardsJson(), kTextBytesMax)});
+      case wire::Message::FETCHED_AHEAD: {
+        const auto r = m.getFetchedAhead();
+        return Message(FetchedAhead{r.getWantedBytes(), r.getHeldBytes()});
+      }
     }
     return bad("a message of unknown kind " + std::to_string(static_cast<int>(m.which())));
   }

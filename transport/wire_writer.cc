@@ -115,6 +115,7 @@ struct CheckOutgoing {
     return {};
   }
   Result<void> operator()(const Examined& m) const { return check_text(m.failure, "the failure"); }
+  Result<void> operator()(const FetchAhead& m) const { return check_text(m.shards_json, "the shards"); }
   template <class Small>
   Result<void> operator()(const Small&) const {
     return {};
@@ -192,6 +193,7 @@ struct WordsBound {
     return words;
   }
   size_t operator()(const Examined& m) const { return text_words(m.failure); }
+  size_t operator()(const FetchAhead& m) const { return text_words(m.shards_json); }
   template <class Small>
   size_t operator()(const Small&) const {
     return 0;
@@ -437,6 +439,12 @@ struct Writer {
   }
   void operator()(const Examine&) { root.setExamine(); }
   void operator()(const Examined& m) { root.initExamined().setFailure(text_of(m.failure)); }
+  void operator()(const FetchAhead& m) { root.initFetchAhead().setShardsJson(text_of(m.shards_json)); }
+  void operator()(const FetchedAhead& m) {
+    auto b = root.initFetchedAhead();
+    b.setWantedBytes(m.wanted_bytes);
+    b.setHeldBytes(m.held_bytes);
+  }
 };
 
 }  // namespace

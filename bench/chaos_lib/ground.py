@@ -32,11 +32,11 @@ class Ground(Elastic):
     """`live`: nodes that run at the same time, the head included; `names_max`: that the cluster file lists."""
 
     def __init__(self, folder, live=4, names_max=12, memory="150MiB", objective="latency", context=2048, sequences=4,
-                 network=None, environment_of=None, words_of=None, options_of=None, prepare=None, warm=()):
+                 network=None, environment_of=None, words_of=None, options_of=None, prepare=None, warm=(), keys=""):
         places = network.places(names_max + 1) if network else [Place()] * (names_max + 1)
         options = ["--without-api-key"] if network else []
         super().__init__(folder, nodes=names_max, memory=memory, context=context, sequences=sequences, options=options,
-                         places=places)
+                         places=places, keys=keys)
         self.network, self.words_of, self.options_of, self.prepare, self.warm = network, words_of, options_of, prepare, warm
         self.present = self.names[1:live]  # that are to be there when nothing is wrong
         self.joins = {name: [] for name in self.names[1:]}

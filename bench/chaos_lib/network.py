@@ -9,8 +9,10 @@ from elastic import Place
 from testbed_lib.command import parse_options
 from testbed_lib.common import command
 from testbed_lib.testbed import Testbed
+from testbed_lib.wire import Weather
 
 CLONE_NEWNET = 0x40000000
+GSO_SEGMENTS_MAX = "65535"  # as an interface comes
 TBF_BURST, TBF_QUEUE = "8kb", "50kb"  # a queue of 0.4 s at 1 Mbit/s
 
 
@@ -30,6 +32,7 @@ class Network:
     def __init__(self, devices):
         self.testbed = Testbed(parse_options(["run", "--devices", str(devices), "--", "true"]))
         self.home = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
+        self.wires = {}  # by device
 
     def __enter__(self):
         try:
@@ -82,3 +85,18 @@ class Network:
         verb, rest = ("replace", tbf) if mbps else ("del", ["root"])
         self._at_device(node, "tc", "qdisc", verb, "dev", "e0", *rest)
         self._at_switch("tc", "qdisc", verb, "dev", f"p-{self.device(node)}", *rest)
+
+    def weather(self, node, seed=0, **weather):
+        """The device's link is bad from now on (testbed_lib/wire.py), or with no `weather` as good as it was."""
+        device = self.device(node)
+        port, tap = f"p-{device}", f"w-{device}"
+        if device in self.wires:
+            self.testbed.end_helper(self.wires.pop(device))  # its tap goes with it
+            self._at_device(node, "ip", "link", "set", "e0", "gso_max_segs", GSO_SEGMENTS_MAX)
+            self._at_switch("ip", "link", "set", port, "master", "br0")
+        if weather:
+            # Frames of a packet each: of a large segment all would be lost at once.
+            self._at_device(node, "ip", "link", "set", "e0", "gso_max_segs", "1")
+            self.wires[device] = self.testbed.start_wire(device, tap, Weather(**weather), seed)
+            self._at_switch("ip", "link", "set", port, "nomaster")
+            self._at_switch("ip", "link", "set", tap, "master", "br0", "up")

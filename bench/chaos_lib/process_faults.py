@@ -162,10 +162,10 @@ def flap(ground, rng):
 
 def no_alarm(play):
     """Nobody is lost and no step fails."""
-    def played(ground, rng):
+    def played(ground, *what):
         metrics = ("shoal_nodes_lost_total", "shoal_step_failures_total")
         before = [ground.metric(name) for name in metrics]
-        outcome = play(ground, rng)
+        outcome = play(ground, *what)
         for stream in outcome.streams:
             stream.join(120)
         if [ground.metric(name) for name in metrics] != before:
@@ -225,6 +225,29 @@ def slow_link(ground, rng):
     return Outcome(streams)
 
 
+def bad_link(tokens, **weather):
+    """Frames of one stage's link come late, out of order or not at all; each prompt is another, so that it is read."""
+    @no_alarm
+    def play(ground, rng):
+        victim = rng.choice(ground.used())
+        ground.turn = (getattr(ground, "turn", 0) + 1) % len(MIDDLE)
+        ground.fault()
+        ground.network.weather(victim, rng.randrange(1 << 30), **weather)
+        try:
+            streams = [ground.stream(tokens, MIDDLE[ground.turn]), ground.stream(tokens, temperature=0.9, seed=7)]
+            for stream in streams:
+                stream.join(120)
+        finally:
+            ground.network.weather(victim)
+        return Outcome(streams)
+    return play
+
+
+delayed = bad_link(40, delay_ms=50, jitter_ms=20)
+lossy = bad_link(40, lost=0.01, held_back=0.05)
+far = bad_link(20, delay_ms=200, jitter_ms=20, lost=0.01)
+
+
 def jump(ground, rng):
     days = rng.choice([-30, 30])
     victim = rng.choice(["node-0", *ground.used()])
@@ -246,6 +269,40 @@ def jump(ground, rng):
 
 
 clock_jump = no_alarm(jump)
+
+
+def join_under_clock(days, says):
+    """A node comes in with a clock so many days off, and says what is wrong; then the clock is set right."""
+    @no_alarm
+    def refused_at_first(ground, rng, visitor):
+        begun = len(ground.log(visitor)) if ground.joins[visitor] else 0
+        streams = ground.streams(120)
+        set_clock(ground.clock_of(visitor), days)
+        ground.fault()
+        ground.start_node(visitor)
+        ground.wait_for(lambda: re.search(says, ground.log(visitor)[begun:]), 20, f"a word of {visitor} on its clock")
+        noticed = time.monotonic() - ground.moment
+        for stream in streams:
+            stream.join(60)
+        time.sleep(2.5)  # it has called again
+        if ground.processes[visitor].poll() is not None or ground.node_state(visitor) in ("joining", "spare", "in use"):
+            raise AssertionError(f"{visitor} ended or was let in: {ground.log(visitor)[begun:]}")
+        set_clock(ground.clock_of(visitor), 0)
+        ground.wait_for(lambda: ground.node_state(visitor) in ("spare", "in use"), 30, f"the way in of {visitor}")
+        return Outcome([*streams, ground.stream(20)], noticed)
+
+    def play(ground, rng):
+        free = [name for name in ground.names[1:] if name not in ground.present]
+        visitor = min(free, key=lambda name: len(ground.joins[name]))
+        outcome = refused_at_first(ground, rng, visitor)
+        ground.kill(visitor)
+        ground.notice_loss(visitor)
+        return outcome
+    return play
+
+
+join_behind = join_under_clock(-30, r"is not valid yet: it is valid from .* this device's clock says")
+join_ahead = join_under_clock(30, r"(has ended|has expired).* this device's clock says")
 
 
 def set_clock(path, days):

@@ -10,6 +10,7 @@ from .common import TestbedError, say
 from .relay import Port, relay
 from . import slots
 from .testbed import Testbed, clean
+from .wire import Weather, wire
 
 DEVICES_MAX = 64
 EXIT_FAILED, EXIT_USAGE = 1, 2
@@ -114,12 +115,14 @@ def own_part(arguments):
     if arguments[0] == "relay":
         ports = [argument.rsplit("=", 2) for argument in arguments[1:]]
         relay([Port(name, float(delay), float(rate)) for name, delay, rate in ports])
+    if arguments[0] == "wire":
+        wire(arguments[1], arguments[2], Weather(*map(float, arguments[4:])), arguments[3])
     shares = [argument.rsplit("=", 1) for argument in arguments[3:]]
     slots.run(int(arguments[1]), float(arguments[2]), [slots.Share(tasks, float(share)) for tasks, share in shares])
 
 
 def act(description):
-    if sys.argv[1:2] in (["relay"], ["slots"]):
+    if sys.argv[1:2] in (["relay"], ["slots"], ["wire"]):
         return own_part(sys.argv[1:])
     options = parse_options(sys.argv[1:], description)
     if options.action == "check":

@@ -132,8 +132,18 @@ class Testbed:
         process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, start_new_session=True)
         self.helpers.append(process)
         if process.stdout.readline() != b"ready\n":
-            raise TestbedError("the relay did not start; without --latency-ms and --link-mbps it is not needed" if part == "relay"
-                               else "time slots are not permitted here; --cpu-by quota does without")
+            raise TestbedError({"relay": "the relay did not start; without --latency-ms and --link-mbps it is not needed",
+                                "slots": "time slots are not permitted here; --cpu-by quota does without",
+                                "wire": "the wire did not start: it needs /dev/net/tun"}[part])
+        return process
+
+    def start_wire(self, device, tap, weather, seed):
+        """A bad link in the place of a device's: a process that ends with the testbed, or before (testbed_lib/wire.py)."""
+        return self._start("wire", f"p-{device}", tap, str(seed), *weather.words())
+
+    def end_helper(self, process):
+        self.helpers.remove(process)
+        self._end(process)
 
     def _write_files(self):
         prefix = shlex.quote(self.id)

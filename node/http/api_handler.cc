@@ -219,8 +219,10 @@ ClusterCounts ApiHandler::cluster_counts() const {
   const PipelineKeeper::Counters kept = cluster_.keeper->counters();
   counts.joined = kept.joined, counts.lost = kept.lost, counts.failed = kept.failed,
   counts.resumed = kept.resumed, counts.suspected = kept.suspected;
-  for (const PipelineKeeper::Member& member : cluster_.keeper->members())
+  for (const PipelineKeeper::Member& member : cluster_.keeper->members()) {
     counts.suspects += member.state == "suspect";
+    if (member.ahead.wanted_bytes > 0) counts.ahead[member.name] = member.ahead;
+  }
   counts.stale = kept.stale, counts.stood_still_s = kept.stood_still_s;
   counts.plan = cluster_.keeper->epoch();
   counts.running = cluster_.keeper->state() == Recovery::State::kRunning;

@@ -87,6 +87,15 @@ std::vector<MetricFamily> cluster_families(const ClusterCounts& cluster) {
         static_cast<double>(cluster.suspected));
   Reading::add(reading.family("shoal_nodes_suspect", "Nodes that are out for it now", MetricType::Gauge),
                static_cast<double>(cluster.suspects));
+  MetricFamily& wanted =
+      reading.family("shoal_fetch_ahead_bytes",
+                     "Weights that a node without layers would get if another were lost", MetricType::Gauge);
+  for (const auto& [node, ahead] : cluster.ahead)
+    Reading::add(wanted, static_cast<double>(ahead.wanted_bytes), {{"node", node}});
+  MetricFamily& held =
+      reading.family("shoal_fetched_ahead_bytes", "What of it is on the node's disk", MetricType::Gauge);
+  for (const auto& [node, ahead] : cluster.ahead)
+    Reading::add(held, static_cast<double>(ahead.held_bytes), {{"node", node}});
   count("shoal_recoveries_total", "Pipelines laid out anew", static_cast<double>(cluster.resumed));
   count("shoal_recovery_seconds_total", "Seconds that answers stood still for it", cluster.stood_still_s);
   count("shoal_replayed_tokens_total", "Tokens computed again after a loss",

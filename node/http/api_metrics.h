@@ -33,7 +33,8 @@ class EventRate {
 // What befell the cluster since it started (node/pipeline_keeper.h).
 struct ClusterCounts {
   uint64_t joined = 0, lost = 0, resumed = 0, suspected = 0, suspects = 0, stale = 0, replayed = 0;
-  std::map<std::string, uint64_t> failed;  // by node or hop
+  std::map<std::string, uint64_t> failed;     // by node or hop
+  std::map<std::string, FetchedAhead> ahead;  // by node: of what it would get if another were lost
   double stood_still_s = 0;
   Verifier::Counts verified;
   uint64_t plan = 0;  // the epoch

@@ -49,6 +49,27 @@ class Recovery(ClusterTest):
             self.assertEqual(cluster.metric("shoal_nodes_lost_total"), 2)
             self.assertGreaterEqual(cluster.metric("shoal_recoveries_total"), 2)
 
+    def test_a_spare_has_fetched_ahead_what_it_gets(self):
+        cluster = Elastic(self.folder, nodes=4, memory="140MiB")
+        cluster.own_environment = {name: {"XDG_CACHE_HOME": os.path.join(self.folder, "ahead-" + name)} for name in cluster.names[1:]}
+        start_node = cluster.start_node
+        cluster.start_node = lambda name: start_node(name, options=[])  # without the model's file
+        with cluster:
+            expected = cluster.complete(60)
+            (spare,) = set(cluster.names[1:]) - set(cluster.used())
+            stream = cluster.stream(60)
+            self.whole(stream, expected)  # it fetches while answers stream
+            cluster.wait_for(lambda: ("fetched ahead", spare) in [(event["kind"], event["node"]) for event in cluster.status()["events"]],
+                             30, "what it would get")
+            self.assertEqual(cluster.metric("shoal_fetched_ahead_bytes"), cluster.metric("shoal_fetch_ahead_bytes"))
+            begun = len(cluster.log(spare))
+            stream = cluster.stream(60)
+            self.assertTrue(stream.wait_for_pieces(5))
+            cluster.signal(cluster.used()[-1], signal.SIGKILL)
+            self.whole(stream, expected)
+            self.assertIn(spare, cluster.used())
+            self.assertRegex(cluster.log(spare)[begun:], r"no model file: (\S+ \S+) of weights, \1 of them on its disk, 0 B fetched")
+
     def test_killed_while_it_reads_a_prompt_and_twice_at_once(self):
         prompt = "A long story about the sea, and what lies beneath it. " * 60
         with Elastic(self.folder, nodes=5) as cluster:

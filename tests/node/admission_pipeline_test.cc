@@ -53,10 +53,11 @@ TEST_CASE("whose answers have ended is no longer counted as running") {
     return requests.submit(cluster.coordinator(), std::move(request));
   };
   REQUIRE(requests.wait(submit("anna", {5, 6}, 2)));
+  REQUIRE(requests.wait(submit("bert", {5, 9}, 2)));
   const size_t blocker = submit("carl", {5, 7}, 600);
   REQUIRE(requests.wait_for_tokens(blocker, 1));
   const size_t bert = submit("bert", prompt_of(400, 3), 2);
-  const size_t anna = submit("anna", {5, 8}, 600);  // shorter, and she has no more running than he
+  const size_t anna = submit("anna", {5, 8}, 600);  // her turn is longer ago, and neither has any running
   REQUIRE(requests.wait_for_tokens(anna, 1));
   CHECK(requests.reply(bert).tokens.empty());
   REQUIRE(requests.wait_all());

@@ -39,6 +39,36 @@ TEST_CASE("a silent node is lost within three seconds, once") {
   CHECK_FALSE(members.is_here("pi"));
 }
 
+TEST_CASE("the moment of the next loss is known ahead, and not a moment before is anybody lost") {
+  constexpr double kInstant = 1e-6;
+  Membership members;
+  CHECK(members.next_loss_s() > 1e300);
+  members.joined("quiet", 0, /*beats=*/false);
+  CHECK(members.next_loss_s() > 1e300);  // of one that need not speak
+  members.joined("pi", 10.05);
+  members.joined("attic", 10.02);
+  CHECK(members.next_loss_s() == 10.02 + Membership::kSilence_s);
+  members.heartbeat("attic", 7, true, 11.37);
+  CHECK(members.next_loss_s() == 10.05 + Membership::kSilence_s);
+  // It works and gets nothing done: beats do not put that off.
+  for (double now_s = 11.4; now_s < 14; now_s += 0.2) {
+    members.heartbeat("pi", 1, false, now_s);
+    members.heartbeat("attic", 7, true, now_s);
+  }
+  const double stalled_s = 11.37 + Membership::kStallLeast_s;
+  CHECK(members.next_loss_s() == stalled_s);
+  CHECK(members.tick(stalled_s - kInstant).empty());
+  const auto losses = members.tick(stalled_s);
+  REQUIRE(losses.size() == 1);
+  CHECK(losses[0].node == "attic");
+  const double silent_s = members.next_loss_s();
+  CHECK(silent_s > 13.7 + Membership::kSilence_s);
+  CHECK(wait(members, stalled_s, silent_s - kInstant).empty());
+  CHECK(members.tick(silent_s - kInstant).empty());
+  CHECK(members.tick(silent_s).size() == 1);
+  CHECK(members.next_loss_s() > 1e300);
+}
+
 TEST_CASE("a node that hangs before its first sign of life is lost too") {
   Membership members;
   members.joined("pi", 0);

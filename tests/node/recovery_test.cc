@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "node/foresight.h"
 #include "planner/planner.h"
 
 namespace shoal {
@@ -130,6 +131,59 @@ TEST_CASE("a lost stage: answers stop, the rest load under the next epoch, answe
   CHECK(drill.runs);
   CHECK(drill.recovery.epoch() == 2);
   CHECK(drill.log.back().find("answers go on after") != std::string::npos);
+}
+
+TEST_CASE("what a spare would get if another were lost is what it gets when another is lost") {
+  Drill drill;
+  const auto computing = [&] {
+    size_t nodes = 0;
+    for (const char* name : {"a", "b", "c"})
+      nodes += drill.recovery.is_here(name) && drill.recovery.in_plan(name);
+    return nodes;
+  };
+  std::vector<std::string> spares;
+  for (const char* name : {"a", "b", "c"})
+    if (!drill.recovery.in_plan(name)) spares.push_back(name);
+  REQUIRE(spares.size() == 1);
+  const std::vector<Recovery::MakePlan> losses = drill.recovery.look_ahead(0);
+  CHECK(losses.size() == computing());
+  CHECK(drill.recovery.look_ahead(100).empty());  // once
+  const auto always = [] { return true; };
+  const std::vector<ShardSpec> ahead = shards_ahead(losses, spares, always).at(spares[0]);
+  CHECK(shards_ahead(losses, spares, [] { return false; }).at(spares[0]).empty());
+  CHECK(shards_from_json(shards_to_json(ahead), 12).value() == ahead);
+
+  drill.lose(drill.used());
+  drill.pass(0.5);
+  REQUIRE(drill.load.has_value());
+  size_t of_spare = 0;
+  for (const StageAssignment& stage : drill.load->plan.stages) {
+    if (drill.load->plan.devices[static_cast<size_t>(stage.device)] != spares[0]) continue;
+    ++of_spare;
+    const ShardSpec shard{stage.embedding, {stage.layer_begin, stage.layer_end}, stage.output};
+    CHECK(std::find(ahead.begin(), ahead.end(), shard) != ahead.end());
+  }
+  CHECK(of_spare > 0);
+  CHECK(drill.recovery.look_ahead(drill.now_s + 100).empty());  // while nobody computes
+  drill.all_ready();
+  CHECK(drill.recovery.look_ahead(drill.now_s).empty());
+  CHECK(drill.recovery.look_ahead(drill.now_s + Recovery::kLookAheadAfter_s).size() == computing());
+}
+
+TEST_CASE("parts that are no parts of the model are not fetched ahead") {
+  const std::string good = R"({"layer_begin":0,"layer_end":12,"embedding":true,"output":true})";
+  CHECK(shards_from_json("[" + good + "]", 12).value().size() == 1);
+  CHECK(shards_from_json("[]", 12).value().empty());
+  for (const char* bad :
+       {"", "7", "{}", "[7]", "[{}]", R"([{"layer_begin":0,"layer_end":13,"embedding":true,"output":true}])",
+        R"([{"layer_begin":-1,"layer_end":3,"embedding":true,"output":true}])",
+        R"([{"layer_begin":4,"layer_end":3,"embedding":true,"output":true}])",
+        R"([{"layer_begin":0,"layer_end":1e99,"embedding":true,"output":true}])",
+        R"([{"layer_begin":0,"layer_end":3,"embedding":1,"output":true}])"})
+    CHECK(shards_from_json(bad, 12).has_error());
+  std::string many = "[" + good;
+  for (size_t i = 0; i < kShardsAheadMax; ++i) many += "," + good;
+  CHECK(shards_from_json(many + "]", 12).has_error());
 }
 
 TEST_CASE("a second loss while loading: the next epoch, and what the first says is stale") {

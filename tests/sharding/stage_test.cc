@@ -112,9 +112,9 @@ TEST_CASE("K and V that are not finite are seen in what a step computes, whateve
   const test::TempDir dir;
   for (const char* tensor : {"blk.1.attn_k.weight", "blk.1.attn_v.weight", "blk.1.attn_q.weight"}) {
     test::GgufWriter writer = test::tiny_model({});
-    // The last of a row; as payload of a NaN, 1 is what a sum of integers could turn into a number.
+    // The last of a row; this NaN becomes -1.5 where exp adds an exponent to its bits.
     std::string& data = writer.tensor(tensor).data;
-    data.replace(1020, 4, test::GgufWriter::pod(0x7fc00001u));
+    data.replace(1020, 4, test::GgufWriter::pod(0x7fc00080u));
     writer.write(dir.file("broken.gguf"));
     const GgufFile file = GgufFile::open(dir.file("broken.gguf"));
     const ModelConfig config = ModelConfig::from(file);

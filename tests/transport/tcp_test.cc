@@ -235,6 +235,26 @@ TEST_CASE("a closed listener ends its accept") {
   run(io, {waiter, closer});
 }
 
+TEST_CASE("a peer that is given up hears it at once, past what it has not read") {
+  asio::io_context io;
+  RawPeer raw(io);
+  const Activations payload(4 << 20);
+  const Body body = [&]() -> asio::awaitable<void> {
+    // More than the peer's system takes: what ends the stream would wait behind it.
+    OutgoingMessage outgoing{LinkProbe{1}, payload.bytes(), {}};
+    REQUIRE(raw.channel->post(std::move(outgoing)).has_value());
+    raw.channel->abort();
+    CHECK_FALSE(raw.channel->is_open());
+    std::vector<char> read(2 * payload.bytes().size());
+    boost::system::error_code ec;
+    const auto begin = Clock::now();
+    co_await asio::async_read(raw.socket, asio::buffer(read), asio::redirect_error(asio::use_awaitable, ec));
+    CHECK(ec == asio::error::connection_reset);
+    CHECK(Clock::now() - begin < 1s);
+  };
+  run(io, body);
+}
+
 TEST_CASE("a connection reset while sending is a lost peer") {
   asio::io_context io;
   RawPeer raw(io);

@@ -1,4 +1,6 @@
 // TLS under channels: who is let in, who is not, and that frames pass as without it.
+#include <openssl/pem.h>
+#include <openssl/x509.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -32,6 +34,28 @@ Greeting greet(asio::io_context& io, const ChannelOptions& laptop, const Channel
   };
   run(io, {accept, connect});
   return greeting;
+}
+
+// The same certificate, valid from `days` from now on, signed anew by the authority whose key is in a file:
+// what a device sees whose own clock is behind.
+std::string beginning_in(int days, const std::string& certificate, const std::string& key_path) {
+  BIO* const text = BIO_new_mem_buf(certificate.data(), static_cast<int>(certificate.size()));
+  X509* const changed = PEM_read_bio_X509(text, nullptr, nullptr, nullptr);
+  BIO* const key_text = BIO_new_file(key_path.c_str(), "r");
+  EVP_PKEY* const key = PEM_read_bio_PrivateKey(key_text, nullptr, nullptr, nullptr);
+  BIO* const out = BIO_new(BIO_s_mem());
+  const long begin_s = long{days} * 86400;
+  REQUIRE(X509_gmtime_adj(X509_getm_notBefore(changed), begin_s) != nullptr);
+  REQUIRE(X509_gmtime_adj(X509_getm_notAfter(changed), begin_s + 86400) != nullptr);
+  REQUIRE(X509_sign(changed, key, EVP_sha256()) > 0);
+  REQUIRE(PEM_write_bio_X509(out, changed) == 1);
+  char* data = nullptr;
+  const long size = BIO_get_mem_data(out, &data);
+  const std::string pem(data, static_cast<size_t>(size));
+  for (BIO* const bio : {text, key_text, out}) BIO_free(bio);
+  X509_free(changed);
+  EVP_PKEY_free(key);
+  return pem;
 }
 
 }  // namespace
@@ -119,7 +143,8 @@ TEST_CASE("a node is who its certificate says, and of this cluster, or is not le
     CHECK(why.find(
               "(of node laptop) has expired: run `shoal invite -c CLUSTER.yaml --name laptop` on the head") !=
           std::string::npos);
-    CHECK(told.find("this node's certificate has expired there: run `shoal invite") != std::string::npos);
+    CHECK(why.find("and this device's clock says 20") != std::string::npos);
+    CHECK(told.find(std::string(kExpiredThere) + ": run `shoal invite") != std::string::npos);
     CHECK(refused(laptop, tls_options(credentials_of(authority, "pi-1", -2))).first.find("expired") !=
           std::string::npos);
   }
@@ -146,6 +171,24 @@ TEST_CASE("a node is who its certificate says, and of this cluster, or is not le
     refused(ChannelOptions{}, pi);
     refused(laptop, ChannelOptions{});
   }
+}
+
+TEST_CASE("where a certificate is not valid yet both sides are told of the clock") {
+  asio::io_context io;
+  const std::filesystem::path directory =
+      std::filesystem::temp_directory_path() / ("shoal-clock-" + std::to_string(::getpid()));
+  const CertificateAuthority authority = CertificateAuthority::in(directory, "home");
+  NodeCredentials ahead = credentials_of(authority, "pi-1");
+  ahead.certificate = beginning_in(29, ahead.certificate, directory / "authority.key");
+  std::filesystem::remove_all(directory);
+  const ChannelOptions laptop = tls_options(credentials_of(authority, "laptop"));
+  const Greeting g = greet(io, laptop, tls_options(ahead));
+  REQUIRE(g.caller.has_error());
+  REQUIRE(g.callee.has_error());
+  const std::string behind = g.caller.error().message, right = g.callee.error().message;
+  CHECK(behind.find("(of node pi-1) is not valid yet: it is valid from 20") != std::string::npos);
+  CHECK(behind.find("and this device's clock says 20") != std::string::npos);
+  CHECK(right.find("its clock says a time before the certificate was made") != std::string::npos);
 }
 
 TEST_CASE("connections of a node that is revoked end at once, those of others go on") {
