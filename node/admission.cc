@@ -14,14 +14,13 @@ namespace shoal {
 
 Result<void> AdmissionQueue::offer(const WaitingRequest& request, double row_s) {
   const auto places = static_cast<size_t>(request.together);
-  if (waiting_.size() + places > limits_.waiting_max) {
+  if (is_full_for(request.user, places))
     return Error{Errc::kQueueFull, fmt::format("{} requests wait already: try again later", waiting_.size())};
-  }
   const size_t own = waiting_of(request.user);
   if (!request.user.empty() && own + places > limits_.waiting_of_user_max)
     return Error{Errc::kQueueFull, fmt::format("{} of your answers wait already: try again later", own)};
   const double own_s = kMargin * request.prompt_rows * row_s;
-  const double wait_s = predicted_wait_s(row_s);
+  const double wait_s = predicted_wait_s(request.user, row_s);
   const bool asks = !waiting_.empty() && !request.follows;
   if (asks && wait_s + own_s > wait_allowed_s(own_s)) {
     return Error{Errc::kQueueFull,
@@ -37,22 +36,45 @@ Result<void> AdmissionQueue::offer(const WaitingRequest& request, double row_s) 
   }
   if (waiting_.empty()) turns_since_ = request.since_s;
   waiting_.push_back(request);
-  rows_ += request.prompt_rows;
   return {};
 }
 
-double AdmissionQueue::predicted_wait_s(double row_s) const {
-  return std::max(kMargin * static_cast<double>(rows_) * row_s,
-                  static_cast<double>(waiting_.size()) * turn_s_);
+// Another user's go before it as long as that user has no more running than this one: one for each of this
+// user's, fewer by what they have running more.
+double AdmissionQueue::predicted_wait_s(const std::string& user, double row_s) const {
+  struct Line {
+    int64_t requests = 0, rows = 0;
+  };
+  std::map<std::string_view, Line> lines;
+  for (const WaitingRequest& r : waiting_) {
+    Line& line = lines[r.user];
+    ++line.requests, line.rows += r.prompt_rows;
+  }
+  const auto own = lines.find(user);
+  const int64_t before = own == lines.end() ? 0 : own->second.requests;
+  double turns = 0, rows = 0;
+  for (const auto& [name, line] : lines) {
+    const int64_t level = before + 1 + running_of(user) - running_of(std::string(name));
+    const int64_t ahead = name == user ? line.requests : std::clamp<int64_t>(level, 0, line.requests);
+    turns += static_cast<double>(ahead);
+    rows += static_cast<double>(line.rows) * static_cast<double>(ahead) / static_cast<double>(line.requests);
+  }
+  return std::max(kMargin * rows * row_s, turns * turn_s_);
+}
+
+bool AdmissionQueue::is_full_for(const std::string& user, size_t places) const {
+  if (waiting_.size() + places <= limits_.waiting_max) return false;
+  return user.empty() || waiting_of(user) + places > limits_.waiting_of_user_kept;
 }
 
 double AdmissionQueue::retry_after_s(const std::string& user, int prompt_rows, double row_s) const {
   if (waiting_.empty()) return 0;
   const double own_s = kMargin * prompt_rows * row_s;
-  double wait_s = std::max(0.0, predicted_wait_s(row_s) + own_s - wait_allowed_s(own_s));
+  const double predicted_s = predicted_wait_s(user, row_s);
+  double wait_s = std::max(0.0, predicted_s + own_s - wait_allowed_s(own_s));
   // Until one of those that fill the queue has had its turn.
-  const auto turn_s = [&](size_t count) { return predicted_wait_s(row_s) / static_cast<double>(count); };
-  if (waiting_.size() >= limits_.waiting_max) wait_s = std::max(wait_s, turn_s(waiting_.size()));
+  const auto turn_s = [&](size_t count) { return predicted_s / static_cast<double>(count); };
+  if (is_full_for(user, 1)) wait_s = std::max(wait_s, turn_s(waiting_.size()));
   const size_t own = waiting_of(user);
   if (!user.empty() && own >= limits_.waiting_of_user_max) wait_s = std::max(wait_s, turn_s(own));
   return std::min(wait_s, limits_.wait_max_s);
@@ -100,7 +122,6 @@ std::list<WaitingRequest>::const_iterator AdmissionQueue::find(uint64_t id) cons
 }
 
 void AdmissionQueue::drop(std::list<WaitingRequest>::const_iterator it) {
-  rows_ -= it->prompt_rows;
   waiting_.erase(it);
 }
 

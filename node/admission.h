@@ -6,9 +6,10 @@
 // backlog of short prompts does not keep a long one waiting; of those who have had none, whose next prompt is
 // shortest. A user's next is the one of the highest priority, and of those the shortest, less what it has
 // waited. A request is refused when the queue is full or holds a great many of the same user, or when what
-// waits before it predicts that it would wait longer than the queue may take: a caller who is told at once
-// can go elsewhere, one who waits a minute in silence cannot. What waits before it is its prompts' rows; or,
-// where answers are long, the turns that end before its own, as often as turns have ended lately while others
+// goes before it predicts that it would wait longer than the queue may take: a caller who is told at once can
+// go elsewhere, one who waits a minute in silence cannot. What goes before it are its user's own, and as many
+// turns of each other user as these leave room for, so nobody is refused for another's backlog: their
+// prompts' rows; or, where answers are long, as long as it took lately for so many turns to end while others
 // waited.
 #pragma once
 
@@ -28,6 +29,7 @@ namespace shoal {
 struct AdmissionLimits {
   size_t waiting_max = 1024;
   size_t waiting_of_user_max = 256;  // of one user who is named: nobody fills the queue alone
+  size_t waiting_of_user_kept = 16;  // so many find a place in a queue that others have filled
   double wait_max_s = 60;  // predicted; a prompt that alone takes longer may wait for twice its own time
   double ageing = 0.1;     // seconds of prompt work forgiven for each second of waiting
 };
@@ -62,7 +64,8 @@ class AdmissionQueue {
   std::vector<uint64_t> expire(double now_s);
 
   size_t size() const { return waiting_.size(); }
-  double predicted_wait_s(double row_s) const;
+  // Of one more of this user's.
+  double predicted_wait_s(const std::string& user, double row_s) const;
 
  private:
   static constexpr int kTurnsRemembered = 32;  // of which the mean time between two ends is taken
@@ -71,6 +74,7 @@ class AdmissionQueue {
   std::list<WaitingRequest>::const_iterator find(uint64_t id) const;
   int running_of(const std::string& user) const;
   uint64_t last_turn_of(const std::string& user) const;
+  bool is_full_for(const std::string& user, size_t places) const;
   size_t waiting_of(const std::string& user) const;
   void drop(std::list<WaitingRequest>::const_iterator it);
 
@@ -79,7 +83,6 @@ class AdmissionQueue {
   std::map<std::string, int> running_;
   std::map<std::string, uint64_t> last_turn_;  // of users who have had one: as many as there are keys
   uint64_t turns_taken_ = 0;
-  int64_t rows_ = 0;        // of all that wait
   double turn_s_ = 0;       // between two ends while others waited
   int turns_ = 0;           // that it is the mean of
   double turns_since_ = 0;  // the last end, or when somebody began to wait after nobody had

@@ -41,16 +41,28 @@ CacheSlots::Prefix CacheSlots::best_prefix(std::span<const int32_t> tokens, cons
 }
 
 bool CacheSlots::has_room(const Prefix& prefix, int length) const {
-  std::vector<bool> used(slots_.size());
-  int wanted = KvCache::pages_for(length + 1);
-  for (size_t i = 0; i < slots_.size(); ++i) {
-    used[i] = slots_[i].used;
-    const int slot = static_cast<int>(i);
-    if (used[i]) wanted += std::max(0, KvCache::pages_for(slots_[i].length + 1) - book_.pages_of(slot));
-  }
-  if (std::none_of(used.begin(), used.end(), [](bool is) { return is; })) return true;
+  std::vector<bool> used;
+  for (const Slot& slot : slots_) used.push_back(slot.used);
   // Whole pages of a running sequence's beginning are there already.
-  if (used[index(prefix.from)]) wanted -= prefix.length / kKvPageTokens;
+  const int there = used[index(prefix.from)] ? prefix.length / kKvPageTokens : 0;
+  return has_room_beside(used, KvCache::pages_for(length + 1) - there);
+}
+
+bool CacheSlots::would_have_room(int length, std::span<const int> without) const {
+  std::vector<bool> used;
+  for (const Slot& slot : slots_) used.push_back(slot.used);
+  for (const int slot : without) used[index(slot)] = false;
+  return has_room_beside(used, KvCache::pages_for(length + 1));
+}
+
+// Whether so many pages can be had while those of the used slots stay and get what they still need.
+bool CacheSlots::has_room_beside(const std::vector<bool>& used, int pages) const {
+  if (std::none_of(used.begin(), used.end(), [](bool is) { return is; })) return true;
+  int wanted = pages;
+  for (size_t i = 0; i < slots_.size(); ++i) {
+    const int held = book_.pages_of(static_cast<int>(i));
+    if (used[i]) wanted += std::max(0, KvCache::pages_for(slots_[i].length + 1) - held);
+  }
   const int kept = static_cast<int>(kKeptFree * book_.pages());
   return book_.pages_held(used) + wanted + kept <= book_.pages();
 }
@@ -123,17 +135,11 @@ std::vector<Resident> by_rank(std::vector<Resident> running) {
     return a.priority != b.priority ? a.priority > b.priority : a.id < b.id;
   });
   std::map<std::string, int> turns;  // of each user, so far
-  std::vector<std::pair<int, Resident>> by_turn;
-  for (Resident& resident : running) {
-    const int turn = turns[resident.user]++;
-    by_turn.emplace_back(turn, std::move(resident));
-  }
-  std::sort(by_turn.begin(), by_turn.end(), [](const auto& a, const auto& b) {
-    return a.first != b.first ? a.first < b.first : a.second.id < b.second.id;
+  for (Resident& resident : running) resident.turn = turns[resident.user]++;
+  std::sort(running.begin(), running.end(), [](const Resident& a, const Resident& b) {
+    return a.turn != b.turn ? a.turn < b.turn : a.id < b.id;
   });
-  std::vector<Resident> ranked;
-  for (auto& [turn, resident] : by_turn) ranked.push_back(std::move(resident));
-  return ranked;
+  return running;
 }
 
 std::optional<uint64_t> victim(std::span<const Resident> ranked, uint64_t needy) {

@@ -40,6 +40,8 @@ class CacheSlots {
   Prefix best_prefix(std::span<const int32_t> tokens, const std::string& user) const;
   // Whether a sequence of `length` tokens may be admitted. Always, where no other runs.
   bool has_room(const Prefix& prefix, int length) const;
+  // The same for one without a cached beginning, once the sequences in these slots were taken off.
+  bool would_have_room(int length, std::span<const int> without) const;
   // The slot is used from now on by a sequence of `length` tokens.
   void take(const Prefix& prefix, const std::string& user, int length);
 
@@ -67,6 +69,7 @@ class CacheSlots {
     uint64_t last_used = 0;
   };
   static size_t index(int slot) { return static_cast<size_t>(slot); }
+  bool has_room_beside(const std::vector<bool>& used, int pages) const;
   void trim(int slot, int length);
   void make_free(int pages);
 
@@ -83,6 +86,7 @@ struct Resident {
   int priority = 0;
   bool holds = true;  // pages; false: it was taken off
   bool in_flight = false;
+  int turn = 0;  // how many of the same user rank before it; by_rank() says
 };
 
 // The order in which sequences keep their pages. Users take turns: nobody's second comes before another's

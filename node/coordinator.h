@@ -89,6 +89,7 @@ class Coordinator {
   struct Waiting {
     GenerationRequest request;
     double deadline_s;
+    double since_s;
   };
   struct StepInFlight {
     ScheduledStep step;
@@ -112,6 +113,8 @@ class Coordinator {
   CacheSlots::Prefix prefix_of(const GenerationRequest& request, std::span<const int32_t> tokens) const;
   std::vector<Resident> residents() const;
   bool take_one_off(uint64_t needy);
+  bool make_way(const Waiting& waiting, int length);
+  void take_off(uint64_t id);
   void watch_deadlines();
   double row_seconds() const;
   void pump();

@@ -30,7 +30,7 @@ void Coordinator::start(uint64_t id, GenerationRequest request) {
     return request.on_event(event);
   }
   mark(id, TracedRequest::Mark::kArrived, length);
-  waiting_.emplace(id, Waiting{std::move(request), deadline_s});
+  waiting_.emplace(id, Waiting{std::move(request), deadline_s, now});
   admit();
   watch_deadlines();
   pump();
@@ -71,8 +71,12 @@ void Coordinator::admit() {
     const GenerationRequest& request = waiting->second.request;
     if (taken_off != nullptr && !goes_before(*id, request, *taken_off)) return;
     const std::vector<int32_t> tokens = first_tokens(request);
-    const CacheSlots::Prefix prefix = prefix_of(request, tokens);
-    if (prefix.slot < 0 || !cache_.has_room(prefix, static_cast<int>(tokens.size()))) return;
+    const int length = static_cast<int>(tokens.size());
+    CacheSlots::Prefix prefix = prefix_of(request, tokens);
+    if (prefix.slot < 0 || !cache_.has_room(prefix, length)) {
+      if (!make_way(waiting->second, length)) return;
+      prefix = prefix_of(request, tokens);
+    }
     queue_.take(*id);
     Waiting taken = std::move(waiting->second);
     waiting_.erase(waiting);
@@ -185,12 +189,41 @@ std::vector<Resident> Coordinator::residents() const {
 bool Coordinator::take_one_off(uint64_t needy) {
   const std::optional<uint64_t> chosen = victim(residents(), needy);
   if (!chosen) return false;
-  Sequence& sequence = *running_.at(*chosen);
-  scheduler_.remove(*chosen);
+  take_off(*chosen);
+  return true;
+}
+
+void Coordinator::take_off(uint64_t id) {
+  Sequence& sequence = *running_.at(id);
+  scheduler_.remove(id);
   cache_.give_back(sequence.slot);
   sequence.slot = -1;
   ++preempted_;
-  return true;
+}
+
+// A request whose turn it is finds no place, or no pages. Those of a later turn give theirs, the last ones
+// first and no more than it takes, so that nobody's many or long answers keep another's first one out. Not
+// before it has waited for as long as they will take to be computed again: so at least half of all work is
+// new, however often somebody asks.
+bool Coordinator::make_way(const Waiting& waiting, int length) {
+  const std::vector<Resident> ranked = residents();
+  const std::string& user = waiting.request.user;
+  const auto own = std::count_if(ranked.begin(), ranked.end(), [&](const auto& r) { return r.user == user; });
+  double again_s = 0;
+  std::vector<uint64_t> chosen;
+  std::vector<int> slots;
+  for (auto it = ranked.rbegin(); it != ranked.rend() && it->turn > own; ++it) {
+    if (!it->holds || it->in_flight) continue;
+    const Sequence& sequence = *running_.at(it->id);
+    again_s += static_cast<double>(sequence.tokens.size()) * row_seconds();
+    chosen.push_back(it->id);
+    slots.push_back(sequence.slot);
+    if (!cache_.would_have_room(length, slots)) continue;
+    if (host_.now_s() - waiting.since_s < again_s) return false;
+    for (const uint64_t one : chosen) take_off(one);
+    return true;
+  }
+  return false;
 }
 
 // Ends requests whose deadline has passed, and waits for the next one's.

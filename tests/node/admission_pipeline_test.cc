@@ -63,6 +63,52 @@ TEST_CASE("whose answers have ended is no longer counted as running") {
   REQUIRE(requests.wait_all());
 }
 
+TEST_CASE("one user's long answers in all places make way for another's first, and are what they would be") {
+  ClusterShape shape;
+  shape.node_of_stage = {"a", "b"};
+  shape.slots = 2;
+  shape.context = 2048;
+  LocalCluster cluster(shape);
+  Requests requests;
+  const auto submit = [&](const char* user, std::vector<int32_t> prompt, int tokens) {
+    GenerationRequest request = greedy(std::move(prompt), tokens);
+    request.user = user;
+    return requests.submit(cluster.coordinator(), std::move(request));
+  };
+  const size_t first = submit("anna", {5, 6}, 1800), second = submit("anna", {5, 7}, 1800);
+  REQUIRE(requests.wait_for_tokens(second, 20));
+  const size_t bert = submit("bert", {5, 8}, 30);
+  REQUIRE(requests.wait(bert));
+  CHECK_FALSE(requests.reply(first).finished);
+  CHECK_FALSE(requests.reply(second).finished);
+  CHECK(cluster.coordinator().preempted() == 1);
+  // A user's second asks nobody to leave.
+  const size_t third = submit("anna", {5, 9}, 4);
+  REQUIRE(requests.wait_all());
+  CHECK(cluster.coordinator().preempted() == 1);
+  LocalCluster fresh(shape);
+  const auto expected =
+      answers(fresh, {greedy({5, 6}, 1800), greedy({5, 7}, 1800), greedy({5, 8}, 30), greedy({5, 9}, 4)});
+  const size_t all[] = {first, second, bert, third};
+  for (size_t i = 0; i < 4; ++i) CHECK(requests.reply(all[i]).tokens == expected[i].tokens);
+}
+
+TEST_CASE("users with one answer each keep their places while a third waits") {
+  ClusterShape shape;
+  shape.slots = 2;
+  shape.context = 1024;
+  LocalCluster cluster(shape);
+  Requests requests;
+  std::vector<size_t> all;
+  for (const char* user : {"anna", "bert", "carl"}) {
+    GenerationRequest request = greedy({5, static_cast<int32_t>(6 + all.size())}, 300);
+    request.user = user;
+    all.push_back(requests.submit(cluster.coordinator(), std::move(request)));
+  }
+  REQUIRE(requests.wait_all());
+  CHECK(cluster.coordinator().preempted() == 0);
+}
+
 TEST_CASE("whose cache was given away goes on before anything new of the same user begins") {
   for (const bool same_user : {true, false}) {
     CAPTURE(same_user);

@@ -150,21 +150,21 @@ TEST_CASE("long answers before it count too, as often as turns have ended while 
   queue.ended("", 100);  // nobody waited: that says nothing of how long turns take
   wait(1, 100);
   queue.take(*queue.next(100, kRowS));
-  CHECK(queue.predicted_wait_s(kRowS) == 0);
+  CHECK(queue.predicted_wait_s("", kRowS) == 0);
   wait(4, 200);
-  CHECK(queue.predicted_wait_s(kRowS) < 1);  // nothing is known but the prompts
+  CHECK(queue.predicted_wait_s("", kRowS) < 1);  // nothing is known but the prompts
   for (double now_s = 210; now_s <= 230; now_s += 10) turn(now_s);
-  CHECK(queue.predicted_wait_s(kRowS) == doctest::Approx(10));
+  CHECK(queue.predicted_wait_s("", kRowS) == doctest::Approx(10));
   wait(5, 230);
-  CHECK(queue.predicted_wait_s(kRowS) == doctest::Approx(60));
+  CHECK(queue.predicted_wait_s("", kRowS) == doctest::Approx(60));
   CHECK(queue.offer(request(++id, 10), kRowS).error().code == Errc::kQueueFull);
   CHECK(queue.retry_after_s("", 10, kRowS) == doctest::Approx(0.013));
   // A slow spell passes: quick turns are believed as they come, and an empty queue refuses nobody.
   for (int i = 1; i <= 4; ++i) turn(230 + 0.1 * i);
-  CHECK(queue.predicted_wait_s(kRowS) < 10);
+  CHECK(queue.predicted_wait_s("", kRowS) < 10);
   CHECK(queue.offer(request(++id, 10, "", 0, 231), kRowS).has_value());
   drain(queue, 231);
-  CHECK(queue.predicted_wait_s(kRowS) == 0);
+  CHECK(queue.predicted_wait_s("", kRowS) == 0);
 }
 
 TEST_CASE("refused when the queue is full by count or by time; one long prompt alone is not") {
@@ -177,7 +177,7 @@ TEST_CASE("refused when the queue is full by count or by time; one long prompt a
   CHECK(queue.offer(request(4, 10), kRowS).error().code == Errc::kQueueFull);
   drain(queue);
   CHECK(queue.size() == 0);
-  CHECK(queue.predicted_wait_s(kRowS) == 0);
+  CHECK(queue.predicted_wait_s("", kRowS) == 0);
 }
 
 TEST_CASE("a request whose deadline has passed leaves the queue") {
@@ -199,7 +199,32 @@ TEST_CASE("one user does not fill the queue; where nobody is named all may") {
   CHECK_FALSE(offer("anna"));
   CHECK(offer("bert"));
   for (int i = 0; i < 4; ++i) CHECK(offer(""));
-  CHECK_FALSE(offer("carl"));
+  CHECK_FALSE(offer(""));
+  CHECK(queue.retry_after_s("", 1, kRowS) > 0);
+  CHECK(queue.retry_after_s("carl", 1, kRowS) == 0);
+  CHECK(offer("carl"));  // a user who is named finds a few places beyond
+}
+
+TEST_CASE("another user's backlog refuses nobody") {
+  AdmissionQueue queue({.waiting_of_user_max = 1000});
+  uint64_t id = 0;
+  while (queue.offer(request(++id, 800, "flood"), kRowS).has_value()) {
+  }
+  CHECK(queue.retry_after_s("flood", 800, kRowS) > 0);
+  CHECK(queue.predicted_wait_s("flood", kRowS) > 55);
+  // One of the others' goes before it, where neither has any running; with those of a flood running, none.
+  CHECK(queue.predicted_wait_s("modest", kRowS) == doctest::Approx(1.3 * 0.8));
+  WaitingRequest hasty = request(1000, 800, "modest");
+  hasty.deadline_s = 3;
+  CHECK(queue.offer(hasty, kRowS).has_value());
+  CHECK(queue.retry_after_s("modest", 800, kRowS) == 0);
+  queue.take(*queue.next(0, kRowS));
+  CHECK(queue.predicted_wait_s("other", kRowS) == doctest::Approx(1.3 * 0.8));  // of the modest one
+  REQUIRE(queue.remove(1000));
+  CHECK(queue.predicted_wait_s("modest", kRowS) == 0);  // the flood has one running
+  // A user's own backlog counts whole, and the turns of others between them.
+  for (int i = 0; i < 3; ++i) REQUIRE(queue.offer(request(2000 + i, 100, "modest"), kRowS).has_value());
+  CHECK(queue.predicted_wait_s("modest", kRowS) == doctest::Approx(1.3 * (0.3 + 3 * 0.8)));
 }
 
 TEST_CASE("answers that come together are not refused for one another's time") {
