@@ -89,7 +89,8 @@ def kill_two(ground, rng):
 def returns(ground, name):
     """It was lost, and comes in again by itself."""
     ground.joins[name].append(time.monotonic())
-    ground.wait_for(lambda: ground.node_state(name) in ("spare", "in use"), 40, f"the return of {name}")
+    # One that chance strikes three times within a minute is kept out for another.
+    ground.wait_for(lambda: ground.node_state(name) in ("spare", "in use"), 100, f"the return of {name}")
 
 
 def stop(ground, rng):
