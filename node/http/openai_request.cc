@@ -359,6 +359,13 @@ void refuse_foreign(const Fields& fields, int n) {
   fields.not_offered("function_call", {"none", "auto"}, "functions are not offered: use tools");
   fields.not_offered("best_of", {1, n}, "only best_of equal to n is offered");
   fields.not_offered("prompt_embeds", {}, "prompt_embeds is not offered: send text or token ids");
+  fields.not_offered("echo", {false}, "echo is not offered");
+  fields.not_offered("suffix", {""}, "suffix is not offered");
+  fields.not_offered("stop_token_ids", {json::array{}}, "is not offered: use stop");
+  fields.not_offered("bad_words", {json::array{}}, "is not offered: use logit_bias");
+  fields.not_offered("min_tokens", {0}, "min_tokens is not offered");
+  fields.not_offered("use_beam_search", {false}, "beams are not offered");
+  fields.not_offered("continue_final_message", {false}, "is not offered: the answer is a new message");
   fields.not_offered("n_discard", {0}, "is not offered: a text that fills the context ends");
   fields.not_offered("chat_template", {""}, "is not offered: the template in the model file is used");
 }
@@ -420,8 +427,6 @@ CompletionRequest read_text(std::string_view body) {
     refuse_field("n", fmt::format("prompts times n may be at most {}", kChoicesMax));
   if (!request.max_tokens) request.max_tokens = 16;  // as OpenAI's reference says
   request.logprobs = fields.integer("logprobs", 0, kTopLogprobsMax).value_or(-1);
-  fields.not_offered("echo", {false}, "echo is not offered");
-  fields.not_offered("suffix", {""}, "suffix is not offered");
   return request;
 }
 

@@ -252,6 +252,15 @@ TEST_CASE("what is not offered is refused, not ignored") {
     CHECK(chat_refusal(fmt::format("\"{}\":null", key)) == "accepted");
   }
   CHECK(chat_refusal("\"n_discard\":-1") == "n_discard");
+  for (const char* key : {"echo", "suffix", "stop_token_ids", "bad_words", "min_tokens", "use_beam_search",
+                          "continue_final_message"}) {
+    CAPTURE(key);
+    CHECK(chat_refusal(fmt::format("\"{}\":7", key)) == key);
+  }
+  CHECK(parse_chat_request(
+            R"({"messages":[{"role":"user","content":"hi"}],"echo":false,"suffix":"","stop_token_ids":[],
+                              "bad_words":[],"min_tokens":0,"use_beam_search":false,"continue_final_message":false})")
+            .has_value());
   CHECK(chat_refusal("\"best_of\":1000000") == "best_of");
   CHECK(chat_refusal("\"metadata\":{\"a\":1},\"store\":false") == "accepted");
 }
