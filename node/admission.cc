@@ -121,16 +121,12 @@ std::list<WaitingRequest>::const_iterator AdmissionQueue::find(uint64_t id) cons
   return std::find_if(waiting_.begin(), waiting_.end(), [&](const auto& r) { return r.id == id; });
 }
 
-void AdmissionQueue::drop(std::list<WaitingRequest>::const_iterator it) {
-  waiting_.erase(it);
-}
-
 void AdmissionQueue::take(uint64_t id) {
   const auto found = find(id);
   SHOAL_CHECK(found != waiting_.end());
   ++running_[found->user];
   last_turn_[found->user] = ++turns_taken_;
-  drop(found);
+  waiting_.erase(found);
 }
 
 void AdmissionQueue::ended(const std::string& user, double now_s) {
@@ -146,7 +142,7 @@ void AdmissionQueue::ended(const std::string& user, double now_s) {
 bool AdmissionQueue::remove(uint64_t id) {
   const auto found = find(id);
   if (found == waiting_.end()) return false;
-  drop(found);
+  waiting_.erase(found);
   return true;
 }
 
@@ -156,7 +152,7 @@ std::vector<uint64_t> AdmissionQueue::expire(double now_s) {
     const auto here = it++;
     if (here->deadline_s > now_s) continue;
     expired.push_back(here->id);
-    drop(here);
+    waiting_.erase(here);
   }
   return expired;
 }

@@ -76,7 +76,6 @@ class AdmissionQueue {
   uint64_t last_turn_of(const std::string& user) const;
   bool is_full_for(const std::string& user, size_t places) const;
   size_t waiting_of(const std::string& user) const;
-  void drop(std::list<WaitingRequest>::const_iterator it);
 
   AdmissionLimits limits_;
   std::list<WaitingRequest> waiting_;  // by arrival

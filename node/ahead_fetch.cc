@@ -11,6 +11,7 @@
 #include "base/units.h"
 #include "node/foresight.h"
 #include "node/node.h"
+#include "node/weight_fetch.h"
 
 namespace shoal {
 
@@ -144,17 +145,7 @@ bool AheadFetch::fetch(size_t tensor, uint64_t number) {
 bool AheadFetch::fetch_blocks(size_t tensor, WeightCache::Filling& filling, uint64_t number) {
   const WeightManifest& manifest = weights_.manifest();
   const TensorInfo& info = manifest.tensor(tensor);
-  std::vector<std::byte> kept;
-  uint64_t block = 0, end = 0;
-  for (; block < block_count(info); ++block) {  // what an earlier try wrote counts as far as it is right
-    kept.resize(bytes_of_block(info, block));
-    if (end + kept.size() > filling.size() || !filling.read(end, kept) ||
-        !manifest.vouches_for(tensor, block, kept))
-      break;
-    end += kept.size();
-  }
-  filling.cut(end);
-  for (; block < block_count(info); ++block) {
+  for (uint64_t block = keep_right_blocks(manifest, tensor, filling); block < block_count(info); ++block) {
     const steady_clock::time_point began = steady_clock::now();
     const std::optional<PayloadBuffer> bytes = ask(tensor, block, number);
     if (!bytes) return false;

@@ -40,17 +40,21 @@ CacheSlots::Prefix CacheSlots::best_prefix(std::span<const int32_t> tokens, cons
   return own;
 }
 
-bool CacheSlots::has_room(const Prefix& prefix, int length) const {
+std::vector<bool> CacheSlots::used_slots() const {
   std::vector<bool> used;
   for (const Slot& slot : slots_) used.push_back(slot.used);
+  return used;
+}
+
+bool CacheSlots::has_room(const Prefix& prefix, int length) const {
+  const std::vector<bool> used = used_slots();
   // Whole pages of a running sequence's beginning are there already.
   const int there = used[index(prefix.from)] ? prefix.length / kKvPageTokens : 0;
   return has_room_beside(used, KvCache::pages_for(length + 1) - there);
 }
 
 bool CacheSlots::would_have_room(int length, std::span<const int> without) const {
-  std::vector<bool> used;
-  for (const Slot& slot : slots_) used.push_back(slot.used);
+  std::vector<bool> used = used_slots();
   for (const int slot : without) used[index(slot)] = false;
   return has_room_beside(used, KvCache::pages_for(length + 1));
 }

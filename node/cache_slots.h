@@ -69,6 +69,7 @@ class CacheSlots {
     uint64_t last_used = 0;
   };
   static size_t index(int slot) { return static_cast<size_t>(slot); }
+  std::vector<bool> used_slots() const;
   bool has_room_beside(const std::vector<bool>& used, int pages) const;
   void trim(int slot, int length);
   void make_free(int pages);

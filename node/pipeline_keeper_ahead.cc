@@ -11,11 +11,12 @@ namespace shoal {
 
 void PipelineKeeper::look_ahead() {
   std::vector<Recovery::MakePlan> losses = recovery_.look_ahead(now());
+  if (losses.empty()) return;
   std::vector<std::string> spares;
   for (const std::string& node : recovery_.here()) {
     if (node != head_ && !recovery_.in_plan(node)) spares.push_back(node);
   }
-  if (losses.empty() || spares.empty()) return;
+  if (spares.empty()) return;
   const uint64_t look = ++looks_ahead_;
   boost::asio::post(foresight_, [this, look, losses = std::move(losses), spares = std::move(spares),
                                  alive = std::weak_ptr<int>(alive_)] {

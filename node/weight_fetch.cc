@@ -23,6 +23,21 @@ constexpr auto kProgressEvery = 100ms;
 
 }  // namespace
 
+uint64_t keep_right_blocks(const WeightManifest& manifest, size_t tensor, WeightCache::Filling& filling) {
+  const TensorInfo& info = manifest.tensor(tensor);
+  std::vector<std::byte> bytes;
+  uint64_t block = 0, end = 0;
+  for (; block < block_count(info); ++block) {
+    bytes.resize(bytes_of_block(info, block));
+    if (end + bytes.size() > filling.size() || !filling.read(end, bytes) ||
+        !manifest.vouches_for(tensor, block, bytes))
+      break;
+    end += bytes.size();
+  }
+  filling.cut(end);
+  return block;
+}
+
 // What one thread does with one peer.
 class WeightFetch::Worker {
  public:
@@ -139,22 +154,10 @@ class WeightFetch::Worker {
     return true;
   }
 
-  // What an earlier try wrote counts as far as it is right.
   void go_on_after(Active& active) {
-    const TensorInfo& tensor = info(active);
-    std::vector<std::byte> bytes;
-    uint64_t block = 0, end = 0;
-    for (; block < block_count(tensor); ++block) {
-      bytes.resize(bytes_of_block(tensor, block));
-      if (end + bytes.size() > active.filling->size() || !active.filling->read(end, bytes) ||
-          !fetch_.manifest_.vouches_for(active.job.tensor, block, bytes)) {
-        break;
-      }
-      end += bytes.size();
-    }
-    active.filling->cut(end);
-    active.next_ask = active.next_write = block;
-    fetch_.count_to(active.job, end);
+    active.next_ask = active.next_write =
+        keep_right_blocks(fetch_.manifest_, active.job.tensor, *active.filling);
+    fetch_.count_to(active.job, active.filling->size());
   }
 
   // False where the link is no good any more.

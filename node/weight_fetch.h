@@ -29,6 +29,9 @@ struct FetchOutcome {
   double seconds = 0;
 };
 
+// What an earlier try wrote counts as far as it is right; the rest is cut off. How many blocks that is.
+uint64_t keep_right_blocks(const WeightManifest& manifest, size_t tensor, WeightCache::Filling& filling);
+
 class WeightFetch {
  public:
   WeightFetch(const WeightManifest& manifest, WeightCache& cache, const WeightAsker& asker,

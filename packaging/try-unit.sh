@@ -57,8 +57,8 @@ answer() {
 }
 
 play() { # systemd is process 1 here
-  mkdir -p /root/work && cd /root/work || exit 1
-  export XDG_DATA_HOME=/root/work/data XDG_CACHE_HOME=/root/work/cache
+  mkdir -p /root/trial && cd /root/trial || exit 1
+  export XDG_DATA_HOME=/root/trial/data XDG_CACHE_HOME=/root/trial/cache
   local bytes
   bytes=$(stat -c %s /root/model.gguf)
   cat >home.yaml <<Y

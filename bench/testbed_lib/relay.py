@@ -18,6 +18,24 @@ QUEUE_S_MAX = 0.05  # what waits longer for a link is dropped, as a switch would
 PRIORITY = 40
 
 
+def packet_socket(interface):
+    """A device's port: whole frames, with their offload header along, so that large segments stay whole."""
+    end = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
+    end.setsockopt(SOL_PACKET, PACKET_VNET_HDR, 1)
+    end.setsockopt(SOL_PACKET, PACKET_IGNORE_OUTGOING, 1)
+    end.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
+    end.bind((interface, ETH_P_ALL))
+    end.setblocking(False)
+    return end
+
+
+def take_priority():
+    try:
+        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(PRIORITY))
+    except PermissionError:
+        pass  # at normal priority it may be a little late
+
+
 class Port:
     """One link's end at the switch. The link carries both directions at once."""
 
@@ -25,13 +43,7 @@ class Port:
         self.delay_s = delay_s
         self.bytes_per_s = bytes_per_s or float("inf")
         self.up_free = self.down_free = 0.0  # when the last frame has left the link
-        self.socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
-        # Frames carry their offload header along, so large segments stay whole.
-        self.socket.setsockopt(SOL_PACKET, PACKET_VNET_HDR, 1)
-        self.socket.setsockopt(SOL_PACKET, PACKET_IGNORE_OUTGOING, 1)
-        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
-        self.socket.bind((interface, ETH_P_ALL))
-        self.socket.setblocking(False)
+        self.socket = packet_socket(interface)
 
 
 def send_up(port, now, size):
@@ -55,10 +67,7 @@ def send_down(port, first, all_of_it, size):
 
 def relay(ports):
     """Forwards frames between `ports` until ended by a signal."""
-    try:
-        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(PRIORITY))
-    except PermissionError:
-        pass  # at normal priority it may be a little late
+    take_priority()
     port_of = {port.socket: port for port in ports}
     home = {}  # MAC address to port, learned
     waiting, serial = [], 0  # (due, serial, port, frame)

@@ -11,11 +11,10 @@ import heapq
 import os
 import random
 import select
-import socket
 import struct
 import time
 
-from .relay import ETH_P_ALL, FRAME_BYTES_MAX, PACKET_IGNORE_OUTGOING, PACKET_VNET_HDR, PRIORITY, SOL_PACKET
+from .relay import FRAME_BYTES_MAX, packet_socket, take_priority
 
 TUNSETIFF, IFF_TAP, IFF_NO_PI, IFF_VNET_HDR = 0x400454CA, 0x2, 0x1000, 0x4000
 BURST = 64  # frames taken from one end before the other's turn
@@ -51,16 +50,6 @@ class Way:
         return self.last
 
 
-def port_end(interface):
-    end = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
-    end.setsockopt(SOL_PACKET, PACKET_VNET_HDR, 1)
-    end.setsockopt(SOL_PACKET, PACKET_IGNORE_OUTGOING, 1)
-    end.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
-    end.bind((interface, ETH_P_ALL))
-    end.setblocking(False)
-    return end.detach()
-
-
 def tap_end(interface):
     """A tap device that lives as long as this process."""
     end = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK)
@@ -70,12 +59,9 @@ def tap_end(interface):
 
 def wire(port, tap, weather, seed):
     """Passes frames between a port and a new tap device, until it is ended by a signal."""
-    ends = (port_end(port), tap_end(tap))
+    ends = (packet_socket(port).detach(), tap_end(tap))
     ways = {ends[0]: (ends[1], Way(weather, f"{seed} up")), ends[1]: (ends[0], Way(weather, f"{seed} down"))}
-    try:
-        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(PRIORITY))
-    except PermissionError:
-        pass  # at normal priority it may be a little late
+    take_priority()
     waiting, serial = [], 0  # (due, serial, end, frame)
     print("ready", flush=True)
     while True:

@@ -15,6 +15,11 @@ std::vector<int32_t> prompt_with(const std::vector<int32_t>& beginning, int32_t 
   return prompt;
 }
 
+GenerationRequest of(std::string user, GenerationRequest request) {
+  request.user = std::move(user);
+  return request;
+}
+
 }  // namespace
 
 TEST_CASE("a prompt that begins like one being answered is forked from it, for the same user alone") {
@@ -48,9 +53,7 @@ TEST_CASE("whose answers have ended is no longer counted as running") {
   LocalCluster cluster(shape);
   Requests requests;
   const auto submit = [&](const char* user, std::vector<int32_t> prompt, int tokens) {
-    GenerationRequest request = greedy(std::move(prompt), tokens);
-    request.user = user;
-    return requests.submit(cluster.coordinator(), std::move(request));
+    return requests.submit(cluster.coordinator(), of(user, greedy(std::move(prompt), tokens)));
   };
   REQUIRE(requests.wait(submit("anna", {5, 6}, 2)));
   REQUIRE(requests.wait(submit("bert", {5, 9}, 2)));
@@ -71,9 +74,7 @@ TEST_CASE("one user's long answers in all places make way for another's first, a
   LocalCluster cluster(shape);
   Requests requests;
   const auto submit = [&](const char* user, std::vector<int32_t> prompt, int tokens) {
-    GenerationRequest request = greedy(std::move(prompt), tokens);
-    request.user = user;
-    return requests.submit(cluster.coordinator(), std::move(request));
+    return requests.submit(cluster.coordinator(), of(user, greedy(std::move(prompt), tokens)));
   };
   const size_t first = submit("anna", {5, 6}, 1800), second = submit("anna", {5, 7}, 1800);
   REQUIRE(requests.wait_for_tokens(second, 20));
@@ -101,9 +102,8 @@ TEST_CASE("users with one answer each keep their places while a third waits") {
   Requests requests;
   std::vector<size_t> all;
   for (const char* user : {"anna", "bert", "carl"}) {
-    GenerationRequest request = greedy({5, static_cast<int32_t>(6 + all.size())}, 300);
-    request.user = user;
-    all.push_back(requests.submit(cluster.coordinator(), std::move(request)));
+    const auto last = static_cast<int32_t>(6 + all.size());
+    all.push_back(requests.submit(cluster.coordinator(), of(user, greedy({5, last}, 300))));
   }
   REQUIRE(requests.wait_all());
   CHECK(cluster.coordinator().preempted() == 0);
@@ -118,10 +118,6 @@ TEST_CASE("whose cache was given away goes on before anything new of the same us
     shape.kv_cells = 2048;
     LocalCluster cluster(shape);
     Requests requests;
-    const auto of = [](std::string user, GenerationRequest request) {
-      request.user = std::move(user);
-      return request;
-    };
     const size_t first = requests.submit(cluster.coordinator(), of("anna", greedy({5, 6}, 1800)));
     const size_t second = requests.submit(cluster.coordinator(), of("anna", greedy({5, 7}, 1800)));
     for (int i = 0; i < 3000 && cluster.coordinator().preempted() == 0; ++i)
