@@ -43,6 +43,11 @@ awaitable<void> Node::accept_loop() {
   }
 }
 
+void Node::warn_of_stranger(const Channel& channel, const std::string& what) {
+  if (const std::optional<std::string> line = stranger_lines_.line(channel.peer(), what, now_s()))
+    spdlog::warn(*line);
+}
+
 awaitable<void> Node::serve_peer(ChannelPtr channel) {
   ExpectedHello expected;
   expected.cluster_name = identity_.cluster;
@@ -52,8 +57,9 @@ awaitable<void> Node::serve_peer(ChannelPtr channel) {
   expected.numeric_class = identity_.numeric_class;
   if (strangers_.size() >=
       kStrangersMax) {  // the oldest goes: those who stay silent must not keep others out
-    spdlog::warn("a connection from {} was closed: it has not said hello, and more wait",
-                 strangers_.front()->peer());
+    warn_of_stranger(*strangers_.front(),
+                     fmt::format("a connection from {} was closed: it has not said hello, and more wait",
+                                 strangers_.front()->peer()));
     strangers_.front()->close();
     strangers_.pop_front();
   }
@@ -62,7 +68,7 @@ awaitable<void> Node::serve_peer(ChannelPtr channel) {
   Result<PeerInfo> peer = co_await answer_hello(*channel, expected, validate);
   std::erase(strangers_, channel);
   if (peer.has_error()) {
-    if (!closing_) spdlog::warn("a connection was refused: {}", peer.error().message);
+    if (!closing_) warn_of_stranger(*channel, "a connection was refused: " + peer.error().message);
     co_return;
   }
   std::erase_if(accepted_, [](const ChannelPtr& c) { return !c->is_open(); });
