@@ -18,8 +18,10 @@
 #include <boost/asio/awaitable.hpp>
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/ip/tcp.hpp>
+#include <boost/beast/core/tcp_stream.hpp>
 #include <chrono>
 #include <cstdint>
+#include <deque>
 #include <optional>
 #include <string>
 
@@ -56,6 +58,10 @@ class Invitation {
   Result<std::string> wait(std::chrono::milliseconds patience);
 
  private:
+  struct Caller {
+    boost::beast::tcp_stream* connection;
+    std::string address;
+  };
   boost::asio::awaitable<void> accept_all();
   boost::asio::awaitable<void> serve(boost::asio::ip::tcp::socket socket);
   Result<std::string> certify(const std::string& secret, const std::string& node, const std::string& request);
@@ -65,9 +71,10 @@ class Invitation {
   NodeKey key_;
   std::string certificate_;
   InvitationToken token_;
+  std::deque<Caller> callers_;  // being served, the oldest first; outlives io_, which holds them
   boost::asio::io_context io_;
   boost::asio::ip::tcp::acceptor acceptor_{io_};
-  int wrong_ = 0, connections_ = 0;
+  int wrong_ = 0;
   std::optional<Result<std::string>> outcome_;
 };
 

@@ -32,7 +32,7 @@
 #include "node/pipeline_host.h"
 #include "node/pipeline_layout.h"
 #include "node/step_buffers.h"
-#include "node/stranger_lines.h"
+#include "node/strangers.h"
 #include "node/suspects.h"
 #include "node/weight_server.h"
 #include "planner/types.h"
@@ -165,6 +165,7 @@ class Node : public PipelineHost {
   boost::asio::awaitable<void> accept_loop();
   boost::asio::awaitable<void> say_goodbye();
   boost::asio::awaitable<void> serve_peer(ChannelPtr channel);
+  void close_a_stranger();
   void warn_of_stranger(const Channel& channel, const std::string& what);
   std::optional<RefusalReason> refusal_of(const Hello& hello, const Channel& channel) const;
   std::optional<RefusalReason> pipeline_refusal(const Hello& hello) const;

@@ -14,6 +14,7 @@
 #include "node/ahead_fetch.h"
 #include "node/cluster_config.h"
 #include "node/cluster_weights.h"
+#include "node/command_support.h"
 #include "node/commands.h"
 #include "node/enrolment.h"
 #include "node/invitation.h"
@@ -194,6 +195,8 @@ int node_command(const CommonFlags& common, const NodeFlags& flags) {
     throw SetupError(fmt::format("--name {}: 1 to 63 letters, digits, '-', '_' or '.'", name));
   const Kernels& kernels = select_kernels(common.kernels);
   const int threads = common.threads > 0 ? common.threads : device_processors();
+  const bool confined = common.insecure && !common.trust_network;
+  const std::string listens_at = !flags.address.empty() ? flags.address : confined ? "127.0.0.1" : "0.0.0.0";
   WeightAsker asker;
   asker.node = name;
   std::shared_ptr<TlsContext> tls;
@@ -202,10 +205,11 @@ int node_command(const CommonFlags& common, const NodeFlags& flags) {
     asker.cluster = certificate_info(credentials.certificate, "this node's certificate").cluster;
     asker.tls = tls = std::make_shared<TlsContext>(credentials);
   } else {
+    if (confined) refuse_off_loopback("the head", head.address);
+    if (confined) refuse_off_loopback("node " + name, listens_at);
     spdlog::warn(
         "--insecure: links between nodes are not encrypted, and a plan is taken without a signature from "
-        "whoever "
-        "answers at {}",
+        "whoever answers at {}",
         flags.join);
   }
   const FetchedManifest of_head = manifest_of_head(asker, head, common.model);
@@ -233,7 +237,7 @@ int node_command(const CommonFlags& common, const NodeFlags& flags) {
   StageFactory stages(name, source, model, kernels, pool, on_progress);
   boost::asio::thread_pool disk(1);  // outlives the node, which posts to it
   Node node({asker.cluster, name, of_head.model_hash, kernels.numeric_class, tls, /*knows_revoked=*/false},
-            flags.address.empty() ? "0.0.0.0" : flags.address, static_cast<uint16_t>(flags.port));
+            listens_at, static_cast<uint16_t>(flags.port));
   running = &node;
   comeback.join.port = node.port();
   node.load_nothing();

@@ -47,10 +47,10 @@ void PipelineKeeper::on_joined(const std::string& node, const Join& join) {
     membership_.left(node, now());
     return node_.forget(node);
   }
-  if (join.memory_bytes > 0) device->memory_bytes = join.memory_bytes;
   const int listed = settings_.config.node_index(node);
-  if (listed >= 0 && device->memory_bytes == 0)
-    device->memory_bytes = settings_.config.nodes[static_cast<size_t>(listed)].memory_bytes;
+  const uint64_t stated = listed >= 0 ? settings_.config.nodes[static_cast<size_t>(listed)].memory_bytes : 0;
+  if (const uint64_t given = join.memory_bytes > 0 ? join.memory_bytes : stated; given > 0)
+    device->memory_bytes = given;  // else what the node found that it has
   // The cluster file's word, not the node's own: a stranger to it is not trusted.
   device->trusted = listed >= 0 && settings_.config.nodes[static_cast<size_t>(listed)].trusted;
   endpoints_[node] = {join.address.empty() ? node_.address_of(node) : join.address, join.port};

@@ -30,7 +30,7 @@ int sign_command(const SignFlags& flags) {
   const std::string path = resolve_model_path(flags.model, "");
   const GgufFile file = GgufFile::open(path);
   const auto manifest =
-      make_manifest(file, static_cast<int>(std::max(1u, std::thread::hardware_concurrency())));
+      make_manifest_anew(file, static_cast<int>(std::max(1u, std::thread::hardware_concurrency())));
   if (!flags.verify.empty()) {
     require_signature(file, *manifest, flags.verify);
     std::fputs(

@@ -141,4 +141,28 @@ TEST_CASE("a pipeline at work leaves a sound trace: each request from its arriva
   CHECK(names.at("b to c") == names.at("c to a"));
 }
 
+TEST_CASE("an answer that is taken off before its first token waits again in the trace") {
+  const TempDir folder;
+  const std::string path = folder.path() + "/trace.json";
+  LocalCluster cluster({.node_of_stage = {"a", "b"}, .slots = 6, .chunk_rows = 4, .kv_cells = 160});
+  {
+    Trace trace(path, cluster.layout());
+    cluster.coordinator().set_trace(&trace);
+    std::vector<GenerationRequest> requests;
+    for (int i = 0; i < 12; ++i) {
+      requests.push_back(greedy(prompt_of(5 + 7 * i, 40 + static_cast<uint64_t>(i)), 30));
+      requests.back().priority = i % 4;
+    }
+    (void)answers(cluster, requests);
+    cluster.coordinator().set_trace(nullptr);
+    trace.write();
+  }
+  const json::array events = read_events(path);
+  check_sound(events);
+  int waits = 0;
+  for (const json::value& event : events)
+    waits += event.at("ph") == "b" && event.at("name") == "waiting" ? 1 : 0;
+  CHECK(waits > 12);
+}
+
 }  // namespace shoal::test

@@ -1,4 +1,4 @@
-#include "node/stranger_lines.h"
+#include "node/strangers.h"
 
 #include <doctest/doctest.h>
 
@@ -23,4 +23,13 @@ TEST_CASE("refused connections from many addresses share the lines of a minute")
   for (int i = 0; i < 5000; ++i)
     said += lines.line(fmt::format("[fd00::{:x}]:7", i), "refused", 0).has_value() ? 1 : 0;
   CHECK(said == StrangerLines::kPerMinute);
+}
+
+TEST_CASE("of those that wait the oldest of the busiest address goes") {
+  CHECK(first_of_most_frequent({"a"}) == 0);
+  CHECK(first_of_most_frequent({"a", "b", "c"}) == 0);  // the oldest of all
+  CHECK(first_of_most_frequent({"a", "b", "c", "b", "c"}) == 1);
+  CHECK(first_of_most_frequent({"home", "x", "x", "x"}) == 1);
+  CHECK(address_of("pi-2 at [fe80::1]:7000") == "[fe80::1]");
+  CHECK(address_of("10.0.0.7:1") == "10.0.0.7");
 }
