@@ -202,7 +202,13 @@ awaitable<void> Node::serve_control(ChannelPtr channel, bool of_head) {
     } else if (std::holds_alternative<StatsRequest>(incoming->message)) {
       (void)channel->post({own_stats()});
     } else if (of_head && std::holds_alternative<Shutdown>(incoming->message)) {
-      end_service("");
+      // Who joined by address belongs to no launch: the head may be started again, after an update say.
+      if (comeback_ && comeback_->patience_s == 0) {
+        if (head_ == channel) lose_head("it was ended in order");
+        channel->close();
+      } else {
+        end_service("");
+      }
       co_return;
     } else if (of_head) {
       obey(channel, std::move(incoming->message));

@@ -108,7 +108,9 @@ NodeEvents PipelineKeeper::node_events() {
     on_fetched_ahead(node, fetched);
   };
   events.faulted = [this](const Suspects::Fault& fault) { accuse(fault); };
-  events.may_join = [this](const std::string& node) { return membership_.may_join(node, now()); };
+  events.may_join = [this](const std::string& node) {
+    return membership_.may_join(node, now(), recovery_.state() == Recovery::State::kDown);
+  };
   events.joined = [this](const std::string& node, const Join& join) { on_joined(node, join); };
   return events;
 }

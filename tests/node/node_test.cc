@@ -185,6 +185,19 @@ TEST_CASE("garbage and silence block neither the pipeline nor those who come lat
                  "b takes orders from the head a alone"));
 }
 
+TEST_CASE("a node keeps so many connections of one other, and no more") {
+  Worker worker({"a", "b"});
+  std::vector<ChannelPtr> links;
+  Caller caller;
+  for (int i = 0; i < 32; ++i) {
+    links.push_back(caller.call(worker.node->port(), hello_of("c", "b", LinkRole::kProbe)));
+    REQUIRE(links.back() != nullptr);
+  }
+  const ChannelPtr more = caller.connect(worker.node->port());
+  CHECK(mentions(caller.greet(more, hello_of("c", "b", LinkRole::kProbe)), "too many connections"));
+  CHECK(caller.call(worker.node->port(), hello_of("d", "b", LinkRole::kProbe)) != nullptr);  // another's
+}
+
 TEST_CASE(
     "a step that breaks the rules is refused with its reason; the link is closed and a new one serves") {
   Worker worker({"a", "b"});
