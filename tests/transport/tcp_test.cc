@@ -2,7 +2,9 @@
 #include <doctest/doctest.h>
 
 #include <cstring>
+#include <fstream>
 #include <string>
+#include <thread>
 
 #include "tests/transport/support.h"
 
