@@ -26,7 +26,8 @@ def speeds(options, words):
     launcher = shlex.split(os.environ.get("SHOAL_MPIRUN", "mpirun --oversubscribe --bind-to none"))
     environment = dict(os.environ, OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1")
     result = subprocess.run([*launcher, "-n", str(options.nodes), str(options.program), "bench", "-c", options.cluster, "-p", "0",
-                             "-n", str(options.tokens), "-r", "1", "--concurrency", "1", "8", "-o", "json", *words],
+                             "-n", str(options.tokens), "-r", "1", "--concurrency", "1", "8", "-o", "json",
+                             *(["--model", options.model] if options.model else []), *words],
                             stdin=subprocess.DEVNULL, capture_output=True, text=True, env=environment, timeout=900, check=False)
     if result.returncode:
         sys.exit(f"tls_cost: the run ended with {result.returncode}:\n{result.stderr.strip()[-2000:]}")
@@ -39,6 +40,7 @@ def speeds(options, words):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-c", "--cluster", default=os.environ.get("SHOAL_CLUSTER"))
+    parser.add_argument("--model", help="in place of the cluster file's")
     parser.add_argument("--nodes", type=int, required=True)
     parser.add_argument("--tokens", type=int, default=96)
     parser.add_argument("--rounds", type=int, default=5)

@@ -9,9 +9,7 @@
 
 #include <cerrno>
 #include <cstring>
-#include <fstream>
 #include <memory>
-#include <sstream>
 
 #include "base/error.h"
 #include "model/gguf_reader.h"
@@ -34,19 +32,48 @@ using ContextPtr = std::unique_ptr<EVP_MD_CTX, decltype(&EVP_MD_CTX_free)>;
   throw SetupError(quoted(path, 4096) + ": " + problem);
 }
 
-std::string read_small(const std::string& path, const char* what) {
-  std::ifstream in(path, std::ios::binary);
-  if (!in) fail(path, std::string("cannot read ") + what + ": " + std::strerror(errno));
+// An open file that ends with its scope.
+class Descriptor {
+ public:
+  explicit Descriptor(int fd) : fd_(fd) {}
+  ~Descriptor() {
+    if (fd_ >= 0) ::close(fd_);
+  }
+  Descriptor(const Descriptor&) = delete;
+  Descriptor& operator=(const Descriptor&) = delete;
+  int get() const { return fd_; }
+
+ private:
+  int fd_;
+};
+
+// `for_owner`: refused where others may read it.
+std::string read_small(const std::string& path, const char* what, bool for_owner) {
+  // O_NONBLOCK: a FIFO that nobody writes to must not hang.
+  const Descriptor file(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY));
+  struct stat status;
+  if (file.get() < 0 || ::fstat(file.get(), &status) != 0)
+    fail(path, std::string("cannot read ") + what + ": " + std::strerror(errno));
+  if (!S_ISREG(status.st_mode)) fail(path, std::string("cannot read ") + what + ": it is not a regular file");
+  if (for_owner && (status.st_mode & 077) != 0)
+    fail(path, "this private key can be read by others: chmod 600 it");
   std::string text(kTextBytesMax + 1, '\0');
-  in.read(text.data(), static_cast<std::streamsize>(text.size()));
-  text.resize(static_cast<size_t>(in.gcount()));
+  size_t size = 0;
+  while (size < text.size()) {
+    const ssize_t n = ::read(file.get(), text.data() + size, text.size() - size);
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) fail(path, std::string("cannot read ") + what + ": " + std::strerror(errno));
+    if (n == 0) break;
+    size += static_cast<size_t>(n);
+  }
+  text.resize(size);
   if (text.size() > kTextBytesMax) fail(path, std::string("too large for ") + what);
   return text;
 }
 
 KeyPtr read_key(const std::string& path, bool private_key) {
   const char* const what = private_key ? "a private key" : "a public key";
-  std::string text = read_small(path, what);
+  std::string text = read_small(path, what, private_key);
   const BioPtr bio(BIO_new_mem_buf(text.data(), static_cast<int>(text.size())), BIO_free);
   // No prompt for a passphrase: an empty one is given.
   KeyPtr key(private_key ? PEM_read_bio_PrivateKey(bio.get(), nullptr, nullptr, const_cast<char*>(""))
@@ -57,13 +84,6 @@ KeyPtr read_key(const std::string& path, bool private_key) {
     fail(path, std::string("is not ") + what +
                    " of Ed25519 in PEM without a passphrase (shoal sign --new-key makes one)");
   return key;
-}
-
-void require_private(const std::string& path) {
-  struct stat status;
-  if (::stat(path.c_str(), &status) != 0)
-    fail(path, std::string("cannot read a private key: ") + std::strerror(errno));
-  if ((status.st_mode & 077) != 0) fail(path, "this private key can be read by others: chmod 600 it");
 }
 
 // Writes a file that is not there yet.
@@ -120,7 +140,6 @@ std::string make_signing_key(const std::string& path) {
 }
 
 std::string sign_model(const GgufFile& file, const WeightManifest& manifest, const std::string& key_path) {
-  require_private(key_path);
   const KeyPtr key = read_key(key_path, true);
   const std::string text = statement(file, manifest);
   unsigned char signature[kSignatureBytes];
@@ -140,7 +159,7 @@ void require_signature(const GgufFile& file, const WeightManifest& manifest,
   const std::string path = file.path() + kSignatureSuffix;
   const KeyPtr key = read_key(public_key_path, false);
   const std::string text =
-      read_small(path, "the model's signature, which is asked for (shoal sign makes it)");
+      read_small(path, "the model's signature, which is asked for (shoal sign makes it)", false);
   const std::string said = statement(file, manifest);
   if (!text.starts_with(kTitle)) fail(path, "is not a signature of a model");
   const size_t at = text.rfind(kSignatureLine);

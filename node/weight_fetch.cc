@@ -10,6 +10,7 @@
 
 #include "base/error.h"
 #include "base/units.h"
+#include "node/weight_fetch_worker.h"
 
 namespace shoal {
 
@@ -17,9 +18,10 @@ using namespace std::chrono_literals;
 
 namespace {
 
-constexpr int kConnectsMax = 3;    // in a row, without a block in between
-constexpr auto kBusyPause = 50ms;  // another process is filling the same tensor
 constexpr auto kProgressEvery = 100ms;
+// Of the patience for a connection, and twice the longest that an answer took: who gives nothing for so long
+// while another has nothing to do gives its tensors up to it. A false alarm costs the blocks on their way.
+constexpr int kSilentPart = 5;
 
 }  // namespace
 
@@ -37,202 +39,6 @@ uint64_t keep_right_blocks(const WeightManifest& manifest, size_t tensor, Weight
   filling.cut(end);
   return block;
 }
-
-// What one thread does with one peer.
-class WeightFetch::Worker {
- public:
-  Worker(WeightFetch& fetch, WeightPeer peer) : fetch_(fetch), peer_(std::move(peer)) {}
-
-  void run() {
-    for (int connects = 0; connects < kConnectsMax; ++connects) {
-      Result<std::unique_ptr<WeightLink>> link =
-          WeightLink::open(fetch_.io_, fetch_.asker_, peer_, fetch_.patience_);
-      if (link.has_error()) {
-        why_ = link.error().message;
-        if (link.error().code == Errc::kRefused) break;
-        continue;
-      }
-      link_ = std::move(*link);
-      const uint64_t before = blocks_;
-      const bool finished = work();
-      drop_all();
-      link_.reset();
-      if (finished) return;
-      if (untrusted_) break;
-      if (blocks_ > before) connects = -1;
-    }
-    fetch_.peer_failed(peer_.node, why_);
-  }
-
- private:
-  // A tensor being fetched.
-  struct Active {
-    Job job;
-    std::unique_ptr<WeightCache::Filling> filling;
-    uint64_t next_ask = 0, next_write = 0;  // blocks
-    bool dropped = false;
-  };
-  struct Asked {
-    std::shared_ptr<Active> active;
-    uint64_t block;
-    std::future<Result<WeightLink::Answer>> answer;
-  };
-
-  // True when there is nothing more to do, false where the link is no good any more.
-  bool work() {
-    while (true) {
-      ask_ahead();
-      if (asked_.empty()) {
-        std::optional<Job> job = fetch_.take(peer_, true);
-        if (!job) return true;
-        if (!begin(std::move(*job))) std::this_thread::sleep_for(kBusyPause);
-        continue;
-      }
-      Asked next = std::move(asked_.front());
-      asked_.pop_front();
-      if (!handle(next)) {
-        asked_.push_front(std::move(next));  // so that its tensor is given back
-        return false;
-      }
-    }
-  }
-
-  void ask_ahead() {
-    while (asked_.size() < kWeightsRequestsMax) {
-      if (!active_ || active_->dropped || active_->next_ask == block_count(info(*active_))) {
-        active_.reset();
-        std::optional<Job> job = fetch_.take(peer_, false);
-        if (!job || !begin(std::move(*job))) return;
-        continue;
-      }
-      const uint64_t block = active_->next_ask++;
-      asked_.push_back({active_, block, ask(*active_, block)});
-    }
-  }
-
-  const TensorInfo& info(const Active& active) const { return fetch_.manifest_.tensor(active.job.tensor); }
-
-  std::future<Result<WeightLink::Answer>> ask(const Active& active, uint64_t block) {
-    return link_->ask(static_cast<uint32_t>(active.job.tensor), block * block_bytes(info(active)),
-                      static_cast<uint32_t>(bytes_of_block(info(active), block)));
-  }
-
-  // False where another process is at it: the job goes back.
-  bool begin(Job job) {
-    const TensorInfo& tensor = fetch_.manifest_.tensor(job.tensor);
-    const Sha256& digest = fetch_.manifest_.tensor_digest(job.tensor);
-    if (fetch_.cache_.has(digest, tensor.bytes)) {
-      fetch_.count_to(job, tensor.bytes);
-      fetch_.done(job, true);
-      return true;
-    }
-    Result<std::unique_ptr<WeightCache::Filling>> filling = fetch_.cache_.fill(digest);
-    if (filling.has_error()) {
-      const bool busy = filling.error().code == Errc::kQueueFull;
-      if (busy) {
-        fetch_.give_back(std::move(job));
-      } else {
-        fetch_.disk_refused(job, filling.error());
-      }
-      return !busy;
-    }
-    if (fetch_.cache_.has(digest, tensor.bytes)) {  // another process gave it its name in between
-      (*filling)->discard();
-      fetch_.count_to(job, tensor.bytes);
-      fetch_.done(job, true);
-      return true;
-    }
-    auto active = std::make_shared<Active>();
-    active->job = std::move(job);
-    active->filling = std::move(*filling);
-    go_on_after(*active);
-    if (active->next_write == block_count(tensor)) {
-      finish(*active);
-    } else {
-      active_ = std::move(active);
-    }
-    return true;
-  }
-
-  void go_on_after(Active& active) {
-    active.next_ask = active.next_write =
-        keep_right_blocks(fetch_.manifest_, active.job.tensor, *active.filling);
-    fetch_.count_to(active.job, active.filling->size());
-  }
-
-  // False where the link is no good any more.
-  bool handle(Asked& next) {
-    Active& active = *next.active;
-    Result<WeightLink::Answer> answer = next.answer.get();
-    if (active.dropped) return answer.has_value() || link_->is_open();
-    for (int wrong = 0; answer.has_value(); ++wrong) {
-      const std::span<const std::byte> bytes = answer->bytes.bytes;
-      fetch_.received(bytes.size());
-      if (fetch_.manifest_.vouches_for(active.job.tensor, next.block, bytes)) break;
-      fetch_.bad_block(active.job.tensor, next.block, bytes, peer_.node);
-      if (wrong > 0) {
-        untrusted_ = true;
-        why_ = fmt::format("sent other bytes of tensor {} than the manifest says, twice", info(active).name);
-        return false;
-      }
-      answer = ask(active, next.block).get();
-    }
-    if (answer.has_error()) {
-      why_ = answer.error().message;
-      if (!link_->is_open()) return false;
-      active.dropped = true;
-      active.job.not_from.insert(peer_.node);
-      active.filling.reset();
-      fetch_.give_back(active.job);
-      return true;
-    }
-    write(active, answer->bytes.bytes);
-    return true;
-  }
-
-  void write(Active& active, std::span<const std::byte> bytes) {
-    ++blocks_;
-    const Result<void> written = active.filling->append(bytes);
-    if (written.has_error()) {
-      active.dropped = true;
-      active.filling->discard();
-      active.filling.reset();
-      return fetch_.disk_refused(active.job, written.error());
-    }
-    fetch_.count_to(active.job, active.filling->size());
-    if (++active.next_write == block_count(info(active))) finish(active);
-  }
-
-  void finish(Active& active) {
-    active.dropped = true;
-    const Result<void> finished = active.filling->finish();
-    active.filling.reset();
-    if (finished.has_error()) return fetch_.disk_refused(active.job, finished.error());
-    fetch_.done(active.job, true);
-  }
-
-  // Gives back every tensor that was begun and not finished.
-  void drop_all() {
-    std::deque<Asked> asked;
-    asked.swap(asked_);
-    if (active_) asked.push_back({std::move(active_), 0, {}});
-    active_.reset();
-    for (Asked& one : asked) {
-      if (std::exchange(one.active->dropped, true)) continue;
-      one.active->filling.reset();
-      fetch_.give_back(one.active->job);
-    }
-  }
-
-  WeightFetch& fetch_;
-  WeightPeer peer_;
-  std::unique_ptr<WeightLink> link_;
-  std::shared_ptr<Active> active_;  // asked for last
-  std::deque<Asked> asked_;         // oldest first
-  uint64_t blocks_ = 0;             // written
-  bool untrusted_ = false;
-  std::string why_;
-};
 
 WeightFetch::WeightFetch(const WeightManifest& manifest, WeightCache& cache, const WeightAsker& asker,
                          std::vector<WeightPeer> peers, IoThread& io, std::chrono::milliseconds patience)
@@ -267,7 +73,7 @@ void WeightFetch::admit(const std::vector<size_t>& tensors) {
     }
     room -= bytes;
     total_bytes_ += bytes;
-    waiting_.push_back({tensor, {}, 0});
+    waiting_.push_back(&jobs_.emplace_back(Job{tensor}));
   }
   unfinished_ = waiting_.size();
 }
@@ -279,12 +85,12 @@ FetchOutcome WeightFetch::run(const std::vector<size_t>& tensors,
   std::vector<std::thread> threads;
   if (unfinished_ > 0) {
     std::lock_guard lock(mutex_);
-    for (const WeightPeer& peer : peers_) serving_[peer.node] = &peer;
+    for (const WeightPeer& peer : peers_) seats_.push_back({&peer});
     look_for_hopeless();
-    running_ = peers_.size();
-    for (const WeightPeer& peer : peers_) {
-      threads.emplace_back([this, peer] {
-        Worker(*this, peer).run();
+    running_ = seats_.size();
+    for (Seat& seat : seats_) {
+      threads.emplace_back([this, &seat] {
+        Worker(*this, seat).run();
         std::lock_guard ended(mutex_);
         --running_;
         changed_.notify_all();
@@ -294,6 +100,7 @@ FetchOutcome WeightFetch::run(const std::vector<size_t>& tensors,
   {
     std::unique_lock lock(mutex_);
     while (!changed_.wait_for(lock, kProgressEvery, [this] { return running_ == 0; })) {
+      look_for_silent();
       const uint64_t done = done_bytes_, total = total_bytes_;
       lock.unlock();
       if (progress) progress(done, total);
@@ -313,38 +120,76 @@ FetchOutcome WeightFetch::run(const std::vector<size_t>& tensors,
   return outcome_;
 }
 
-std::optional<WeightFetch::Job> WeightFetch::take(const WeightPeer& peer, bool wait) {
+std::optional<std::stop_token> WeightFetch::begin_link(Seat& seat) {
+  std::lock_guard lock(mutex_);
+  if (over()) return std::nullopt;
+  seat.stop = std::stop_source();
+  return seat.stop.get_token();
+}
+
+void WeightFetch::linked(Seat& seat, bool is) {
+  std::lock_guard lock(mutex_);
+  seat.linked = is;
+  changed_.notify_all();  // who was too slow for a tensor may be the only one now
+}
+
+bool WeightFetch::is_for(const Job& job, const Seat& seat) const {
+  if (!seat.may_give(job)) return false;
+  return !job.slow.contains(&seat) || std::none_of(seats_.begin(), seats_.end(), [&](const Seat& other) {
+    return other.linked && other.may_give(job) && !job.slow.contains(&other);
+  });
+}
+
+WeightFetch::Job* WeightFetch::take(Seat& seat, bool wait) {
   std::unique_lock lock(mutex_);
-  while (unfinished_ > 0 && hopeless_.empty()) {
+  while (!over()) {
     const auto mine =
-        std::find_if(waiting_.begin(), waiting_.end(), [&](const Job& job) { return job.for_peer(peer); });
+        std::find_if(waiting_.begin(), waiting_.end(), [&](const Job* job) { return is_for(*job, seat); });
     if (mine != waiting_.end()) {
-      Job job = std::move(*mine);
+      Job* job = *mine;
       waiting_.erase(mine);
+      seat.jobs.insert(job);
       return job;
     }
     if (!wait) break;
+    seat.idle = true;
     changed_.wait(lock);
+    seat.idle = false;
   }
-  return std::nullopt;
+  return nullptr;
 }
 
-void WeightFetch::give_back(Job job) {
-  std::lock_guard lock(mutex_);
+void WeightFetch::put_back(Job& job) {
   if (disk_full_) {
     outcome_.not_kept_bytes += manifest_.tensor(job.tensor).bytes;
     --unfinished_;
   } else {
-    waiting_.push_back(std::move(job));
-    look_for_hopeless();
+    waiting_.push_back(&job);
   }
+  look_for_hopeless();
+  stop_the_unneeded();
   changed_.notify_all();
 }
 
-void WeightFetch::done(const Job& job, bool kept) {
+void WeightFetch::give_back(Seat& seat, Job& job) {
   std::lock_guard lock(mutex_);
+  seat.jobs.erase(&job);
+  put_back(job);
+}
+
+void WeightFetch::refused(Seat& seat, Job& job, const std::string& why) {
+  std::lock_guard lock(mutex_);
+  seat.jobs.erase(&job);
+  job.not_from.emplace(seat.peer->node, why);
+  put_back(job);
+}
+
+void WeightFetch::done(Seat& seat, Job& job, bool kept) {
+  std::lock_guard lock(mutex_);
+  seat.jobs.erase(&job);
   if (!kept) outcome_.not_kept_bytes += manifest_.tensor(job.tensor).bytes;
   --unfinished_;
+  stop_the_unneeded();
   changed_.notify_all();
 }
 
@@ -369,35 +214,81 @@ void WeightFetch::bad_block(size_t tensor, uint64_t block, std::span<const std::
 }
 
 // What cannot be kept is fetched when it is loaded.
-void WeightFetch::disk_refused(const Job& job, const Error& error) {
-  done(job, false);
+void WeightFetch::disk_refused(Seat& seat, Job& job, const Error& error) {
   std::lock_guard lock(mutex_);
+  seat.jobs.erase(&job);
   if (!std::exchange(disk_full_, true)) {
     spdlog::warn(
         "node {}: weights cannot be kept: {}; what is not on the disk is fetched at every start, until there "
         "is room (or another folder: XDG_CACHE_HOME)",
         asker_.node, error.message);
   }
-  for (const Job& waiting : waiting_) outcome_.not_kept_bytes += manifest_.tensor(waiting.tensor).bytes;
+  waiting_.push_back(&job);
+  for (const Job* waiting : waiting_) outcome_.not_kept_bytes += manifest_.tensor(waiting->tensor).bytes;
   unfinished_ -= waiting_.size();
   waiting_.clear();
+  stop_the_unneeded();
   changed_.notify_all();
 }
 
-void WeightFetch::peer_failed(const std::string& peer, const std::string& why) {
+void WeightFetch::peer_failed(Seat& seat, const std::string& why) {
   std::lock_guard lock(mutex_);
-  serving_.erase(peer);
-  failures_ += fmt::format("; node {}: {}", peer, why);
-  if (unfinished_ > 0) spdlog::warn("node {} gets no more weights from node {}: {}", asker_.node, peer, why);
+  seat.gone = true;
+  if (over()) return;
+  failures_ += fmt::format("; node {}: {}", seat.peer->node, why);
+  spdlog::warn("node {} gets no more weights from node {}: {}", asker_.node, seat.peer->node, why);
   look_for_hopeless();
+  stop_the_unneeded();
   changed_.notify_all();
+}
+
+void WeightFetch::waits(Seat& seat) {
+  std::lock_guard lock(mutex_);
+  seat.waits_since = std::chrono::steady_clock::now();
+}
+
+void WeightFetch::answered(Seat& seat, bool well) {
+  std::lock_guard lock(mutex_);
+  const auto since = std::exchange(seat.waits_since, std::nullopt);
+  if (since && well) longest_answer_ = std::max(longest_answer_, std::chrono::steady_clock::now() - *since);
 }
 
 void WeightFetch::look_for_hopeless() {
-  for (const Job& job : waiting_) {
-    const bool hope = std::any_of(serving_.begin(), serving_.end(),
-                                  [&](const auto& peer) { return job.for_peer(*peer.second); });
-    if (!hope) hopeless_ = fmt::format("no node can give tensor {}", manifest_.tensor(job.tensor).name);
+  for (const Job* job : waiting_) {
+    const bool hope =
+        std::any_of(seats_.begin(), seats_.end(), [&](const Seat& seat) { return seat.may_give(*job); });
+    if (hope) continue;
+    hopeless_ = fmt::format("no node can give tensor {}", manifest_.tensor(job->tensor).name);
+    for (const auto& [node, why] : job->not_from) hopeless_ += fmt::format("; node {}: {}", node, why);
+  }
+}
+
+// A peer that is cut off or hangs is noticed by its link much later than others could have given the same.
+void WeightFetch::look_for_silent() {
+  const auto now = std::chrono::steady_clock::now();
+  const auto patience = patience_ / kSilentPart + 2 * longest_answer_;
+  for (Seat& silent : seats_) {
+    if (!silent.waits_since || now - *silent.waits_since < patience) continue;
+    const bool needed = !over() && std::none_of(silent.jobs.begin(), silent.jobs.end(), [&](const Job* job) {
+      return std::any_of(seats_.begin(), seats_.end(), [&](const Seat& other) {
+        return other.idle && other.may_give(*job) && !job->slow.contains(&other);
+      });
+    });
+    if (needed) continue;
+    spdlog::warn("node {}: node {} has given nothing for {:.1f} s: others give what was asked of it",
+                 asker_.node, silent.peer->node,
+                 std::chrono::duration<double>(now - *silent.waits_since).count());
+    for (Job* job : silent.jobs) job->slow.insert(&silent);
+    silent.waits_since.reset();
+    silent.stop.request_stop();
+  }
+}
+
+// Nobody is waited for who is only being called, or answers what has come from another.
+void WeightFetch::stop_the_unneeded() {
+  if (!over()) return;
+  for (Seat& seat : seats_) {
+    if (seat.jobs.empty()) seat.stop.request_stop();
   }
 }
 

@@ -1,8 +1,10 @@
 // Fetching whole tensors from several nodes at once into the cache.
 //
-// One thread a peer keeps its link full with requests for blocks, compares what comes with the manifest and
-// writes it; the tensors are dealt out one at a time, so a fast peer gives more of them. A tensor whose peer
-// fails goes on with another where it stopped. Used once.
+// One thread a peer (node/weight_fetch_worker.h) keeps its link full with requests for blocks, compares what
+// comes with the manifest and writes it; the tensors are dealt out one at a time, so a fast peer gives more
+// of them. A tensor whose peer fails goes on with another where it stopped, and so does one whose peer has
+// fallen silent while another has nothing to do. It ends when everything is there, whoever is still being
+// called. Used once.
 #pragma once
 
 #include <chrono>
@@ -13,6 +15,7 @@
 #include <mutex>
 #include <optional>
 #include <set>
+#include <stop_token>
 #include <string>
 #include <vector>
 
@@ -42,29 +45,52 @@ class WeightFetch {
                    const std::function<void(uint64_t, uint64_t)>& progress);
 
  private:
+  class Worker;
+  struct Seat;
   struct Job {
     size_t tensor;
-    std::set<std::string> not_from;  // peers that said they do not have it
-    uint64_t counted = 0;            // bytes of it in done_bytes_
+    std::map<std::string, std::string> not_from = {};  // peers that refused it, and what they said
+    std::set<const Seat*> slow = {};                   // it was taken from, for their silence
+    uint64_t counted = 0;                              // bytes of it in done_bytes_
+  };
+  // What a worker does, for the others to see.
+  struct Seat {
+    const WeightPeer* peer;
+    std::stop_source stop = {};  // of its connection
+    bool linked = false;
+    bool idle = false;  // there is nothing that it could fetch
+    bool gone = false;  // it gives nothing any more
+    std::set<Job*> jobs = {};
+    std::optional<std::chrono::steady_clock::time_point> waits_since = {};  // for an answer
 
-    bool for_peer(const WeightPeer& peer) const {
-      return peer.may_have(tensor) && !not_from.contains(peer.node);
+    bool may_give(const Job& job) const {
+      return !gone && peer->may_have(job.tensor) && !job.not_from.contains(peer->node);
     }
   };
-  class Worker;
 
   void admit(const std::vector<size_t>& tensors);
-  // A tensor for this peer; nothing where there is none now, or with `wait` where there will be none any
-  // more.
-  std::optional<Job> take(const WeightPeer& peer, bool wait);
-  void give_back(Job job);
-  void done(const Job& job, bool kept);
+  // For a connection about to be made; nothing where none is needed any more.
+  std::optional<std::stop_token> begin_link(Seat& seat);
+  void linked(Seat& seat, bool is);
+  // A tensor for this worker; null where there is none now, or with `wait` where there will be none any more.
+  Job* take(Seat& seat, bool wait);
+  void give_back(Seat& seat, Job& job);
+  void refused(Seat& seat, Job& job, const std::string& why);  // it goes back
+  void done(Seat& seat, Job& job, bool kept);
+  void disk_refused(Seat& seat, Job& job, const Error& error);
   void count_to(Job& job, uint64_t bytes);
+  void waits(Seat& seat);
+  void answered(Seat& seat, bool well);
   void received(uint64_t bytes);
   void bad_block(size_t tensor, uint64_t block, std::span<const std::byte> bytes, const std::string& peer);
-  void disk_refused(const Job& job, const Error& error);
-  void peer_failed(const std::string& peer, const std::string& why);
-  void look_for_hopeless();  // under the lock
+  void peer_failed(Seat& seat, const std::string& why);
+  // The rest under the lock.
+  bool over() const { return unfinished_ == 0 || !hopeless_.empty(); }
+  bool is_for(const Job& job, const Seat& seat) const;
+  void put_back(Job& job);
+  void look_for_hopeless();
+  void look_for_silent();
+  void stop_the_unneeded();
 
   const WeightManifest& manifest_;
   WeightCache& cache_;
@@ -75,11 +101,13 @@ class WeightFetch {
 
   std::mutex mutex_;
   std::condition_variable changed_;
-  std::deque<Job> waiting_;
+  std::deque<Job> jobs_;  // and seats_: all of them, in place from the start
+  std::deque<Seat> seats_;
+  std::deque<Job*> waiting_;
   size_t unfinished_ = 0;  // tensors neither done nor given up, those being fetched among them
-  std::map<std::string, const WeightPeer*> serving_;
-  size_t running_ = 0;    // threads
-  std::string hopeless_;  // why it cannot be finished
+  size_t running_ = 0;     // threads
+  std::string hopeless_;   // why it cannot be finished
+  std::chrono::steady_clock::duration longest_answer_{};
   bool disk_full_ = false;
   uint64_t total_bytes_ = 0, done_bytes_ = 0;
   std::string failures_;

@@ -118,22 +118,53 @@ awaitable<Result<Greeted>> connect(WeightAsker asker, WeightPeer peer, std::chro
   co_return Greeted{*channel, greeted->ack};
 }
 
+// A connection being made, for a thread that waits and may be told to wait no longer. On the io thread.
+struct Opening {
+  std::promise<Result<Greeted>> promise;
+  bool decided = false;
+
+  void decide(Result<Greeted> result) {
+    if (!std::exchange(decided, true)) return promise.set_value(std::move(result));
+    if (result.has_value()) result->channel->close();  // nobody waits for it any more
+  }
+};
+
+awaitable<void> connect_for(std::shared_ptr<Opening> opening, WeightAsker asker, WeightPeer peer,
+                            std::chrono::milliseconds patience) {
+  opening->decide(co_await connect(std::move(asker), std::move(peer), patience));
+}
+
+Error stopped() {
+  return {Errc::kCancelled, "it is not needed any more"};
+}
+
 }  // namespace
 
 Result<std::unique_ptr<WeightLink>> WeightLink::open(IoThread& io, const WeightAsker& asker,
                                                      const WeightPeer& peer,
-                                                     std::chrono::milliseconds patience) {
-  const Result<Greeted> greeted = io.run(connect(asker, peer, patience));
+                                                     std::chrono::milliseconds patience,
+                                                     const std::stop_token& stop) {
+  auto opening = std::make_shared<Opening>();
+  std::future<Result<Greeted>> opened = opening->promise.get_future();
+  co_spawn(io.executor(), connect_for(opening, asker, peer, patience), detached);
+  const std::stop_callback on_stop(stop,
+                                   [&io, opening] { io.post([opening] { opening->decide(stopped()); }); });
+  const Result<Greeted> greeted = opened.get();
   if (greeted.has_error()) return greeted.error();
   auto state = std::make_shared<State>();
   state->channel = greeted->channel;
   state->adapter = asker.adapter;
   io.post([&io, state] { co_spawn(io.executor(), State::read(state), detached); });
-  return std::unique_ptr<WeightLink>(new WeightLink(io, std::move(state), greeted->ack));
+  return std::unique_ptr<WeightLink>(new WeightLink(io, std::move(state), greeted->ack, stop));
 }
 
-WeightLink::WeightLink(IoThread& io, std::shared_ptr<State> state, const HelloAck& greeted)
-    : io_(io), state_(std::move(state)), peer_(greeted.node_name), model_hash_(greeted.model_fingerprint) {}
+WeightLink::WeightLink(IoThread& io, std::shared_ptr<State> state, const HelloAck& greeted,
+                       const std::stop_token& stop)
+    : io_(io),
+      state_(std::move(state)),
+      peer_(greeted.node_name),
+      model_hash_(greeted.model_fingerprint),
+      on_stop_(stop, [&io, state = state_] { io.post([state] { state->end(stopped()); }); }) {}
 
 WeightLink::~WeightLink() {
   io_.call([this] {

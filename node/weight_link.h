@@ -6,8 +6,10 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <future>
 #include <memory>
+#include <stop_token>
 #include <string>
 #include <vector>
 
@@ -40,9 +42,11 @@ struct WeightAsker {
 
 class WeightLink {
  public:
-  // Tries until the deadline.
+  // Tries until the deadline. A request to stop ends the trying, and later the link, at once:
+  // Errc::kCancelled.
   static Result<std::unique_ptr<WeightLink>> open(IoThread& io, const WeightAsker& asker,
-                                                  const WeightPeer& peer, std::chrono::milliseconds patience);
+                                                  const WeightPeer& peer, std::chrono::milliseconds patience,
+                                                  const std::stop_token& stop = {});
   ~WeightLink();
   WeightLink(const WeightLink&) = delete;
   WeightLink& operator=(const WeightLink&) = delete;
@@ -61,11 +65,13 @@ class WeightLink {
 
  private:
   struct State;
-  WeightLink(IoThread& io, std::shared_ptr<State> state, const HelloAck& greeted);
+  WeightLink(IoThread& io, std::shared_ptr<State> state, const HelloAck& greeted,
+             const std::stop_token& stop);
 
   IoThread& io_;
   std::shared_ptr<State> state_;
   std::string peer_, model_hash_;
+  std::stop_callback<std::function<void()>> on_stop_;
 };
 
 // The manifest's bytes, not checked beyond their number.

@@ -103,5 +103,20 @@ TEST_CASE_FIXTURE(Signed, "a private key is for its owner's eyes, and never over
   CHECK_FALSE(has(said, secret.substr(28, 20).c_str()));  // nothing of a key in a message
 }
 
+// At each of the three places a FIFO that nobody writes to would be waited for; the test would not end.
+TEST_CASE_FIXTURE(Signed,
+                  "a FIFO or a folder where a key or a signature belongs is refused, not waited for") {
+  const std::string fifo = dir.file("fifo");
+  REQUIRE(::mkfifo(fifo.c_str(), 0600) == 0);
+  CHECK_THROWS_WITH_AS(with(fifo), doctest::Contains("cannot read a private key: it is not a regular file"),
+                       SetupError);
+  CHECK(has(refusal(fifo), "cannot read a public key: it is not a regular file"));
+  CHECK(has(refusal(dir.path()), "cannot read a public key: it is not a regular file"));
+  std::remove((path + kSignatureSuffix).c_str());
+  REQUIRE(::mkfifo((path + kSignatureSuffix).c_str(), 0600) == 0);
+  CHECK(has(refusal(open_key), "m.gguf.sig': cannot read the model's signature"));
+  CHECK(has(refusal(open_key), "it is not a regular file"));
+}
+
 }  // namespace
 }  // namespace shoal

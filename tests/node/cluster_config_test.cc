@@ -5,6 +5,7 @@
 #include <string>
 
 #include "base/error.h"
+#include "tests/support/temp_dir.h"
 
 namespace shoal {
 namespace {
@@ -55,6 +56,22 @@ TEST_CASE("watts and targets are read, and refused where they make no sense") {
   CHECK(mentions(problem("nodes: {a: {memory: 1GiB, idle-watts: -1}}"), "idle-watts"));
   CHECK(mentions(problem("nodes: {a: {memory: 1GiB, busy-watts: warm}}"), "busy-watts"));
   CHECK(mentions(problem("nodes: {a: {memory: 1GiB}}\nplan: {ms-per-token: nan}"), "ms-per-token"));
+}
+
+TEST_CASE("a cluster has so many nodes and its file so many bytes, and no more") {
+  const auto nodes = [](int count) {
+    std::string text = "nodes:\n";
+    for (int i = 0; i < count; ++i) text += "  n" + std::to_string(i) + ": {memory: 1GiB}\n";
+    return text;
+  };
+  CHECK(problem(nodes(256)) == "accepted");
+  CHECK(mentions(problem(nodes(257)), "257 nodes are more than 256"));
+  const test::TempDir dir;
+  const std::string path = dir.file("c.yaml"), whole = nodes(1);
+  test::write_file(path, whole + std::string((1 << 20) - whole.size(), '\n'));
+  CHECK_NOTHROW(load_cluster_config(path, "any"));
+  test::write_file(path, whole + std::string((1 << 20) - whole.size() + 1, '\n'));
+  CHECK_THROWS_WITH_AS(load_cluster_config(path, "any"), doctest::Contains("larger than 1 MiB"), SetupError);
 }
 
 TEST_CASE("every key of the cluster file is read") {
@@ -115,6 +132,9 @@ TEST_CASE("who is trusted, and what is kept on the head and from the others") {
       node + "plan: {keep-on-head: 'first:2,last:1', keep-on-trusted: first:3}", "c.yaml");
   CHECK(config.plan.keep_on_head == "first:2,last:1");
   CHECK(config.plan.keep_on_trusted == "first:3");
+  CHECK(
+      mentions(problem(node + "plan: {keep-on-head: first:2,last:1}"),
+               "c.yaml:2: 'last:1' stands where a key belongs: in braces a value with a comma needs quotes"));
   for (const char* wrong : {"first", "first:0", "first:-1", "first:2,", "last:1", "first:2,last:-1",
                             "first:2,last:1,", "first:99999", "first: 2", "ends,first:1"}) {
     CHECK(mentions(problem(node + "plan: {keep-on-head: '" + wrong + "'}"),

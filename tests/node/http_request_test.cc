@@ -346,4 +346,23 @@ TEST_CASE("a body that is no bounded JSON object of valid UTF-8 is refused") {
   CHECK(chat_refusal(stops) == "stop");
 }
 
+TEST_CASE("of tools, stop strings and biases the last that may be passes, and one more does not") {
+  const auto listed = [](const char* field, size_t count, const auto& entry, const char* brackets) {
+    std::string text = "\"" + std::string(field) + "\":" + brackets[0];
+    for (size_t i = 0; i < count; ++i) text += (i > 0 ? "," : "") + entry(i);
+    return text + brackets[1];
+  };
+  const auto tool = [](size_t i) {
+    return R"({"type":"function","function":{"name":"f)" + std::to_string(i) + "\"}}";
+  };
+  const auto stop = [](size_t i) { return "\"s" + std::to_string(i) + "\""; };
+  const auto bias = [](size_t i) { return "\"" + std::to_string(i) + "\":1"; };
+  CHECK(chat_refusal(listed("tools", kToolsMax, tool, "[]")) == "accepted");
+  CHECK(chat_refusal(listed("tools", kToolsMax + 1, tool, "[]")) == "tools");
+  CHECK(chat_refusal(listed("stop", kStopsMax, stop, "[]")) == "accepted");
+  CHECK(chat_refusal(listed("stop", kStopsMax + 1, stop, "[]")) == "stop");
+  CHECK(chat_refusal(listed("logit_bias", kLogitBiasMax, bias, "{}")) == "accepted");
+  CHECK(chat_refusal(listed("logit_bias", kLogitBiasMax + 1, bias, "{}")) == "logit_bias");
+}
+
 }  // namespace shoal::test

@@ -2,7 +2,9 @@
 #include "node/node.h"
 
 #include <doctest/doctest.h>
+#include <poll.h>
 #include <spdlog/spdlog.h>
+#include <sys/socket.h>
 
 #include <boost/asio/ip/tcp.hpp>
 #include <boost/asio/write.hpp>
@@ -196,6 +198,29 @@ TEST_CASE("a node keeps so many connections of one other, and no more") {
   const ChannelPtr more = caller.connect(worker.node->port());
   CHECK(mentions(caller.greet(more, hello_of("c", "b", LinkRole::kProbe)), "too many connections"));
   CHECK(caller.call(worker.node->port(), hello_of("d", "b", LinkRole::kProbe)) != nullptr);  // another's
+}
+
+TEST_CASE("of more than 64 who stay silent the oldest is closed at once, and no other") {
+  using boost::asio::ip::tcp;
+  spdlog::set_level(spdlog::level::off);
+  const Node b({"home", "b", "model"}, "127.0.0.1", 0);
+  boost::asio::io_context io;
+  std::vector<tcp::socket> sockets;
+  const auto begin = std::chrono::steady_clock::now();
+  for (int i = 0; i < 65; ++i) {
+    sockets.emplace_back(io);
+    sockets.back().connect({boost::asio::ip::make_address("127.0.0.1"), b.port()});
+  }
+  const auto closed = [](tcp::socket& socket, std::chrono::milliseconds patience) {
+    pollfd waiting{socket.native_handle(), POLLIN, 0};
+    char byte;
+    return ::poll(&waiting, 1, static_cast<int>(patience.count())) == 1 &&
+           ::recv(socket.native_handle(), &byte, 1, MSG_DONTWAIT) <= 0;
+  };
+  // All are closed when they have not said hello in time: that is not what is looked for.
+  CHECK(closed(sockets[0], kHelloDeadline - 500ms));
+  CHECK_FALSE(closed(sockets[1], 0ms));
+  CHECK(std::chrono::steady_clock::now() - begin < kHelloDeadline);
 }
 
 TEST_CASE(

@@ -13,6 +13,7 @@
 #include "tests/node/caller.h"
 #include "tests/node/local_cluster.h"
 #include "tests/support/temp_dir.h"
+#include "transport/hello.h"
 
 namespace shoal::test {
 namespace {
@@ -48,12 +49,14 @@ class Giver : public WeightProvider {
     ++asked;
     if (lacks && lacks(tensor)) return Error{Errc::kRefused, "it is not here"};
     if (delay > 0ms) std::this_thread::sleep_for(delay);
+    while (silent) std::this_thread::sleep_for(1ms);
     model_file()->read(model_file()->tensor(manifest().tensor(tensor).name), offset, out);
     if (spoil && spoil(tensor)) out[out.size() / 2] ^= std::byte{16};
     return {};
   }
   std::atomic<int> asked{0};
   std::chrono::milliseconds delay{0};
+  std::atomic<bool> silent{false};
   std::function<bool(size_t)> lacks, spoil;
 };
 
@@ -280,6 +283,47 @@ TEST_CASE("a node lost in the middle: the others go on, or the next start does")
   CHECK(right(*weights, kWhole));
 }
 
+TEST_CASE("a fetch is done when everything is there, whoever is still being called") {
+  GivingNode head("a");
+  TempDir dir;
+  IoThread io;
+  const auto deaf = listen_on(io.executor());  // connections are made, and nobody answers a hello
+  const std::vector<WeightPeer> peers = {head.peer(), {"deaf", "127.0.0.1", deaf->port()}};
+  auto weights = fetcher(dir.file("shards"), peers);
+  weights->set_patience(kWeightPatience);
+  const FetchReport report = fetch(*weights, kWhole);
+  CHECK(report.fetched_bytes == bytes_of(kWhole));
+  CHECK(report.seconds < std::chrono::duration<double>(kHelloDeadline).count());
+  CHECK(right(*weights, kWhole));
+  // One that cannot end well ends as soon: what the head has said is final.
+  head.giver->lacks = [](size_t tensor) { return tensor % 2 == 0; };
+  WeightPeer useless = peers[1];
+  useless.tensors.assign(the_manifest()->size(), false);
+  auto hopeless = fetcher(dir.file("other"), {head.peer(), useless});
+  const auto began = std::chrono::steady_clock::now();
+  const std::string text = problem([&] { (void)fetch(*hopeless, kWhole); });
+  CHECK(std::chrono::steady_clock::now() - began < kHelloDeadline);
+  CHECK(mentions(text, "no node can give tensor"));
+  CHECK(mentions(text, "; node a: it is not here"));
+}
+
+TEST_CASE("who falls silent gives its tensors up to one that has nothing to do") {
+  GivingNode head("a"), silent("b");
+  silent.giver->silent = true;
+  head.giver->lacks = [&](size_t) {  // the head waits until the other has something to be silent about
+    for (int i = 0; i < 10'000 && silent.giver->asked == 0; ++i) std::this_thread::sleep_for(1ms);
+    return false;
+  };
+  TempDir dir;
+  auto weights = fetcher(dir.file("shards"), {head.peer(), silent.peer()});
+  const FetchReport report = fetch(*weights, kWhole);
+  CHECK(silent.giver->asked > 0);
+  CHECK(report.fetched_bytes == bytes_of(kWhole));
+  CHECK(report.seconds < 30);  // a link that hangs is given up after 60
+  silent.giver->silent = false;
+  CHECK(right(*weights, kWhole));
+}
+
 TEST_CASE("without a cache, or with one too small, weights come while loading") {
   GivingNode head("a");
   TempDir dir;
@@ -331,6 +375,11 @@ TEST_CASE("a model file that changes is named, by the node that loads it and by 
       mentions(problem([&] { (void)right(*weights, kWhole); }), path + "' was changed while it was in use"));
   auto asking = fetcher("", {{"a", "127.0.0.1", node.port()}});
   CHECK(mentions(problem([&] { (void)right(*asking, kWhole); }), path + "' was changed while it was in use"));
+  TempDir shards;
+  auto keeping = fetcher(shards.file("shards"), {{"a", "127.0.0.1", node.port()}});
+  const std::string unkept = problem([&] { (void)fetch(*keeping, kWhole); });
+  CHECK(mentions(unkept, "no node can give tensor"));
+  CHECK(mentions(unkept, path + "' was changed while it was in use"));
   // Damage from before the start: taken from another node, or named.
   auto damaged = std::make_shared<const GgufFile>(GgufFile::open(path));
   NodeWeights alone(the_manifest(), {"home", "b"}, damaged, nullptr);
