@@ -3,7 +3,9 @@
 //     "shoal manifest 1\n", the model's fingerprint and a newline, its stamp, a newline, the manifest's
 //     bytes, and SHA-256 of all before
 //
-// and is named after the model's path. Whatever does not fit is made anew and never an error.
+// and is named after the model's path. Whatever does not fit is made anew and never an error. What stands
+// here decides what counts as signed, so the folder is its owner's alone (0700), and files of others that
+// were put there while it was not are passed over.
 #include <fcntl.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -23,8 +25,24 @@ std::string label_of(const GgufFile& file, const std::string& stamp) {
   return "shoal manifest 1\n" + file.fingerprint() + "\n" + stamp + "\n";
 }
 
+// Whether nobody else can write to a folder, from now on at least; it is made where it is not there.
+bool is_own_folder(const std::string& folder) {
+  std::error_code failed;
+  std::filesystem::create_directories(folder, failed);
+  struct stat status;
+  return ::stat(folder.c_str(), &status) == 0 && status.st_uid == ::geteuid() &&
+         ::chmod(folder.c_str(), 0700) == 0;
+}
+
+bool is_own_file(const std::string& path) {
+  struct stat status;
+  return ::lstat(path.c_str(), &status) == 0 && S_ISREG(status.st_mode) && status.st_uid == ::geteuid() &&
+         (status.st_mode & 022) == 0;
+}
+
 std::optional<WeightManifest> read_kept(const std::string& path, const std::string& label,
                                         const GgufFile& model) {
+  if (!is_own_file(path)) return std::nullopt;
   try {
     const RegularFile file(path);
     const uint64_t least = label.size() + sizeof(Sha256);
@@ -73,9 +91,9 @@ void keep(const std::string& path, const std::string& label, const WeightManifes
 WeightManifest manifest_of(const GgufFile& file, const std::string& folder, ThreadPool& pool,
                            const std::function<void(uint64_t, uint64_t)>& progress) {
   const std::string stamp = file.stamp();
-  if (folder.empty() || stamp.empty()) return WeightManifest::of(file, pool, progress);
+  if (folder.empty() || stamp.empty() || !is_own_folder(folder))
+    return WeightManifest::of(file, pool, progress);
   std::error_code failed;
-  std::filesystem::create_directories(folder, failed);
   std::string paths;
   for (const std::string& part : file.part_paths())
     paths += std::filesystem::absolute(part, failed).string() + "\n";

@@ -73,7 +73,8 @@ class WeightManifest {
 };
 
 // The manifest of a file, kept in `folder` under its parts' paths, sizes, inodes and times, so that only the
-// first start reads the file. An empty folder name, or one that cannot be written to, keeps nothing.
+// first start reads the file. The folder becomes its owner's alone (0700). An empty name, or a folder that is
+// another's or cannot be written to, keeps nothing.
 WeightManifest manifest_of(const GgufFile& file, const std::string& folder, ThreadPool& pool,
                            const std::function<void(uint64_t, uint64_t)>& progress = {});
 

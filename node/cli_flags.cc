@@ -9,6 +9,14 @@
 #include "planner/simulate.h"
 
 namespace shoal {
+namespace {
+
+// "" is more often a variable that was not set than what is meant by leaving the option out.
+CLI::Validator not_empty() {
+  return CLI::Validator([](const std::string& text) { return text.empty() ? "an empty text" : ""; }, "");
+}
+
+}  // namespace
 
 void add_cluster_flags(CLI::App& app, CommonFlags& flags) {
   app.add_option("model,-m,--model", flags.model, "GGUF model file (overrides the cluster file's)");
@@ -152,8 +160,14 @@ void add_pull_flags(CLI::App& app, PullFlags& flags) {
 void add_node_flags(CLI::App& app, CommonFlags& common, NodeFlags& flags) {
   app.add_option("model,-m,--model", common.model, "GGUF model file, the head's (default: fetched from it)");
   app.add_option("--join", flags.join, "HEAD:PORT, the head's address in the cluster file")->required();
-  app.add_option("--token", flags.token, "from shoal invite on the head: for the first time on this machine");
-  app.add_option("--name", flags.name, "of this node, the same every time (default: the host's name)");
+  CLI::Option* token = app.add_option("--token", flags.token,
+                                      "from shoal invite on the head: for the first time on this machine");
+  app.add_option("--token-file", flags.token_file,
+                 "file with the token, or - for standard input: --token shows in the list of processes")
+      ->excludes(token)
+      ->check(not_empty());
+  app.add_option("--name", flags.name, "of this node, the same every time (default: the host's name)")
+      ->check(not_empty());
   app.add_option("--memory", flags.memory,
                  "what Shoal may use here, e.g. 1GiB (default: the head's cluster file says)");
   app.add_option("--address", flags.address, "address of this machine to listen on (default: all)");
@@ -171,11 +185,13 @@ void add_revoke_flags(CLI::App& app, CommonFlags& common, RevokeFlags& flags) {
   app.add_option("-c,--config", common.config, "cluster file (YAML)")->required();
   app.add_option("node", flags.node, "whose certificates are not believed any more")->required();
   app.add_flag("--undo", flags.undo, "let it in again");
+  app.add_flag("--force", flags.force, "though no node of that name is known here");
 }
 
 void add_invite_flags(CLI::App& app, CommonFlags& common, InviteFlags& flags) {
   app.add_option("-c,--config", common.config, "cluster file (YAML) of the head")->required();
-  app.add_option("--name", flags.node, "of the device, where it had a certificate before (default: any new)");
+  app.add_option("--name", flags.node, "of the device, where it had a certificate before (default: any new)")
+      ->check(not_empty());
   app.add_option("--port", flags.port, "port to wait on (default: any)")->check(whole_number(0, 65535));
   app.add_option("--wait", flags.wait_s, "seconds that the token is good for")
       ->check(CLI::Range(1.0, 86400.0))

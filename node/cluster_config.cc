@@ -37,6 +37,12 @@ class MapReader {
       const std::string key = entry.first.as<std::string>();
       if (!seen.insert(key).second) fail(entry.first, fmt::format("'{}' is given twice", key));
       if (!known_.empty() && std::find(known_.begin(), known_.end(), key) == known_.end()) {
+        if (key.starts_with("first:") || key.starts_with("last:")) {  // the comma has ended the value before
+          fail(entry.first,
+               fmt::format("'{}' stands where a key belongs: in braces a value with a comma needs "
+                           "quotes, e.g. {{keep-on-head: \"first:3,last:2\"}}",
+                           key));
+        }
         const std::string near = nearest_name(key, known_);
         fail(entry.first, near.empty()
                               ? fmt::format("unknown key '{}' (known: {})", key, fmt::join(known_, ", "))

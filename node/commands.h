@@ -47,12 +47,13 @@ struct RunFlags {
 
 // A node that joins a head by address.
 struct NodeFlags {
-  std::string join;     // HEAD:PORT
-  std::string token;    // of shoal invite; empty: this machine has a certificate
-  std::string name;     // empty: the host's
-  std::string memory;   // "1GiB"; empty: the head's cluster file says, else most of what the device has
-  std::string address;  // where it listens; empty: on all, and peers call where the head heard it from
-  int port = 0;         // 0: any
+  std::string join;        // HEAD:PORT
+  std::string token;       // of shoal invite; empty: this machine has a certificate
+  std::string token_file;  // where it stands; "-": standard input
+  std::string name;        // empty: the host's
+  std::string memory;      // "1GiB"; empty: the head's cluster file says, else most of what the device has
+  std::string address;     // where it listens; empty: on all, and peers call where the head heard it from
+  int port = 0;            // 0: any
 };
 
 struct InviteFlags {
@@ -64,6 +65,7 @@ struct InviteFlags {
 struct RevokeFlags {
   std::string node;
   bool undo = false;
+  bool force = false;  // a name that no node has, as far as is known here
 };
 
 struct PlanFlags {

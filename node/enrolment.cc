@@ -1,6 +1,7 @@
 #include "node/enrolment.h"
 
 #include <fmt/format.h>
+#include <sys/stat.h>
 
 #include <cctype>
 #include <cstdlib>
@@ -89,6 +90,14 @@ std::string credentials_directory(const std::string& node) {
   return data_directory("nodes", node);
 }
 
+void require_kept_from_others(const std::string& directory) {
+  struct stat status;
+  if (::stat(directory.c_str(), &status) != 0 || (status.st_mode & 022) == 0) return;
+  throw SetupError(fmt::format(
+      "{} can be written to by others, who could put an authority of their own there: chmod 700 {}",
+      directory, directory));
+}
+
 Enrolment enrol(Bootstrap& bootstrap, const std::string& cluster, const std::string& node,
                 const std::string& directory, std::chrono::seconds life) {
   Enrolment enrolment;
@@ -99,6 +108,7 @@ Enrolment enrol(Bootstrap& bootstrap, const std::string& cluster, const std::str
   RankReport certified;
   if (bootstrap.rank() == 0) {
     certified = report_of(node, [&] {
+      require_kept_from_others(directory);
       enrolment.authority = std::make_shared<const CertificateAuthority>(
           directory.empty() ? CertificateAuthority::create(cluster)
                             : CertificateAuthority::in(directory, cluster));

@@ -18,6 +18,10 @@ std::string authority_directory(const std::string& cluster);
 // Where a node that joined by address keeps its key and certificate: .../shoal/nodes/NAME.
 std::string credentials_directory(const std::string& node);
 
+// Throws SetupError where others may write into one of the two directories: they could put an authority of
+// their own there. One that is not there yet is as good as kept.
+void require_kept_from_others(const std::string& directory);
+
 // Collective: every rank calls it once, after the ranks have agreed on their names. `directory`: of the
 // head's authority; empty: one for this run alone. All learn who was shut out; one of them gets no
 // certificate. `life`: the head's word counts. Throws as agree() does.

@@ -17,9 +17,11 @@
 #include <boost/asio/write.hpp>
 #include <boost/beast/core/tcp_stream.hpp>
 #include <boost/beast/ssl/ssl_stream.hpp>
+#include <cctype>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
+#include <iostream>
 #include <vector>
 
 #include "node/cluster_config.h"
@@ -44,6 +46,7 @@ constexpr auto kExchangeDeadline = 10s;  // of one device, all told
 constexpr int kWrongMax = 8;             // secrets that are another's
 constexpr int kConnectionsMax = 16;      // at a time
 constexpr uint32_t kTextsBytesMax = 32 << 10;
+constexpr size_t kTokenFileBytesMax = 256;  // of its first line
 
 bool is_hex(const std::string& text, size_t digits) {
   return text.size() == digits &&
@@ -175,7 +178,13 @@ Result<InvitationToken> InvitationToken::parse(const std::string& text) {
 }
 
 Invitation::Invitation(const CertificateAuthority& authority, Options options)
-    : authority_(authority), options_(std::move(options)), key_(NodeKey::create()) {
+    : authority_(authority),
+      options_(std::move(options)),
+      revoked_(options_.revoked),
+      key_(NodeKey::create()) {
+  if (!options_.node.empty()) {
+    if (const std::string why = refusal_of(options_.node); !why.empty()) throw SetupError("--name: " + why);
+  }
   const Result<std::string> certificate =
       authority_.sign(key_.request(options_.head, authority_.cluster()), options_.head, std::chrono::days(1));
   if (certificate.has_error()) throw SetupError(certificate.error().message, kExitFailed);
@@ -203,6 +212,15 @@ Invitation::Invitation(const CertificateAuthority& authority, Options options)
   token_.port = acceptor_.local_endpoint().port();
 }
 
+std::string Invitation::refusal_of(const std::string& node) const {
+  if (!is_node_name(node)) return "a node's name is 1 to 63 letters, digits, '-', '_' or '.'";
+  if (node == options_.head) return fmt::format("{} is the head's name: give another --name", node);
+  if (!revoked_.contains(node)) return "";
+  return fmt::format(
+      "{} was shut out of the cluster: let it in again first, on the head (shoal revoke --undo {})", node,
+      node);
+}
+
 Result<std::string> Invitation::certify(const std::string& secret, const std::string& node,
                                         const std::string& request) {
   if (!same_secret(secret, token_.secret)) {
@@ -210,8 +228,8 @@ Result<std::string> Invitation::certify(const std::string& secret, const std::st
     return Error{Errc::kRefused, "the head waits for another token"};
   }
   const auto refused = [&](const std::string& why) { return Error{Errc::kRefused, why}; };
-  if (!is_node_name(node)) return refused("a node's name is 1 to 63 letters, digits, '-', '_' or '.'");
-  if (node == options_.head) return refused(fmt::format("{} is the head's name: give another --name", node));
+  revoked_.look();  // it may have been shut out since the invitation
+  if (const std::string why = refusal_of(node); !why.empty()) return refused(why);
   if (!options_.node.empty() && node != options_.node)
     return refused(fmt::format("the token is for node {} (--name {})", options_.node, options_.node));
   const std::filesystem::path kept = std::filesystem::path(options_.issued) / (node + ".crt");
@@ -277,6 +295,25 @@ Result<std::string> Invitation::wait(std::chrono::milliseconds patience) {
   acceptor_.close();
   if (outcome_) return *outcome_;
   return Error{Errc::kTimeout, "no device came with the token in time"};
+}
+
+std::string read_token(const std::string& file) {
+  std::ifstream opened;
+  if (file != "-") {
+    std::error_code failed;
+    if (!std::filesystem::is_regular_file(file, failed))
+      throw SetupError(fmt::format("{}: no such file with a token, or not a regular one", file));
+    opened.open(file);
+  }
+  std::istream& in = file == "-" ? std::cin : opened;
+  std::string token(kTokenFileBytesMax, '\0');
+  in.getline(token.data(), static_cast<std::streamsize>(token.size()));
+  if (in.bad() || (in.fail() && in.gcount() == 0 && !in.eof())) throw SetupError(file + ": cannot be read");
+  token.resize(token.find('\0'));
+  while (!token.empty() && std::isspace(static_cast<unsigned char>(token.back()))) token.pop_back();
+  if (token.empty())
+    throw SetupError(fmt::format("{}: holds no token", file == "-" ? "standard input" : file));
+  return token;
 }
 
 Result<NodeCredentials> accept_invitation(const std::string& address, const InvitationToken& token,

@@ -24,6 +24,7 @@
 #include <string>
 
 #include "base/error.h"
+#include "node/revocation.h"
 #include "transport/certificates.h"
 
 namespace shoal {
@@ -47,8 +48,10 @@ class Invitation {
     std::string issued;   // directory of the certificates given so far; empty: none are kept
     std::chrono::seconds life =
         std::chrono::days(kCertificateDays);  // of the certificate; then it is renewed
+    std::string revoked = {};                 // file of who was shut out (node/revocation.h); empty: nobody
   };
-  // The authority outlives it. Throws SetupError where it cannot listen.
+  // The authority outlives it. Throws SetupError where it cannot listen, and where options.node is a name
+  // that no device could come in by.
   Invitation(const CertificateAuthority& authority, Options options);
 
   std::string token() const { return token_.text(); }
@@ -58,10 +61,12 @@ class Invitation {
  private:
   boost::asio::awaitable<void> accept_all();
   boost::asio::awaitable<void> serve(boost::asio::ip::tcp::socket socket);
+  std::string refusal_of(const std::string& node) const;  // empty: it may be called so
   Result<std::string> certify(const std::string& secret, const std::string& node, const std::string& request);
 
   const CertificateAuthority& authority_;
   const Options options_;
+  Revocations revoked_;
   NodeKey key_;
   std::string certificate_;
   InvitationToken token_;
@@ -70,6 +75,10 @@ class Invitation {
   int wrong_ = 0, connections_ = 0;
   std::optional<Result<std::string>> outcome_;
 };
+
+// What stands in a file with a token, or for "-" comes from standard input, up to the first line's end.
+// Throws SetupError naming the file.
+std::string read_token(const std::string& file);
 
 // Asks the head that `token` is of. The certificate's node name is `node`.
 Result<NodeCredentials> accept_invitation(const std::string& address, const InvitationToken& token,

@@ -8,18 +8,19 @@
 #include "node/commands.h"
 #include "node/enrolment.h"
 #include "node/invitation.h"
+#include "node/revocation.h"
 
 namespace shoal {
 
 int invite_command(const CommonFlags& common, const InviteFlags& flags) {
   const ClusterConfig config = load_cluster_config(common.config, "any");  // a model plays no part
-  if (!flags.node.empty() && !is_node_name(flags.node))
-    throw SetupError("--name: 1 to 63 letters, digits, '-', '_' or '.'");
   const std::string directory = authority_directory(config.cluster);
+  require_kept_from_others(directory);
   const CertificateAuthority authority = CertificateAuthority::in(directory, config.cluster);
   const NodeConfig& head = config.nodes[static_cast<size_t>(config.head_index())];
-  Invitation invitation(authority, {head.address, static_cast<uint16_t>(flags.port), config.head, flags.node,
-                                    directory + "/issued", config.certificate_life()});
+  Invitation invitation(authority,
+                        {head.address, static_cast<uint16_t>(flags.port), config.head, flags.node,
+                         directory + "/issued", config.certificate_life(), revocations_file(directory)});
   std::fputs(fmt::format("on the device, within {}:\n\n  shoal node --join {}:{} --token {}\n\n",
                          format_seconds(flags.wait_s), head.address,
                          head.port > 0 ? std::to_string(head.port) : "PORT", invitation.token())

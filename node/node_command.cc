@@ -7,6 +7,7 @@
 #include <boost/lexical_cast/try_lexical_convert.hpp>
 #include <chrono>
 #include <ctime>
+#include <filesystem>
 #include <optional>
 #include <thread>
 
@@ -51,9 +52,16 @@ Endpoint parse_endpoint(const std::string& text, const char* place) {
 // Who this node is: what it was given before, or what its token gets it now.
 NodeCredentials credentials_of(const NodeFlags& flags, const std::string& name, const Endpoint& head) {
   const std::string directory = credentials_directory(name);
+  require_kept_from_others(directory);
   std::optional<NodeCredentials> stored = stored_credentials(directory);
-  if (!flags.token.empty()) {
-    const Result<InvitationToken> token = InvitationToken::parse(flags.token);
+  std::string text = flags.token;
+  std::error_code failed;
+  // A token works once: its file may be gone when the device starts again.
+  if (!flags.token_file.empty() &&
+      (!stored || flags.token_file == "-" || std::filesystem::exists(flags.token_file, failed)))
+    text = read_token(flags.token_file);
+  if (!text.empty()) {
+    const Result<InvitationToken> token = InvitationToken::parse(text);
     if (token.has_error()) throw SetupError("--token: " + token.error().message);
     const Result<NodeCredentials> given = accept_invitation(head.address, *token, name);
     if (given) {
@@ -68,11 +76,11 @@ NodeCredentials credentials_of(const NodeFlags& flags, const std::string& name, 
     spdlog::info("the token is used up; node {} goes by the certificate in {}", name, directory);
   }
   if (!stored) {
-    throw SetupError(
-        fmt::format("node {} has no certificate (none in {}): run `shoal invite -c CLUSTER.yaml` on the head "
-                    "and pass its "
-                    "token here with --token (or start the head and all nodes with --insecure)",
-                    name, directory));
+    throw SetupError(fmt::format(
+        "node {} has no certificate (none in {}): run `shoal invite -c CLUSTER.yaml` on the head "
+        "and pass its "
+        "token here with --token or --token-file (or start the head and all nodes with --insecure)",
+        name, directory));
   }
   return *stored;
 }

@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <set>
 #include <string>
+#include <vector>
 
 #include "transport/messages.h"
 
@@ -19,6 +20,11 @@ std::string revocations_file(const std::string& directory);
 // Adds or takes away a name; false: it was so already. Throws SetupError where the file cannot be read or
 // written.
 bool set_revoked(const std::string& file, const std::string& node, bool revoked);
+
+// Throws SetupError, with the nearest name known, unless a node is called so: one of the cluster file's, one
+// that was invited (it has a certificate in the authority's directory), or one that is revoked already.
+void require_known_node(const std::string& node, const std::vector<std::string>& in_cluster_file,
+                        const std::string& directory);
 
 class Revocations {
  public:

@@ -18,7 +18,11 @@ int revoke_command(const CommonFlags& common, const RevokeFlags& flags) {
   if (flags.node == config.head)
     throw SetupError(fmt::format("{} is the head, which is the cluster: stop it instead", flags.node));
   const std::string directory = authority_directory(config.cluster);
+  require_kept_from_others(directory);
   (void)CertificateAuthority::in(directory, config.cluster);  // so that there is a cluster here
+  std::vector<std::string> in_file;
+  for (const NodeConfig& node : config.nodes) in_file.push_back(node.name);
+  if (!flags.force) require_known_node(flags.node, in_file, directory);
   const bool changed = set_revoked(revocations_file(directory), flags.node, !flags.undo);
   const char* const state = flags.undo ? "let in again" : "shut out";
   std::fputs((changed ? fmt::format("{} is {} from now on; a running head notices within a second\n",

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <filesystem>
 #include <fstream>
 #include <thread>
 
@@ -27,7 +28,11 @@ int sign_command(const SignFlags& flags) {
   const std::string key = flags.key.empty() ? flags.new_key : flags.key;
   if (flags.model.empty())
     throw SetupError("shoal sign: name a model file, or make a key with --new-key FILE");
-  const std::string path = resolve_model_path(flags.model, "");
+  const std::string path = resolve_model_path(flags.model, ""), signature_path = path + kSignatureSuffix;
+  std::error_code failed;
+  const std::filesystem::file_status there = std::filesystem::status(signature_path, failed);
+  if (std::filesystem::exists(there) && !std::filesystem::is_regular_file(there))
+    throw SetupError(quoted(signature_path, 4096) + " is not a regular file: remove it");
   const GgufFile file = GgufFile::open(path);
   const auto manifest =
       make_manifest(file, static_cast<int>(std::max(1u, std::thread::hardware_concurrency())));
@@ -41,11 +46,11 @@ int sign_command(const SignFlags& flags) {
   }
   if (key.empty()) throw SetupError("shoal sign: with which key? --key FILE, or --new-key FILE makes one");
   const std::string signature = sign_model(file, *manifest, key);
-  std::ofstream out(path + kSignatureSuffix, std::ios::binary);
+  std::ofstream out(signature_path, std::ios::binary);
   out << signature;
   out.close();
-  if (!out) throw SetupError(quoted(path + kSignatureSuffix, 4096) + " cannot be written", kExitFailed);
-  std::fputs((path + kSignatureSuffix + "\n").c_str(), stdout);
+  if (!out) throw SetupError(quoted(signature_path, 4096) + " cannot be written", kExitFailed);
+  std::fputs((signature_path + "\n").c_str(), stdout);
   return kExitDone;
 }
 

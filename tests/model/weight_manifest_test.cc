@@ -176,9 +176,20 @@ TEST_CASE("a kept manifest serves until the file changes, and damage to it is no
   struct stat status;
   REQUIRE(stat(kept.c_str(), &status) == 0);
   CHECK((status.st_mode & 0777) == 0600);
+  REQUIRE(stat(folder.c_str(), &status) == 0);
+  CHECK((status.st_mode & 0777) == 0700);
   read = 0;
   CHECK(manifest_of(model.file, folder, pool, progress).digest() == digest);
   CHECK(read == 0);
+  // A folder that was open to others is closed to them, and a file that others could write is not believed.
+  REQUIRE(::chmod(folder.c_str(), 0777) == 0);
+  REQUIRE(::chmod(kept.c_str(), 0666) == 0);
+  CHECK(manifest_of(model.file, folder, pool, progress).digest() == digest);
+  CHECK(read > 0);
+  REQUIRE(stat(folder.c_str(), &status) == 0);
+  CHECK((status.st_mode & 0777) == 0700);
+  REQUIRE(stat(kept.c_str(), &status) == 0);
+  CHECK((status.st_mode & 0777) == 0600);
   std::string bytes = read_whole_file(kept);
   for (const size_t at : {size_t{0}, bytes.size() / 2, bytes.size() - 1}) {
     std::string bad = bytes;

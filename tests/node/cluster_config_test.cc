@@ -132,6 +132,9 @@ TEST_CASE("who is trusted, and what is kept on the head and from the others") {
       node + "plan: {keep-on-head: 'first:2,last:1', keep-on-trusted: first:3}", "c.yaml");
   CHECK(config.plan.keep_on_head == "first:2,last:1");
   CHECK(config.plan.keep_on_trusted == "first:3");
+  CHECK(
+      mentions(problem(node + "plan: {keep-on-head: first:2,last:1}"),
+               "c.yaml:2: 'last:1' stands where a key belongs: in braces a value with a comma needs quotes"));
   for (const char* wrong : {"first", "first:0", "first:-1", "first:2,", "last:1", "first:2,last:-1",
                             "first:2,last:1,", "first:99999", "first: 2", "ends,first:1"}) {
     CHECK(mentions(problem(node + "plan: {keep-on-head: '" + wrong + "'}"),

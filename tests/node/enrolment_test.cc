@@ -2,6 +2,7 @@
 #include "node/enrolment.h"
 
 #include <doctest/doctest.h>
+#include <sys/stat.h>
 
 #include "base/error.h"
 #include "node/revocation.h"
@@ -69,6 +70,22 @@ TEST_CASE("a rank that was shut out gets no certificate, and the head says how i
   CHECK(mentions(ends[0], "shoal revoke --undo pi-1"));
   CHECK(ends[1] == "silent");
   CHECK(ends[2] == "silent");
+}
+
+TEST_CASE("an authority's directory that others can write to is refused by its name") {
+  const TempDir dir;
+  CHECK_NOTHROW(require_kept_from_others(dir.file("not there yet")));
+  CHECK_NOTHROW(require_kept_from_others(dir.path()));
+  for (const mode_t mode : {0777, 0770, 0702}) {
+    REQUIRE(::chmod(dir.path().c_str(), mode) == 0);
+    const std::vector<std::string> ends = each(
+        [&](Bootstrap& bootstrap, const std::string& name) { enrol(bootstrap, "home", name, dir.path()); });
+    CHECK(mentions(ends[0], dir.path() + " can be written to by others"));
+    CHECK(mentions(ends[0], "chmod 700 " + dir.path()));
+    CHECK(ends[1] == "silent");
+  }
+  REQUIRE(::chmod(dir.path().c_str(), 0755) == 0);
+  CHECK_NOTHROW(require_kept_from_others(dir.path()));
 }
 
 TEST_CASE("the first plan goes to all ranks as the head signed it") {

@@ -8,6 +8,7 @@
 #include <filesystem>
 #include <future>
 
+#include "node/revocation.h"
 #include "tests/support/temp_dir.h"
 
 namespace shoal {
@@ -98,6 +99,63 @@ TEST_CASE("who brings another secret, or a name that is not theirs, is turned aw
   CHECK(mentions(again("").error().message, "has a certificate already"));
   CHECK(mentions(again("pi-9").error().message, "the token is for node pi-9"));
   CHECK(again("pi-2").has_value());
+}
+
+TEST_CASE("a name that no device could come in by is not invited, and one that was shut out is turned away") {
+  const TempDir dir;
+  const CertificateAuthority authority = CertificateAuthority::create("home");
+  const std::string revoked = revocations_file(dir.path());
+  const auto problem = [&](const std::string& node) -> std::string {
+    try {
+      Invitation(authority,
+                 {"127.0.0.1", 0, "laptop", node, dir.file("issued"), std::chrono::hours(2), revoked});
+      return "";
+    } catch (const SetupError& error) {
+      return error.what();
+    }
+  };
+  CHECK(problem("pi-2") == "");
+  CHECK(mentions(problem("laptop"), "--name: laptop is the head's name"));
+  CHECK(mentions(problem("../pi"), "a node's name is"));
+  Invitation open(authority,
+                  {"127.0.0.1", 0, "laptop", "", dir.file("issued"), std::chrono::hours(2), revoked});
+  auto outcome = std::async(std::launch::async, [&] { return open.wait(20s); });
+  set_revoked(revoked, "pi-2", true);  // while the invitation stands
+  CHECK(mentions(problem("pi-2"), "pi-2 was shut out of the cluster"));
+  CHECK(mentions(problem("pi-2"), "shoal revoke --undo pi-2"));
+  const InvitationToken token = *InvitationToken::parse(open.token());
+  CHECK(
+      mentions(accept_invitation("127.0.0.1", token, "pi-2").error().message, "was shut out of the cluster"));
+  CHECK_FALSE(std::filesystem::exists(dir.file("issued/pi-2.crt")));
+  CHECK(accept_invitation("127.0.0.1", token, "pi-3").has_value());
+  CHECK(outcome.get().has_value());
+}
+
+TEST_CASE("a token is read from a file, without what a line ends on") {
+  const TempDir dir;
+  const std::string file = dir.file("token");
+  const auto problem = [&](const std::string& path) -> std::string {
+    try {
+      (void)read_token(path);
+      return "";
+    } catch (const SetupError& error) {
+      return error.what();
+    }
+  };
+  for (const char* text :
+       {"shoal1.7000.ab", "shoal1.7000.ab\n", "shoal1.7000.ab \r\n", "shoal1.7000.ab\nmore\n"}) {
+    test::write_file(file, text);
+    CHECK(read_token(file) == "shoal1.7000.ab");
+  }
+  test::write_file(file, "\n");
+  CHECK(mentions(problem(file), "token: holds no token"));
+  test::write_file(file, "");
+  CHECK(mentions(problem(file), "token: holds no token"));
+  test::write_file(file, std::string(100'000, 'x'));
+  CHECK(read_token(file).size() < 300);  // which is no token
+  CHECK(mentions(problem(dir.file("none")), "no such file with a token"));
+  REQUIRE(::mkfifo(dir.file("fifo").c_str(), 0600) == 0);
+  CHECK(mentions(problem(dir.file("fifo")), "not a regular one"));
 }
 
 TEST_CASE("guessing ends the invitation") {

@@ -1,7 +1,13 @@
 #include "node/revocation.h"
 
 #include <doctest/doctest.h>
+#include <spdlog/sinks/ostream_sink.h>
+#include <spdlog/spdlog.h>
 #include <sys/stat.h>
+
+#include <filesystem>
+#include <memory>
+#include <sstream>
 
 #include "base/error.h"
 #include "tests/support/temp_dir.h"
@@ -48,6 +54,47 @@ TEST_CASE("nobody is revoked where there is no file, and its length is bounded")
   CHECK(Revocations(dir.file("revoked")).names().size() == kRevokedMax);
   CHECK_THROWS_AS(set_revoked(dir.file("revoked"), "pi-1", true), SetupError);
   CHECK_THROWS_AS(set_revoked("/nowhere/at/all", "pi-1", true), SetupError);
+  const std::string fifo = dir.file("fifo");
+  REQUIRE(::mkfifo(fifo.c_str(), 0600) == 0);
+  CHECK_THROWS_WITH_AS(set_revoked(fifo, "pi-1", true), doctest::Contains("is not a regular file"),
+                       SetupError);
+}
+
+TEST_CASE("lines that are no names are told of once, and not whole") {
+  TempDir dir;
+  const std::string file = dir.file("revoked");
+  write_file(file, std::string(200'000, 'x') + "\n\x1b[2J\npi-1\n");
+  std::ostringstream said;
+  const std::shared_ptr<spdlog::logger> before = spdlog::default_logger();
+  spdlog::set_default_logger(
+      std::make_shared<spdlog::logger>("test", std::make_shared<spdlog::sinks::ostream_sink_mt>(said)));
+  const std::set<std::string> names = Revocations(file).names();
+  spdlog::set_default_logger(before);
+  CHECK(names == std::set<std::string>{"pi-1"});
+  CHECK(said.str().find("2 such lines are passed over") != std::string::npos);
+  CHECK(said.str().size() < 300 + file.size());
+}
+
+TEST_CASE("only a name that a node has is shut out without force") {
+  TempDir dir;
+  const std::vector<std::string> in_file = {"laptop", "pi-1"};
+  const auto problem = [&](const std::string& node) -> std::string {
+    try {
+      require_known_node(node, in_file, dir.path());
+      return "";
+    } catch (const SetupError& error) {
+      return error.what();
+    }
+  };
+  CHECK(problem("pi-1") == "");
+  CHECK(problem("tablet").find("no node is called tablet") != std::string::npos);
+  CHECK(problem("pi-1x").find("did you mean pi-1? --force takes") != std::string::npos);
+  std::filesystem::create_directories(dir.file("issued"));  // as `shoal invite` keeps what it gave
+  write_file(dir.file("issued/tablet.crt"), "a certificate");
+  CHECK(problem("tablet") == "");
+  set_revoked(revocations_file(dir.path()), "phone", true);  // to be let in again
+  CHECK(problem("phone") == "");
+  CHECK(problem("laptop.crt") != "");
 }
 
 }  // namespace
