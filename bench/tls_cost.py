@@ -4,7 +4,7 @@
   sudo bench/testbed exec --devices 3 --cpu 0.25 --link-mbps 1000 --latency-ms 0.1 --objective throughput --sequences 8 \\
     --context 1024 --model "$(tools/fetch_model.sh)" -- bench/tls_cost.py --nodes 3
 
-Each of --rounds runs `shoal bench` twice, with the order of the two changed every round: one answer, and eight at once.
+Each of --rounds runs `shoal bench` twice, with the order of the two changed every round: one answer, and eight at once (--at-once).
 Prints the medians in tokens/s and how much slower TLS was: the median of the rounds and their range. Outside of the
 testbed give -c CLUSTER.yaml of nodes on loopback.
 """
@@ -26,7 +26,7 @@ def speeds(options, words):
     launcher = shlex.split(os.environ.get("SHOAL_MPIRUN", "mpirun --oversubscribe --bind-to none"))
     environment = dict(os.environ, OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1")
     result = subprocess.run([*launcher, "-n", str(options.nodes), str(options.program), "bench", "-c", options.cluster, "-p", "0",
-                             "-n", str(options.tokens), "-r", "1", "--concurrency", "1", "8", "-o", "json",
+                             "-n", str(options.tokens), "-r", "1", "--concurrency", *map(str, options.at_once), "-o", "json",
                              *(["--model", options.model] if options.model else []), *words],
                             stdin=subprocess.DEVNULL, capture_output=True, text=True, env=environment, timeout=900, check=False)
     if result.returncode:
@@ -43,6 +43,7 @@ def main():
     parser.add_argument("--model", help="in place of the cluster file's")
     parser.add_argument("--nodes", type=int, required=True)
     parser.add_argument("--tokens", type=int, default=96)
+    parser.add_argument("--at-once", type=int, nargs="+", default=[1, 8], help="answers; the cluster needs as many sequences")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--program", type=pathlib.Path, default=ROOT / "build/release/shoal")
     options = parser.parse_args()

@@ -133,11 +133,21 @@ FetchedManifest manifest_of_head(const WeightAsker& asker, const Endpoint& head,
   }
 }
 
+// What was said of this device, read before anybody is asked for anything: a token serves once. Returns the
+// model's file, or null where none was given.
+std::shared_ptr<const GgufFile> check_flags(const CommonFlags& common, const NodeFlags& flags) {
+  if (!flags.memory.empty()) (void)parse_bytes(flags.memory, "--memory");
+  NodeConfig settings;
+  if (!common.cache_size.empty()) parse_cache_size(common.cache_size, "--cache-size", settings);
+  if (common.model.empty()) return nullptr;
+  return std::make_shared<const GgufFile>(GgufFile::open(resolve_model_path(common.model, "")));
+}
+
 // Its own file, or what it fetches and keeps.
 std::shared_ptr<NodeWeights> weights_of(const CommonFlags& common, const WeightAsker& asker,
-                                        const FetchedManifest& head) {
-  if (!common.model.empty()) {
-    auto own = std::make_shared<const GgufFile>(GgufFile::open(resolve_model_path(common.model, "")));
+                                        const FetchedManifest& head,
+                                        const std::shared_ptr<const GgufFile>& own) {
+  if (own) {
     if (own->fingerprint() != head.model_hash) {
       throw SetupError(fmt::format(
           "{} is another model than the head's: give both the same, or leave --model out and this node "
@@ -205,6 +215,7 @@ int node_command(const CommonFlags& common, const NodeFlags& flags) {
   const int threads = common.threads > 0 ? common.threads : device_processors();
   const bool confined = common.insecure && !common.trust_network;
   const std::string listens_at = !flags.address.empty() ? flags.address : confined ? "127.0.0.1" : "0.0.0.0";
+  const std::shared_ptr<const GgufFile> own = check_flags(common, flags);
   WeightAsker asker;
   asker.node = name;
   std::shared_ptr<TlsContext> tls;
@@ -222,7 +233,7 @@ int node_command(const CommonFlags& common, const NodeFlags& flags) {
   }
   const FetchedManifest of_head = manifest_of_head(asker, head, common.model);
   asker.model = of_head.model_hash;
-  const std::shared_ptr<NodeWeights> weights = weights_of(common, asker, of_head);
+  const std::shared_ptr<NodeWeights> weights = weights_of(common, asker, of_head, own);
   const ModelConfig model = ModelConfig::from(weights->model());
   const Adapters adapters = adapters_of_head(common, asker, head, model);
 

@@ -308,7 +308,8 @@ std::vector<PipelineKeeper::Member> PipelineKeeper::members() const {
                   ahead == ahead_.end() ? FetchedAhead{} : ahead->second,
                   membership_.silent_s(name, now()),
                   membership_.quarantined_s(name, now())};
-    const bool used = recovery_.in_plan(name);
+    // The last plan is remembered while none is possible; nothing is computed by it then.
+    const bool used = recovery_.in_plan(name) && recovery_.state() != Recovery::State::kDown;
     if (name == head_) {
       member.state = "head";
     } else if (joining_.contains(name)) {

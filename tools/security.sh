@@ -2,7 +2,7 @@
 # What docs/security.md promises, tried: strangers, hostile bytes, crowds, and what TLS costs. Prints a table; the
 # end of what each failure said is shown below it. Needs a Release build, python3, openssl, and a model (tools/fetch_model.sh).
 #
-#   tools/security.sh                   all of it, about fifteen minutes; as root also what TLS costs on slow links
+#   tools/security.sh                   all of it, about twenty minutes; as root also what TLS costs on slow links
 #   tools/security.sh --quick           what needs neither model nor crowd
 #   tools/security.sh --fuzz SECONDS    each fuzz target for so long instead of 10 s; 0: none
 set -euo pipefail
@@ -95,7 +95,7 @@ tls_cost() {
   limited 5 3 "slower with TLS by" "$table"
 }
 tls_cost_here() {
-  tls_cost python3 bench/tls_cost.py -c configs/three-nodes.yaml --model "$SHOAL_TEST_MODEL" --nodes 3 --rounds 5
+  tls_cost python3 bench/tls_cost.py -c configs/three-nodes.yaml --model "$SHOAL_TEST_MODEL" --nodes 3 --at-once 1 4 --rounds 5
 }
 tls_cost_on_links() {
   if ((EUID != 0)); then

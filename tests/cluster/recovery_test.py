@@ -98,6 +98,10 @@ class Recovery(ClusterTest):
             self.assertEqual(status, 503)
             self.assertGreater(int(headers["Retry-After"]), 0)
             self.assertEqual(cluster.state(), "down")
+            self.assertNotIn("in use", [cluster.node_state(f"node-{i}") for i in range(3)])
+            lost = subprocess.run([PROGRAM, "drain", victim, "--url", f"http://127.0.0.1:{cluster.http_port}"],
+                                  capture_output=True, timeout=60, check=False)
+            self.assertIn(b"is not there", lost.stderr)
             cluster.start_node(victim)  # a replacement under its name
             cluster.wait_for(lambda: cluster.state() == "running", 30, "the service's return")
             self.assertEqual(cluster.complete(40), expected)
