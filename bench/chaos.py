@@ -224,7 +224,8 @@ def play_rows(arguments):
 
 def play_mix(arguments):
     from chaos_lib.mix import Mix
-    row = Row("", "", {"live": 6, "names_max": 14, "memory": "170MiB", "sequences": 8, "context": 1024}, network=True)
+    row = Row("", "", {"live": 6, "names_max": 14, "memory": "170MiB", "sequences": 8, "context": 1024}, network=True,
+              special=on_own_caches)  # the nodes have no model file
     with contextlib.ExitStack() as stack:
         ground = stack.enter_context(new_ground(row, stack))
         mix = Mix(ground, Oracles(arguments), arguments.seed)

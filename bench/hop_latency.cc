@@ -1,11 +1,11 @@
 // What a hop costs beyond the socket: the round trip of an activation frame over a TcpChannel (encoding,
-// checksums, aligned receive, decoding) against the same bytes echoed over a bare socket, both over loopback,
-// turn by turn.
+// checksums, aligned receive, decoding) against the same bytes echoed over a bare socket, and over a
+// TcpChannel with TLS 1.3 and certificates on both sides, all over loopback, turn by turn.
 //
 //   hop_latency [payload bytes = 8192] [round trips = 20000]
 //
-// The two are timed in alternating rounds and the medians of the rounds are printed, so that a change of the
-// machine's speed hits both.
+// The three are timed in alternating rounds and the medians of the rounds are printed, so that a change of
+// the machine's speed hits all.
 #include <algorithm>
 #include <boost/asio/co_spawn.hpp>
 #include <boost/asio/detached.hpp>
@@ -20,7 +20,9 @@
 #include <thread>
 #include <vector>
 
+#include "transport/certificates.h"
 #include "transport/channel.h"
+#include "transport/tls.h"
 
 namespace shoal {
 namespace {
@@ -102,41 +104,74 @@ double median(std::vector<double> values) {
   return values[values.size() / 2];
 }
 
-int run(size_t payload_bytes, int count) {
-  asio::io_context near, far;
-  const auto listener = listen_on(far.get_executor());
-  tcp::acceptor raw_acceptor(far, tcp::endpoint(asio::ip::make_address("127.0.0.1"), 0));
-  tcp::socket raw_far(far), raw_near(near);
+// What both ends of an encrypted channel show: one node's certificate by an authority made for this run.
+ChannelOptions with_tls() {
+  const CertificateAuthority authority = CertificateAuthority::create("bench");
+  NodeKey key = NodeKey::create();
+  const std::string request = key.request("node", "bench");
+  ChannelOptions options;
+  options.tls = std::make_shared<TlsContext>(
+      NodeCredentials{std::move(key), authority.sign(request, "node", std::chrono::days(1)).value(),
+                      authority.certificate()});
+  return options;
+}
 
-  const auto serve_frames = [&]() -> asio::awaitable<void> {
+// One frame echo over loopback: the far end is served by `far`, the near end is dialled from `near`.
+struct FrameEcho {
+  FrameEcho(asio::io_context& far, ChannelOptions channel_options, size_t bytes)
+      : options(std::move(channel_options)),
+        listener(listen_on(far.get_executor(), "127.0.0.1", 0, options)),
+        payload_bytes(bytes) {}
+
+  asio::awaitable<void> serve() {
     ChannelPtr channel = (co_await listener->accept()).value();
     channel->set_limits({});
     co_await echo_frames(channel, payload_bytes);
-  };
+  }
+  asio::awaitable<void> connect() {
+    near = (co_await dial("127.0.0.1", listener->port(), after(std::chrono::seconds(2)), options)).value();
+    near->set_limits({});
+  }
+
+  ChannelOptions options;
+  std::unique_ptr<Listener> listener;
+  size_t payload_bytes;
+  ChannelPtr near;
+};
+
+int run(size_t payload_bytes, int count) {
+  asio::io_context near, far;
+  FrameEcho plain(far, {}, payload_bytes), encrypted(far, with_tls(), payload_bytes);
+  tcp::acceptor raw_acceptor(far, tcp::endpoint(asio::ip::make_address("127.0.0.1"), 0));
+  tcp::socket raw_far(far), raw_near(near);
   const auto serve_bytes = [&]() -> asio::awaitable<void> {
     co_await raw_acceptor.async_accept(raw_far, asio::use_awaitable);
     raw_far.set_option(tcp::no_delay(true));
     co_await echo_bytes(raw_far, payload_bytes);
   };
-  std::vector<double> frames, bytes;
+  std::vector<double> frames, records, bytes;
   const auto measure = [&]() -> asio::awaitable<void> {
-    ChannelPtr channel =
-        (co_await dial("127.0.0.1", listener->port(), after(std::chrono::seconds(2)))).value();
-    channel->set_limits({});
+    co_await plain.connect();
+    co_await encrypted.connect();
     co_await raw_near.async_connect(raw_acceptor.local_endpoint(), asio::use_awaitable);
     raw_near.set_option(tcp::no_delay(true));
+    const int each = count / kRounds;
     for (int round = -1; round < kRounds; ++round) {
-      const double frame_s = co_await time_frames(channel, payload_bytes, count / kRounds);
-      const double byte_s = co_await time_bytes(raw_near, payload_bytes, count / kRounds);
+      const double frame_s = co_await time_frames(plain.near, payload_bytes, each);
+      const double record_s = co_await time_frames(encrypted.near, payload_bytes, each);
+      const double byte_s = co_await time_bytes(raw_near, payload_bytes, each);
       if (round < 0) continue;  // warm-up
-      frames.push_back(frame_s / (count / kRounds) * 1e6);
-      bytes.push_back(byte_s / (count / kRounds) * 1e6);
+      frames.push_back(frame_s / each * 1e6);
+      records.push_back(record_s / each * 1e6);
+      bytes.push_back(byte_s / each * 1e6);
     }
-    channel->close();
+    plain.near->close();
+    encrypted.near->close();
     raw_near.close();
   };
   std::thread server([&] {
-    asio::co_spawn(far, serve_frames(), asio::detached);
+    asio::co_spawn(far, plain.serve(), asio::detached);
+    asio::co_spawn(far, encrypted.serve(), asio::detached);
     asio::co_spawn(far, serve_bytes(), asio::detached);
     far.run();
   });
@@ -145,11 +180,12 @@ int run(size_t payload_bytes, int count) {
   });
   near.run();
   server.join();
-  const double frame_us = median(frames), raw_us = median(bytes);
+  const double frame_us = median(frames), record_us = median(records), raw_us = median(bytes);
   std::printf(
       "%zu-byte payload, round trip, median of %d rounds of %d: channel %.1f us, bare socket %.1f us, "
-      "a hop costs %.1f us more\n",
-      payload_bytes, kRounds, count / kRounds, frame_us, raw_us, (frame_us - raw_us) / 2);
+      "a hop costs %.1f us more; with TLS %.1f us, a hop costs another %.1f us\n",
+      payload_bytes, kRounds, count / kRounds, frame_us, raw_us, (frame_us - raw_us) / 2, record_us,
+      (record_us - frame_us) / 2);
   return 0;
 }
 

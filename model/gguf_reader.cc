@@ -18,6 +18,7 @@ namespace {
 
 constexpr uint64_t kFirstRead = uint64_t{4} << 20;  // the whole header of most files
 constexpr int64_t kTimeGrainNs = 2'000'000'000;     // of the coarsest file system's times (FAT)
+constexpr int64_t kTickNs = 100'000'000;            // of the clock that the kernel notes changes by, and more
 
 // Length of the valid UTF-8 sequence at text[i] and its code point, or 0 (RFC 3629).
 size_t decode_utf8(std::string_view text, size_t i, uint32_t& code) {
@@ -45,8 +46,8 @@ bool is_unsafe(uint32_t code) {
          (code >= 0x2028 && code <= 0x202E) || (code >= 0x2066 && code <= 0x2069) || code == 0xFEFF;
 }
 
-int64_t modified_ns(const struct stat& status) {
-  return status.st_mtim.tv_sec * int64_t{1'000'000'000} + status.st_mtim.tv_nsec;
+int64_t nanoseconds(const timespec& time) {
+  return time.tv_sec * int64_t{1'000'000'000} + time.tv_nsec;
 }
 
 const char* kind_of(mode_t mode) {
@@ -104,7 +105,8 @@ RegularFile::RegularFile(const std::string& path) : path_(path) {
   size_ = static_cast<uint64_t>(status.st_size);
   device_ = status.st_dev;
   inode_ = status.st_ino;
-  modified_ns_ = modified_ns(status);
+  modified_ns_ = nanoseconds(status.st_mtim);
+  changed_ns_ = nanoseconds(status.st_ctim);
   opened_ns_ = std::chrono::duration_cast<std::chrono::nanoseconds>(
                    std::chrono::system_clock::now().time_since_epoch())
                    .count();
@@ -126,6 +128,7 @@ RegularFile::RegularFile(RegularFile&& other) noexcept
       device_(other.device_),
       inode_(other.inode_),
       modified_ns_(other.modified_ns_),
+      changed_ns_(other.changed_ns_),
       opened_ns_(other.opened_ns_),
       first_bytes_(std::move(other.first_bytes_)) {}
 
@@ -133,7 +136,7 @@ void RegularFile::require_unchanged() const {
   if (fd_ < 0) return;
   struct stat status;
   if (::fstat(fd_, &status) == 0 && static_cast<uint64_t>(status.st_size) == size_ &&
-      modified_ns(status) == modified_ns_) {
+      nanoseconds(status.st_mtim) == modified_ns_) {
     return;
   }
   throw SetupError(
@@ -142,9 +145,9 @@ void RegularFile::require_unchanged() const {
 }
 
 std::string RegularFile::stamp() const {
-  if (fd_ < 0 || modified_ns_ > opened_ns_ - kTimeGrainNs) return "";
+  if (fd_ < 0 || modified_ns_ > opened_ns_ - kTimeGrainNs || changed_ns_ > opened_ns_ - kTickNs) return "";
   return path_ + "\n" + std::to_string(size_) + " " + std::to_string(device_) + " " + std::to_string(inode_) +
-         " " + std::to_string(modified_ns_) + "\n";
+         " " + std::to_string(modified_ns_) + " " + std::to_string(changed_ns_) + "\n";
 }
 
 void RegularFile::read_at(uint64_t offset, std::span<std::byte> out) const {

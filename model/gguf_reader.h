@@ -43,9 +43,9 @@ class RegularFile {
   uint64_t readable() const { return fd_ < 0 ? first_bytes_.size() : size_; }
   // Throws SetupError (exit code 1), naming the file, where it was written to since it was opened.
   void require_unchanged() const;
-  // Path, size, device, inode and time of the last change when it was opened: equal stamps, equal bytes,
-  // unless somebody sets clocks back. Empty where there is no file, or where it changed so lately that its
-  // time may not tell a further change.
+  // Path, size, device, inode and times of the last change, of bytes and of the inode (which nobody can set),
+  // when it was opened: equal stamps, equal bytes, unless the system's clock was set back. Empty where there
+  // is no file, or where it changed so lately that its times may not tell a further change.
   std::string stamp() const;
   // All of `out`, from absolute offset `offset`; SetupError (exit code 1) when the file has become shorter.
   void read_at(uint64_t offset, std::span<std::byte> out) const;
@@ -57,7 +57,7 @@ class RegularFile {
   int fd_ = -1;  // -1: only first_bytes_
   uint64_t size_ = 0;
   uint64_t device_ = 0, inode_ = 0;
-  int64_t modified_ns_ = 0, opened_ns_ = 0;
+  int64_t modified_ns_ = 0, changed_ns_ = 0, opened_ns_ = 0;
   std::vector<std::byte> first_bytes_;
 };
 

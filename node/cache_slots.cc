@@ -158,4 +158,20 @@ std::optional<uint64_t> victim(std::span<const Resident> ranked, uint64_t needy)
   return is_last && !own->in_flight ? std::optional(needy) : std::nullopt;
 }
 
+std::vector<uint64_t> who_makes_way(const std::vector<Resident>& ranked, const std::string& user,
+                                    double waited_s, const std::function<double(uint64_t)>& again_s,
+                                    const std::function<bool(std::span<const uint64_t>)>& is_enough) {
+  const auto own = std::count_if(ranked.begin(), ranked.end(), [&](const auto& r) { return r.user == user; });
+  double all_again_s = 0;
+  std::vector<uint64_t> chosen;
+  for (auto it = ranked.rbegin(); it != ranked.rend() && it->turn > own; ++it) {
+    if (!it->holds || it->in_flight) continue;
+    all_again_s += again_s(it->id);
+    chosen.push_back(it->id);
+    if (!is_enough(chosen)) continue;
+    return waited_s < all_again_s ? std::vector<uint64_t>() : chosen;
+  }
+  return {};
+}
+
 }  // namespace shoal

@@ -12,6 +12,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <optional>
 #include <span>
 #include <string>
@@ -99,5 +100,14 @@ std::vector<Resident> by_rank(std::vector<Resident> running);
 // where it is itself the last of all, it. Nothing: one that ranks below is in flight and must come back
 // first. The first in rank is never taken off, so that it always ends. `ranked`: by_rank().
 std::optional<uint64_t> victim(std::span<const Resident> ranked, uint64_t needy);
+
+// Which sequences give their places and pages to a request of `user` that finds none: those of a later turn
+// than it would have, the last ones first and no more than are enough, so that nobody's many or long answers
+// keep another's first one out. Nobody before it has waited for as long as they will take to be computed
+// again (again_s, of one): so at least half of all work is new, however often somebody asks. `ranked`:
+// by_rank(); is_enough() of ids.
+std::vector<uint64_t> who_makes_way(const std::vector<Resident>& ranked, const std::string& user,
+                                    double waited_s, const std::function<double(uint64_t)>& again_s,
+                                    const std::function<bool(std::span<const uint64_t>)>& is_enough);
 
 }  // namespace shoal

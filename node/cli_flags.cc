@@ -170,7 +170,8 @@ void add_node_flags(CLI::App& app, CommonFlags& common, NodeFlags& flags) {
       ->check(not_empty());
   app.add_option("--memory", flags.memory,
                  "what Shoal may use here, e.g. 1GiB (default: the head's cluster file says)");
-  app.add_option("--address", flags.address, "address of this machine to listen on (default: all)");
+  app.add_option("--address", flags.address,
+                 "address of this machine to listen on (default: all; with --insecure alone 127.0.0.1)");
   app.add_option("--port", flags.port, "port to listen on (default: any)")->check(whole_number(0, 65535));
   app.add_option("-t,--threads", common.threads, "threads that compute (default: all)")
       ->check(whole_number(1, 1024, "-t"));
@@ -178,7 +179,12 @@ void add_node_flags(CLI::App& app, CommonFlags& common, NodeFlags& flags) {
                  "kernel table: generic, avx2, ... (default: the fastest), or blas");
   app.add_option("--cache-size", common.cache_size,
                  "disk for weights that are fetched, e.g. 8GiB, or none (default: half of what is free)");
-  app.add_flag("--insecure", common.insecure, "without TLS, as the head");
+  CLI::Option* insecure =
+      app.add_flag("--insecure", common.insecure,
+                   "without TLS, as the head (off loopback, and to listen there, only with --trust-network)");
+  app.add_flag("--trust-network", common.trust_network,
+               "everybody who reaches the nodes' ports may read and send activations")
+      ->needs(insecure);
 }
 
 void add_revoke_flags(CLI::App& app, CommonFlags& common, RevokeFlags& flags) {

@@ -22,13 +22,26 @@
 
 namespace shoal {
 
-std::shared_ptr<const WeightManifest> make_manifest(const GgufFile& file, int threads) {
-  const std::string cache = cache_home();
+namespace {
+
+// `folder`: where manifests are kept; empty: nowhere.
+std::shared_ptr<const WeightManifest> vouch_for(const GgufFile& file, const std::string& folder,
+                                                int threads) {
   ThreadPool pool(threads);
   ProgressLine progress(fmt::format("reading {} to vouch for it", file.path()));
   return std::make_shared<const WeightManifest>(
-      manifest_of(file, cache.empty() ? "" : cache + "/manifests", pool,
-                  [&](uint64_t done, uint64_t total) { progress.update(done, total); }));
+      manifest_of(file, folder, pool, [&](uint64_t done, uint64_t total) { progress.update(done, total); }));
+}
+
+}  // namespace
+
+std::shared_ptr<const WeightManifest> make_manifest(const GgufFile& file, int threads) {
+  const std::string cache = cache_home();
+  return vouch_for(file, cache.empty() ? "" : cache + "/manifests", threads);
+}
+
+std::shared_ptr<const WeightManifest> make_manifest_anew(const GgufFile& file, int threads) {
+  return vouch_for(file, "", threads);
 }
 
 namespace {

@@ -20,6 +20,9 @@ std::shared_ptr<const GgufFile> open_model(const Cluster& cluster, bool must_hav
 // The manifest of a file, read from disk where it was made before. Throws SetupError.
 std::shared_ptr<const WeightManifest> make_manifest(const GgufFile& file, int threads);
 
+// The same from the file's bytes as they are now: for who asks whether they are right. Throws SetupError.
+std::shared_ptr<const WeightManifest> make_manifest_anew(const GgufFile& file, int threads);
+
 // Where a node keeps what it fetches. Null where nothing can be kept, which is said.
 std::unique_ptr<WeightCache> open_weight_cache(const NodeConfig& node);
 

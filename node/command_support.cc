@@ -26,19 +26,17 @@ void add_adapters(const CommonFlags& common, ClusterConfig& config) {
     throw SetupError("--lora: " + choice.error().message);
 }
 
-void refuse_off_loopback(const ClusterConfig& config) {
-  for (const NodeConfig& node : config.nodes) {
-    boost::system::error_code not_a_number;
-    const auto address = boost::asio::ip::make_address(node.address, not_a_number);
-    if (node.address == "localhost" || (!not_a_number && address.is_loopback())) continue;
-    throw SetupError(fmt::format(
-        "--insecure: node {} is at {}, off loopback, where strangers could read and send activations: leave "
-        "--insecure out, or add --trust-network if everybody there may",
-        node.name, node.address));
-  }
-}
-
 }  // namespace
+
+void refuse_off_loopback(const std::string& who, const std::string& address) {
+  boost::system::error_code not_a_number;
+  const auto number = boost::asio::ip::make_address(address, not_a_number);
+  if (address == "localhost" || (!not_a_number && number.is_loopback())) return;
+  throw SetupError(fmt::format(
+      "--insecure: {} is at {}, off loopback, where strangers could read and send activations: leave "
+      "--insecure out, or add --trust-network if everybody there may",
+      who, address));
+}
 
 Result<AdapterChoice> choose_adapter(const ClusterConfig& config, const std::string& text) {
   AdapterChoice choice;
@@ -100,7 +98,9 @@ ClusterConfig config_of(const CommonFlags& common) {
   add_adapters(common, config);
   if (!common.model_key.empty()) config.model_key = common.model_key;
   config.insecure = common.insecure;
-  if (config.insecure && !common.trust_network) refuse_off_loopback(config);
+  if (config.insecure && !common.trust_network) {
+    for (const NodeConfig& node : config.nodes) refuse_off_loopback("node " + node.name, node.address);
+  }
   if (!common.cache_size.empty()) {
     for (NodeConfig& node : config.nodes) parse_cache_size(common.cache_size, "--cache-size", node);
   }

@@ -15,6 +15,9 @@ namespace shoal {
 ClusterConfig config_of(const CommonFlags& common);
 ClusterOptions options_of(const CommonFlags& common);
 
+// What --insecure without --trust-network asks of the address of each node. Throws SetupError.
+void refuse_off_loopback(const std::string& who, const std::string& address);
+
 // check(), which throws SetupError where other flags are wrong or the head could not do its work, then
 // config_of(), on every rank; where it fails on any, all end, and rank 0 says it once.
 void load_config_together(Cluster& cluster, Bootstrap& bootstrap, const CommonFlags& common,

@@ -325,8 +325,11 @@ void Coordinator::finish(uint64_t id, FinishReason reason, const Error& error, d
   if (found == running_.end()) return;
   const std::unique_ptr<Sequence> sequence = std::move(found->second);
   running_.erase(found);
-  mark(id, TracedRequest::Mark::kEnded, sequence->answered,
-       sequence->answered > 0 ? TracedRequest::Mark::kFirstToken : TracedRequest::Mark::kStarted);
+  using Mark = TracedRequest::Mark;
+  const Mark reached = sequence->answered > 0 ? Mark::kFirstToken
+                       : sequence->slot >= 0  ? Mark::kStarted
+                                              : Mark::kArrived;
+  mark(id, Mark::kEnded, sequence->answered, reached);
   scheduler_.remove(id);
   queue_.ended(sequence->request.user, host_.now_s());
   if (sequence->slot >= 0) cache_.give_back(sequence->slot);
@@ -364,6 +367,7 @@ void Coordinator::suspend() {
   last_step_s_.reset();
   steps_.clear();
   for (const auto& [id, sequence] : running_) {
+    if (sequence->slot >= 0 && sequence->answered == 0) mark(id, TracedRequest::Mark::kTakenOff);
     sequence->slot = -1;
     sequence->was_lost = true;
   }

@@ -128,7 +128,7 @@ class Coordinator {
   Result<int32_t> choose(Sequence& sequence, const RowOutput& output);
   void take_token(Sequence& sequence, const RowOutput& output);
   void take_embedding(Sequence& sequence, const RowOutput& output);
-  void mark(uint64_t id, TracedRequest::Mark mark, int tokens,
+  void mark(uint64_t id, TracedRequest::Mark mark, int tokens = 0,
             TracedRequest::Mark reached = TracedRequest::Mark::kArrived);
   void trace_step(uint64_t id, const StepInFlight& in_flight, const std::vector<StageTime>& times);
   void finish(uint64_t id, FinishReason reason, const Error& error = {}, double retry_after_s = 0);

@@ -195,35 +195,27 @@ bool Coordinator::take_one_off(uint64_t needy) {
 
 void Coordinator::take_off(uint64_t id) {
   Sequence& sequence = *running_.at(id);
+  if (sequence.answered == 0) mark(id, TracedRequest::Mark::kTakenOff);
   scheduler_.remove(id);
   cache_.give_back(sequence.slot);
   sequence.slot = -1;
   ++preempted_;
 }
 
-// A request whose turn it is finds no place, or no pages. Those of a later turn give theirs, the last ones
-// first and no more than it takes, so that nobody's many or long answers keep another's first one out. Not
-// before it has waited for as long as they will take to be computed again: so at least half of all work is
-// new, however often somebody asks.
+// A request whose turn it is finds no place, or no pages: those of a later turn give theirs (cache_slots.h).
 bool Coordinator::make_way(const Waiting& waiting, int length) {
-  const std::vector<Resident> ranked = residents();
-  const std::string& user = waiting.request.user;
-  const auto own = std::count_if(ranked.begin(), ranked.end(), [&](const auto& r) { return r.user == user; });
-  double again_s = 0;
-  std::vector<uint64_t> chosen;
-  std::vector<int> slots;
-  for (auto it = ranked.rbegin(); it != ranked.rend() && it->turn > own; ++it) {
-    if (!it->holds || it->in_flight) continue;
-    const Sequence& sequence = *running_.at(it->id);
-    again_s += static_cast<double>(sequence.tokens.size()) * row_seconds();
-    chosen.push_back(it->id);
-    slots.push_back(sequence.slot);
-    if (!cache_.would_have_room(length, slots)) continue;
-    if (host_.now_s() - waiting.since_s < again_s) return false;
-    for (const uint64_t one : chosen) take_off(one);
-    return true;
-  }
-  return false;
+  const auto again_s = [&](uint64_t id) {
+    return static_cast<double>(running_.at(id)->tokens.size()) * row_seconds();
+  };
+  const auto is_enough = [&](std::span<const uint64_t> ids) {
+    std::vector<int> slots;
+    for (const uint64_t id : ids) slots.push_back(running_.at(id)->slot);
+    return cache_.would_have_room(length, slots);
+  };
+  const double waited_s = host_.now_s() - waiting.since_s;
+  const auto chosen = who_makes_way(residents(), waiting.request.user, waited_s, again_s, is_enough);
+  for (const uint64_t id : chosen) take_off(id);
+  return !chosen.empty();
 }
 
 // Ends requests whose deadline has passed, and waits for the next one's.

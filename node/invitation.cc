@@ -12,6 +12,7 @@
 #include <boost/asio/read.hpp>
 #include <boost/asio/redirect_error.hpp>
 #include <boost/asio/ssl.hpp>
+#include <boost/asio/steady_timer.hpp>
 #include <boost/asio/use_awaitable.hpp>
 #include <boost/asio/use_future.hpp>
 #include <boost/asio/write.hpp>
@@ -25,6 +26,7 @@
 #include <vector>
 
 #include "node/cluster_config.h"
+#include "node/strangers.h"
 
 namespace shoal {
 
@@ -44,7 +46,8 @@ constexpr std::string_view kTokenBegin = "shoal1";
 constexpr size_t kSecretDigits = 32, kFingerprintDigits = 64;
 constexpr auto kExchangeDeadline = 10s;  // of one device, all told
 constexpr int kWrongMax = 8;             // secrets that are another's
-constexpr int kConnectionsMax = 16;      // at a time
+constexpr size_t kCallersMax = 16;       // at a time
+constexpr auto kAcceptPause = 100ms;     // after an accept that failed
 constexpr uint32_t kTextsBytesMax = 32 << 10;
 constexpr size_t kTokenFileBytesMax = 256;  // of its first line
 
@@ -202,7 +205,7 @@ Invitation::Invitation(const CertificateAuthority& authority, Options options)
     acceptor_.open(endpoint.protocol(), error);
     if (!error) acceptor_.set_option(tcp::acceptor::reuse_address(true), error);
     if (!error) acceptor_.bind(endpoint, error);
-    if (!error) acceptor_.listen(kConnectionsMax, error);
+    if (!error) acceptor_.listen(kCallersMax, error);
   }
   if (error) {
     throw SetupError(
@@ -257,7 +260,16 @@ awaitable<void> Invitation::serve(tcp::socket socket) {
   context.use_certificate(asio::buffer(certificate_), asio::ssl::context::pem);
   context.use_private_key(asio::buffer(key), asio::ssl::context::pem);
   TlsStream stream(beast::tcp_stream(std::move(socket)), context);
-  beast::get_lowest_layer(stream).expires_after(kExchangeDeadline);
+  beast::tcp_stream& connection = beast::get_lowest_layer(stream);
+  struct Guest {  // in callers_ for as long as it is served
+    Guest(std::deque<Caller>& all, const Caller& own) : callers(all), self(own) { callers.push_back(own); }
+    ~Guest() {
+      std::erase_if(callers, [this](const Caller& caller) { return caller.connection == self.connection; });
+    }
+    std::deque<Caller>& callers;
+    const Caller self;
+  } const guest(callers_, {&connection, from});
+  connection.expires_after(kExchangeDeadline);
   error_code error;
   co_await stream.async_handshake(asio::ssl::stream_base::server, redirect_error(use_awaitable, error));
   if (error) co_return;
@@ -283,9 +295,19 @@ awaitable<void> Invitation::accept_all() {
     error_code error;
     tcp::socket socket = co_await acceptor_.async_accept(redirect_error(use_awaitable, error));
     if (error == asio::error::operation_aborted) co_return;
-    if (error || connections_ >= kConnectionsMax) continue;
-    ++connections_;
-    asio::co_spawn(io_, serve(std::move(socket)), [this](const std::exception_ptr&) { --connections_; });
+    if (error) {  // the reason may last: no file is left to open
+      asio::steady_timer pause(io_, kAcceptPause);
+      co_await pause.async_wait(redirect_error(use_awaitable, error));
+      continue;
+    }
+    if (callers_.size() >= kCallersMax) {  // those who stay silent must not keep others out
+      std::vector<std::string> addresses;
+      for (const Caller& caller : callers_) addresses.push_back(caller.address);
+      const auto goes = callers_.begin() + static_cast<std::ptrdiff_t>(first_of_most_frequent(addresses));
+      goes->connection->close();
+      callers_.erase(goes);
+    }
+    asio::co_spawn(io_, serve(std::move(socket)), [](const std::exception_ptr&) {});
   }
 }
 

@@ -18,8 +18,10 @@
 #include <boost/asio/awaitable.hpp>
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/ip/tcp.hpp>
+#include <boost/beast/core/tcp_stream.hpp>
 #include <chrono>
 #include <cstdint>
+#include <deque>
 #include <optional>
 #include <string>
 
@@ -59,6 +61,10 @@ class Invitation {
   Result<std::string> wait(std::chrono::milliseconds patience);
 
  private:
+  struct Caller {
+    boost::beast::tcp_stream* connection;
+    std::string address;
+  };
   boost::asio::awaitable<void> accept_all();
   boost::asio::awaitable<void> serve(boost::asio::ip::tcp::socket socket);
   std::string refusal_of(const std::string& node) const;  // empty: it may be called so
@@ -70,9 +76,10 @@ class Invitation {
   NodeKey key_;
   std::string certificate_;
   InvitationToken token_;
+  std::deque<Caller> callers_;  // being served, the oldest first; outlives io_, which holds them
   boost::asio::io_context io_;
   boost::asio::ip::tcp::acceptor acceptor_{io_};
-  int wrong_ = 0, connections_ = 0;
+  int wrong_ = 0;
   std::optional<Result<std::string>> outcome_;
 };
 

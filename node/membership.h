@@ -7,7 +7,8 @@
 // caller itself stood still is not held against anybody.
 //
 // A node that comes and goes is kept out for a while: at most kJoinsMax times in kJoinWindow_s, then for
-// twice as long each time, until it has stayed for kForgiven_s.
+// twice as long each time, until it has stayed for kForgiven_s. Not while there is no service without it: an
+// answer that may be cut off again is better than none.
 #pragma once
 
 #include <cstdint>
@@ -44,8 +45,8 @@ class Membership {
     bool hangs = false;  // silent or standing still, rather than closed
   };
 
-  // A node asks to come in (again).
-  Verdict may_join(const std::string& node, double now_s);
+  // A node asks to come in (again). `needed`: without it there is no service; then it is not kept out.
+  Verdict may_join(const std::string& node, double now_s, bool needed = false);
   // It is there from now on. `beats`: it is expected to give signs of life; else only once it has given the
   // first.
   void joined(const std::string& node, double now_s, bool beats = true);

@@ -32,6 +32,7 @@
 #include "node/pipeline_host.h"
 #include "node/pipeline_layout.h"
 #include "node/step_buffers.h"
+#include "node/strangers.h"
 #include "node/suspects.h"
 #include "node/weight_server.h"
 #include "planner/types.h"
@@ -164,6 +165,8 @@ class Node : public PipelineHost {
   boost::asio::awaitable<void> accept_loop();
   boost::asio::awaitable<void> say_goodbye();
   boost::asio::awaitable<void> serve_peer(ChannelPtr channel);
+  void close_a_stranger();
+  void warn_of_stranger(const Channel& channel, const std::string& what);
   std::optional<RefusalReason> refusal_of(const Hello& hello, const Channel& channel) const;
   std::optional<RefusalReason> pipeline_refusal(const Hello& hello) const;
   boost::asio::awaitable<void> serve_control(ChannelPtr channel, bool of_head);
@@ -232,8 +235,9 @@ class Node : public PipelineHost {
   std::map<std::string, ChannelPtr> controls_;  // the head: to every other node
   ChannelPtr head_;                             // a worker: the head's control channel
   std::vector<ChannelPtr> accepted_;
-  std::vector<ChannelPtr> feeds_;                   // those of them that bring steps
-  std::deque<ChannelPtr> strangers_;                // accepted and not greeted yet, oldest first
+  std::vector<ChannelPtr> feeds_;     // those of them that bring steps
+  std::deque<ChannelPtr> strangers_;  // accepted and not greeted yet, oldest first
+  StrangerLines stranger_lines_;
   std::map<int, uint64_t> last_step_;               // by stage that is being fed from another node
   std::map<std::string, LinkReport> closed_links_;  // what went over links that are no more
   std::function<void(StepOutcome)> on_outcome_;

@@ -15,6 +15,7 @@
 #include "node/ahead_fetch.h"
 #include "node/cluster_config.h"
 #include "node/cluster_weights.h"
+#include "node/command_support.h"
 #include "node/commands.h"
 #include "node/enrolment.h"
 #include "node/invitation.h"
@@ -132,11 +133,21 @@ FetchedManifest manifest_of_head(const WeightAsker& asker, const Endpoint& head,
   }
 }
 
+// What was said of this device, read before anybody is asked for anything: a token serves once. Returns the
+// model's file, or null where none was given.
+std::shared_ptr<const GgufFile> check_flags(const CommonFlags& common, const NodeFlags& flags) {
+  if (!flags.memory.empty()) (void)parse_bytes(flags.memory, "--memory");
+  NodeConfig settings;
+  if (!common.cache_size.empty()) parse_cache_size(common.cache_size, "--cache-size", settings);
+  if (common.model.empty()) return nullptr;
+  return std::make_shared<const GgufFile>(GgufFile::open(resolve_model_path(common.model, "")));
+}
+
 // Its own file, or what it fetches and keeps.
 std::shared_ptr<NodeWeights> weights_of(const CommonFlags& common, const WeightAsker& asker,
-                                        const FetchedManifest& head) {
-  if (!common.model.empty()) {
-    auto own = std::make_shared<const GgufFile>(GgufFile::open(resolve_model_path(common.model, "")));
+                                        const FetchedManifest& head,
+                                        const std::shared_ptr<const GgufFile>& own) {
+  if (own) {
     if (own->fingerprint() != head.model_hash) {
       throw SetupError(fmt::format(
           "{} is another model than the head's: give both the same, or leave --model out and this node "
@@ -202,6 +213,9 @@ int node_command(const CommonFlags& common, const NodeFlags& flags) {
     throw SetupError(fmt::format("--name {}: 1 to 63 letters, digits, '-', '_' or '.'", name));
   const Kernels& kernels = select_kernels(common.kernels);
   const int threads = common.threads > 0 ? common.threads : device_processors();
+  const bool confined = common.insecure && !common.trust_network;
+  const std::string listens_at = !flags.address.empty() ? flags.address : confined ? "127.0.0.1" : "0.0.0.0";
+  const std::shared_ptr<const GgufFile> own = check_flags(common, flags);
   WeightAsker asker;
   asker.node = name;
   std::shared_ptr<TlsContext> tls;
@@ -210,15 +224,16 @@ int node_command(const CommonFlags& common, const NodeFlags& flags) {
     asker.cluster = certificate_info(credentials.certificate, "this node's certificate").cluster;
     asker.tls = tls = std::make_shared<TlsContext>(credentials);
   } else {
+    if (confined) refuse_off_loopback("the head", head.address);
+    if (confined) refuse_off_loopback("node " + name, listens_at);
     spdlog::warn(
         "--insecure: links between nodes are not encrypted, and a plan is taken without a signature from "
-        "whoever "
-        "answers at {}",
+        "whoever answers at {}",
         flags.join);
   }
   const FetchedManifest of_head = manifest_of_head(asker, head, common.model);
   asker.model = of_head.model_hash;
-  const std::shared_ptr<NodeWeights> weights = weights_of(common, asker, of_head);
+  const std::shared_ptr<NodeWeights> weights = weights_of(common, asker, of_head, own);
   const ModelConfig model = ModelConfig::from(weights->model());
   const Adapters adapters = adapters_of_head(common, asker, head, model);
 
@@ -241,7 +256,7 @@ int node_command(const CommonFlags& common, const NodeFlags& flags) {
   StageFactory stages(name, source, model, kernels, pool, on_progress);
   boost::asio::thread_pool disk(1);  // outlives the node, which posts to it
   Node node({asker.cluster, name, of_head.model_hash, kernels.numeric_class, tls, /*knows_revoked=*/false},
-            flags.address.empty() ? "0.0.0.0" : flags.address, static_cast<uint16_t>(flags.port));
+            listens_at, static_cast<uint16_t>(flags.port));
   running = &node;
   comeback.join.port = node.port();
   node.load_nothing();

@@ -251,7 +251,7 @@ void Node::lose_head(const std::string& why) {
   knows_revoked_ = identity_.tls == nullptr;  // until a head says it again
   drop_pipeline();
   const std::string text =
-      fmt::format("the head {} is gone: {}", layout_.head.empty() ? "" : layout_.head, why);
+      fmt::format("the head{} is gone: {}", layout_.head.empty() ? "" : " " + layout_.head, why);
   if (!comeback_) return end_service(text);
   spdlog::warn("{}; its weights are kept and it is called again", text);
   if (!calling_) co_spawn(io_.executor(), call_head(), detached);

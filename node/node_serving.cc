@@ -22,6 +22,8 @@ using namespace std::chrono_literals;
 namespace {
 
 constexpr size_t kStrangersMax = 64;  // connections that have not said hello yet
+constexpr int kLinksOfPeerMax = 32;   // connections that have: more than a node ever needs at a time
+constexpr size_t kLinksMax = 512;     // of all of them, where names cannot be believed (--insecure)
 constexpr auto kAcceptPause = 100ms;  // after an accept that failed
 constexpr auto kJoinDeadline = 3s;    // from a hello to what the node has
 
@@ -43,6 +45,23 @@ awaitable<void> Node::accept_loop() {
   }
 }
 
+void Node::warn_of_stranger(const Channel& channel, const std::string& what) {
+  if (const std::optional<std::string> line = stranger_lines_.line(channel.peer(), what, now_s()))
+    spdlog::warn(*line);
+}
+
+// Those who stay silent must not keep others out.
+void Node::close_a_stranger() {
+  std::vector<std::string> addresses;
+  for (const ChannelPtr& stranger : strangers_) addresses.push_back(address_of(stranger->peer()));
+  const auto goes = strangers_.begin() + static_cast<std::ptrdiff_t>(first_of_most_frequent(addresses));
+  warn_of_stranger(
+      **goes,
+      fmt::format("a connection from {} was closed: it has not said hello, and more wait", (*goes)->peer()));
+  (*goes)->close();
+  strangers_.erase(goes);
+}
+
 awaitable<void> Node::serve_peer(ChannelPtr channel) {
   ExpectedHello expected;
   expected.cluster_name = identity_.cluster;
@@ -50,22 +69,23 @@ awaitable<void> Node::serve_peer(ChannelPtr channel) {
   expected.model_fingerprint = identity_.model_fingerprint;
   expected.plan_hash = layout_.plan_hash;
   expected.numeric_class = identity_.numeric_class;
-  if (strangers_.size() >=
-      kStrangersMax) {  // the oldest goes: those who stay silent must not keep others out
-    spdlog::warn("a connection from {} was closed: it has not said hello, and more wait",
-                 strangers_.front()->peer());
-    strangers_.front()->close();
-    strangers_.pop_front();
-  }
+  if (strangers_.size() >= kStrangersMax) close_a_stranger();
   strangers_.push_back(channel);
-  const ValidateHello validate = [this, channel](const Hello& hello) { return refusal_of(hello, *channel); };
+  const ValidateHello validate = [this, channel](const Hello& hello) -> std::optional<RefusalReason> {
+    std::erase_if(accepted_, [](const ChannelPtr& c) { return !c->is_open(); });
+    const auto same = [&](const ChannelPtr& c) { return c->peer_name() == hello.node_name; };
+    if (std::count_if(accepted_.begin(), accepted_.end(), same) >= kLinksOfPeerMax ||
+        accepted_.size() >= kLinksMax)
+      return RefusalReason{Refusal::kBusy,
+                           fmt::format("{} has too many connections already", identity_.name)};
+    return refusal_of(hello, *channel);
+  };
   Result<PeerInfo> peer = co_await answer_hello(*channel, expected, validate);
   std::erase(strangers_, channel);
   if (peer.has_error()) {
-    if (!closing_) spdlog::warn("a connection was refused: {}", peer.error().message);
+    if (!closing_) warn_of_stranger(*channel, "a connection was refused: " + peer.error().message);
     co_return;
   }
-  std::erase_if(accepted_, [](const ChannelPtr& c) { return !c->is_open(); });
   accepted_.push_back(channel);
   switch (peer->hello.role) {
     case LinkRole::kWeights:
@@ -182,7 +202,13 @@ awaitable<void> Node::serve_control(ChannelPtr channel, bool of_head) {
     } else if (std::holds_alternative<StatsRequest>(incoming->message)) {
       (void)channel->post({own_stats()});
     } else if (of_head && std::holds_alternative<Shutdown>(incoming->message)) {
-      end_service("");
+      // Who joined by address belongs to no launch: the head may be started again, after an update say.
+      if (comeback_ && comeback_->patience_s == 0) {
+        if (head_ == channel) lose_head("it was ended in order");
+        channel->close();
+      } else {
+        end_service("");
+      }
       co_return;
     } else if (of_head) {
       obey(channel, std::move(incoming->message));

@@ -241,10 +241,10 @@ void NodeWeights::fetch_block(size_t tensor, uint64_t block, std::span<std::byte
     if (!fetched.has_error()) return;
     reasons += fmt::format("; node {}: {}", peer.node, fetched.error().message);
   }
-  throw SetupError(fmt::format("node {} cannot get tensor {} of the model {}{}", asker_.node,
-                               manifest_->tensor(tensor).name, model().path(),
-                               reasons.empty() ? ": there is no node to ask" : reasons),
-                   kExitFailed);
+  throw SetupError(
+      fmt::format("node {} cannot get tensor {} of {}{}", asker_.node, manifest_->tensor(tensor).name,
+                  model().path(), reasons.empty() ? ": there is no node to ask" : reasons),
+      kExitFailed);
 }
 
 std::string adapters_hash(std::span<const std::shared_ptr<NodeWeights>> adapters) {

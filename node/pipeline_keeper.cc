@@ -108,7 +108,9 @@ NodeEvents PipelineKeeper::node_events() {
     on_fetched_ahead(node, fetched);
   };
   events.faulted = [this](const Suspects::Fault& fault) { accuse(fault); };
-  events.may_join = [this](const std::string& node) { return membership_.may_join(node, now()); };
+  events.may_join = [this](const std::string& node) {
+    return membership_.may_join(node, now(), recovery_.state() == Recovery::State::kDown);
+  };
   events.joined = [this](const std::string& node, const Join& join) { on_joined(node, join); };
   return events;
 }
@@ -306,7 +308,8 @@ std::vector<PipelineKeeper::Member> PipelineKeeper::members() const {
                   ahead == ahead_.end() ? FetchedAhead{} : ahead->second,
                   membership_.silent_s(name, now()),
                   membership_.quarantined_s(name, now())};
-    const bool used = recovery_.in_plan(name);
+    // The last plan is remembered while none is possible; nothing is computed by it then.
+    const bool used = recovery_.in_plan(name) && recovery_.state() != Recovery::State::kDown;
     if (name == head_) {
       member.state = "head";
     } else if (joining_.contains(name)) {

@@ -7,8 +7,10 @@
 
 #include <algorithm>
 
+#include "base/units.h"
 #include "node/pipeline_keeper.h"
 #include "node/pipeline_setup.h"
+#include "planner/cost_model.h"
 #include "planner/planner.h"
 
 namespace shoal {
@@ -18,6 +20,15 @@ namespace json = boost::json;
 
 constexpr double kMeasureDeadline_s = 15;  // for one node's links
 constexpr int kRoundsMax = 4;
+
+// What the layer takes that takes least, with the process around it.
+uint64_t least_bytes(const PlanInput& input) {
+  const CostModel cost(input);
+  uint64_t least = UINT64_MAX;
+  for (int layer = 0; layer < input.model.n_layer; ++layer)
+    least = std::min(least, cost.stage_memory({false, layer, layer + 1, false}).total());
+  return least + input.model.base_bytes;
+}
 
 const LinkConfig* stated_link(const ClusterConfig& config, const std::string& a, const std::string& b) {
   for (const LinkConfig& link : config.links) {
@@ -47,14 +58,21 @@ void PipelineKeeper::on_joined(const std::string& node, const Join& join) {
     membership_.left(node, now());
     return node_.forget(node);
   }
-  if (join.memory_bytes > 0) device->memory_bytes = join.memory_bytes;
   const int listed = settings_.config.node_index(node);
-  if (listed >= 0 && device->memory_bytes == 0)
-    device->memory_bytes = settings_.config.nodes[static_cast<size_t>(listed)].memory_bytes;
+  const uint64_t stated = listed >= 0 ? settings_.config.nodes[static_cast<size_t>(listed)].memory_bytes : 0;
+  if (const uint64_t given = join.memory_bytes > 0 ? join.memory_bytes : stated; given > 0)
+    device->memory_bytes = given;  // else what the node found that it has
   // The cluster file's word, not the node's own: a stranger to it is not trusted.
   device->trusted = listed >= 0 && settings_.config.nodes[static_cast<size_t>(listed)].trusted;
   endpoints_[node] = {join.address.empty() ? node_.address_of(node) : join.address, join.port};
   memory_[node] = device->memory_bytes;
+  if (const uint64_t least = least_bytes(settings_.known); device->memory_bytes < least) {
+    spdlog::warn(
+        "node {} has {} of memory to use and one layer takes {} at least: it can never hold one; give it "
+        "more "
+        "(--memory, or the cluster file's `memory`)",
+        node, format_bytes(device->memory_bytes), format_bytes(least));
+  }
   if (!join.layout_json.empty()) {
     const Result<PipelineLayout> before = layout_from_json(join.layout_json);
     if (before && before->head == head_ &&

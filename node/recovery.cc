@@ -372,7 +372,12 @@ void Recovery::ready(const std::string& node, uint64_t epoch, const std::string&
 }
 
 Result<void> Recovery::drain(const std::string& node, double now_s) {
-  if (!here_.contains(node)) return Error{Errc::kInvalidInput, fmt::format("there is no node {}", node)};
+  if (!here_.contains(node)) {
+    return Error{Errc::kInvalidInput,
+                 index_of(node) < 0
+                     ? fmt::format("there is no node {}", node)
+                     : fmt::format("node {} is not there (lost, or not come yet): it has no layers", node)};
+  }
   if (node == name_of(known_.constraints.head))
     return Error{Errc::kInvalidInput, fmt::format("node {} is the head: it cannot be drained", node)};
   draining_.insert(node);
@@ -393,7 +398,15 @@ double Recovery::next_chance_s() const {
   return next;
 }
 
-void Recovery::go_down(const std::string& why, double now_s) {
+void Recovery::go_down(const std::string& planner, double now_s) {
+  // The planner does not know of those that it was not given.
+  std::string why = planner;
+  for (const auto& [node, until] : unfit_) {
+    if (here_.contains(node) && until > now_s)
+      why +=
+          fmt::format("; node {} could not take its layers (the log says why) and is tried again in {:.0f} s",
+                      node, until - now_s);
+  }
   state_ = State::kDown;
   const double chance_s = next_chance_s() - now_s;
   tell(ClusterEvent::Kind::kDown, now_s, "", fmt::format("no plan is possible: {}", why));

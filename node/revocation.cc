@@ -22,8 +22,8 @@ constexpr size_t kShownBytesMax = 80;  // of a line that is no name
 std::string stamp_of(const std::string& file) {
   struct stat status;
   if (::stat(file.c_str(), &status) != 0) return "";
-  return fmt::format("{} {} {}.{}", status.st_ino, status.st_size, status.st_mtim.tv_sec,
-                     status.st_mtim.tv_nsec);
+  return fmt::format("{} {} {}.{} {}.{}", status.st_ino, status.st_size, status.st_mtim.tv_sec,
+                     status.st_mtim.tv_nsec, status.st_ctim.tv_sec, status.st_ctim.tv_nsec);
 }
 
 std::set<std::string> read_names(const std::string& file) {

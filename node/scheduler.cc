@@ -87,18 +87,26 @@ std::optional<ScheduledStep> Scheduler::next_step(double now_s, const Reserve& r
   if (sequences_.empty() || steps_in_flight_ >= limits_.steps_in_flight_max) return std::nullopt;
   const Grouping grouping = this->grouping();
   if (grouping.decoding > 0 && steps_in_flight_ >= grouping.steps) return std::nullopt;
+  const bool texts = std::any_of(sequences_.begin(), sequences_.end(), [](const Entry& e) {
+    return e.kind == StepKind::kDecode && (e.decoding || e.has_prompt());
+  });
+  if (!texts) owed_s_ = 0;
+  const bool others_first = owed_s_ <= 0;
   ScheduledStep step;
-  if (grouping.decoding == 0 || other_steps_in_flight_ == 0) add_inputs(now_s, step);
-  if (grouping.decoding > 0 && other_steps_in_flight_ == 0) add_embedding_rows(now_s, reserve, step);
+  if (others_first) add_others(grouping, now_s, reserve, step);
   if (step.parts.empty()) {
     add_decode_rows(grouping, reserve, step);
     add_prompt_rows(grouping, now_s, reserve, step);
   }
+  if (step.parts.empty() && !others_first && steps_in_flight_ == 0)  // texts cannot go on
+    add_others(grouping, now_s, reserve, step);
   if (step.parts.empty()) return std::nullopt;
   ++steps_in_flight_;
   other_steps_in_flight_ += step.kind != StepKind::kDecode;
   decode_steps_in_flight_ += step.decodes;
   step.predicted_s = model_.bottleneck_seconds(step.size());
+  if (step.kind == StepKind::kDecode) owed_s_ = std::max(0.0, owed_s_ - step.predicted_s);
+  if (step.kind != StepKind::kDecode && texts) owed_s_ += step.predicted_s;
   bottleneck_free_s_ = now_s + backlog_seconds(now_s) + step.predicted_s;
   in_flight_s_ += step.predicted_s;
   return step;
@@ -208,6 +216,14 @@ void Scheduler::add_decode_rows(const Grouping& grouping, const Reserve& reserve
     ++entry.in_flight;
     --rows;
   }
+}
+
+// Steps of another kind: one at a time beside decoders.
+void Scheduler::add_others(const Grouping& grouping, double now_s, const Reserve& reserve,
+                           ScheduledStep& step) {
+  if (grouping.decoding > 0 && other_steps_in_flight_ > 0) return;
+  add_inputs(now_s, step);
+  if (grouping.decoding > 0) add_embedding_rows(now_s, reserve, step);
 }
 
 // What an encoder reads, of all that wait as much as one step takes.

@@ -127,6 +127,7 @@ class Scheduler {
   double backlog_seconds(double now_s) const;
   void choose_steps(Grouping& grouping, double gap_s, const StepSize& group, int deepest_prompt) const;
   int reserve_rows(const Entry& entry, int rows, const Reserve& reserve);
+  void add_others(const Grouping& grouping, double now_s, const Reserve& reserve, ScheduledStep& step);
   void add_inputs(double now_s, ScheduledStep& step);
   void add_embedding_rows(double now_s, const Reserve& reserve, ScheduledStep& step);
   void add_part(Entry& entry, int rows, ScheduledStep& step);
@@ -144,8 +145,11 @@ class Scheduler {
   int steps_in_flight_ = 0;
   int decode_steps_in_flight_ = 0;
   int other_steps_in_flight_ = 0;  // that are not of kind kDecode
-  int groups_ = 1;                 // G as chosen last: kept until another is better by more than kTie
-  double bottleneck_free_s_ = 0;   // when the slowest stage will have done all that was sent, as predicted
+  // Of the slowest stage, that steps of another kind took beside texts and that texts have not had since:
+  // until then no other such step goes first, so that inputs and embeddings have half of the time at most.
+  double owed_s_ = 0;
+  int groups_ = 1;                // G as chosen last: kept until another is better by more than kTie
+  double bottleneck_free_s_ = 0;  // when the slowest stage will have done all that was sent, as predicted
   double in_flight_s_ = 0;  // of the slowest stage, by all steps in flight, as predicted at their sending
   double wake_s_ = kNever;
   std::optional<uint64_t> needy_;

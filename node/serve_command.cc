@@ -68,8 +68,13 @@ void raise_file_limit() {
   setrlimit(RLIMIT_NOFILE, &limit);
 }
 
-constexpr int kSequencesOfOne = 4;                     // answers at a time where nothing else is said
-constexpr auto kSameSignal = std::chrono::seconds(1);  // mpirun passes one signal on several times
+constexpr int kSequencesOfOne = 4;  // answers at a time where nothing else is said
+constexpr auto kSameSignal = std::chrono::seconds(1);
+
+// mpirun passes one signal on several times.
+std::chrono::seconds same_signal() {
+  return std::getenv("OMPI_COMM_WORLD_SIZE") != nullptr ? kSameSignal : std::chrono::seconds(0);
+}
 
 // Calls `first` at the first SIGINT or SIGTERM and `again` at later ones, on the io thread.
 class StopSignals {
@@ -93,7 +98,7 @@ class StopSignals {
       if (!came_) {
         came_ = now;
         first_();
-      } else if (now - *came_ > kSameSignal) {
+      } else if (now - *came_ >= same_signal()) {
         again_();
       }
       wait();
@@ -130,7 +135,7 @@ void serve(Cluster& cluster, const Door& door, const ServeFlags& flags, const st
                  .c_str(),
              stderr);
   stats.run([&] { trace.write(); });
-  spdlog::info("stopping: answers under way have {:g} s", flags.grace_s);
+  spdlog::info("stopping: answers under way have {:g} s; the same signal again ends them now", flags.grace_s);
   server.stop(std::chrono::milliseconds(static_cast<int64_t>(flags.grace_s * 1e3)), [&] {
     service.cancel_all();
     embeddings.cancel_all();

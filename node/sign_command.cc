@@ -35,7 +35,7 @@ int sign_command(const SignFlags& flags) {
     throw SetupError(quoted(signature_path, 4096) + " is not a regular file: remove it");
   const GgufFile file = GgufFile::open(path);
   const auto manifest =
-      make_manifest(file, static_cast<int>(std::max(1u, std::thread::hardware_concurrency())));
+      make_manifest_anew(file, static_cast<int>(std::max(1u, std::thread::hardware_concurrency())));
   if (!flags.verify.empty()) {
     require_signature(file, *manifest, flags.verify);
     std::fputs(

@@ -13,6 +13,16 @@
 
 namespace shoal {
 
+namespace {
+
+// Found so far. Of weights that come from a file alone there is no manifest to compare with.
+uint64_t bad_blocks(const BlockSource* blocks) {
+  const auto* weights = dynamic_cast<const NodeWeights*>(blocks);
+  return weights == nullptr ? 0 : weights->bad_blocks();
+}
+
+}  // namespace
+
 StageFactory::StageFactory(std::string node, Source source, const ModelConfig& model, const Kernels& kernels,
                            ThreadPool& pool, std::function<void()> on_progress)
     : node_(std::move(node)),
@@ -61,6 +71,7 @@ Engine::Stages StageFactory::make(const PipelineLayout& layout, Engine::Stages b
     shards.push_back(layout.shard_of_stage[static_cast<size_t>(i)]);
     mine.emplace_back(i, shards.back());
   }
+  const uint64_t bad_before = bad_blocks(source_.blocks);
   held_.keep_for(shards);
   if (!held_.layers.empty()) tell_held(shards);
   if (source_.fetch) {
@@ -86,6 +97,12 @@ Engine::Stages StageFactory::make(const PipelineLayout& layout, Engine::Stages b
     stages.emplace_back(index, std::make_unique<Stage>(model_, std::move(weights), options, kernels_, pool_));
   }
   held_ = {};
+  if (const uint64_t bad = bad_blocks(source_.blocks) - bad_before; bad > 0) {
+    spdlog::warn(
+        "node {}: {} block{} of these weights {} not what the manifest says; none was used, all came from "
+        "others",
+        node_, bad, bad == 1 ? "" : "s", bad == 1 ? "was" : "were");
+  }
   return stages;
 }
 

@@ -186,6 +186,10 @@ void Trace::put_request(const TracedRequest& request) {
       put_mark(part(Mark::kArrived), 'e');
       put_mark(part(Mark::kStarted), 'b', fmt::format(R"(,"args":{{"cached tokens":{}}})", request.tokens));
       break;
+    case Mark::kTakenOff:
+      put_mark(part(Mark::kStarted), 'e');
+      put_mark(part(Mark::kArrived), 'b');
+      break;
     case Mark::kFirstToken:
       put_mark(part(Mark::kStarted), 'e');
       put_mark(part(Mark::kFirstToken), 'b');

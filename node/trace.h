@@ -32,7 +32,8 @@ struct TracedStep {
 };
 
 struct TracedRequest {
-  enum class Mark : uint8_t { kArrived, kStarted, kFirstToken, kEnded };
+  // kTakenOff: before its first token; it waits again.
+  enum class Mark : uint8_t { kArrived, kStarted, kTakenOff, kFirstToken, kEnded };
   uint64_t id = 0;
   Mark mark = Mark::kArrived;
   double time_s = 0;

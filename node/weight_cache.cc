@@ -74,6 +74,16 @@ uint64_t disk_free(const std::string& folder) {
   return free > reserve ? free - reserve : 0;
 }
 
+// Also where somebody has removed them. Empty, or what cannot be made.
+std::optional<Error> make_folders(const std::string& folder) {
+  std::error_code failed;
+  fs::create_directories(fs::path(folder).parent_path(), failed);
+  for (const std::string& path : {folder, folder + "/" + kInUse}) {
+    if (::mkdir(path.c_str(), 0700) != 0 && errno != EEXIST) return refused("cannot be made", path);
+  }
+  return std::nullopt;
+}
+
 bool is_name(const std::string& text) {
   return sha256_from_hex(text).has_value();
 }
@@ -82,11 +92,7 @@ bool is_name(const std::string& text) {
 
 Result<std::unique_ptr<WeightCache>> WeightCache::open(const std::string& folder, uint64_t bytes_max) {
   std::signal(SIGXFSZ, SIG_IGN);  // a limit on file sizes is an error of the write, as a full disk is
-  std::error_code failed;
-  fs::create_directories(fs::path(folder).parent_path(), failed);
-  for (const std::string& path : {folder, folder + "/" + kInUse}) {
-    if (::mkdir(path.c_str(), 0700) != 0 && errno != EEXIST) return refused("cannot be made", path);
-  }
+  if (const std::optional<Error> failed = make_folders(folder)) return *failed;
   if (::access(folder.c_str(), W_OK | X_OK) != 0) return refused("cannot be written to", folder);
   std::unique_ptr<WeightCache> cache(new WeightCache(folder, bytes_max));
   if (bytes_max == 0) {
@@ -128,6 +134,11 @@ void WeightCache::mend(const Sha256& tensor, uint64_t offset, std::span<const st
 
 void WeightCache::use(const std::set<Sha256>& tensors) {
   std::lock_guard lock(mutex_);
+  struct stat opened, named;
+  const bool removed =
+      lease_ >= 0 && (::fstat(lease_, &opened) != 0 || ::stat(lease_path_.c_str(), &named) != 0 ||
+                      opened.st_ino != named.st_ino);
+  if (removed) ::close(std::exchange(lease_, -1));
   if (lease_ < 0 && !take_lease()) return;  // unprotected, not unusable
   std::string text;
   for (const Sha256& tensor : tensors) {
@@ -142,6 +153,7 @@ void WeightCache::use(const std::set<Sha256>& tensors) {
 bool WeightCache::take_lease() {
   lease_path_ = fmt::format("{}/{}/{}-{}", folder_, kInUse, ::getpid(), static_cast<const void*>(this));
   for (int i = 0; i < 10; ++i) {
+    (void)make_folders(folder_);
     Descriptor file(::open(lease_path_.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600));
     struct stat opened, named;
     if (file.get() >= 0 && ::flock(file.get(), LOCK_EX | LOCK_NB) == 0 && ::fstat(file.get(), &opened) == 0 &&
@@ -207,7 +219,11 @@ Result<std::unique_ptr<WeightCache::Filling>> WeightCache::fill(const Sha256& te
   filling->path_ = path_of(tensor);
   filling->partial_ = filling->path_ + kPartial;
   const std::string folder = fs::path(filling->path_).parent_path().string();
-  if (::mkdir(folder.c_str(), 0700) != 0 && errno != EEXIST) return refused("cannot be made", folder);
+  const auto is_made = [&] { return ::mkdir(folder.c_str(), 0700) == 0 || errno == EEXIST; };
+  if (!is_made()) {  // a person may have removed all of it
+    if (const std::optional<Error> failed = make_folders(folder_)) return *failed;
+    if (!is_made()) return refused("cannot be made", folder);
+  }
   while (true) {
     Descriptor file(::open(filling->partial_.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600));
     if (file.get() < 0) return refused("cannot be written", filling->partial_);

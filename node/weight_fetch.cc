@@ -219,8 +219,9 @@ void WeightFetch::disk_refused(Seat& seat, Job& job, const Error& error) {
   seat.jobs.erase(&job);
   if (!std::exchange(disk_full_, true)) {
     spdlog::warn(
-        "node {}: weights cannot be kept: {}; what is not on the disk is fetched at every start, until there "
-        "is room (or another folder: XDG_CACHE_HOME)",
+        "node {}: weights cannot be kept: {}; what is not on the disk is fetched at every start, until that "
+        "is "
+        "mended (XDG_CACHE_HOME names another folder)",
         asker_.node, error.message);
   }
   waiting_.push_back(&job);

@@ -79,6 +79,7 @@ awaitable<void> pause(Clock::duration length) {
 
 awaitable<void> WeightServer::serve(ChannelPtr channel) {
   HeapBufferSource none(0);
+  channel->set_limits(kHandshakeLimits);  // requests are as short as hellos
   while (true) {
     Result<IncomingMessage> incoming = co_await channel->receive(none);
     if (incoming.has_error()) co_return;

@@ -306,11 +306,16 @@ CertificateAuthority CertificateAuthority::in(const std::string& directory, cons
     const std::string certificate = read_file(certificate_path);
     try {
       const CertificateInfo info = certificate_info(certificate, certificate_path);
-      if (info.expires_s > std::time(nullptr)) {
-        return CertificateAuthority(NodeKey::from_pem(read_file(key_path), key_path), certificate, cluster);
-      }
+      // A new one would shut every node out, and a clock that is wrong is the likelier cause: the owner
+      // decides.
+      if (info.expires_s <= std::time(nullptr))
+        throw SetupError(
+            fmt::format("{} is over: {}; set the clock", certificate_path, dates_and_clock(info)));
+      return CertificateAuthority(NodeKey::from_pem(read_file(key_path), key_path), certificate, cluster);
     } catch (const SetupError& error) {
-      throw SetupError(fmt::format("{}; remove {} to begin with a new authority", error.what(), directory));
+      throw SetupError(
+          fmt::format("{}, or remove {} to begin with a new authority, to which every node is invited again",
+                      error.what(), directory));
     }
   }
   CertificateAuthority made = create(cluster);

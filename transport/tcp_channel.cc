@@ -29,14 +29,6 @@ namespace {
 
 constexpr std::chrono::milliseconds kFarewell{200};  // for a peer that is refused to read why
 
-// A receive buffer for large metadata (a plan, whole vocabularies) is given back after use.
-constexpr size_t kKeptMetadataWords = size_t{1} << 16;
-
-// A large frame gets more time than a small one: what a link of 1 Mbit/s needs.
-std::chrono::milliseconds deadline_for(size_t frame_bytes, std::chrono::milliseconds base) {
-  return base + std::chrono::milliseconds(frame_bytes / 128);
-}
-
 // The buffers of a frame without its first `skip` bytes.
 std::array<asio::const_buffer, 4> rest_of(const EncodedFrame& frame, size_t skip) {
   std::array<asio::const_buffer, 4> buffers = frame.buffers();
@@ -46,10 +38,6 @@ std::array<asio::const_buffer, 4> rest_of(const EncodedFrame& frame, size_t skip
     skip -= skipped;
   }
   return buffers;
-}
-
-bool would_block(const error_code& ec) {
-  return ec == asio::error::would_block || ec == asio::error::try_again;
 }
 
 // Options that a kernel lacks make a link slower or a loss noticed later, not wrong: errors are ignored.
@@ -72,6 +60,10 @@ void set_socket_options(tcp::socket& socket, const ChannelOptions& options) {
 }
 
 }  // namespace
+
+std::chrono::milliseconds TcpChannel::deadline_for(size_t frame_bytes, std::chrono::milliseconds base) {
+  return base + std::chrono::milliseconds(frame_bytes / 128);
+}
 
 void TcpChannel::Watchdog::arm(TcpChannel& channel, std::chrono::milliseconds timeout, const char* what) {
   if (armed_) return;
@@ -214,9 +206,6 @@ asio::awaitable<void> TcpChannel::let_refusal_arrive() {
   }
 }
 
-// --- sending
-// ---------------------------------------------------------------------------------------------------
-
 Result<void> TcpChannel::post(OutgoingMessage outgoing) {
   return enqueue(std::move(outgoing), nullptr);
 }
@@ -286,129 +275,6 @@ asio::awaitable<void> TcpChannel::write_queue(std::shared_ptr<TcpChannel> self) 
     if (*written) self->write_watchdog_.disarm();
   }
   self->writing_ = false;
-}
-
-// --- receiving
-// -------------------------------------------------------------------------------------------------
-
-asio::awaitable<Result<IncomingMessage>> TcpChannel::receive(BufferSource& source, Deadline deadline) {
-  const std::shared_ptr<TcpChannel> self = shared_from_this();
-  SHOAL_CHECK(!receiving_);
-  struct Guard {
-    bool& flag;
-    ~Guard() { flag = false; }
-  } guard{receiving_};
-  receiving_ = true;
-  Result<IncomingMessage> incoming = co_await receive_frame(source, deadline);
-  read_watchdog_.disarm();
-  if (metadata_.size() > kKeptMetadataWords) metadata_ = {};
-  co_return incoming;
-}
-
-asio::awaitable<Result<IncomingMessage>> TcpChannel::receive_frame(BufferSource& source, Deadline deadline) {
-  Result<void> read = co_await read_header_bytes(deadline);
-  if (!read) co_return read.error();
-  const auto header_bytes = std::span(ahead_).subspan(ahead_begin_).first<kFrameHeaderBytes>();
-  const Result<FrameHeader> header = decode_header(header_bytes, limits_);
-  if (!header) co_return end(Error{header.error().code, peer() + ": " + header.error().message});
-  ahead_begin_ += kFrameHeaderBytes;
-  const size_t padded = header->padded_payload_bytes();
-  read_watchdog_.disarm();
-  frame_timeout_ = deadline_for(header->metadata_bytes + padded, options_.frame_deadline);
-
-  const size_t words = header->metadata_bytes / 8;
-  if (metadata_.size() < words) metadata_.resize(words);
-  const std::span<uint64_t> metadata = std::span(metadata_).first(words);
-  read = co_await read_exactly(std::as_writable_bytes(metadata));
-  if (!read) co_return read.error();
-
-  IncomingMessage incoming;
-  if (padded > 0) {
-    const Result<void> intact = check_metadata(*header, metadata);
-    if (!intact) co_return end(Error{intact.error().code, peer() + ": " + intact.error().message});
-    Result<PayloadBuffer> buffer = source.acquire(padded);
-    if (!buffer) co_return end(Error{buffer.error().code, peer() + ": " + buffer.error().message});
-    SHOAL_CHECK(buffer->bytes.size() >= padded);
-    SHOAL_CHECK(reinterpret_cast<uintptr_t>(buffer->bytes.data()) % kPayloadAlignment == 0);
-    incoming.payload = std::move(*buffer);
-    incoming.payload.bytes = incoming.payload.bytes.first(padded);
-    read = co_await read_exactly(incoming.payload.bytes);
-    if (!read) co_return read.error();
-  }
-  Result<Message> message = decode_frame(*header, metadata, incoming.payload.bytes);
-  if (!message) co_return end(Error{message.error().code, peer() + ": " + message.error().message});
-  incoming.message = std::move(*message);
-  incoming.payload.bytes = incoming.payload.bytes.first(header->payload_bytes);
-  bytes_received_ += kFrameHeaderBytes + header->metadata_bytes + padded;
-  co_return incoming;
-}
-
-asio::awaitable<Result<void>> TcpChannel::read_header_bytes(Deadline deadline) {
-  if (ahead_begin_ > 0) {
-    std::memmove(ahead_.data(), ahead_.data() + ahead_begin_, ahead_end_ - ahead_begin_);
-    ahead_end_ -= ahead_begin_;
-    ahead_begin_ = 0;
-  }
-  while (ahead_end_ < kFrameHeaderBytes) {
-    if (ended_) co_return *ended_;
-    const auto room = asio::buffer(ahead_.data() + ahead_end_, ahead_.size() - ahead_end_);
-    error_code ec;
-    ahead_end_ += stream_->read_some(room, ec);
-    if (would_block(ec)) {
-      const bool begun = ahead_end_ > 0;
-      if (begun) read_watchdog_.arm(*this, options_.frame_deadline, "stalled");
-      if (!begun && deadline != kNoDeadline) {
-        const Result<void> readable = co_await wait_readable(deadline);
-        if (!readable) co_return readable;
-        continue;
-      }
-      ec = co_await wait_for_stream();
-      // A caller that stops waiting between frames loses nothing, and the channel goes on.
-      if (ec == asio::error::operation_aborted && !ended_ && !begun) {
-        co_return Error{Errc::kCancelled, "waiting for " + peer() + " was cancelled"};
-      }
-    }
-    if (ec) co_return end_by(ec, "receiving from");
-  }
-  co_return Result<void>();
-}
-
-asio::awaitable<Result<void>> TcpChannel::wait_readable(Deadline deadline) {
-  using namespace asio::experimental::awaitable_operators;
-  constexpr auto token = asio::as_tuple(asio::use_awaitable);
-  asio::steady_timer timer(socket_.get_executor(), deadline);
-  // Waiting reads no byte, so none is lost when the timer is first.
-  auto first = co_await (socket_.async_wait(tcp::socket::wait_read, token) || timer.async_wait(token));
-  if (ended_) co_return *ended_;
-  if (first.index() == 1) {
-    const auto& [ec] = std::get<1>(first);
-    if (ec) co_return Error{Errc::kCancelled, "waiting for " + peer() + " was cancelled"};
-    co_return Error{Errc::kTimeout, peer() + " sent nothing in time"};
-  }
-  const auto& [ec] = std::get<0>(first);
-  if (ec == asio::error::operation_aborted) {
-    co_return Error{Errc::kCancelled, "waiting for " + peer() + " was cancelled"};
-  }
-  co_return Result<void>();
-}
-
-asio::awaitable<Result<void>> TcpChannel::read_exactly(std::span<std::byte> to) {
-  const size_t buffered = std::min(to.size(), ahead_end_ - ahead_begin_);
-  if (buffered > 0) std::memcpy(to.data(), ahead_.data() + ahead_begin_, buffered);
-  ahead_begin_ += buffered;
-  to = to.subspan(buffered);
-  while (!to.empty()) {
-    if (ended_) co_return *ended_;
-    error_code ec;
-    const size_t n = stream_->read_some(asio::buffer(to.data(), to.size()), ec);
-    if (would_block(ec)) {
-      read_watchdog_.arm(*this, frame_timeout_, "stalled");
-      ec = co_await wait_for_stream();
-    }
-    if (ec) co_return end_by(ec, "receiving from");
-    to = to.subspan(n);
-  }
-  co_return Result<void>();
 }
 
 }  // namespace shoal

@@ -74,6 +74,9 @@ class TcpChannel final : public Channel, public std::enable_shared_from_this<Tcp
 
   TcpChannel(boost::asio::ip::tcp::socket socket, const ChannelOptions& options, TlsSide side);
 
+  // A large frame gets more time than a small one: what a link of 1 Mbit/s needs.
+  static std::chrono::milliseconds deadline_for(size_t frame_bytes, std::chrono::milliseconds base);
+
   // The channel ends when its peer is revoked.
   Result<void> watch_peer();
   // After a refusal: gives the peer the time to read why. Closing over what it has sent meanwhile would reset

@@ -165,7 +165,7 @@ class TlsStream final : public ByteStream {
     ERR_clear_error();
     if (const int done = SSL_do_handshake(ssl_.get()); done != 1) {
       explain(done, ec);
-      if (would_wait(ec)) ec = {};
+      if (would_block(ec)) ec = {};
       return false;
     }
     return know_peer(ec);
@@ -216,8 +216,6 @@ class TlsStream final : public ByteStream {
   }
 
  private:
-  static bool would_wait(const error_code& ec) { return ec == asio::error::would_block; }
-
   void explain(int result, error_code& ec) {
     switch (SSL_get_error(ssl_.get(), result)) {
       case SSL_ERROR_WANT_READ:

@@ -90,6 +90,11 @@ class ByteStream {
   virtual std::string reason() const = 0;
 };
 
+// Whether an attempt has to wait.
+inline bool would_block(const boost::system::error_code& ec) {
+  return ec == boost::asio::error::would_block || ec == boost::asio::error::try_again;
+}
+
 std::unique_ptr<ByteStream> make_plain_stream(ByteStream::Socket& socket);
 // The socket is non-blocking and connected.
 std::unique_ptr<ByteStream> make_tls_stream(ByteStream::Socket& socket,

@@ -47,9 +47,26 @@ const Route* find_route(std::string_view path) {
   return nullptr;
 }
 
+std::string_view trimmed(std::string_view text) {
+  text.remove_prefix(std::min(text.find_first_not_of(" \t"), text.size()));
+  return text.substr(0, text.find_last_not_of(" \t") + 1);
+}
+
+// JSON is UTF-8 (RFC 8259, 8.1); a client that says otherwise would have its text misread.
 bool is_json(std::string_view content_type) {
-  const std::string_view type = content_type.substr(0, content_type.find(';'));
-  return boost::beast::iequals(type.substr(0, type.find_last_not_of(" \t") + 1), "application/json");
+  const size_t end = std::min(content_type.find(';'), content_type.size());
+  if (!boost::beast::iequals(trimmed(content_type.substr(0, end)), "application/json")) return false;
+  for (std::string_view rest = content_type.substr(end); !rest.empty();) {
+    rest.remove_prefix(1);
+    const std::string_view parameter = trimmed(rest.substr(0, rest.find(';')));
+    rest.remove_prefix(std::min(rest.find(';'), rest.size()));
+    constexpr std::string_view kCharset = "charset=";
+    if (!boost::beast::iequals(parameter.substr(0, kCharset.size()), kCharset)) continue;
+    const std::string_view charset = parameter.substr(kCharset.size());
+    if (!boost::beast::iequals(charset, "utf-8") && !boost::beast::iequals(charset, "\"utf-8\""))
+      return false;
+  }
+  return true;
 }
 
 HttpResponse text_response(std::string content_type, std::string body) {
@@ -124,7 +141,7 @@ std::optional<HttpResponse> ApiHandler::find_refusal(const HttpRequest& head) co
                         "", "invalid_api_key", 0});
   }
   if (route->posts && !is_json(head.content_type))
-    return to_response({415, "the body must be JSON: Content-Type: application/json", "", "", 0});
+    return to_response({415, "the body must be JSON in UTF-8: Content-Type: application/json", "", "", 0});
   if (route->posts && stopping_) return to_response({503, "the server is stopping", "", "stopping", 5});
   return std::nullopt;
 }

@@ -11,8 +11,8 @@
 #include "node/http/cors.h"
 #include "node/http/embedding_service.h"
 #include "node/http/http_server.h"
-#include "node/http/rate_limit.h"
 #include "node/http/stats_collector.h"
+#include "node/rate_limit.h"
 
 namespace shoal {
 

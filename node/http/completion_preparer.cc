@@ -155,7 +155,7 @@ ApiResult<std::vector<int32_t>> CompletionPreparer::encode(CompletionRequest& re
   std::vector<int32_t> tokens;
   if (request.chat) {
     const size_t bytes = request.message_bytes;
-    if (cannot_fit(bytes)) return too_long(fmt::format("{} bytes are more tokens than that", bytes));
+    if (cannot_fit(bytes)) return too_long(fmt::format("its {} bytes are more tokens than would fit", bytes));
     if (!chat_template_) {
       const std::optional<std::string> text = last_user_text(request.conversation);
       if (!text) return ApiError{400, "messages: none of the role user says anything", "messages", "", 0};
@@ -170,7 +170,7 @@ ApiResult<std::vector<int32_t>> CompletionPreparer::encode(CompletionRequest& re
     tokens = tokenizer.encode(*prompt_text, /*add_bos=*/true);
   } else if (const auto* text = std::get_if<std::string>(&request.prompts[prompt])) {
     if (cannot_fit(text->size()))
-      return too_long(fmt::format("{} bytes are more tokens than that", text->size()));
+      return too_long(fmt::format("its {} bytes are more tokens than would fit", text->size()));
     tokens = text_prompt(cluster_, *text);
   } else {
     tokens = std::get<std::vector<int32_t>>(request.prompts[prompt]);

@@ -120,6 +120,10 @@ class MemberCheck {
 
 }  // namespace
 
+bool blank(std::string_view text) {
+  return text.find_first_not_of(" \t\r\n\f\v") == std::string_view::npos;
+}
+
 json::object parse_json_body(std::string_view body) {
   json::parse_options options;
   options.max_depth = kJsonDepthMax;
@@ -190,7 +194,8 @@ void Fields::not_offered(const char* key, std::initializer_list<json::value> har
   const json::value* value = find(key);
   if (value == nullptr) return;
   for (const json::value& allowed : harmless) {
-    if (*value == allowed) return;
+    const bool numbers = value->is_number() && allowed.is_number();  // 1 and 1.0 are one
+    if (numbers ? value->to_number<double>() == allowed.to_number<double>() : *value == allowed) return;
   }
   refuse_field(path(key), why);
 }

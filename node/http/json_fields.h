@@ -29,6 +29,9 @@ const char* kind_name(const boost::json::value& value);
 // What a request said, for a message: the text itself unless it is long.
 std::string brief(std::string_view given);
 
+// Nothing but white space.
+bool blank(std::string_view text);
+
 // The object that a body is. Throws FieldError.
 boost::json::object parse_json_body(std::string_view body);
 

@@ -155,7 +155,7 @@ void Compiler::fill(int type, const json::value& schema, const std::string& path
   }
   if (const json::value* alternatives = object->if_contains("anyOf")) {
     const json::array* list = alternatives->if_array();
-    if (list == nullptr || list->empty()) refuse(path + ".anyOf", "must be an array of schemas");
+    if (list == nullptr || list->empty()) refuse(path + ".anyOf", "must be an array of at least one schema");
     for (size_t i = 0; i < list->size(); ++i)
       grammar_->add_alternative(type, type_of((*list)[i], fmt::format("{}.anyOf[{}]", path, i)));
     return;
@@ -213,7 +213,7 @@ void Compiler::add_values(int type, const json::object& schema, const std::vecto
   const std::string here = path + (one ? ".const" : ".enum");
   const json::array single{one ? schema.at("const") : json::value()};
   const json::array* values = one ? &single : schema.at("enum").if_array();
-  if (values == nullptr || values->empty()) refuse(here, "must be an array of values");
+  if (values == nullptr || values->empty()) refuse(here, "must be an array of at least one value");
   if (values->size() > kEnumValuesMax) refuse(here, fmt::format("holds more than {} values", kEnumValuesMax));
   JsonShape shape;
   shape.kind = Kind::kLiteral;

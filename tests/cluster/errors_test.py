@@ -190,6 +190,13 @@ class Launch(ClusterTest):
                     self.assert_refused(result, 2, r"^shoal: error: .*" + flag, f"not '{value}'")
                     self.assertEqual(result.stderr.count(b"\n"), 1)
 
+    def test_a_node_looks_at_its_own_flags_first(self):
+        """A token serves once: it is not spent where the node cannot start anyway."""
+        for flag, value in {"--memory": "lots", "--cache-size": "3parsecs", "-m": "/no/such/model.gguf"}.items():
+            with self.subTest(flag=flag):
+                result = run(["node", "--join", "127.0.0.1:9", "--name", "never-invited", flag, value])
+                self.assert_refused(result, 2, value)
+
     def test_usage_is_told_once(self):
         path = cluster_file(self.folder, 3)
         for wrong in (["--bogus"], ["--top-p", "7"], ["-n", "0"]):

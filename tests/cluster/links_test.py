@@ -165,6 +165,9 @@ class LinksTest(ClusterTest):
             out.write(changed)
         self.assert_refused(run(["run", "-c", config, "-m", MODEL, "-p", "a", "--insecure"]), 2, "node-0.*0.0.0.0",
                             "--trust-network")
+        join = ["node", "--name", "a", "--insecure", "--join"]
+        self.assert_refused(run([*join, "192.0.2.1:7400"]), 2, "the head.*192.0.2.1", "--trust-network")
+        self.assert_refused(run([*join, "127.0.0.1:1", "--address", "0.0.0.0"]), 2, "node a.*0.0.0.0", "--trust-network")
 
 
 if __name__ == "__main__":

@@ -98,23 +98,29 @@ class Recovery(ClusterTest):
             self.assertEqual(status, 503)
             self.assertGreater(int(headers["Retry-After"]), 0)
             self.assertEqual(cluster.state(), "down")
+            self.assertNotIn("in use", [cluster.node_state(f"node-{i}") for i in range(3)])
+            lost = subprocess.run([PROGRAM, "drain", victim, "--url", f"http://127.0.0.1:{cluster.http_port}"],
+                                  capture_output=True, timeout=60, check=False)
+            self.assertIn(b"is not there", lost.stderr)
             cluster.start_node(victim)  # a replacement under its name
             cluster.wait_for(lambda: cluster.state() == "running", 30, "the service's return")
             self.assertEqual(cluster.complete(40), expected)
 
-    def test_the_head_is_killed_and_started_again(self):
+    def test_the_head_is_killed_or_ended_and_started_again(self):
         with Elastic(self.folder, nodes=3, layers=["0-9", "10-19", "20-29"]) as cluster:
             expected = cluster.complete(40)
             used = set(cluster.used())
-            cluster.signal("node-0", signal.SIGKILL)
-            begun = {name: len(cluster.log(name)) for name in used}
-            moment = time.monotonic()
-            cluster.start_head()
-            cluster.wait_for(lambda: cluster.state() == "running", 15, "the second head's plan")
-            self.assertEqual(cluster.complete(40), expected)
-            self.assertLess(time.monotonic() - moment, 15)
-            for name in used:
-                self.assertRegex(cluster.log(name)[begun[name]:], r"in memory already: (\d+) of \1 layers")
+            for number in (signal.SIGKILL, signal.SIGTERM):
+                cluster.signal("node-0", number)
+                self.assertEqual(cluster.processes["node-0"].wait(20), -number if number == signal.SIGKILL else 0)
+                begun = {name: len(cluster.log(name)) for name in used}
+                moment = time.monotonic()
+                cluster.start_head()
+                cluster.wait_for(lambda: cluster.state() == "running", 15, "the second head's plan")
+                self.assertEqual(cluster.complete(40), expected)
+                self.assertLess(time.monotonic() - moment, 15)
+                for name in used:
+                    self.assertRegex(cluster.log(name)[begun[name]:], r"in memory already: (\d+) of \1 layers")
 
     def test_join_while_serving_and_drain(self):
         with Elastic(self.folder, nodes=3) as cluster:

@@ -297,7 +297,10 @@ class Refusals(OneServer):
         status, headers, _ = request("GET", CHAT)
         self.assertEqual((status, headers["Allow"]), (405, "POST, OPTIONS"))
         self.assertEqual(request("DELETE", "/v1/models")[0], 405)
-        self.assertEqual(request("POST", CHAT, "{}", {"Content-Type": "text/plain"})[0], 415)
+        for kind in ("text/plain", "application/json; charset=latin1"):
+            self.assertEqual(request("POST", CHAT, "{}", {"Content-Type": kind})[0], 415)
+        for kind in ("application/json", "Application/JSON ; a=b; charset=UTF-8", 'application/json;charset="utf-8"'):
+            self.assertEqual(request("POST", CHAT, "{}", {"Content-Type": kind})[0], 400)
         self.assertEqual(request("HEAD", "/v1/models")[2], b"")
         status, headers, _ = request("OPTIONS", CHAT, headers={"Origin": "http://evil.example"})
         self.assertEqual(status, 204)

@@ -132,6 +132,7 @@ class Weights(ClusterTest):
         _, text = self.run_all()
         self.assertRegex(text, r"node node-1: tensor \S+ in .*shards is not what the manifest says \(block \d+: SHA-256 "
                                r"[0-9a-f]{12}\.\.\., should be [0-9a-f]{12}")
+        self.assertRegex(text, r"node node-1: [1-5] blocks? of these weights (was|were) not what the manifest says")
         _, text = self.run_all()
         self.assertNotIn("is not what the manifest says", text)
 

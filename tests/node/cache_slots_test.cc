@@ -123,6 +123,30 @@ TEST_CASE("who is taken off: the last in rank, never the first, and nobody whose
   CHECK(victim(shared, 3) == 3);
   // Nor is it last again and again, as one urgent answer follows the other.
   CHECK(by_rank({resident(1, 0, false, "modest"), resident(9, 3, false, "urgent")}).front().id == 1);
+  CHECK(by_rank({resident(1, 0, false, "zoe"), resident(9, 3, false, "anna")}).front().id == 1);
+}
+
+TEST_CASE(
+    "who makes way for a first answer: of later turns, as few as it takes, after waiting for their "
+    "recomputation") {
+  std::vector<Resident> running(5);
+  for (size_t i = 0; i < 5; ++i) running[i].id = i + 1, running[i].user = i < 4 ? "many" : "few";
+  running[2].in_flight = true;
+  const std::vector<Resident> ranked = by_rank(running);
+  const auto ask = [&](const char* user, double waited_s, size_t places) {
+    return who_makes_way(
+        ranked, user, waited_s, [](uint64_t id) { return static_cast<double>(id); },
+        [&](std::span<const uint64_t> ids) { return ids.size() >= places; });
+  };
+  using Ids = std::vector<uint64_t>;
+  CHECK(ask("new", 4, 1) == Ids{4});  // the last turn's; 4 s to compute again
+  CHECK(ask("new", 3.9, 1) == Ids{});
+  CHECK(ask("new", 6, 2) == Ids{4, 2});  // not 3, whose rows are under way
+  CHECK(ask("new", 5.9, 2) == Ids{});
+  CHECK(ask("new", 100, 3) == Ids{});  // each keeps its first answer
+  CHECK(ask("few", 100, 1) == Ids{4});
+  CHECK(ask("few", 100, 2) == Ids{});  // turns of its own second one give nothing
+  CHECK(ask("many", 100, 1) == Ids{});
 }
 
 TEST_CASE("a cache much too small for all: everybody ends, nothing is sent without a page") {

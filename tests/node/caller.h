@@ -87,8 +87,9 @@ class Caller {
   }
   static boost::asio::awaitable<std::optional<Message>> received(ChannelPtr channel) {
     HeapBufferSource none(0);
+    const Deadline deadline = after(std::chrono::seconds(10));  // of all: signs of life do not put it off
     while (true) {
-      Result<IncomingMessage> incoming = co_await channel->receive(none, after(std::chrono::seconds(10)));
+      Result<IncomingMessage> incoming = co_await channel->receive(none, deadline);
       if (incoming.has_error()) co_return std::nullopt;
       if (std::holds_alternative<Heartbeat>(incoming->message)) continue;  // signs of life come at any time
       co_return std::move(incoming->message);

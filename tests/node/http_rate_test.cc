@@ -1,4 +1,4 @@
-#include "node/http/rate_limit.h"
+#include "node/rate_limit.h"
 
 #include <doctest/doctest.h>
 

@@ -253,13 +253,16 @@ TEST_CASE("what is not offered is refused, not ignored") {
   }
   CHECK(chat_refusal("\"n_discard\":-1") == "n_discard");
   for (const char* key : {"echo", "suffix", "stop_token_ids", "bad_words", "min_tokens", "use_beam_search",
-                          "continue_final_message"}) {
+                          "continue_final_message", "typical_p", "mirostat", "xtc_probability", "top_n_sigma",
+                          "truncate_prompt_tokens", "add_generation_prompt", "include_stop_str_in_output"}) {
     CAPTURE(key);
     CHECK(chat_refusal(fmt::format("\"{}\":7", key)) == key);
   }
   CHECK(parse_chat_request(
             R"({"messages":[{"role":"user","content":"hi"}],"echo":false,"suffix":"","stop_token_ids":[],
-                              "bad_words":[],"min_tokens":0,"use_beam_search":false,"continue_final_message":false})")
+                              "bad_words":[],"min_tokens":0,"use_beam_search":false,"continue_final_message":false,
+                              "typical_p":1.0,"mirostat":0,"xtc_probability":0.0,"top_n_sigma":-1.0,
+                              "truncate_prompt_tokens":null,"add_generation_prompt":true})")
             .has_value());
   CHECK(chat_refusal("\"best_of\":1000000") == "best_of");
   CHECK(chat_refusal("\"metadata\":{\"a\":1},\"store\":false") == "accepted");

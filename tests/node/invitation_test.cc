@@ -3,10 +3,13 @@
 #include <doctest/doctest.h>
 #include <sys/stat.h>
 
+#include <atomic>
 #include <boost/asio/ip/tcp.hpp>
 #include <boost/asio/write.hpp>
 #include <filesystem>
 #include <future>
+#include <thread>
+#include <vector>
 
 #include "node/revocation.h"
 #include "tests/support/temp_dir.h"
@@ -188,6 +191,38 @@ TEST_CASE("strangers that say nothing, or nonsense, do not keep a device out") {
   }
   CHECK(head.come("pi-2").has_value());
   CHECK(head.outcome.get().has_value());
+}
+
+TEST_CASE("connections that stay silent, and come again when they are closed, do not keep a device out") {
+  Inviting head;
+  // As one at another address would: one that is closed is opened again at once.
+  std::atomic<bool> over = false;
+  std::thread crowd([&] {
+    boost::asio::io_context io;
+    std::vector<boost::asio::ip::tcp::socket> sockets;
+    const auto connect = [&](boost::asio::ip::tcp::socket& socket) {
+      boost::system::error_code ignored;
+      socket.close(ignored);
+      socket.open(boost::asio::ip::tcp::v4(), ignored);
+      socket.bind({boost::asio::ip::make_address("127.0.0.2"), 0}, ignored);
+      socket.connect({boost::asio::ip::make_address("127.0.0.1"), head.token.port}, ignored);
+      socket.non_blocking(true, ignored);
+    };
+    for (int i = 0; i < 40; ++i) connect(sockets.emplace_back(io));
+    while (!over) {
+      for (boost::asio::ip::tcp::socket& socket : sockets) {
+        char byte;
+        boost::system::error_code ec;
+        socket.read_some(boost::asio::buffer(&byte, 1), ec);
+        if (ec != boost::asio::error::would_block) connect(socket);
+      }
+    }
+  });
+  std::this_thread::sleep_for(200ms);
+  const Result<NodeCredentials> given = head.come("pi-2");
+  over = true;
+  crowd.join();
+  REQUIRE_MESSAGE(given.has_value(), given.error().message);
 }
 
 TEST_CASE("an invitation ends by itself") {

@@ -133,6 +133,7 @@ TEST_CASE("one that comes and goes is kept out, longer each time, and is forgive
   CHECK_FALSE(first.admitted);
   CHECK(first.retry_after_s > 50);
   CHECK(first.retry_after_s <= Membership::kJoinWindow_s);
+  CHECK(members.may_join("pi", now_s, /*needed=*/true).admitted);
   now_s += first.retry_after_s + 1;
   CHECK(flap() == Membership::kJoinsMax);
   const double second_s = members.quarantined_s("pi", now_s);

@@ -187,6 +187,19 @@ TEST_CASE("garbage and silence block neither the pipeline nor those who come lat
                  "b takes orders from the head a alone"));
 }
 
+TEST_CASE("a node keeps so many connections of one other, and no more") {
+  Worker worker({"a", "b"});
+  std::vector<ChannelPtr> links;
+  Caller caller;
+  for (int i = 0; i < 32; ++i) {
+    links.push_back(caller.call(worker.node->port(), hello_of("c", "b", LinkRole::kProbe)));
+    REQUIRE(links.back() != nullptr);
+  }
+  const ChannelPtr more = caller.connect(worker.node->port());
+  CHECK(mentions(caller.greet(more, hello_of("c", "b", LinkRole::kProbe)), "too many connections"));
+  CHECK(caller.call(worker.node->port(), hello_of("d", "b", LinkRole::kProbe)) != nullptr);  // another's
+}
+
 TEST_CASE("of more than 64 who stay silent the oldest is closed at once, and no other") {
   using boost::asio::ip::tcp;
   spdlog::set_level(spdlog::level::off);

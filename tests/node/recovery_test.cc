@@ -254,7 +254,7 @@ TEST_CASE("a node that cannot load is left out; where it is needed, service resu
   drill.act();
   drill.load.reset();
   drill.pass(1);
-  CHECK_FALSE(drill.down.empty());
+  CHECK(drill.down.find("node " + full + " could not take its layers") != std::string::npos);
   drill.pass(Recovery::kUnfit_s + 1);
   REQUIRE(drill.load.has_value());
   drill.all_ready();
@@ -370,7 +370,10 @@ TEST_CASE("draining moves the layers first, and is refused where nobody else can
   CHECK(drill.runs);
   CHECK_FALSE(drill.recovery.is_draining(other));
   CHECK(drill.recovery.drain("head", drill.now_s).has_error());
-  CHECK(drill.recovery.drain("nobody", drill.now_s).has_error());
+  CHECK(drill.recovery.drain("nobody", drill.now_s).error().message == "there is no node nobody");
+  drill.lose(leaving);
+  CHECK(drill.recovery.drain(leaving, drill.now_s).error().message.find("is not there (lost") !=
+        std::string::npos);
 }
 
 TEST_CASE("a faster device is used at a quiet moment, not before") {

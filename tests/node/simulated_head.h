@@ -97,7 +97,8 @@ class SimHead : public PipelineHost {
   }
   void hear(const std::string& node, const LinkPtr& link, const SimMessage& message) {
     if (message.kind == SimMessage::Kind::kHello) {
-      const Membership::Verdict verdict = membership_.may_join(node, now_s());
+      const Membership::Verdict verdict =
+          membership_.may_join(node, now_s(), recovery_.state() == Recovery::State::kDown);
       if (!verdict.admitted) {
         SimMessage refused;
         refused.kind = SimMessage::Kind::kRefused;

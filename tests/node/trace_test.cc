@@ -141,4 +141,29 @@ TEST_CASE("a pipeline at work leaves a sound trace: each request from its arriva
   CHECK(names.at("b to c") == names.at("c to a"));
 }
 
+TEST_CASE("an answer that is taken off before its first token waits again in the trace") {
+  const TempDir folder;
+  const std::string path = folder.path() + "/trace.json";
+  LocalCluster cluster(
+      {.node_of_stage = {"a", "b"}, .context = 512, .slots = 6, .chunk_rows = 3, .kv_cells = 480});
+  {
+    Trace trace(path, cluster.layout());
+    cluster.coordinator().set_trace(&trace);
+    // Answers that grow while a long prompt, the last in rank, is read in small parts.
+    std::vector<GenerationRequest> requests;
+    for (uint64_t i = 0; i < 3; ++i) requests.push_back(greedy(prompt_of(4, 40 + i), 100));
+    requests.push_back(greedy(prompt_of(400, 50), 4));
+    (void)answers(cluster, requests);
+    CHECK(cluster.coordinator().preempted() > 0);
+    cluster.coordinator().set_trace(nullptr);
+    trace.write();
+  }
+  const json::array events = read_events(path);
+  check_sound(events);
+  int waits = 0;
+  for (const json::value& event : events)
+    waits += event.at("ph") == "b" && event.at("name") == "waiting" ? 1 : 0;
+  CHECK(waits > 4);
+}
+
 }  // namespace shoal::test

@@ -173,6 +173,32 @@ TEST_CASE("a folder that cannot be made or written to is named") {
   CHECK(good->bytes_max() > 0);  // chosen from the disk
 }
 
+TEST_CASE("a folder that a person removes is made again, and what is in use stays protected") {
+  TempDir dir;
+  const std::string folder = dir.file("home/shards");
+  auto cache = open(folder, 150'000);
+  const Tensor a(100'000, 1), b(100'000, 2);
+  keep(*cache, a);
+  cache->use({a.digest});
+  std::filesystem::remove_all(dir.file("home"));
+  CHECK_FALSE(cache->has(a.digest, 100'000));
+  keep(*cache, a);
+  CHECK(cache->has(a.digest, 100'000));
+  cache->use({a.digest});
+  auto other = open(folder, 150'000);
+  CHECK(other->make_room(100'000) == 50'000);  // it is seen to be in use
+  CHECK(cache->has(a.digest, 100'000));
+  std::filesystem::remove_all(dir.file("home"));
+  cache->use({b.digest});
+  keep(*other, b);
+  CHECK(other->make_room(150'000) == 50'000);
+  std::filesystem::remove_all(dir.file("home"));
+  write_file(dir.file("home"), "a file in its place");
+  const auto filling = cache->fill(a.digest);
+  REQUIRE(filling.has_error());
+  CHECK(filling.error().message.find(folder) != std::string::npos);
+}
+
 TEST_CASE("links and strangers' files in the folder are left alone") {
   TempDir dir;
   auto cache = open(dir.file("shards"), 1000);

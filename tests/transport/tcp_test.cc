@@ -2,7 +2,9 @@
 #include <doctest/doctest.h>
 
 #include <cstring>
+#include <fstream>
 #include <string>
+#include <thread>
 
 #include "tests/transport/support.h"
 
@@ -159,6 +161,59 @@ TEST_CASE("before the hello a large frame is refused by its header") {
     CHECK(incoming.error().code == Errc::kBadFrame);
   };
   run(io, body);
+}
+
+TEST_CASE("large metadata is received whole, and a header that claims it takes no memory for it") {
+  asio::io_context io;
+  RawPeer raw(io);
+  raw.channel->set_limits({});
+  std::string plan(900'000, ' ');
+  for (size_t i = 0; i < plan.size(); i += 1000) plan[i] = static_cast<char>('a' + i / 1000 % 26);
+  const Result<EncodedFrame> frame = encode_frame({LoadPlan{1, plan}, {}, {}});
+  REQUIRE(frame);
+  const std::vector<std::byte> bytes = bytes_of(*frame);
+  std::thread sender([&] { asio::write(raw.socket, asio::buffer(bytes.data(), bytes.size())); });
+  const Body whole = [&]() -> asio::awaitable<void> {
+    HeapBufferSource heap(0);
+    const Result<IncomingMessage> incoming = co_await raw.channel->receive(heap);
+    REQUIRE(incoming);
+    CHECK(std::get<LoadPlan>(incoming->message).plan_json == plan);
+  };
+  run(io, whole);
+  sender.join();
+
+  const auto resident_mib = [] {
+    std::ifstream statm("/proc/self/statm");
+    size_t total = 0, resident = 0;
+    statm >> total >> resident;
+    return resident * 4096 >> 20;
+  };
+  ChannelOptions hasty;
+  hasty.frame_deadline = std::chrono::milliseconds(200);
+  Result<FrameHeader> claimed = decode_header(frame->header, {});
+  REQUIRE(claimed);
+  claimed->metadata_bytes = 60 << 20;
+  const auto header = encode_header(*claimed);
+  asio::io_context waiting;
+  RawPeer silent(waiting, hasty);
+  silent.channel->set_limits({});
+  asio::write(silent.socket, asio::buffer(header));
+  const size_t before = resident_mib();
+  const Body claim = [&]() -> asio::awaitable<void> {
+    HeapBufferSource heap(0);
+    asio::co_spawn(
+        waiting,
+        [channel = silent.channel]() -> asio::awaitable<void> {
+          HeapBufferSource none(0);
+          (void)co_await channel->receive(none);
+        },
+        asio::detached);
+    asio::steady_timer pause(waiting, std::chrono::milliseconds(50));
+    co_await pause.async_wait(asio::use_awaitable);
+    CHECK(resident_mib() < before + 16);
+    silent.channel->close();
+  };
+  run(waiting, claim);
 }
 
 TEST_CASE("a port that is taken is named, with the way out") {

@@ -7,6 +7,7 @@
 #include <cstdlib>
 #include <ctime>
 #include <filesystem>
+#include <fstream>
 
 #include "tests/transport/tls_support.h"
 
@@ -270,6 +271,13 @@ TEST_CASE("the head's authority is kept, for its owner's eyes only") {
   CHECK((status.st_mode & 0777) == 0600);
   ::chmod((directory / "authority.key").c_str(), 0644);
   CHECK_THROWS_AS(CertificateAuthority::in(directory, "home"), SetupError);
+  ::chmod((directory / "authority.key").c_str(), 0600);
+  // One that is over by this device's clock is not replaced: that would shut every node out.
+  const std::string over =
+      first.sign(NodeKey::create().request("a", "home"), "a", std::chrono::days(-2)).value();
+  std::ofstream(directory / "authority.crt") << over;
+  CHECK_THROWS_WITH_AS(CertificateAuthority::in(directory, "home"),
+                       doctest::Contains("set the clock, or remove"), SetupError);
   std::filesystem::remove_all(directory);
 }
 

@@ -1,6 +1,7 @@
-// How many requests a key may make in a minute: a bucket for each user that holds a minute's worth and
-// refills evenly, so that a burst is possible and a flood is not. Pure logic: no clock, no threads; times are
-// seconds of one monotonic clock. Bounded by the number of keys: who has none shares one bucket.
+// How much may happen in a minute: requests of an API key, lines of the log about a stranger. A bucket for
+// each user that holds a minute's worth and refills evenly, so that a burst is possible and a flood is not.
+// Pure logic: no clock, no threads; times are seconds of one monotonic clock. Bounded by the number of users,
+// which the caller knows.
 #pragma once
 
 #include <cmath>
@@ -28,6 +29,8 @@ class RateLimit {
     }
     return static_cast<int>(std::fmax(1, std::ceil((1 - bucket.left) / per_second)));
   }
+
+  size_t users() const { return buckets_.size(); }
 
  private:
   struct Bucket {
