@@ -210,9 +210,9 @@ void HttpConnection::take_head(const Parser& parser) {
   const boost::asio::ip::tcp::endpoint peer = socket_.remote_endpoint(gone);
   const std::string address = peer.address().to_string();
   request_.peer = fmt::format("{}:{}", peer.address().is_v6() ? "[" + address + "]" : address, peer.port());
-  request_.from_this_device = peer.address().is_loopback() &&
-                              !head.count(http::field::forwarded) && !head.count(http::field::via) &&
-                              !head.count("X-Forwarded-For") && !head.count("X-Real-IP");
+  request_.from_this_device = peer.address().is_loopback() && !head.count(http::field::forwarded) &&
+                              !head.count(http::field::via) && !head.count("X-Forwarded-For") &&
+                              !head.count("X-Real-IP");
   request_.version = head.version();
 }
 
