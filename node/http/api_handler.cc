@@ -1,6 +1,7 @@
 #include "node/http/api_handler.h"
 
 #include <fmt/format.h>
+#include <spdlog/spdlog.h>
 
 #include <algorithm>
 #include <boost/beast/core/string.hpp>
@@ -107,7 +108,18 @@ std::optional<HttpResponse> ApiHandler::refuse_early(const HttpRequest& head) {
   return response;
 }
 
-std::optional<HttpResponse> ApiHandler::find_refusal(const HttpRequest& head) const {
+// Whoever tries keys is seen in the log and cannot fill it. One that gives none is a client that nobody told
+// of keys, or the live page before its user has typed one.
+void ApiHandler::note_wrong_key(const HttpRequest& head) {
+  if (head.authorization.empty()) return;
+  const auto now = std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch());
+  const std::string what = fmt::format("a request from {} was refused: its key is not one for {}", head.peer,
+                                       find_route(head.path)->path);
+  if (const std::optional<std::string> line = wrong_keys_.line(head.peer, what, now.count()))
+    spdlog::warn("{}", *line);
+}
+
+std::optional<HttpResponse> ApiHandler::find_refusal(const HttpRequest& head) {
   if (keys_.empty() && !head.host.empty() && !names_this_device(head.host)) {
     return to_response(
         {403,
@@ -127,14 +139,17 @@ std::optional<HttpResponse> ApiHandler::find_refusal(const HttpRequest& head) co
     return response;
   }
   if (route->administers && !admins_.empty()) {
-    if (!admins_.opens(head.authorization))
+    if (!admins_.opens(head.authorization)) {
+      note_wrong_key(head);
       return to_response({403, "an administrator's key is needed (--admin-key-file)", "", "admin_only", 0});
+    }
   } else if (route->administers && !head.from_this_device) {
     return to_response({403,
                         "only from the head's own machine: elsewhere start it with --admin-key-file and give "
                         "one of its keys",
                         "", "admin_only", 0});
   } else if (!route->open && !keys_.empty() && !keys_.opens(head.authorization)) {
+    note_wrong_key(head);
     return to_response({401,
                         head.authorization.empty() ? "an API key is needed: Authorization: Bearer KEY"
                                                    : "this API key is not known",

@@ -13,6 +13,7 @@
 #include "node/http/http_server.h"
 #include "node/http/stats_collector.h"
 #include "node/rate_limit.h"
+#include "node/strangers.h"
 
 namespace shoal {
 
@@ -31,7 +32,8 @@ class ApiHandler : public HttpHandler {
   HttpResponse refusal(int status, const std::string& problem) override;
 
  private:
-  std::optional<HttpResponse> find_refusal(const HttpRequest& head) const;
+  std::optional<HttpResponse> find_refusal(const HttpRequest& head);
+  void note_wrong_key(const HttpRequest& head);
   std::optional<HttpResponse> too_often(const HttpRequest& head);
   boost::asio::awaitable<int> answer(HttpExchange& exchange);
   boost::asio::awaitable<HttpResponse> ready();
@@ -50,6 +52,7 @@ class ApiHandler : public HttpHandler {
   const ApiKeys admins_;  // who may drain nodes; empty: whoever is on this machine (and has a key of keys_)
   const AllowedOrigins origins_;
   RateLimit rate_;
+  StrangerLines wrong_keys_;
   const HttpServer* server_ = nullptr;
   bool stopping_ = false;
 };

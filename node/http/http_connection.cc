@@ -207,9 +207,12 @@ void HttpConnection::take_head(const Parser& parser) {
   request_.origin = field(http::field::origin);
   request_.asked_headers = field(http::field::access_control_request_headers);
   error_code gone;
-  request_.from_this_device = socket_.remote_endpoint(gone).address().is_loopback() &&
-                              !head.count(http::field::forwarded) && !head.count(http::field::via) &&
-                              !head.count("X-Forwarded-For") && !head.count("X-Real-IP");
+  const boost::asio::ip::tcp::endpoint peer = socket_.remote_endpoint(gone);
+  const std::string address = peer.address().to_string();
+  request_.peer = fmt::format("{}:{}", peer.address().is_v6() ? "[" + address + "]" : address, peer.port());
+  request_.from_this_device = peer.address().is_loopback() && !head.count(http::field::forwarded) &&
+                              !head.count(http::field::via) && !head.count("X-Forwarded-For") &&
+                              !head.count("X-Real-IP");
   request_.version = head.version();
 }
 

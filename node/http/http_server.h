@@ -50,6 +50,7 @@ struct HttpRequest {
   std::string authorization, content_type, host, origin;
   std::string asked_headers;      // Access-Control-Request-Headers
   bool from_this_device = false;  // as far as can be told: over loopback, and no proxy says it is another's
+  std::string peer;               // address:port of who is connected: a client, or a proxy
   unsigned version = 11;
   std::string body;
 };

@@ -3,6 +3,7 @@
 import concurrent.futures
 import json
 import os
+import re
 import signal
 import socket
 import time
@@ -383,7 +384,12 @@ class Doors(ClusterTest):
                 self.assertEqual(server.request("GET", "/metrics")[0], 401)
                 self.assertEqual(server.request("GET", "/status.json")[0], 401)
                 self.assertEqual(server.request("GET", "/health")[0], 200)
+            for _ in range(40):  # a wrong key is told of, with whose it was; many are counted
+                self.assertEqual(server.request("GET", "/v1/models")[0], 401)
             server.key = "the-key-of-this-test"
+        refused = re.findall(r"a request from 127\.0\.0\.1:\d+ was refused: its key is not one for (\S+)", server.log)
+        self.assertEqual(refused[:3], ["/v1/models", "/metrics", "/status.json"])
+        self.assertIn(len(refused), range(30, 41))  # of 43
         self.assertNotIn("another-key-of-this-test", server.log)
         self.assertNotIn("the-key-of-this-test", server.log)
 
