@@ -26,6 +26,7 @@
 #include "node/stage_factory.h"
 #include "planner/planner.h"
 #include "tensor/known_answers.h"
+#include "transport/hello.h"
 #include "transport/tls.h"
 
 namespace shoal {
@@ -204,9 +205,8 @@ Join describe(const NodeFlags& flags, const std::string& name, int threads, cons
   return join;
 }
 
-}  // namespace
-
-int node_command(const CommonFlags& common, const NodeFlags& flags) {
+// Joins the head's cluster with what the head has now. Throws SetupError.
+void join_and_serve(const CommonFlags& common, const NodeFlags& flags) {
   const Endpoint head = parse_endpoint(flags.join, "--join");
   const std::string name = flags.name.empty() ? host_name() : flags.name;
   if (!is_node_name(name))
@@ -276,7 +276,22 @@ int node_command(const CommonFlags& common, const NodeFlags& flags) {
   node.serve_until_shutdown();
   node.set_on_renewed({});
   disk.join();
-  return kExitDone;
+}
+
+}  // namespace
+
+int node_command(const CommonFlags& common, const NodeFlags& flags) {
+  while (true) {
+    try {
+      join_and_serve(common, flags);
+      return kExitDone;
+    } catch (const SetupError& end) {
+      // A head that was started again with another model: what is fetched is fetched anew.
+      if (!common.model.empty() || !tells_of_other_model(end.what())) throw;
+      spdlog::warn("{}; this node begins anew with the head's", end.what());
+      std::this_thread::sleep_for(std::chrono::seconds(1));
+    }
+  }
 }
 
 }  // namespace shoal

@@ -303,6 +303,11 @@ awaitable<void> Node::call_head() {
       spdlog::warn("the head at {}:{} did not take this node: {}", comeback_->head.address,
                    comeback_->head.port, why);
     said = why;
+    // Nothing that is here is of use to it. Who started this node begins anew (node_command.cc).
+    if (comeback_->patience_s == 0 && tells_of_other_model(why)) {
+      end_service(why);
+      break;
+    }
     if (Clock::now() > patience) {
       end_service(fmt::format("the head is gone and did not come back within {:.0f} s: {}",
                               comeback_->patience_s, why));

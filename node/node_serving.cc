@@ -24,8 +24,9 @@ namespace {
 constexpr size_t kStrangersMax = 64;  // connections that have not said hello yet
 constexpr int kLinksOfPeerMax = 32;   // connections that have: more than a node ever needs at a time
 constexpr size_t kLinksMax = 512;     // of all of them, where names cannot be believed (--insecure)
-constexpr auto kAcceptPause = 100ms;  // after an accept that failed
-constexpr auto kJoinDeadline = 3s;    // from a hello to what the node has
+constexpr size_t kJoinBytesMax = size_t{4} << 20;  // its profile, and the plan that it holds
+constexpr auto kAcceptPause = 100ms;               // after an accept that failed
+constexpr auto kJoinDeadline = 3s;                 // from a hello to what the node has
 
 }  // namespace
 
@@ -168,7 +169,9 @@ void Node::offer_weights(std::vector<std::shared_ptr<WeightProvider>> providers)
 // A node that joins becomes one that the head controls.
 awaitable<void> Node::serve_join(ChannelPtr channel, std::string name) {
   HeapBufferSource none(0);
+  channel->set_limits({kJoinBytesMax, 0});
   Result<IncomingMessage> incoming = co_await channel->receive(none, after(kJoinDeadline));
+  channel->set_limits({});
   const Join* join = incoming ? std::get_if<Join>(&incoming->message) : nullptr;
   if (join == nullptr || !events_.joined || controls_.contains(name)) {
     spdlog::warn("{} said that it joins, and did not", channel->peer());
@@ -186,6 +189,7 @@ awaitable<void> Node::serve_join(ChannelPtr channel, std::string name) {
 // the head.
 awaitable<void> Node::serve_control(ChannelPtr channel, bool of_head) {
   HeapBufferSource probe_bytes(kProbeBytesMax);
+  if (!of_head) channel->set_limits({kHandshakeBytesMax, kProbeBytesMax});  // it measures, no more
   if (of_head) {
     head_ = channel;
     head_watch_.joined("head", now_s(), /*beats=*/false);

@@ -9,6 +9,7 @@
 #include <filesystem>
 #include <fstream>
 
+#include "base/directory_lock.h"
 #include "base/error.h"
 #include "base/units.h"
 #include "model/gguf_reader.h"
@@ -60,6 +61,8 @@ std::string revocations_file(const std::string& directory) {
 }
 
 bool set_revoked(const std::string& file, const std::string& node, bool revoked) {
+  const DirectoryLock lock(
+      std::filesystem::path(file).parent_path().string());  // others revoke at the same time
   std::set<std::string> names = read_names(file);
   if (names.contains(node) == revoked) return false;
   if (revoked && names.size() >= kRevokedMax) throw SetupError(file + ": holds as many names as it can");

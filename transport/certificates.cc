@@ -21,6 +21,8 @@
 #include <iterator>
 #include <utility>
 
+#include "base/directory_lock.h"
+
 namespace shoal {
 namespace {
 
@@ -140,9 +142,21 @@ Certificate new_certificate(EVP_PKEY* subject, const std::string& node, const st
 }
 
 std::string read_file(const std::string& path) {
-  std::ifstream file(path, std::ios::binary);
-  if (!file) throw SetupError(fmt::format("cannot read {}: {}", path, std::strerror(errno)));
-  return std::string(std::istreambuf_iterator<char>(file), {});
+  const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);  // a FIFO must not hang
+  struct stat status {};
+  std::string text, reason;
+  if (fd < 0 || ::fstat(fd, &status) != 0) reason = std::strerror(errno);
+  if (reason.empty() && !S_ISREG(status.st_mode)) reason = "it is not a regular file";
+  char block[4096];
+  for (ssize_t n = 1; reason.empty() && n > 0;) {
+    n = ::read(fd, block, sizeof block);
+    if (n > 0) text.append(block, static_cast<size_t>(n));
+    if (n < 0 && errno == EINTR) n = 1;
+    if (n < 0) reason = std::strerror(errno);
+  }
+  if (fd >= 0) ::close(fd);
+  if (!reason.empty()) throw SetupError(fmt::format("cannot read {}: {}", path, reason));
+  return text;
 }
 
 // A new file with a mode of its own from the first byte on; whole or not there at all.
@@ -302,16 +316,26 @@ CertificateAuthority CertificateAuthority::create(const std::string& cluster) {
 
 CertificateAuthority CertificateAuthority::in(const std::string& directory, const std::string& cluster) {
   const std::string key_path = directory + "/authority.key", certificate_path = directory + "/authority.crt";
-  if (is_kept_private(key_path, "join the cluster")) {
-    const std::string certificate = read_file(certificate_path);
+  const auto is_there = [](const std::string& path) { return ::access(path.c_str(), F_OK) == 0; };
+  if (!is_there(directory)) make_private_directory(directory);
+  const DirectoryLock lock(directory);
+  // A new authority would shut every node out: where there was one before, its owner decides.
+  if (is_kept_private(key_path, "join the cluster") || is_there(certificate_path) ||
+      is_there(directory + "/issued")) {
     try {
+      const std::string certificate = read_file(certificate_path);
       const CertificateInfo info = certificate_info(certificate, certificate_path);
-      // A new one would shut every node out, and a clock that is wrong is the likelier cause: the owner
-      // decides.
       if (info.expires_s <= std::time(nullptr))
         throw SetupError(
             fmt::format("{} is over: {}; set the clock", certificate_path, dates_and_clock(info)));
-      return CertificateAuthority(NodeKey::from_pem(read_file(key_path), key_path), certificate, cluster);
+      NodeKey key = NodeKey::from_pem(read_file(key_path), key_path);
+      const bool fits =
+          X509_check_private_key(read_certificate(certificate, certificate_path).get(), key.handle()) == 1;
+      ERR_clear_error();
+      if (!fits)
+        throw SetupError(fmt::format("{} and {} do not belong together: put back what was there", key_path,
+                                     certificate_path));
+      return CertificateAuthority(std::move(key), certificate, cluster);
     } catch (const SetupError& error) {
       throw SetupError(
           fmt::format("{}, or remove {} to begin with a new authority, to which every node is invited again",
@@ -320,7 +344,7 @@ CertificateAuthority CertificateAuthority::in(const std::string& directory, cons
   }
   CertificateAuthority made = create(cluster);
   make_private_directory(directory);
-  write_file(certificate_path, made.certificate(), 0644);  // first: a key there means that both are
+  write_file(certificate_path, made.certificate(), 0644);
   write_file(key_path, made.key_.pem(), 0600);
   return made;
 }

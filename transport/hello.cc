@@ -27,11 +27,17 @@ std::string version_text(const std::string& a, uint32_t a_version, const std::st
                      a_older ? a_version : b_version, a_older ? b_version : a_version, a_older ? b : a);
 }
 
+constexpr std::string_view kOtherModel = "has another model file than";
+
 Error lost_hello(const Error& error, const std::string& peer) {
   return Error{error.code, "no hello from " + peer + ": " + error.message};
 }
 
 }  // namespace
+
+bool tells_of_other_model(std::string_view text) {
+  return text.find(kOtherModel) != std::string_view::npos;
+}
 
 std::optional<RefusalReason> check_hello(const Hello& hello, const ExpectedHello& expected) {
   const std::string caller = named(hello.node_name, "the calling node");
@@ -63,8 +69,9 @@ std::optional<RefusalReason> check_hello(const Hello& hello, const ExpectedHello
   if (differ(hello.model_fingerprint, expected.model_fingerprint)) {
     return RefusalReason{
         Refusal::kModel,
-        fmt::format("{} has another model file than {} ({} and {}): copy {}'s model file to {}", self, caller,
-                    expected.model_fingerprint, hello.model_fingerprint, caller, self)};
+        fmt::format(
+            "{} {} {} ({} and {}): give both the same, or one of them none, so that it fetches what it needs",
+            self, kOtherModel, caller, expected.model_fingerprint, hello.model_fingerprint)};
   }
   if (differ(hello.plan_hash, expected.plan_hash)) {
     return RefusalReason{

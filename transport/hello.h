@@ -47,6 +47,9 @@ struct RefusalReason {
 // mine? std::nullopt accepts.
 using ValidateHello = std::function<std::optional<RefusalReason>(const Hello&)>;
 
+// Whether a refusal, which comes as text, was for another model (Refusal::kModel).
+bool tells_of_other_model(std::string_view text);
+
 // The standard checks of a hello, without a channel.
 std::optional<RefusalReason> check_hello(const Hello& hello, const ExpectedHello& expected);
 

@@ -40,6 +40,15 @@ bool mentions(const std::string& text, const std::string& part) {
 
 }  // namespace
 
+TEST_CASE("names that are revoked at the same time are all kept") {
+  const TempDir dir;
+  std::vector<std::thread> all;
+  for (int i = 0; i < 12; ++i)
+    all.emplace_back([&, i] { set_revoked(revocations_file(dir.path()), "pi-" + std::to_string(i), true); });
+  for (std::thread& one : all) one.join();
+  CHECK(Revocations(revocations_file(dir.path())).names().size() == 12);
+}
+
 TEST_CASE("each rank gets a certificate of its own name, the head's says so, and all know who was shut out") {
   const TempDir dir;
   set_revoked(revocations_file(dir.path()), "pi-9", true);

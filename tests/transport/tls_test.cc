@@ -272,12 +272,27 @@ TEST_CASE("the head's authority is kept, for its owner's eyes only") {
   ::chmod((directory / "authority.key").c_str(), 0644);
   CHECK_THROWS_AS(CertificateAuthority::in(directory, "home"), SetupError);
   ::chmod((directory / "authority.key").c_str(), 0600);
-  // One that is over by this device's clock is not replaced: that would shut every node out.
-  const std::string over =
-      first.sign(NodeKey::create().request("a", "home"), "a", std::chrono::days(-2)).value();
-  std::ofstream(directory / "authority.crt") << over;
-  CHECK_THROWS_WITH_AS(CertificateAuthority::in(directory, "home"),
-                       doctest::Contains("set the clock, or remove"), SetupError);
+  // One that is over by this device's clock is not replaced, nor one of which a part is missing or another's:
+  // that would shut every node out.
+  const std::string file = directory / "authority.crt", key_file = directory / "authority.key";
+  const auto refused = [&](const char* why) {
+    CHECK_THROWS_WITH_AS(CertificateAuthority::in(directory, "home"), doctest::Contains(why), SetupError);
+    CHECK_THROWS_WITH_AS(CertificateAuthority::in(directory, "home"),
+                         doctest::Contains("to begin with a new authority"), SetupError);
+  };
+  const NodeKey node = NodeKey::create();
+  std::ofstream(file) << first.sign(node.request("a", "home"), "a", std::chrono::days(-2)).value();
+  refused("set the clock");
+  std::ofstream(file) << CertificateAuthority::create("home").certificate();
+  refused("do not belong together");
+  std::filesystem::remove(file);
+  refused("authority.crt: No such file");
+  REQUIRE(::mkfifo(file.c_str(), 0600) == 0);
+  refused("authority.crt: it is not a regular file");
+  std::filesystem::remove(file);
+  std::filesystem::remove(key_file);
+  std::ofstream(file) << first.certificate();
+  refused("authority.key: No such file");
   std::filesystem::remove_all(directory);
 }
 
