@@ -189,8 +189,8 @@ TEST_CASE("garbage and silence block neither the pipeline nor those who come lat
 
 TEST_CASE("a node keeps so many connections of one other, and no more") {
   Worker worker({"a", "b"});
-  std::vector<ChannelPtr> links;
   Caller caller;
+  std::vector<ChannelPtr> links;  // go before their caller
   for (int i = 0; i < 32; ++i) {
     links.push_back(caller.call(worker.node->port(), hello_of("c", "b", LinkRole::kProbe)));
     REQUIRE(links.back() != nullptr);
