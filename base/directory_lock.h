@@ -5,26 +5,22 @@
 
 #include <fcntl.h>
 #include <sys/file.h>
-#include <unistd.h>
 
 #include <string>
+
+#include "base/descriptor.h"
 
 namespace shoal {
 
 class DirectoryLock {
  public:
   explicit DirectoryLock(const std::string& directory)
-      : fd_(::open(directory.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC)) {
-    if (fd_ >= 0) (void)::flock(fd_, LOCK_EX);
+      : file_(::open(directory.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC)) {
+    if (file_.get() >= 0) (void)::flock(file_.get(), LOCK_EX);
   }
-  ~DirectoryLock() {
-    if (fd_ >= 0) ::close(fd_);
-  }
-  DirectoryLock(const DirectoryLock&) = delete;
-  DirectoryLock& operator=(const DirectoryLock&) = delete;
 
  private:
-  int fd_;
+  const Descriptor file_;
 };
 
 }  // namespace shoal

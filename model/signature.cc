@@ -11,6 +11,7 @@
 #include <cstring>
 #include <memory>
 
+#include "base/descriptor.h"
 #include "base/error.h"
 #include "model/gguf_reader.h"
 
@@ -31,21 +32,6 @@ using ContextPtr = std::unique_ptr<EVP_MD_CTX, decltype(&EVP_MD_CTX_free)>;
   ERR_clear_error();
   throw SetupError(quoted(path, 4096) + ": " + problem);
 }
-
-// An open file that ends with its scope.
-class Descriptor {
- public:
-  explicit Descriptor(int fd) : fd_(fd) {}
-  ~Descriptor() {
-    if (fd_ >= 0) ::close(fd_);
-  }
-  Descriptor(const Descriptor&) = delete;
-  Descriptor& operator=(const Descriptor&) = delete;
-  int get() const { return fd_; }
-
- private:
-  int fd_;
-};
 
 // `for_owner`: refused where others may read it.
 std::string read_small(const std::string& path, const char* what, bool for_owner) {

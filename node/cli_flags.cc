@@ -16,6 +16,14 @@ CLI::Validator not_empty() {
   return CLI::Validator([](const std::string& text) { return text.empty() ? "an empty text" : ""; }, "");
 }
 
+// `what` it means for the command.
+void add_insecure_flags(CLI::App& app, CommonFlags& flags, const char* what) {
+  CLI::Option* insecure = app.add_flag("--insecure", flags.insecure, what);
+  app.add_flag("--trust-network", flags.trust_network,
+               "everybody who reaches the nodes' ports may read and send activations")
+      ->needs(insecure);
+}
+
 }  // namespace
 
 void add_cluster_flags(CLI::App& app, CommonFlags& flags) {
@@ -48,11 +56,7 @@ void add_cluster_flags(CLI::App& app, CommonFlags& flags) {
   app.add_option("--keep-on-head", flags.keep_on_head, "none | first-layer | ends | first:K,last:L");
   app.add_option("--model-key", flags.model_key,
                  "public key (PEM) that the model must be signed with (shoal sign)");
-  CLI::Option* insecure = app.add_flag("--insecure", flags.insecure,
-                                       "no TLS between nodes (off loopback only with --trust-network)");
-  app.add_flag("--trust-network", flags.trust_network,
-               "everybody who reaches the nodes' ports may read and send activations")
-      ->needs(insecure);
+  add_insecure_flags(app, flags, "no TLS between nodes (off loopback only with --trust-network)");
   app.add_flag("-q,--quiet", flags.quiet, "only the answer: no plan, no table");
 }
 
@@ -179,12 +183,8 @@ void add_node_flags(CLI::App& app, CommonFlags& common, NodeFlags& flags) {
                  "kernel table: generic, avx2, ... (default: the fastest), or blas");
   app.add_option("--cache-size", common.cache_size,
                  "disk for weights that are fetched, e.g. 8GiB, or none (default: half of what is free)");
-  CLI::Option* insecure =
-      app.add_flag("--insecure", common.insecure,
-                   "without TLS, as the head (off loopback, and to listen there, only with --trust-network)");
-  app.add_flag("--trust-network", common.trust_network,
-               "everybody who reaches the nodes' ports may read and send activations")
-      ->needs(insecure);
+  add_insecure_flags(
+      app, common, "without TLS, as the head (off loopback, and to listen there, only with --trust-network)");
 }
 
 void add_revoke_flags(CLI::App& app, CommonFlags& common, RevokeFlags& flags) {

@@ -14,6 +14,8 @@
 #include <filesystem>
 #include <fstream>
 
+#include "base/descriptor.h"
+
 namespace shoal {
 namespace {
 
@@ -26,21 +28,6 @@ constexpr uint64_t kReserveBytes = uint64_t{64} << 20;  // of the disk, left to 
 Error refused(const std::string& what, const std::string& path) {
   return {Errc::kIo, fmt::format("{} {}: {}", path, what, std::strerror(errno))};
 }
-
-class Descriptor {
- public:
-  explicit Descriptor(int fd) : fd_(fd) {}
-  ~Descriptor() {
-    if (fd_ >= 0) ::close(fd_);
-  }
-  Descriptor(const Descriptor&) = delete;
-  Descriptor& operator=(const Descriptor&) = delete;
-  int get() const { return fd_; }
-  int release() { return std::exchange(fd_, -1); }
-
- private:
-  int fd_;
-};
 
 bool read_all(int fd, uint64_t offset, std::span<std::byte> out) {
   while (!out.empty()) {
