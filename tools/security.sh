@@ -102,8 +102,9 @@ tls_cost_on_links() {
     echo "RESULT bench/testbed needs root"
     return 4
   fi
-  tls_cost bench/testbed exec --devices 3 --cpu 0.25 --link-mbps 1000 --latency-ms 0.1 --objective throughput --sequences 8 \
-    --context 1024 --model "$SHOAL_TEST_MODEL" -- bench/tls_cost.py --nodes 3 --rounds 3
+  tls_cost bench/testbed exec --devices 3 --cpu 0.25 --link-mbps 1000 --latency-ms 0.1 --objective latency --sequences 1 \
+    --context 512 --layers d0=0-9,d1=10-19,d2=20-29 --model "$SHOAL_TEST_MODEL" -- \
+    bench/tls_cost.py --nodes 3 --at-once 1 --rounds 5 --tokens 128
 }
 # systemd's own word for less than 2 of 10 is "OK".
 exposure() {
