@@ -86,9 +86,13 @@ awaitable<void> WeightServer::serve(ChannelPtr channel) {
     const auto* request = std::get_if<WeightsRequest>(&incoming->message);
     const bool sensible = request != nullptr && request->length > 0 && request->length <= kWeightsBytesMax;
     if (!sensible) {
-      spdlog::warn("a link for weights from {} was closed: it sent {}", channel->peer(),
-                   request == nullptr ? fmt::format("a {}", message_name(incoming->message))
-                                      : fmt::format("a request for {} bytes", request->length));
+      const std::string what =
+          fmt::format("a link for weights from {} was closed: it sent {}", channel->peer(),
+                      request == nullptr ? fmt::format("a {}", message_name(incoming->message))
+                                         : fmt::format("a request for {} bytes", request->length));
+      const double now_s = std::chrono::duration<double>(Clock::now().time_since_epoch()).count();
+      if (const std::optional<std::string> line = lines_.line(channel->peer(), what, now_s))
+        spdlog::warn(*line);
       channel->close();
       co_return;
     }
