@@ -71,7 +71,10 @@ void Recovery::begin_down(const std::set<std::string>& expected, double patience
 
 void Recovery::remember(const std::optional<Plan>& plan, uint64_t epoch) {
   epoch_ = std::max(epoch_, epoch);
-  if (!plan_) plan_ = plan;
+  const bool later = held_epoch_ > 0 && epoch > held_epoch_ && !was_laid_out_;
+  if (!plan || (plan_ && !later)) return;
+  plan_ = plan;
+  held_epoch_ = epoch;
 }
 
 int Recovery::index_of(const std::string& node) const {
