@@ -39,7 +39,7 @@ struct Cluster {
   ClusterConfig config;
   std::string name;                      // of this node
   std::shared_ptr<const GgufFile> file;  // where this node has none: the manifest's header
-  std::string model_hash;                // what nodes compare in a hello: weights_identity()
+  std::string model_hash;                // the head's file's fingerprint: what nodes compare in a hello
   std::shared_ptr<const WeightManifest> manifest;  // the head's; null without a cluster file
   std::shared_ptr<NodeWeights> weights;            // where this node takes weights from; null: from `file`
   ModelConfig model;

@@ -211,8 +211,7 @@ void agree_on_adapters(Cluster& cluster, Bootstrap& bootstrap, int threads) {
   std::vector<std::shared_ptr<const WeightManifest>> manifests;
   for (size_t i = 0; i < adapters.size(); ++i) {
     if (cluster.manifest)
-      manifests.push_back(
-          share_manifest(bootstrap, cluster.name, files[i].get(), adapters[i].path, threads));
+      manifests.push_back(share_manifest(bootstrap, cluster.name, files[i].get(), adapters[i].path, threads));
     (void)together(bootstrap, cluster.name, [&] {
       const GgufFile& file = files[i] ? *files[i] : manifests[i]->model();
       cluster.adapters.push_back(LoraFile::of(adapters[i].name, file, cluster.model));

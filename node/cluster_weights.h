@@ -32,14 +32,16 @@ std::shared_ptr<const WeightManifest> share_manifest(Bootstrap& bootstrap, const
                                                      const GgufFile* file, const std::string& path,
                                                      int threads);
 
-// What a cluster computes with: the fingerprint of the head's file and, after dots, the digest of its manifest
-// and, where there are adapters, one of theirs. Nodes compare it in each hello, and a head signs it in each
-// plan, so what a node holds under other manifests never serves: the fingerprint alone samples the file.
+// What a cluster computes with: the fingerprint of the head's file and, after dots, the digest of its
+// manifest and, where there are adapters, one of theirs. Nodes compare it in each hello, and a head signs it
+// in each plan, so what a node holds under other manifests never serves: the fingerprint alone samples the
+// file.
 std::string weights_identity(const std::string& fingerprint, const WeightManifest& model,
                              std::span<const std::shared_ptr<const WeightManifest>> adapters);
 std::string fingerprint_in(const std::string& identity);
 
-// Sets cluster.weights by cluster.manifest. `own`: this node's model file, or null. After agree_on_adapters().
+// Sets cluster.weights by cluster.manifest. `own`: this node's model file, or null. After
+// agree_on_adapters().
 void set_up_weights(Cluster& cluster, const std::shared_ptr<const GgufFile>& own);
 
 // Opens the adapters that this node has; where there are several nodes, the others are fetched like the

@@ -36,6 +36,7 @@ using namespace std::chrono_literals;
 
 constexpr double kShareOfDevice = 0.7;  // of its memory, where nobody says how much may be used
 constexpr auto kCallPauseFirst = 100ms, kCallPauseMost = 2000ms;
+constexpr auto kFirstPatience = 1000ms;  // of the first call: a wrong name or port is told of soon
 
 Endpoint parse_endpoint(const std::string& text, const char* place) {
   const size_t colon = text.rfind(':');
@@ -65,6 +66,7 @@ NodeCredentials credentials_of(const NodeFlags& flags, const std::string& name, 
   if (!text.empty()) {
     const Result<InvitationToken> token = InvitationToken::parse(text);
     if (token.has_error()) throw SetupError("--token: " + token.error().message);
+    require_room_for_credentials(directory);
     const Result<NodeCredentials> given = accept_invitation(head.address, *token, name);
     if (given) {
       store_credentials(directory, *given);
@@ -105,6 +107,17 @@ bool has_ended(const WeightAsker& asker) {
   return asker.tls && own_certificate(asker).expires_s <= std::time(nullptr);
 }
 
+// The first time only where somebody answers soon.
+Result<FetchedManifest> ask_manifest_of(const WeightAsker& asker, const WeightPeer& head,
+                                        const std::string& model, bool first) {
+  if (first) {
+    IoThread io;
+    const Result<std::unique_ptr<WeightLink>> link = WeightLink::open(io, asker, head, kFirstPatience);
+    if (link.has_error()) return link.error();
+  }
+  return fetch_manifest(asker, head, model);
+}
+
 // Calls until the head answers: it may be started later. A certificate that has ended by this device's clock
 // alone is no reason to end: a clock is set right sooner or later, and where that of the head has ended too
 // it is the clock. The head says whether it is the certificate.
@@ -115,9 +128,9 @@ FetchedManifest manifest_of_head(const WeightAsker& asker, const Endpoint& head,
   }
   std::string said;
   std::chrono::milliseconds pause = kCallPauseFirst;
-  while (true) {
-    Result<FetchedManifest> fetched =
-        fetch_manifest(asker, {"", head.address, head.port}, model.empty() ? "the head's model" : model);
+  for (bool first = true;; first = false) {
+    Result<FetchedManifest> fetched = ask_manifest_of(asker, {"", head.address, head.port},
+                                                      model.empty() ? "the head's model" : model, first);
     if (fetched) return std::move(*fetched);
     const std::string& why = fetched.error().message;
     if (why.find(kExpiredThere) != std::string::npos && has_ended(asker)) {
@@ -168,8 +181,8 @@ std::vector<std::shared_ptr<const WeightManifest>> adapters_of_head(WeightAsker 
   std::vector<std::shared_ptr<const WeightManifest>> manifests;
   while (manifests.size() < kAdaptersMax) {
     ++asker.adapter;
-    const Result<FetchedManifest> fetched = fetch_manifest(asker, {"", head.address, head.port},
-                                                           "adapter " + std::to_string(asker.adapter));
+    const Result<FetchedManifest> fetched =
+        fetch_manifest(asker, {"", head.address, head.port}, "adapter " + std::to_string(asker.adapter));
     if (fetched.has_error() && fetched.error().code == Errc::kRefused) break;  // that was all
     if (fetched.has_error()) throw SetupError(fetched.error().message, kExitFailed);
     manifests.push_back(fetched->manifest);

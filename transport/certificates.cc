@@ -163,8 +163,9 @@ void write_file(const std::string& path, const std::string& text, mode_t mode) {
   const std::string partial = path + ".partial";
   ::unlink(partial.c_str());
   const int fd = ::open(partial.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, mode);
-  bool written = fd >= 0 && ::write(fd, text.data(), text.size()) == static_cast<ssize_t>(text.size()) &&
-                 ::fsync(fd) == 0;
+  const ssize_t bytes = fd >= 0 ? ::write(fd, text.data(), text.size()) : -1;
+  if (bytes >= 0 && bytes < static_cast<ssize_t>(text.size())) errno = ENOSPC;
+  bool written = bytes == static_cast<ssize_t>(text.size()) && ::fsync(fd) == 0;
   const int reason = errno;
   if (fd >= 0) ::close(fd);
   if (written) written = ::rename(partial.c_str(), path.c_str()) == 0;
@@ -385,6 +386,14 @@ void store_credentials(const std::string& directory, const NodeCredentials& cred
   write_file(directory + "/node.crt", credentials.certificate, 0644);
   // Last: a key there means that all are.
   write_file(directory + "/node.key", credentials.key.pem() + credentials.certificate, 0600);
+}
+
+void require_room_for_credentials(const std::string& directory) {
+  constexpr size_t kCredentialsBytes = 16 << 10;  // more than all files together
+  make_private_directory(directory);
+  const std::string path = directory + "/room";
+  write_file(path, std::string(kCredentialsBytes, '\n'), 0600);
+  ::unlink(path.c_str());
 }
 
 std::optional<NodeCredentials> stored_credentials(const std::string& directory) {

@@ -83,10 +83,11 @@ std::optional<RefusalReason> check_hello(const Hello& hello, const ExpectedHello
   if (differ(hello.model_fingerprint, expected.model_fingerprint)) {
     return RefusalReason{
         Refusal::kModel,
-        fmt::format("{} {} {}, or other adapters ({} and {}): give both the same, or one of them none, so that "
-                    "it fetches what it needs",
-                    self, kOtherModel, caller, shortened(expected.model_fingerprint),
-                    shortened(hello.model_fingerprint))};
+        fmt::format(
+            "{} {} {}, or other adapters ({} and {}): give both the same, or one of them none, so that "
+            "it fetches what it needs",
+            self, kOtherModel, caller, shortened(expected.model_fingerprint),
+            shortened(hello.model_fingerprint))};
   }
   if (differ(hello.plan_hash, expected.plan_hash)) {
     return RefusalReason{

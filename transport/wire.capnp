@@ -445,7 +445,7 @@ struct LoadPlan {
   planJson @1 :Text;
   # What the head states: {"cluster": ..., "epoch": ..., "protocol": ..., "model": ..., "numeric_class": ..., "layout": ...}.
   # The layout (node/pipeline_layout.h) says which node computes which layers, where each listens, and the sizes that
-  # buffers are made for. The receiver checks that the statement is for its own cluster, model, protocol version and
+  # buffers are made for. "model" is what a hello has. The receiver checks that the statement is for its own cluster, model, protocol version and
   # numeric class and for this epoch, that the epoch is above its present one, that every layer is there once and every
   # size within the limits above.
   certificate @2 :Text;

@@ -128,7 +128,8 @@ TEST_CASE("what waits for an engine that hangs between two steps is work, and no
   std::unique_ptr<StepJob> job = gated.job(0);
   REQUIRE(gated.engine.submit(job));
   while (gated.done < 1) std::this_thread::yield();
-  struct sigaction action {}, before {};
+  struct sigaction action {
+  }, before{};
   action.sa_handler = hold;
   sigaction(SIGUSR1, &action, &before);
   const auto while_it_hangs = [&](const std::function<void()>& order) {
@@ -150,9 +151,8 @@ TEST_CASE("what waits for an engine that hangs between two steps is work, and no
     CHECK(gated.engine.submit(job));
   });
   while_it_hangs([&] { gated.engine.run([] { return std::string(); }, [](const std::string&) {}); });
-  while_it_hangs([&] {
-    gated.engine.rebuild([](Engine::Stages stages) { return stages; }, [](const std::string&) {});
-  });
+  while_it_hangs(
+      [&] { gated.engine.rebuild([](Engine::Stages stages) { return stages; }, [](const std::string&) {}); });
   sigaction(SIGUSR1, &before, nullptr);
 }
 
