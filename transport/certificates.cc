@@ -388,14 +388,6 @@ void store_credentials(const std::string& directory, const NodeCredentials& cred
   write_file(directory + "/node.key", credentials.key.pem() + credentials.certificate, 0600);
 }
 
-void require_room_for_credentials(const std::string& directory) {
-  constexpr size_t kCredentialsBytes = 16 << 10;  // more than all files together
-  make_private_directory(directory);
-  const std::string path = directory + "/room";
-  write_file(path, std::string(kCredentialsBytes, '\n'), 0600);
-  ::unlink(path.c_str());
-}
-
 std::optional<NodeCredentials> stored_credentials(const std::string& directory) {
   const std::string key_path = directory + "/node.key";
   if (!is_kept_private(key_path, "pass for this node")) return std::nullopt;
