@@ -3,6 +3,7 @@ undisturbed run. docs/reliability.md says what is promised; bench/chaos.py plays
 
 import http.client
 import os
+import random
 import shutil
 import signal
 import subprocess
@@ -130,8 +131,9 @@ class Recovery(ClusterTest):
         model, size = os.path.join(self.folder, "changed.gguf"), os.path.getsize(MODEL)
         shutil.copy(MODEL, model)
         with open(model, "r+b") as out:
-            for place in range(1, 10):  # nine sectors, none of which the fingerprint samples
-                out.seek(size * place // 10 // 4096 * 4096)
+            places = random.Random(1)
+            for _ in range(10):  # sectors none of which the fingerprint samples
+                out.seek(places.randrange(size // 3, size * 95 // 100) // 4096 * 4096)
                 out.write(bytes(4096))
         fingerprints = {subprocess.run([PROGRAM, "inspect", path], capture_output=True, text=True, check=True)
                         .stdout.partition("fingerprint")[2].split()[0] for path in (MODEL, model)}

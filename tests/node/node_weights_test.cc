@@ -4,6 +4,7 @@
 #include <spdlog/spdlog.h>
 #include <sys/stat.h>
 
+#include <algorithm>
 #include <atomic>
 #include <filesystem>
 #include <random>
@@ -429,7 +430,8 @@ TEST_CASE("a byte that the fingerprint does not sample makes another model to th
   };
   const std::string before = identity_now();
   CHECK(fingerprint_in(before) == model_file()->fingerprint());
-  flip(path, std::filesystem::file_size(path) - 1, 3);
+  const TensorInfo& largest = *std::ranges::max_element(model_file()->tensors(), {}, &TensorInfo::bytes);
+  flip(path, largest.offset, 3);
   const std::string after = identity_now();
   CHECK(before == weights_identity(model_file()->fingerprint(), *the_manifest(), {}));
   CHECK(after != before);
@@ -439,7 +441,9 @@ TEST_CASE("a byte that the fingerprint does not sample makes another model to th
   Node head({"home", "head", after}, "127.0.0.1", 0), stale({"home", "b", before}, "127.0.0.1", 0);
   const Error refused = stale.measure_link("head", {"127.0.0.1", head.port()}).error();
   CHECK(tells_of_other_model(refused.message));
-  const LoadPlan order = signed_plan(head.identity(), layout_of({}), 1);
+  PipelineLayout layout = layout_of({});
+  layout.endpoints[layout.head] = {"127.0.0.1", 1};
+  const LoadPlan order = signed_plan(head.identity(), layout, 1);
   CHECK(check_plan(order, head.identity(), 0, "the head").has_value());
   CHECK(mentions(check_plan(order, stale.identity(), 0, "the head").error().message, "it is for model"));
 }
