@@ -48,6 +48,7 @@ class Recovery(ClusterTest):
             self.assertEqual(cluster.complete(200), greedy)
             self.assertEqual(cluster.metric("shoal_nodes_lost_total"), 2)
             self.assertGreaterEqual(cluster.metric("shoal_recoveries_total"), 2)
+            self.assertNotIn("a result from node", cluster.log("node-0"))  # late ones are no matter for the log
 
     def test_a_spare_has_fetched_ahead_what_it_gets(self):
         cluster = Elastic(self.folder, nodes=4, memory="140MiB")
@@ -111,6 +112,7 @@ class Recovery(ClusterTest):
             expected = cluster.complete(40)
             used = set(cluster.used())
             for number in (signal.SIGKILL, signal.SIGTERM):
+                plan = cluster.metric("shoal_plan")
                 cluster.signal("node-0", number)
                 self.assertEqual(cluster.processes["node-0"].wait(20), -number if number == signal.SIGKILL else 0)
                 begun = {name: len(cluster.log(name)) for name in used}
@@ -119,6 +121,7 @@ class Recovery(ClusterTest):
                 cluster.wait_for(lambda: cluster.state() == "running", 15, "the second head's plan")
                 self.assertEqual(cluster.complete(40), expected)
                 self.assertLess(time.monotonic() - moment, 15)
+                self.assertEqual(cluster.metric("shoal_plan"), plan + 1)  # by the order that the nodes show it
                 for name in used:
                     self.assertRegex(cluster.log(name)[begun[name]:], r"in memory already: (\d+) of \1 layers")
 
