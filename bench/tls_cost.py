@@ -1,9 +1,11 @@
 #!/usr/bin/env python3
 """What encrypted links cost: the same cluster with TLS and with --insecure, in turns.
 
-  sudo bench/testbed exec --devices 3 --cpu 0.25 --link-mbps 1000 --latency-ms 0.1 --objective throughput --sequences 8 \\
-    --context 1024 --model "$(tools/fetch_model.sh)" -- bench/tls_cost.py --nodes 3
+  sudo bench/testbed exec --devices 3 --cpu 0.25 --link-mbps 1000 --latency-ms 0.1 --objective latency --sequences 1 \\
+    --context 512 --layers d0=0-9,d1=10-19,d2=20-29 --model "$(tools/fetch_model.sh)" -- \\
+    bench/tls_cost.py --nodes 3 --at-once 1 --rounds 7 --tokens 128
 
+The layers are given (these are SmolLM2-135M's), since two runs that measure and plan for themselves may not divide the model alike.
 Each of --rounds runs `shoal bench` twice, with the order of the two changed every round: one answer, and eight at once (--at-once).
 Prints the medians in tokens/s and how much slower TLS was: the median of the rounds and their range. Outside of the
 testbed give -c CLUSTER.yaml of nodes on loopback.

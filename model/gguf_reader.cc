@@ -12,6 +12,7 @@
 
 #include "base/check.h"
 #include "base/error.h"
+#include "base/small_file.h"
 
 namespace shoal {
 namespace {
@@ -48,13 +49,6 @@ bool is_unsafe(uint32_t code) {
 
 int64_t nanoseconds(const timespec& time) {
   return time.tv_sec * int64_t{1'000'000'000} + time.tv_nsec;
-}
-
-const char* kind_of(mode_t mode) {
-  if (S_ISDIR(mode)) return "a directory";
-  if (S_ISFIFO(mode)) return "a FIFO";
-  if (S_ISSOCK(mode)) return "a socket";
-  return "a device";
 }
 
 }  // namespace
@@ -98,7 +92,7 @@ RegularFile::RegularFile(const std::string& path) : path_(path) {
   struct stat status;
   const int rc = ::fstat(fd_, &status);
   if (rc != 0 || !S_ISREG(status.st_mode)) {
-    const std::string reason = rc != 0 ? std::strerror(errno) : kind_of(status.st_mode);
+    const std::string reason = rc != 0 ? std::strerror(errno) : kind_of_file(status.st_mode);
     ::close(fd_);
     throw SetupError("model file " + quoted(path, 4096) + " is not a regular file: " + reason);
   }

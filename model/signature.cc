@@ -4,15 +4,14 @@
 #include <openssl/err.h>
 #include <openssl/evp.h>
 #include <openssl/pem.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cerrno>
 #include <cstring>
 #include <memory>
 
-#include "base/descriptor.h"
 #include "base/error.h"
+#include "base/small_file.h"
 #include "model/gguf_reader.h"
 
 namespace shoal {
@@ -35,26 +34,10 @@ using ContextPtr = std::unique_ptr<EVP_MD_CTX, decltype(&EVP_MD_CTX_free)>;
 
 // `for_owner`: refused where others may read it.
 std::string read_small(const std::string& path, const char* what, bool for_owner) {
-  // O_NONBLOCK: a FIFO that nobody writes to must not hang.
-  const Descriptor file(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY));
-  struct stat status;
-  if (file.get() < 0 || ::fstat(file.get(), &status) != 0)
-    fail(path, std::string("cannot read ") + what + ": " + std::strerror(errno));
-  if (!S_ISREG(status.st_mode)) fail(path, std::string("cannot read ") + what + ": it is not a regular file");
-  if (for_owner && (status.st_mode & 077) != 0)
-    fail(path, "this private key can be read by others: chmod 600 it");
-  std::string text(kTextBytesMax + 1, '\0');
-  size_t size = 0;
-  while (size < text.size()) {
-    const ssize_t n = ::read(file.get(), text.data() + size, text.size() - size);
-    if (n < 0 && errno == EINTR) continue;
-    if (n < 0) fail(path, std::string("cannot read ") + what + ": " + std::strerror(errno));
-    if (n == 0) break;
-    size += static_cast<size_t>(n);
-  }
-  text.resize(size);
-  if (text.size() > kTextBytesMax) fail(path, std::string("too large for ") + what);
-  return text;
+  Result<SmallFile> read = read_small_file(path, kTextBytesMax);
+  if (read.has_error()) fail(path, std::string("cannot read ") + what + ": " + read.error().message);
+  if (for_owner && !read->is_private) fail(path, "this private key can be read by others: chmod 600 it");
+  return std::move(read->text);
 }
 
 KeyPtr read_key(const std::string& path, bool private_key) {

@@ -2,17 +2,15 @@
 
 #include <fmt/format.h>
 #include <yaml-cpp/depthguard.h>
-#include <yaml-cpp/eventhandler.h>
 #include <yaml-cpp/yaml.h>
 
 #include <algorithm>
 #include <charconv>
 #include <filesystem>
-#include <set>
-#include <sstream>
 
 #include "base/error.h"
 #include "base/units.h"
+#include "node/yaml_map.h"
 #include "planner/planner.h"
 
 namespace shoal {
@@ -24,92 +22,10 @@ constexpr int kSequencesMax = 4096;
 constexpr double kCertificateDaysMin = 5e-5, kCertificateDaysMax = 3650;  // seconds are for trying it out
 constexpr double kStallTimeoutMin = 1, kStallTimeoutMax = 86400;          // seconds
 
-// Reads one YAML map key by key, so that unknown and repeated keys are found and every message says where it
-// is.
-class MapReader {
- public:
-  MapReader(const YAML::Node& node, std::string file, std::string where, std::vector<std::string> known)
-      : node_(node), file_(std::move(file)), where_(std::move(where)), known_(std::move(known)) {
-    if (!node_.IsMap())
-      fail(node_, (where_.empty() ? "the file" : where_) + " must be a map of keys and values");
-    std::set<std::string> seen;
-    for (const auto& entry : node_) {
-      const std::string key = entry.first.as<std::string>();
-      if (!seen.insert(key).second) fail(entry.first, fmt::format("'{}' is given twice", key));
-      if (!known_.empty() && std::find(known_.begin(), known_.end(), key) == known_.end()) {
-        if (key.starts_with("first:") || key.starts_with("last:")) {  // the comma has ended the value before
-          fail(entry.first,
-               fmt::format("'{}' stands where a key belongs: in braces a value with a comma needs "
-                           "quotes, e.g. {{keep-on-head: \"first:3,last:2\"}}",
-                           key));
-        }
-        const std::string near = nearest_name(key, known_);
-        fail(entry.first, near.empty()
-                              ? fmt::format("unknown key '{}' (known: {})", key, fmt::join(known_, ", "))
-                              : fmt::format("unknown key '{}'; did you mean '{}'?", key, near));
-      }
-    }
-  }
-
-  YAML::Node get(const std::string& key) const { return node_[key]; }
-  bool has(const std::string& key) const { return static_cast<bool>(node_[key]); }
-  std::string path(const std::string& key) const { return where_.empty() ? key : where_ + "." + key; }
-  // "file:line: nodes.pi-1.memory", for messages of the unit parsers.
-  std::string place(const std::string& key) const {
-    return fmt::format("{}:{}: {}", file_, node_[key].Mark().line + 1, path(key));
-  }
-
-  std::string text(const std::string& key, const std::string& fallback) const {
-    if (!has(key)) return fallback;
-    const YAML::Node value = node_[key];
-    if (!value.IsScalar() || value.Scalar().empty()) fail(value, path(key) + " must be a text");
-    return value.Scalar();
-  }
-
-  int64_t integer(const std::string& key, int64_t fallback, int64_t low, int64_t high) const {
-    if (!has(key)) return fallback;
-    const YAML::Node value = node_[key];
-    const std::string text = value.IsScalar() ? value.Scalar() : "";
-    int64_t number = 0;
-    const auto [rest, errc] = std::from_chars(text.data(), text.data() + text.size(), number);
-    if (errc != std::errc() || rest != text.data() + text.size() || number < low || number > high) {
-      fail(value,
-           fmt::format("{} must be a whole number from {} to {}, not '{}'", path(key), low, high, text));
-    }
-    return number;
-  }
-
-  // A number of `unit`, which may be written after it: "2.7", "2.7 W".
-  double number(const std::string& key, double fallback, double low, double high,
-                const std::string& unit) const {
-    if (!has(key)) return fallback;
-    const YAML::Node value = node_[key];
-    std::string text = value.IsScalar() ? value.Scalar() : "";
-    if (text.ends_with(unit)) text.resize(text.size() - unit.size());
-    while (!text.empty() && text.back() == ' ') text.pop_back();
-    double number = 0;
-    const auto [rest, errc] = std::from_chars(text.data(), text.data() + text.size(), number);
-    if (errc != std::errc() || rest != text.data() + text.size() || !(number >= low && number <= high)) {
-      fail(value, fmt::format("{} must be a number of {} from {} to {}, not '{}'", path(key), unit, low, high,
-                              value.IsScalar() ? value.Scalar() : ""));
-    }
-    return number;
-  }
-
-  [[noreturn]] void fail(const YAML::Node& at, const std::string& problem) const {
-    throw SetupError(fmt::format("{}:{}: {}", file_, std::max(at.Mark().line, 0) + 1, problem));
-  }
-
- private:
-  YAML::Node node_;
-  std::string file_, where_;
-  std::vector<std::string> known_;
-};
-
-NodeConfig read_node(const MapReader& nodes, const std::string& name, const std::string& file) {
-  const MapReader map(nodes.get(name), file, "nodes." + name,
-                      {"address", "port", "memory", "threads", "kernels", "pin", "weights", "cache-size",
-                       "idle-watts", "busy-watts", "trusted"});
+NodeConfig read_node(const YamlMap& nodes, const std::string& name, const std::string& file) {
+  const YamlMap map(nodes.get(name), file, "nodes." + name,
+                    {"address", "port", "memory", "threads", "kernels", "pin", "weights", "cache-size",
+                     "idle-watts", "busy-watts", "trusted"});
   NodeConfig node;
   node.name = name;
   node.address = map.text("address", node.address);
@@ -146,10 +62,10 @@ NodeConfig read_node(const MapReader& nodes, const std::string& name, const std:
   return node;
 }
 
-void read_nodes(ClusterConfig& config, const MapReader& top) {
+void read_nodes(ClusterConfig& config, const YamlMap& top) {
   if (!top.has("nodes"))
     throw SetupError(config.path + ": nodes is missing: list the devices of the cluster");
-  const MapReader nodes(top.get("nodes"), config.path, "nodes", {});
+  const YamlMap nodes(top.get("nodes"), config.path, "nodes", {});
   for (const auto& entry : top.get("nodes")) {
     const std::string name = entry.first.as<std::string>();
     if (!is_node_name(name))
@@ -178,12 +94,12 @@ void read_nodes(ClusterConfig& config, const MapReader& top) {
   }
 }
 
-void read_links(ClusterConfig& config, const MapReader& top) {
+void read_links(ClusterConfig& config, const YamlMap& top) {
   if (!top.has("links")) return;
   const YAML::Node list = top.get("links");
   if (!list.IsSequence()) top.fail(list, "links must be a list");
   for (const YAML::Node& item : list) {
-    const MapReader map(item, config.path, "links[]", {"between", "bandwidth", "latency"});
+    const YamlMap map(item, config.path, "links[]", {"between", "bandwidth", "latency"});
     const YAML::Node between = map.get("between");
     if (!between || !between.IsSequence() || between.size() != 2) {
       map.fail(item, "a link needs between: [node, node]");
@@ -209,7 +125,7 @@ void read_links(ClusterConfig& config, const MapReader& top) {
 }
 
 // "0-9" or "7": layers, both ends included.
-LayersOfNode parse_layers(const MapReader& map, const std::string& node) {
+LayersOfNode parse_layers(const YamlMap& map, const std::string& node) {
   const std::string text = map.text(node, "");
   LayersOfNode range;
   const char* end = text.data() + text.size();
@@ -229,9 +145,9 @@ LayersOfNode parse_layers(const MapReader& map, const std::string& node) {
   return range;
 }
 
-void read_plan(ClusterConfig& config, const MapReader& top) {
+void read_plan(ClusterConfig& config, const YamlMap& top) {
   if (!top.has("plan")) return;
-  const MapReader map(
+  const YamlMap map(
       top.get("plan"), config.path, "plan",
       {"objective", "keep-on-head", "keep-on-trusted", "layers", "ttft-ms", "ms-per-token", "power-cap"});
   PlanConfig& plan = config.plan;
@@ -257,7 +173,7 @@ void read_plan(ClusterConfig& config, const MapReader& top) {
   plan.keep_on_trusted = map.text("keep-on-trusted", plan.keep_on_trusted);
   check_layers("keep-on-trusted", plan.keep_on_trusted);
   if (!map.has("layers")) return;
-  const MapReader layers(map.get("layers"), config.path, "plan.layers", {});
+  const YamlMap layers(map.get("layers"), config.path, "plan.layers", {});
   for (const auto& entry : map.get("layers")) {
     const std::string node = entry.first.as<std::string>();
     if (config.node_index(node) < 0)
@@ -271,10 +187,10 @@ std::string beside_file(const std::string& config_path, const std::string& path)
   return path.empty() ? path : (std::filesystem::path(config_path).parent_path() / path).string();
 }
 
-void read_serve(ClusterConfig& config, const MapReader& top) {
+void read_serve(ClusterConfig& config, const YamlMap& top) {
   if (!top.has("serve")) return;
-  const MapReader map(top.get("serve"), config.path, "serve",
-                      {"listen", "api-key-file", "admin-key-file", "allow-origin", "requests-per-minute"});
+  const YamlMap map(top.get("serve"), config.path, "serve",
+                    {"listen", "api-key-file", "admin-key-file", "allow-origin", "requests-per-minute"});
   config.serve.listen = map.text("listen", "");
   config.serve.allow_origin = map.text("allow-origin", "");
   config.serve.requests_per_minute = static_cast<int>(map.integer("requests-per-minute", 0, 1, 1 << 20));
@@ -282,36 +198,13 @@ void read_serve(ClusterConfig& config, const MapReader& top) {
   config.serve.admin_key_file = beside_file(config.path, map.text("admin-key-file", ""));
 }
 
-void read_adapters(ClusterConfig& config, const MapReader& top) {
+void read_adapters(ClusterConfig& config, const YamlMap& top) {
   if (!top.has("adapters")) return;
-  const MapReader map(top.get("adapters"), config.path, "adapters", {});
+  const YamlMap map(top.get("adapters"), config.path, "adapters", {});
   for (const auto& entry : top.get("adapters")) {
     const std::string name = entry.first.as<std::string>();
     add_adapter(config, name, map.text(name, ""), map.place(name));
   }
-}
-
-// Takes what a parser finds and keeps nothing.
-class Ignored : public YAML::EventHandler {
-  using Mark = YAML::Mark;
-  using Style = YAML::EmitterStyle::value;
-  void OnDocumentStart(const Mark&) override {}
-  void OnDocumentEnd() override {}
-  void OnNull(const Mark&, YAML::anchor_t) override {}
-  void OnAlias(const Mark&, YAML::anchor_t) override {}
-  void OnScalar(const Mark&, const std::string&, YAML::anchor_t, const std::string&) override {}
-  void OnSequenceStart(const Mark&, const std::string&, YAML::anchor_t, Style) override {}
-  void OnSequenceEnd() override {}
-  void OnMapStart(const Mark&, const std::string&, YAML::anchor_t, Style) override {}
-  void OnMapEnd() override {}
-};
-
-// YAML::LoadAll() (yaml-cpp 0.7) would do, but finds documents without end behind a stray comma.
-bool has_second_document(const std::string& yaml) {
-  std::istringstream text(yaml);
-  YAML::Parser parser(text);
-  Ignored ignored;
-  return parser.HandleNextDocument(ignored) && parser.HandleNextDocument(ignored);
 }
 
 }  // namespace
@@ -374,13 +267,10 @@ ClusterConfig parse_cluster_config(const std::string& yaml, const std::string& p
   ClusterConfig config;
   config.path = path;
   try {
-    const YAML::Node document = YAML::Load(yaml);
-    if (has_second_document(yaml))
-      throw SetupError(
-          fmt::format("{}: more than one document (a line of ---, or a comma that ends the first)", path));
+    const YAML::Node document = load_yaml_document(yaml, path);
     if (document.IsNull())
       throw SetupError(fmt::format("{}: the cluster file is empty (see configs/ for examples)", path));
-    const MapReader top(
+    const YamlMap top(
         document, path, "",
         {"cluster", "model", "model-key", "context", "sequences", "kv-cache", "kv-cells", "head", "nodes",
          "links", "plan", "stall-timeout", "serve", "adapters", "certificate-days", "verify"});

@@ -2,11 +2,11 @@
 
 #include <fmt/format.h>
 
-#include <boost/asio/ip/address.hpp>
 #include <charconv>
 #include <cmath>
 
 #include "base/logging.h"
+#include "base/loopback.h"
 #include "model/gguf_reader.h"
 #include "transport/messages.h"
 
@@ -29,9 +29,7 @@ void add_adapters(const CommonFlags& common, ClusterConfig& config) {
 }  // namespace
 
 void refuse_off_loopback(const std::string& who, const std::string& address) {
-  boost::system::error_code not_a_number;
-  const auto number = boost::asio::ip::make_address(address, not_a_number);
-  if (address == "localhost" || (!not_a_number && number.is_loopback())) return;
+  if (is_loopback_host(address)) return;
   throw SetupError(fmt::format(
       "--insecure: {} is at {}, off loopback, where strangers could read and send activations: leave "
       "--insecure out, or add --trust-network if everybody there may",

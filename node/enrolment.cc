@@ -1,8 +1,10 @@
 #include "node/enrolment.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 #include <sys/stat.h>
 
+#include <algorithm>
 #include <cctype>
 #include <cstdlib>
 #include <filesystem>
@@ -12,6 +14,10 @@
 
 namespace shoal {
 namespace {
+
+// What stands in the two kinds of directories and is taken for the owner's word. Keys must be private
+// besides: who reads them sees to it.
+constexpr const char* kBelieved[] = {"authority.crt", "node.crt", "issued", "revoked"};
 
 // Texts in one, and apart again: each is followed by a zero byte, which neither a name nor PEM has.
 std::string joined(const std::vector<std::string>& texts) {
@@ -91,11 +97,42 @@ std::string credentials_directory(const std::string& node) {
 }
 
 void require_kept_from_others(const std::string& directory) {
-  struct stat status;
-  if (::stat(directory.c_str(), &status) != 0 || (status.st_mode & 022) == 0) return;
-  throw SetupError(fmt::format(
-      "{} can be written to by others, who could put an authority of their own there: chmod 700 {}",
-      directory, directory));
+  if (directory.empty()) return;
+  std::vector<std::string> open;
+  const auto look = [&](const std::filesystem::path& path, mode_t harmless) {
+    struct stat status;
+    if (::stat(path.c_str(), &status) != 0 || (status.st_mode & 022) == 0) return;
+    if ((status.st_mode & harmless) == 0) open.push_back(path.string());
+  };
+  // In a folder with the sticky bit nobody can put another directory in the place of ours.
+  const std::filesystem::path folder(directory);
+  for (const std::filesystem::path& above : {folder.parent_path().parent_path(), folder.parent_path()})
+    look(above, S_ISVTX);
+  look(folder, 0);
+  for (const char* inside : kBelieved) look(folder / inside, 0);
+  if (open.empty()) return;
+  throw SetupError(
+      fmt::format("{} can be written to by others, who could put an authority, certificates or names of "
+                  "their own there: see that nobody did, then chmod go-w {}",
+                  fmt::join(open, ", "), fmt::join(open, " ")));
+}
+
+bool has_authority(const std::string& directory) {
+  std::error_code failed;
+  return std::filesystem::exists(directory + "/authority.key", failed) ||
+         std::filesystem::exists(directory + "/authority.crt", failed);
+}
+
+std::vector<std::string> clusters_with_authority() {
+  std::vector<std::string> names;
+  std::error_code failed;
+  const std::filesystem::path all = std::filesystem::path(authority_directory("any")).parent_path();
+  for (std::filesystem::directory_iterator entry(all, failed), end; !failed && entry != end;
+       entry.increment(failed)) {
+    if (has_authority(entry->path().string())) names.push_back(entry->path().filename().string());
+  }
+  std::sort(names.begin(), names.end());
+  return names;
 }
 
 Enrolment enrol(Bootstrap& bootstrap, const std::string& cluster, const std::string& node,

@@ -6,6 +6,7 @@
 #include <chrono>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "node/bootstrap.h"
 #include "transport/tls.h"
@@ -18,9 +19,15 @@ std::string authority_directory(const std::string& cluster);
 // Where a node that joined by address keeps its key and certificate: .../shoal/nodes/NAME.
 std::string credentials_directory(const std::string& node);
 
-// Throws SetupError where others may write into one of the two directories: they could put an authority of
-// their own there. One that is not there yet is as good as kept.
+// Throws SetupError that names all that others may write to of one of the two directories, the two folders
+// above it and what stands in it: they could put an authority of their own there. What is not there yet is as
+// good as kept, and so is "".
 void require_kept_from_others(const std::string& directory);
+
+// Whether an authority was made in such a directory before, whole or not.
+bool has_authority(const std::string& directory);
+// The clusters that have one on this machine, as their directories are called.
+std::vector<std::string> clusters_with_authority();
 
 // Collective: every rank calls it once, after the ranks have agreed on their names. `directory`: of the
 // head's authority; empty: one for this run alone. All learn who was shut out; one of them gets no

@@ -245,7 +245,8 @@ Result<std::string> Invitation::certify(const std::string& secret, const std::st
   }
   Result<std::string> certificate = authority_.sign(request, node, options_.life);
   if (certificate.has_error() || options_.issued.empty()) return certificate;
-  std::filesystem::create_directories(options_.issued, ignored);
+  if (std::filesystem::create_directories(options_.issued, ignored))  // whatever the umask
+    std::filesystem::permissions(options_.issued, std::filesystem::perms::owner_all, ignored);
   std::ofstream file(kept);
   if (!(file << *certificate << std::flush))
     return refused(fmt::format("the head cannot write {}", kept.string()));

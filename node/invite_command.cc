@@ -1,5 +1,6 @@
 // shoal invite: on the head's machine, lets one device into the cluster.
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <cstdio>
 
@@ -12,11 +13,37 @@
 
 namespace shoal {
 
+namespace {
+
+// The first invitation may come before the head's first start. Where it does not, the name of the cluster is
+// another than that of the head that runs, and a device would come with a certificate that nobody believes.
+void tell_of_new_authority(const std::string& directory, const std::string& cluster, const std::string& file,
+                           const std::vector<std::string>& others) {
+  std::string hint;
+  if (!others.empty()) {
+    const std::string near = nearest_name(cluster, others);
+    hint = fmt::format("\nThis machine has the authority of {} already{}.", fmt::join(others, ", "),
+                       near.empty() ? "" : fmt::format(": did you mean {}?", near));
+  }
+  std::fputs(
+      fmt::format("NEW AUTHORITY: cluster {} had none on this machine, so one was made, in {}.\n"
+                  "If its head was started before, the name in {} (cluster:) or the user is not the head's, "
+                  "and the head will refuse who comes with this token.{}\n",
+                  cluster, directory, file, hint)
+          .c_str(),
+      stderr);
+}
+
+}  // namespace
+
 int invite_command(const CommonFlags& common, const InviteFlags& flags) {
   const ClusterConfig config = load_cluster_config(common.config, "any");  // a model plays no part
   const std::string directory = authority_directory(config.cluster);
   require_kept_from_others(directory);
+  const std::vector<std::string> others = clusters_with_authority();
+  const bool first = !has_authority(directory);
   const CertificateAuthority authority = CertificateAuthority::in(directory, config.cluster);
+  if (first) tell_of_new_authority(directory, config.cluster, common.config, others);
   const NodeConfig& head = config.nodes[static_cast<size_t>(config.head_index())];
   Invitation invitation(authority,
                         {head.address, static_cast<uint16_t>(flags.port), config.head, flags.node,

@@ -50,6 +50,11 @@ void NodeWeights::set_stop(std::stop_token stop) {
   stop_ = std::move(stop);
 }
 
+void NodeWeights::end_links() {
+  std::lock_guard lock(mutex_);
+  lines_.clear();
+}
+
 FetchReport NodeWeights::fetch_missing(const ModelConfig& config, std::span<const ShardSpec> shards,
                                        const std::function<void(uint64_t, uint64_t)>& progress) {
   std::vector<std::string> names;

@@ -63,6 +63,8 @@ class NodeWeights : public BlockSource, public WeightProvider {
   // What is fetched from now on ends at once, with a SetupError, when this is requested to stop: the plan for
   // which it is fetched is over. Any thread may request it.
   void set_stop(std::stop_token stop);
+  // Ends the connections that single blocks came over; the next block makes another.
+  void end_links();
   // How long a connection to one is tried for.
   void set_patience(std::chrono::milliseconds patience) { patience_ = patience; }
 

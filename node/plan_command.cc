@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 #include <spdlog/spdlog.h>
 
+#include "base/small_file.h"
 #include "node/command_support.h"
 #include "node/plan_inputs.h"
 #include "node/plan_report.h"

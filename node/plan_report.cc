@@ -5,11 +5,9 @@
 #include <boost/json.hpp>
 #include <cstdio>
 #include <cstdlib>
-#include <filesystem>
-#include <fstream>
 #include <optional>
-#include <sstream>
 
+#include "base/small_file.h"
 #include "node/plan_inputs.h"
 #include "planner/device_kinds.h"
 #include "planner/link_formats.h"
@@ -40,8 +38,8 @@ PictureStyle terminal_style() {
   return PictureStyle::kAscii;
 }
 
-void write_file(const std::string& path, const std::string& text) {
-  std::ofstream out(path, std::ios::binary);
+void write_file(const std::string& path, const char* flag, const std::string& text) {
+  std::ofstream out = open_output(path, flag);
   out << text;
   out.close();
   if (!out) throw SetupError(path + ": cannot be written", kExitFailed);
@@ -177,8 +175,8 @@ class Report {
     const PlanCandidates candidates = candidate_plans(input_);
     const std::vector<PlanCandidate> front = pareto_front(candidates);
     text_ += "\n" + render_front(input_, front, candidates.all_sets);
-    if (!flags_.csv.empty()) write_file(flags_.csv, front_csv(front));
-    if (!flags_.svg.empty()) write_file(flags_.svg, front_svg(input_, front));
+    if (!flags_.csv.empty()) write_file(flags_.csv, "--csv", front_csv(front));
+    if (!flags_.svg.empty()) write_file(flags_.svg, "--svg", front_svg(input_, front));
     json::array list;
     for (const PlanCandidate& candidate : front) {
       list.push_back({{"plan", json::parse(plan_to_json(candidate.plan))},
@@ -268,17 +266,6 @@ class Report {
 };
 
 }  // namespace
-
-std::string read_text_file(const std::string& path, const std::string& what, size_t bytes_max) {
-  std::error_code ec;
-  if (!std::filesystem::is_regular_file(path, ec)) throw SetupError(path + ": no such " + what);
-  if (std::filesystem::file_size(path, ec) > bytes_max) throw SetupError(path + ": too large for a " + what);
-  std::ifstream in(path, std::ios::binary);
-  std::stringstream text;
-  text << in.rdbuf();
-  if (!in) throw SetupError(path + ": cannot be read");
-  return text.str();
-}
 
 void answer_plan_questions(std::vector<PlanInput> offers, const PlanConfig& config, const PlanFlags& flags) {
   for (PlanInput& offer : offers) {

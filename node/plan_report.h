@@ -13,7 +13,4 @@ namespace shoal {
 // targets. Prints to stdout. Throws SetupError.
 void answer_plan_questions(std::vector<PlanInput> offers, const PlanConfig& config, const PlanFlags& flags);
 
-// A whole file. Throws SetupError that calls it a `what`: absent, larger than `bytes_max`, unreadable.
-std::string read_text_file(const std::string& path, const std::string& what, size_t bytes_max);
-
 }  // namespace shoal

@@ -3,10 +3,9 @@
 #include <boost/json.hpp>
 
 #include <cstdio>
-#include <fstream>
 #include <iostream>
-#include <sstream>
 
+#include "base/small_file.h"
 #include "base/units.h"
 #include "model/inspect.h"
 #include "node/best_threads.h"
@@ -67,25 +66,20 @@ int probe_command(const CommonFlags& common, bool json) {
 
 namespace {
 
+constexpr size_t kConversationBytesMax = size_t{4} << 20;  // as of a request to the server
+
 // What `shoal inspect --template` renders where no conversation is given.
 constexpr const char* kSampleConversation = R"({"messages": [
   {"role": "system", "content": "You are brief."}, {"role": "user", "content": "What is a shoal?"},
   {"role": "assistant", "content": "Fish that keep together."}, {"role": "user", "content": "Why do they?"}]})";
 
-std::string text_of_file(const std::string& path) {
-  std::ifstream in(path, std::ios::binary);
-  std::ostringstream text;
-  text << in.rdbuf();
-  if (!in) throw SetupError(fmt::format("cannot read the conversation {}", path));
-  return text.str();
-}
-
 // The prompt as the model gets it, and below it on stderr what the template can do.
 void print_prompt(const GgufFile& file, const std::string& model, const std::string& conversation) {
   const Tokenizer tokenizer = Tokenizer::from(file);
   const ChatTemplate chat = ChatTemplate::from(file, tokenizer, model);
-  const auto request =
-      parse_chat_request(conversation.empty() ? kSampleConversation : text_of_file(conversation));
+  const auto request = parse_chat_request(
+      conversation.empty() ? kSampleConversation
+                           : read_text_file(conversation, "conversation", kConversationBytesMax));
   if (request.has_error())
     throw SetupError(fmt::format("the conversation {}: {}", conversation, request.error().message));
   const Result<std::vector<PromptPiece>> pieces = chat.render(request->conversation);

@@ -5,13 +5,11 @@
 #include <csignal>
 #include <cstdio>
 #include <filesystem>
-#include <fstream>
-#include <iterator>
 #include <map>
 #include <optional>
 #include <thread>
 
-#include "base/error.h"
+#include "base/small_file.h"
 #include "base/units.h"
 #include "model/gguf_output.h"
 #include "model/gguf_reader.h"
@@ -26,14 +24,12 @@
 namespace shoal {
 namespace {
 
+constexpr size_t kReportBytesMax = size_t{1} << 30;  // of the text that is predicted; days of work
+
 std::string read_text(const std::string& path) {
-  std::error_code unknown;
-  const bool is_folder = std::filesystem::is_directory(path, unknown);  // whose reading throws
-  std::ifstream in(path, std::ios::binary);
-  std::string text;
-  if (!is_folder) text.assign(std::istreambuf_iterator<char>(in), std::istreambuf_iterator<char>());
-  if (is_folder || !in) throw SetupError("the text " + quoted(path, 4096) + " of --report cannot be read");
-  return text;
+  Result<SmallFile> read = read_small_file(path, kReportBytesMax, Pipes::kTaken);
+  if (read) return std::move(read->text);
+  throw SetupError("the text " + quoted(path, 4096) + " of --report cannot be read: " + read.error().message);
 }
 
 // A model half written is gigabytes that nobody wants.

@@ -118,8 +118,10 @@ class Recovery {
     LinkProfile link;
   };
   void joined(const DeviceProfile& device, const std::vector<MeasuredLink>& links, double now_s);
-  // What a node that joins still holds, if no plan has run here yet: it is kept where it can run.
-  void remember(const Plan& plan, uint64_t epoch);
+  // What a head before this one laid out, as a node that joins still holds it: the next epoch is higher. Of
+  // the plan, where it can be one of this head's: if none has run here yet the latest is kept where it can
+  // run.
+  void remember(const std::optional<Plan>& plan, uint64_t epoch);
   void lost(const std::string& node, const std::string& why, double now_s);
   // A step failed, or none was answered for too long, though nobody is known to be lost.
   void failed(const Error& error, double now_s);
@@ -188,6 +190,7 @@ class Recovery {
   std::set<std::string> draining_;        // for whom drain() stands
   std::set<std::string> leaving_, lent_;  // of them: is_leaving(); without whom there is no plan
   Suspects suspects_;
+  uint64_t held_epoch_ = 0;                                             // of the plan that is remembered
   uint64_t faulted_epoch_ = 0;                                          // in which the last fault was
   std::map<std::string, double> unfit_;                                 // until when
   std::map<std::pair<std::string, std::string>, double> broken_links_;  // until when, by direction

@@ -9,7 +9,7 @@
 #include <string_view>
 #include <utility>
 
-#include "base/error.h"
+#include "base/small_file.h"
 
 namespace shoal {
 namespace {
@@ -29,8 +29,10 @@ std::string quoted(const std::string& text) {
 }  // namespace
 
 Trace::Trace(const std::string& path, const PipelineLayout& layout)
-    : path_(path), layout_(layout), out_(path), stage_free_s_(layout.node_of_stage.size()) {
-  if (!out_) throw SetupError(fmt::format("{}: cannot be written (--trace)", path));
+    : path_(path),
+      layout_(layout),
+      out_(open_output(path, "--trace")),
+      stage_free_s_(layout.node_of_stage.size()) {
   begin_s_ = std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
   seeks_ = out_.tellp() >= 0;
   out_ << "[";

@@ -102,8 +102,9 @@ tls_cost_on_links() {
     echo "RESULT bench/testbed needs root"
     return 4
   fi
-  tls_cost bench/testbed exec --devices 3 --cpu 0.25 --link-mbps 1000 --latency-ms 0.1 --objective throughput --sequences 8 \
-    --context 1024 --model "$SHOAL_TEST_MODEL" -- bench/tls_cost.py --nodes 3 --rounds 3
+  tls_cost bench/testbed exec --devices 3 --cpu 0.25 --link-mbps 1000 --latency-ms 0.1 --objective latency --sequences 1 \
+    --context 512 --layers d0=0-9,d1=10-19,d2=20-29 --model "$SHOAL_TEST_MODEL" -- \
+    bench/tls_cost.py --nodes 3 --at-once 1 --rounds 5 --tokens 128
 }
 # systemd's own word for less than 2 of 10 is "OK".
 exposure() {
@@ -120,13 +121,13 @@ exposure() {
 printf '| check | result | | s |\n|---|---|---|---|\n'
 row "expired, revoked, foreign, other node's or no certificate; plain text" unit test_transport "*certificate*" "*no hello is sent*" "*revoked*"
 row "who was shut out is shut out everywhere, and by the head alone" unit test_node "*shut out*" "*joins no other than the head*" "*loses its head lets nobody in*"
-row "plans unsigned, changed, foreign, replayed" unit test_node "*plan is taken as the head*" "*without the head's signature*" "*plan of another*" "*unsigned plan*"
+row "plans unsigned, changed, foreign, replayed" unit test_node "*plan is taken as the head*" "*without the head's signature*" "*plan of another*" "*unsigned plan*" "*counts the plan that a node holds*"
 row "renewal while running, and for whom not" unit test_node "*certificate is renewed*" "*head signs for the node*" "*a renewal is refused*" "*uses no certificate*"
 row "records repeated, swapped, dropped, replayed, changed, made up" unit test_transport "*records that are*"
 row "frames over TLS as they are" unit test_transport "*over TLS*"
 row "hostile frames (F1 to F11), mutated messages" unit test_transport "*hostile*" "*mutated*" "*truncation*"
 row "a stalling, slow, large or foreign sender" unit test_transport "*stalls*" "*one byte*" "*before the hello*" "*another protocol*" "*silence*"
-row "strangers, garbage and bad steps at a node (F11, F13)" unit test_node "strangers*" "garbage*" "*stay silent*" "a step that breaks*"
+row "strangers, garbage, crowds and bad steps at a node (F11, F13)" unit test_node "strangers*" "garbage*" "*stay silent*" "*keeps fewer*" "a step that breaks*"
 row "hostile model files (G1 to G18)" unit test_sharding "*hostile*" "*vocabulary entry*"
 row "hostile templates, manifests, signatures" unit test_model "*hostile*" "*manifest*" "*signature*" "*private key*"
 row "HTTP: malformed, large, slow, too many, too often" unit test_node "*malformed*" "*too large*" "*the slow*" "*send slowly*" "*beyond the limit*" "*requests at once*"

@@ -17,11 +17,10 @@
 #include <cstring>
 #include <ctime>
 #include <filesystem>
-#include <fstream>
-#include <iterator>
 #include <utility>
 
 #include "base/directory_lock.h"
+#include "base/small_file.h"
 
 namespace shoal {
 namespace {
@@ -40,7 +39,8 @@ using Key = std::unique_ptr<EVP_PKEY, Freeing<EVP_PKEY_free>>;
 constexpr long kBackdateSeconds = 24 * 3600;  // clocks of small devices differ, and some start in the past
 constexpr int kNameBytesOfX509 = 64;          // ub-common-name of RFC 5280
 constexpr const char* kHeadUnit = "head";     // OU of the head's certificate
-constexpr size_t kPemBytesMax = 1 << 20;      // of a file with keys and certificates
+constexpr const char* kKindOfKey = "EC on prime256v1";  // as OpenSSL calls P-256
+constexpr size_t kPemBytesMax = 1 << 20;                // of a file with keys and certificates
 
 // OpenSSL's reason for its last failure; its queue of errors is empty afterwards.
 std::string openssl_reason() {
@@ -89,6 +89,17 @@ std::string attribute(X509_NAME* name, int nid) {
   std::string text(reinterpret_cast<char*>(utf8), static_cast<size_t>(size));
   OPENSSL_free(utf8);
   return text.find('\0') == std::string::npos ? text : std::string();
+}
+
+// "EC on prime256v1", "ED25519", "RSA"
+std::string kind_of_key(EVP_PKEY* key) {
+  const char* const type = EVP_PKEY_get0_type_name(key);
+  char curve[64];
+  size_t size = 0;
+  const bool on_curve = EVP_PKEY_get_group_name(key, curve, sizeof curve, &size) == 1;
+  ERR_clear_error();  // a type of key that has no curve
+  std::string kind = type == nullptr ? "of an unknown type" : type;
+  return on_curve ? kind + " on " + curve : kind;
 }
 
 void set_name(X509_NAME* name, const std::string& node, const std::string& cluster,
@@ -142,21 +153,9 @@ Certificate new_certificate(EVP_PKEY* subject, const std::string& node, const st
 }
 
 std::string read_file(const std::string& path) {
-  const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);  // a FIFO must not hang
-  struct stat status {};
-  std::string text, reason;
-  if (fd < 0 || ::fstat(fd, &status) != 0) reason = std::strerror(errno);
-  if (reason.empty() && !S_ISREG(status.st_mode)) reason = "it is not a regular file";
-  char block[4096];
-  for (ssize_t n = 1; reason.empty() && n > 0;) {
-    n = ::read(fd, block, sizeof block);
-    if (n > 0) text.append(block, static_cast<size_t>(n));
-    if (n < 0 && errno == EINTR) n = 1;
-    if (n < 0) reason = std::strerror(errno);
-  }
-  if (fd >= 0) ::close(fd);
-  if (!reason.empty()) throw SetupError(fmt::format("cannot read {}: {}", path, reason));
-  return text;
+  Result<SmallFile> read = read_small_file(path, kPemBytesMax);
+  if (read.has_error()) throw SetupError(fmt::format("cannot read {}: {}", path, read.error().message));
+  return std::move(read->text);
 }
 
 // A new file with a mode of its own from the first byte on; whole or not there at all.
@@ -175,11 +174,18 @@ void write_file(const std::string& path, const std::string& text, mode_t mode) {
   }
 }
 
-void make_private_directory(const std::string& directory) {
+// With the folders above it that are missing: they are as private, whatever the umask, since who can write to
+// one of them can put another directory there. Those that are there already stay as they are.
+void make_private_directory(const std::filesystem::path& directory) {
   std::error_code failed;
-  std::filesystem::create_directories(directory, failed);
-  if (!failed) std::filesystem::permissions(directory, std::filesystem::perms::owner_all, failed);
-  if (failed) throw SetupError(fmt::format("cannot make {}: {}", directory, failed.message()), kExitFailed);
+  const std::filesystem::path above = directory.parent_path();
+  if (!above.empty() && above != directory && !std::filesystem::exists(above, failed))
+    make_private_directory(above);
+  const bool made = ::mkdir(directory.c_str(), 0700) == 0 || errno == EEXIST;
+  if (!made) failed.assign(errno, std::generic_category());
+  if (made) std::filesystem::permissions(directory, std::filesystem::perms::owner_all, failed);
+  if (failed)
+    throw SetupError(fmt::format("cannot make {}: {}", directory.string(), failed.message()), kExitFailed);
 }
 
 // False where there is no such file.
@@ -255,7 +261,14 @@ NodeKey NodeKey::from_pem(const std::string& pem, const std::string& source) {
         fmt::format("{}: no private key in PEM form without a passphrase: {}", source, openssl_reason()));
   }
   ERR_clear_error();
-  return NodeKey(key);
+  NodeKey read(key);
+  if (const std::string kind = kind_of_key(key); kind != kKindOfKey) {
+    throw SetupError(
+        fmt::format("{}: this key is {}, and what belongs there is {}, as openssl genpkey -algorithm EC "
+                    "-pkeyopt ec_paramgen_curve:P-256 makes it, with a certificate of just that key",
+                    source, kind, kKindOfKey));
+  }
+  return read;
 }
 
 std::string NodeKey::pem() const {

@@ -5,17 +5,15 @@
 #include <openssl/sha.h>
 
 #include <boost/beast/core/string.hpp>
-#include <cerrno>
-#include <cstring>
-#include <filesystem>
-#include <fstream>
+#include <sstream>
 
-#include "base/error.h"
+#include "base/small_file.h"
 
 namespace shoal {
 namespace {
 
 constexpr size_t kKeyFileBytesMax = 1 << 20;
+constexpr const char* kKeyFile = "key file";
 
 std::array<unsigned char, 32> digest_of(std::string_view key) {
   std::array<unsigned char, 32> digest;
@@ -29,19 +27,21 @@ std::string_view trimmed(std::string_view text) {
   return text.substr(first, text.find_last_not_of(" \t\r") - first + 1);
 }
 
-}  // namespace
-
-std::vector<KeyLine> read_keys(const std::string& path) {
-  std::ifstream in(path);
-  if (!in) throw SetupError(fmt::format("{}: cannot be opened: {}", path, std::strerror(errno)));
+std::vector<KeyLine> keys_of(const std::string& text) {
   std::vector<KeyLine> keys;
+  std::istringstream lines(text);
   std::string line;
-  for (int number = 1; std::getline(in, line); ++number) {
+  for (int number = 1; std::getline(lines, line); ++number) {
     const std::string_view key = trimmed(line);
     if (!key.empty() && key.front() != '#') keys.push_back({std::string(key), number});
   }
-  if (in.bad()) throw SetupError(fmt::format("{}: cannot be read", path));
   return keys;
+}
+
+}  // namespace
+
+std::vector<KeyLine> read_keys(const std::string& path) {
+  return keys_of(read_text_file(path, kKeyFile, kKeyFileBytesMax));
 }
 
 void ApiKeys::add(std::string_view key, const std::string& where) {
@@ -54,18 +54,11 @@ void ApiKeys::add(std::string_view key, const std::string& where) {
 }
 
 ApiKeys ApiKeys::from_file(const std::string& path) {
-  namespace fs = std::filesystem;
-  std::error_code ec;
-  const fs::file_status status = fs::status(path, ec);
-  if (!fs::exists(status)) throw SetupError(fmt::format("{}: no such key file", path));
-  if (!fs::is_regular_file(status)) throw SetupError(fmt::format("{}: is no file of keys", path));
-  if (fs::file_size(path, ec) > kKeyFileBytesMax)
-    throw SetupError(fmt::format("{}: too large for a key file", path));
-  constexpr fs::perms kOthers = fs::perms::group_all | fs::perms::others_all;
-  if ((status.permissions() & kOthers) != fs::perms::none)
+  const SmallFile file = read_named_file(path, kKeyFile, kKeyFileBytesMax);
+  if (!file.is_private)
     throw SetupError(fmt::format("{}: other users may read the keys: chmod 600 {}", path, path));
   ApiKeys keys;
-  for (const KeyLine& line : read_keys(path)) keys.add(line.key, fmt::format("{}:{}", path, line.number));
+  for (const KeyLine& line : keys_of(file.text)) keys.add(line.key, fmt::format("{}:{}", path, line.number));
   if (keys.empty()) throw SetupError(fmt::format("{}: holds no key: write one a line", path));
   return keys;
 }

@@ -6,6 +6,7 @@
 #include <boost/asio/ip/address.hpp>
 #include <charconv>
 
+#include "base/loopback.h"
 #include "model/gguf_reader.h"
 
 namespace shoal {
@@ -112,9 +113,7 @@ std::string percent_encoded(std::string_view path) {
 }
 
 bool is_loopback(const Url& url) {
-  boost::system::error_code no_address;
-  const boost::asio::ip::address address = boost::asio::ip::make_address(url.host, no_address);
-  return no_address ? url.host == "localhost" : address.is_loopback();
+  return is_loopback_host(url.host);
 }
 
 }  // namespace shoal

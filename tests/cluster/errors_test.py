@@ -6,7 +6,7 @@ import socket
 import subprocess
 import unittest
 
-from support import ENVIRONMENT, MODEL, ClusterTest, cluster_file, even_layers, run
+from support import ENVIRONMENT, MODEL, PROGRAM, ClusterTest, cluster_file, even_layers, run
 
 
 class ModelFile(ClusterTest):
@@ -196,6 +196,31 @@ class Launch(ClusterTest):
             with self.subTest(flag=flag):
                 result = run(["node", "--join", "127.0.0.1:9", "--name", "never-invited", flag, value])
                 self.assert_refused(result, 2, value)
+
+    def test_a_cluster_that_is_not_here_shuts_nobody_out(self):
+        """A slip of the pen after cluster: makes no authority that nobody asked for, or says so."""
+        env = {**ENVIRONMENT, "XDG_DATA_HOME": self.folder}
+        path = cluster_file(self.folder, 2)
+        revoke = ["revoke", "-c", path, "--force", "node-1"]
+
+        def invited():
+            """What it says on stderr before its token."""
+            with subprocess.Popen([PROGRAM, "invite", "-c", path], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env) as inviting:
+                self.assertTrue(any(b"--token" in line for line in inviting.stdout))
+                inviting.terminate()
+                return inviting.stderr.read().decode()
+
+        self.assert_refused(run(revoke, env=env), 2, r"there is no cluster test on this machine .*/shoal/clusters/test\)")
+        self.assertFalse(os.path.exists(os.path.join(self.folder, "shoal")))
+        self.assertRegex(invited(), r"NEW AUTHORITY: cluster test had none .*, in .*/shoal/clusters/test\.")
+        self.assertEqual(run(revoke, env=env).returncode, 0)
+        self.assertEqual(invited(), "")
+        with open(path, encoding="utf-8") as text:
+            mistyped = text.read().replace("cluster: test", "cluster: tset")
+        with open(path, "w", encoding="utf-8") as out:
+            out.write(mistyped)
+        self.assert_refused(run(revoke, env=env), 2, r"there is no cluster tset .*; did you mean test\?")
+        self.assertRegex(invited(), r"(?s)NEW AUTHORITY: cluster tset .* authority of test already: did you mean test\?")
 
     def test_usage_is_told_once(self):
         path = cluster_file(self.folder, 3)

@@ -11,9 +11,9 @@ PROGRAM = os.environ["SHOAL_PROGRAM"]
 SHELF = os.path.join(ROOT, "configs", "shelf.json")
 
 
-def plan(*arguments, locale="C"):
+def plan(*arguments, locale="C", stdin=""):
     environment = {**os.environ, "LC_ALL": locale}
-    return subprocess.run([PROGRAM, "plan", *arguments], capture_output=True, text=True, env=environment, timeout=60,
+    return subprocess.run([PROGRAM, "plan", *arguments], capture_output=True, text=True, env=environment, timeout=60, input=stdin,
                           encoding="utf-8", check=False)
 
 
@@ -23,9 +23,9 @@ class PlanFromProfile(unittest.TestCase):
         self.assertEqual(result.returncode, 0, result.stderr)
         return result.stdout
 
-    def refused(self, pattern, *arguments):
-        result = plan(*arguments)
-        self.assertEqual(result.returncode, 2, result.stdout)
+    def refused(self, pattern, *arguments, code=2, **options):
+        result = plan(*arguments, **options)
+        self.assertEqual(result.returncode, code, result.stdout)
         self.assertRegex(result.stderr, pattern)
         self.assertEqual(result.stdout, "")
 
@@ -130,6 +130,17 @@ class PlanFromProfile(unittest.TestCase):
         self.refused("no such plan", "--profile", SHELF, "--replan-from", "/nonexistent.json")
         self.refused("not both", "--profile", SHELF, "-c", SHELF)
         self.refused("misses: a token", "--profile", SHELF, "--ms-per-token", "1")
+
+    def test_a_pipe_whose_other_end_is_missing_is_not_waited_for(self):
+        with tempfile.TemporaryDirectory() as folder:
+            fifo = os.path.join(folder, "fifo")
+            os.mkfifo(fifo)
+            self.refused("fifo: cannot be read as a profile: it is a FIFO that nobody writes to", "--profile", fifo)
+            for flag in ("--csv", "--svg"):
+                self.refused(rf"fifo: cannot be written \({flag}\): it is a FIFO that nobody reads", "--profile", SHELF,
+                             "--pareto", flag, fifo, code=1)
+        self.refused("/dev/stdin.*not JSON", "--profile", "/dev/stdin", stdin="read to its end")
+        self.assertIn("\nfirst_token_s,", "\n" + self.answer("--pareto", "--csv", "/dev/stdout"))
 
 
 if __name__ == "__main__":

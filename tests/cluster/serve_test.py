@@ -453,7 +453,7 @@ class Doors(ClusterTest):
         self.refused([MODEL, "--listen", "8080"], "--listen: '8080' names no port")
         self.refused([MODEL, "--listen", "[::1]"], "names no port")
         self.refused([MODEL, "--listen", ""], "--listen", "empty")
-        self.refused([MODEL, "--api-key-file", self.folder], "is no file of keys")
+        self.refused([MODEL, "--api-key-file", self.folder], "cannot be read as a key file: .* a directory")
         self.refused([MODEL, "--listen", "host:1"], "names no IP address")
         self.refused([MODEL, "--allow-origin", "localhost:3000"], "--allow-origin: 'localhost:3000' is no origin")
         self.refused([MODEL, "--allow-origin", "*"], "without API keys", "--api-key-file")

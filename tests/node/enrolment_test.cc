@@ -4,6 +4,8 @@
 #include <doctest/doctest.h>
 #include <sys/stat.h>
 
+#include <filesystem>
+
 #include "base/error.h"
 #include "node/revocation.h"
 #include "node/signed_plan.h"
@@ -36,6 +38,24 @@ std::vector<std::string> each(const std::function<void(Bootstrap&, const std::st
 
 bool mentions(const std::string& text, const std::string& part) {
   return text.find(part) != std::string::npos;
+}
+
+constexpr const char* kOpen =
+    " can be written to by others, who could put an authority, certificates or names of their own there: see "
+    "that nobody did, then chmod go-w ";
+
+void enrol_one(const std::string& directory) {
+  ThreadRanks ranks(1);
+  ranks.run([&](Bootstrap& bootstrap) { enrol(bootstrap, "home", "laptop", directory); });
+}
+
+std::string refusal(const std::string& directory) {
+  try {
+    require_kept_from_others(directory);
+  } catch (const SetupError& error) {
+    return error.what();
+  }
+  return "";
 }
 
 }  // namespace
@@ -90,11 +110,42 @@ TEST_CASE("an authority's directory that others can write to is refused by its n
     const std::vector<std::string> ends = each(
         [&](Bootstrap& bootstrap, const std::string& name) { enrol(bootstrap, "home", name, dir.path()); });
     CHECK(mentions(ends[0], dir.path() + " can be written to by others"));
-    CHECK(mentions(ends[0], "chmod 700 " + dir.path()));
+    CHECK(mentions(ends[0], "chmod go-w " + dir.path()));
     CHECK(ends[1] == "silent");
   }
   REQUIRE(::chmod(dir.path().c_str(), 0755) == 0);
   CHECK_NOTHROW(require_kept_from_others(dir.path()));
+}
+
+TEST_CASE("so is what stands in it or above it, all at once") {
+  const TempDir dir;
+  const auto path = [&](const char* below) { return dir.file(std::string("shoal") + below); };
+  const std::string directory = path("/clusters/home");
+  ::umask(0);  // what is made is nobody else's all the same
+  enrol_one(directory);
+  std::filesystem::create_directories(path("/clusters/home/issued"));
+  set_revoked(revocations_file(directory), "pi-9", true);
+  ::umask(022);
+  CHECK(refusal(directory) == path("/clusters/home/issued") + kOpen + path("/clusters/home/issued"));
+  REQUIRE(::chmod(path("/clusters/home/issued").c_str(), 0755) == 0);
+  CHECK(refusal(directory) == "");
+  for (const char* below : {"", "/clusters", "/clusters/home", "/clusters/home/issued",
+                            "/clusters/home/revoked", "/clusters/home/authority.crt"}) {
+    CAPTURE(below);
+    struct stat status;
+    REQUIRE(::stat(path(below).c_str(), &status) == 0);
+    for (const mode_t others : {020, 002}) {
+      REQUIRE(::chmod(path(below).c_str(), status.st_mode | others) == 0);
+      CHECK(refusal(directory) == path(below) + kOpen + path(below));
+    }
+    REQUIRE(::chmod(path(below).c_str(), status.st_mode & 07777) == 0);
+  }
+  REQUIRE(::chmod(path("/clusters").c_str(), 01777) == 0);  // as /tmp: nobody can put another in its place
+  CHECK(refusal(directory) == "");
+  REQUIRE(::chmod(path("").c_str(), 0775) == 0);
+  REQUIRE(::chmod(path("/clusters").c_str(), 0775) == 0);
+  CHECK(refusal(directory) ==
+        path("") + ", " + path("/clusters") + kOpen + path("") + " " + path("/clusters"));
 }
 
 TEST_CASE("the first plan goes to all ranks as the head signed it") {
@@ -114,7 +165,7 @@ TEST_CASE("the first plan goes to all ranks as the head signed it") {
           tls_of(own, name, name == "laptop" ? CertificateRole::kHead : CertificateRole::kNode)};
       PipelineLayout mine = layout;
       if (name == "pi-1") mine.context = 7;  // the head's word counts
-      const PipelineLayout taken = share_plan(bootstrap, self, mine);
+      const PipelineLayout taken = share_plan(bootstrap, self, mine).layout;
       if (taken != layout) throw SetupError("another layout");
     });
     if (!strange) CHECK(ends == std::vector<std::string>{"", "", ""});

@@ -1,4 +1,5 @@
 #include <doctest/doctest.h>
+#include <sys/stat.h>
 
 #include <filesystem>
 #include <fstream>
@@ -53,6 +54,11 @@ TEST_CASE("a key file that is absent, open to others, empty or weak is refused")
                        SetupError);
   CHECK_THROWS_WITH_AS(ApiKeys::from_file(key_file(folder, "first-key-of-the-file\nshort\n")),
                        doctest::Contains(":2"), SetupError);
+  const std::string fifo = folder.file("fifo");
+  REQUIRE(::mkfifo(fifo.c_str(), 0600) == 0);
+  CHECK_THROWS_WITH_AS(ApiKeys::from_file(fifo), doctest::Contains("not a regular file but a FIFO"),
+                       SetupError);
+  CHECK_THROWS_WITH_AS(read_keys(fifo), doctest::Contains("a FIFO that nobody writes to"), SetupError);
 }
 
 }  // namespace shoal::test

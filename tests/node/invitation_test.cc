@@ -55,6 +55,9 @@ TEST_CASE("a device with the token gets a certificate of the cluster, once") {
   CHECK(info.cluster == "home");
   CHECK(given->authority == head.authority.certificate());
   CHECK(mentions(head.come("pi-3").error().message, "nobody waits for this token"));
+  struct stat issued {};
+  REQUIRE(::stat(head.dir.file("issued").c_str(), &issued) == 0);
+  CHECK((issued.st_mode & 0777) == 0700);  // others must not put names there, whatever the umask
 
   // What was given is kept for the next start, and only for its owner to read.
   const std::string kept = head.dir.file("kept");

@@ -1,6 +1,7 @@
 #include "node/trace.h"
 
 #include <doctest/doctest.h>
+#include <sys/stat.h>
 
 #include <boost/json.hpp>
 #include <fstream>
@@ -106,7 +107,11 @@ TEST_CASE("what comes faster than it is written is dropped and counted") {
   std::stringstream text;
   text << std::ifstream(path).rdbuf();
   CHECK(text.str().find("5 records were dropped") != std::string::npos);
-  CHECK_THROWS_AS(Trace(folder.path() + "/none/trace.json", layout_of({})), SetupError);
+  CHECK_THROWS_WITH_AS(Trace(folder.path() + "/none/trace.json", layout_of({})),
+                       doctest::Contains("cannot be written (--trace): No such file"), SetupError);
+  REQUIRE(::mkfifo(folder.file("fifo").c_str(), 0600) == 0);
+  CHECK_THROWS_WITH_AS(Trace(folder.file("fifo"), layout_of({})),
+                       doctest::Contains("a FIFO that nobody reads"), SetupError);
 }
 
 TEST_CASE("a pipeline at work leaves a sound trace: each request from its arrival to its end") {

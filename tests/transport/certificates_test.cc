@@ -1,12 +1,18 @@
 // Certificates and keys as texts: what is none is refused by the name of where it came from.
 #include "transport/certificates.h"
 
+#include <openssl/bio.h>
+#include <openssl/ec.h>
 #include <openssl/err.h>
+#include <openssl/pem.h>
+#include <openssl/rsa.h>
 #include <unistd.h>
 
 #include <filesystem>
 #include <fstream>
+#include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "tests/transport/tls_support.h"
@@ -47,6 +53,41 @@ TEST_CASE(
   CHECK(certificate_info(read_certificate("more\n" + good, "").get()).node == "pi-1");
   CHECK(NodeKey::from_pem(own.key.pem() + good, "").pem() == own.key.pem());
   CHECK(ERR_peek_error() == 0);
+}
+
+TEST_CASE("a key of another kind than ours is refused by its kind, and what is expected is said") {
+  const std::string directory =
+      std::filesystem::temp_directory_path() / ("shoal-other-key-" + std::to_string(::getpid()));
+  (void)CertificateAuthority::in(directory, "home");
+  const std::string path = directory + "/authority.key";
+  const auto pem_of = [](EVP_PKEY* key) {
+    const std::unique_ptr<EVP_PKEY, decltype(&EVP_PKEY_free)> owner(key, EVP_PKEY_free);
+    const std::unique_ptr<BIO, decltype(&BIO_free)> bio(BIO_new(BIO_s_mem()), BIO_free);
+    REQUIRE(PEM_write_bio_PrivateKey(bio.get(), key, nullptr, nullptr, 0, nullptr, nullptr) == 1);
+    char* data = nullptr;
+    const long size = BIO_get_mem_data(bio.get(), &data);
+    return std::string(data, static_cast<size_t>(size));
+  };
+  const std::pair<EVP_PKEY*, const char*> others[] = {
+      {EVP_PKEY_Q_keygen(nullptr, nullptr, "ED25519"), "ED25519"},
+      {EVP_RSA_gen(2048), "RSA"},
+      {EVP_EC_gen("P-384"), "EC on secp384r1"}};
+  for (const auto& [key, kind] : others) {
+    CAPTURE(kind);
+    std::ofstream(path) << pem_of(key);
+    CHECK_THROWS_WITH_AS(
+        CertificateAuthority::in(directory, "home"),
+        doctest::Contains((path + ": this key is " + kind +
+                           ", and what belongs there is EC on prime256v1, as "
+                           "openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256 makes it")
+                              .c_str()),
+        SetupError);
+    CHECK(ERR_peek_error() == 0);
+  }
+  std::ofstream(path) << pem_of(EVP_EC_gen("P-256"));
+  CHECK_THROWS_WITH_AS(CertificateAuthority::in(directory, "home"),
+                       doctest::Contains("do not belong together"), SetupError);
+  std::filesystem::remove_all(directory);
 }
 
 TEST_CASE("stored credentials that are damaged are refused by the file's name") {
