@@ -236,7 +236,16 @@ class Launcher(ClusterTest):
         process = self.start(path, "-n", "400")
         begun = process.stdout.read(30)
         os.kill(self.worker(path, 2), signal.SIGKILL)
+        while len(begun) < len(expected) // 2:
+            piece = process.stdout.read(64)
+            self.assertTrue(piece, "the answer ended early")
+            begun += piece
+        os.kill(self.worker(path, 1), signal.SIGSTOP)  # which cannot end: it is not waited for
+        while len(begun) < len(expected) and (piece := process.stdout.read(64)):
+            begun += piece
+        moment = time.monotonic()
         rest, said = process.communicate(timeout=90)
+        self.assertLess(time.monotonic() - moment, 12)  # 15 s is what is given up after
         self.assertEqual(process.returncode, 0, said)
         self.assertEqual(begun + rest, expected)
         self.assertTrue(wait_until_gone(path, 5), "a process was left")
