@@ -36,7 +36,6 @@ Result<void> Recovery::undrain(const std::string& node, double now_s) {
   tell(ClusterEvent::Kind::kCleared, now_s, node, fmt::format("node {} may take layers again", node));
   improve_ = true;
   look_ahead_soon(now_s);
-  if (state_ == State::kDown && here_.contains(node)) ask_for_plan(now_s);
   return {};
 }
 
