@@ -20,6 +20,7 @@
 #include <memory>
 #include <optional>
 #include <set>
+#include <stop_token>
 #include <string>
 #include <vector>
 
@@ -92,8 +93,9 @@ class Node : public PipelineHost {
   // Instead of load(), where there is no plan yet.
   void load_nothing();
   // How stages are built when the pipeline is laid out anew, from those that were there; on the engine
-  // thread. What it takes long for calls note_progress().
-  using Remake = std::function<Engine::Stages(const PipelineLayout&, Engine::Stages)>;
+  // thread. What it takes long for calls note_progress(), and throws soon where the token says that they are
+  // needed no more: another plan came, the head is gone, or the node ends.
+  using Remake = std::function<Engine::Stages(const PipelineLayout&, Engine::Stages, const std::stop_token&)>;
   void set_remake(Remake remake);
   // What is wrong with this node's kernels, if anything; on the engine thread.
   void set_examination(std::function<std::string()> examination);
@@ -232,6 +234,7 @@ class Node : public PipelineHost {
   std::shared_ptr<StepBuffers> buffers_;  // of the layout; links of the one before may still read into theirs
   std::unique_ptr<Engine> engine_;
   Remake remake_;
+  std::stop_source building_;  // of the stages that the engine builds now
   std::function<std::string()> examination_;
   std::function<void(const FetchAhead&)> on_fetch_ahead_;
   std::map<int, ChannelPtr> to_stage_;          // next stages on other nodes

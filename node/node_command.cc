@@ -137,7 +137,7 @@ FetchedManifest manifest_of_head(const WeightAsker& asker, const Endpoint& head,
 // What was said of this device, read before anybody is asked for anything: a token serves once. Returns the
 // model's file, or null where none was given.
 std::shared_ptr<const GgufFile> check_flags(const CommonFlags& common, const NodeFlags& flags) {
-  if (!flags.memory.empty()) (void)parse_bytes(flags.memory, "--memory");
+  if (!flags.memory.empty()) (void)parse_memory(flags.memory, "--memory");
   NodeConfig settings;
   if (!common.cache_size.empty()) parse_cache_size(common.cache_size, "--cache-size", settings);
   if (common.model.empty()) return nullptr;
@@ -191,7 +191,7 @@ Adapters adapters_of_head(const CommonFlags& common, WeightAsker asker, const En
 
 Join describe(const NodeFlags& flags, const std::string& name, int threads, const NodeWeights& weights,
               const ModelConfig& model, const Kernels& kernels) {
-  const uint64_t memory = flags.memory.empty() ? 0 : parse_bytes(flags.memory, "--memory");
+  const uint64_t memory = flags.memory.empty() ? 0 : parse_memory(flags.memory, "--memory");
   const uint64_t own_memory = static_cast<uint64_t>(static_cast<double>(device_memory()) * kShareOfDevice);
   DeviceProfile profile = probe_device(weights.model(), model, kernels,
                                        {threads, memory > 0 ? memory : own_memory, !weights.has_file()});
@@ -250,6 +250,7 @@ void join_and_serve(const CommonFlags& common, const NodeFlags& flags) {
   source.fetch = [&](const PipelineLayout& layout, const StageFactory::Needs& needs) {
     if (ahead) ahead->stop();
     set_peers(layout, name, *weights, adapters.weights);
+    set_stop(needs.stop, *weights, adapters.weights);
     fetch_weights(*weights, name, model, needs.missing, on_progress);
     fetch_adapters(adapters.files, adapters.weights, name, model, needs.shards, on_progress);
   };
@@ -260,9 +261,10 @@ void join_and_serve(const CommonFlags& common, const NodeFlags& flags) {
   running = &node;
   comeback.join.port = node.port();
   node.load_nothing();
-  node.set_remake([&stages](const PipelineLayout& layout, Engine::Stages before) {
-    return stages.make(layout, std::move(before));
-  });
+  node.set_remake(
+      [&stages](const PipelineLayout& layout, Engine::Stages before, const std::stop_token& stop) {
+        return stages.make(layout, std::move(before), stop);
+      });
   node.set_examination([&kernels] { return wrong_answer(kernels); });
   std::vector<std::shared_ptr<WeightProvider>> given = {weights};
   given.insert(given.end(), adapters.weights.begin(), adapters.weights.end());

@@ -158,6 +158,7 @@ void Node::set_on_outcome(std::function<void(StepOutcome)> on_outcome) {
 void Node::end_service(std::string error) {
   if (service_ended_) return;
   service_ended_ = true;
+  building_.request_stop();
   service_end_.set_value(std::move(error));
 }
 

@@ -50,6 +50,7 @@ void Node::close_link(const ChannelPtr& channel) {
 
 void Node::drop_pipeline() {
   linked_ = false;
+  building_.request_stop();
   const std::map<int, ChannelPtr> next = std::exchange(to_stage_, {});
   const std::vector<ChannelPtr> feeds = std::exchange(feeds_, {});
   last_step_.clear();
@@ -105,10 +106,11 @@ awaitable<std::string> Node::on_engine(std::function<void(std::function<void(std
 }
 
 awaitable<std::string> Node::rebuild_stages() {
+  building_ = std::stop_source();
   std::function<void(std::function<void(std::string)>)> order = [this](auto done) {
-    engine_->rebuild(
-        [remake = remake_, layout = layout_](Engine::Stages old) { return remake(layout, std::move(old)); },
-        std::move(done));
+    engine_->rebuild([remake = remake_, layout = layout_, stop = building_.get_token()](
+                         Engine::Stages old) { return remake(layout, std::move(old), stop); },
+                     std::move(done));
   };
   co_return co_await on_engine(std::move(order));
 }
@@ -310,8 +312,12 @@ awaitable<void> Node::call_head() {
       break;
     }
     if (Clock::now() > patience) {
-      end_service(fmt::format("the head is gone and did not come back within {:.0f} s: {}",
-                              comeback_->patience_s, why));
+      // One that answers is there: another has this node's name by now, say.
+      const bool there = joined.error().code == Errc::kRefused;
+      end_service(
+          fmt::format("the head {} within {:.0f} s: {}",
+                      there ? "lost this node and did not take it back" : "is gone and did not come back",
+                      comeback_->patience_s, why));
       break;
     }
     co_await pause_until(io_.executor(), after(pause));

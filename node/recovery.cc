@@ -93,7 +93,7 @@ bool Recovery::in_plan(const std::string& node) const {
 bool Recovery::fit(int device, double now_s) const {
   const std::string name = name_of(device);
   const auto unfit = unfit_.find(name);
-  return here_.contains(name) && !draining_.contains(name) && !suspects_.out(name) &&
+  return here_.contains(name) && !is_draining(name) && !suspects_.out(name) &&
          (unfit == unfit_.end() || unfit->second <= now_s);
 }
 
@@ -161,9 +161,13 @@ void Recovery::joined(const DeviceProfile& device, const std::vector<MeasuredLin
     broken_links_.erase({link.from, link.to});
   }
   here_.insert(device.name);
-  draining_.erase(device.name);
   unfit_.erase(device.name);
-  tell(ClusterEvent::Kind::kJoined, now_s, device.name, fmt::format("node {} has joined", device.name));
+  lent_.clear();  // there may be a plan without them now
+  tell(ClusterEvent::Kind::kJoined, now_s, device.name,
+       fmt::format("node {} has joined{}", device.name,
+                   draining_.contains(device.name)
+                       ? "; it is drained and takes no layers until `shoal drain --undo " + device.name + "`"
+                       : ""));
   improve_ = true;
   look_ahead_soon(now_s);
   expected_.erase(device.name);
@@ -178,7 +182,8 @@ void Recovery::look_ahead_soon(double now_s) {
 void Recovery::lost(const std::string& node, const std::string& why, double now_s) {
   if (here_.erase(node) == 0) return;
   look_ahead_soon(now_s);
-  draining_.erase(node);
+  leaving_.erase(node);
+  lent_.erase(node);
   tell(ClusterEvent::Kind::kLost, now_s, node, fmt::format("node {} is lost: {}", node, why));
   if (in_plan(node)) failures_ = 0;  // that explains them
   const bool matters = in_plan(node) && (state_ == State::kRunning || state_ == State::kLoading);
@@ -256,6 +261,7 @@ void Recovery::examined(const std::string& node, const std::string& failure, dou
   }
   tell(ClusterEvent::Kind::kCleared, now_s, node,
        fmt::format("node {} gives the known answers: it may take layers again", node));
+  lent_.clear();
   improve_ = true;
   look_ahead_soon(now_s);
 }
@@ -288,16 +294,9 @@ void Recovery::planned(uint64_t ticket, const Result<ReplanAdvice>& advice, doub
   if (state_ == State::kRunning) {  // a better one was looked for
     std::vector<std::string> to_leave;
     for (const std::string& node : draining_) {
-      if (in_plan(node)) to_leave.push_back(node);
+      if (is_draining(node) && in_plan(node)) to_leave.push_back(node);
     }
-    if (advice.has_error()) {
-      for (const std::string& node : to_leave) {
-        draining_.erase(node);
-        tell(ClusterEvent::Kind::kRefused, now_s, node,
-             fmt::format("node {} keeps its layers: {}", node, advice.error().message));
-      }
-      return;
-    }
+    if (advice.has_error()) return void(lend_drained(advice.error().message, now_s));
     if (!advice->move) return;
     suspended_ = true;
     stopped_s_ = now_s;
@@ -307,14 +306,7 @@ void Recovery::planned(uint64_t ticket, const Result<ReplanAdvice>& advice, doub
   }
   if (state_ != State::kPlanning) return;
   if (advice.has_error() && improve_) return ask_for_plan(now_s);
-  if (advice.has_error() && !draining_.empty()) {  // better with it than not at all
-    for (const std::string& node : draining_) {
-      tell(ClusterEvent::Kind::kRefused, now_s, node,
-           fmt::format("node {} keeps its layers: {}", node, advice.error().message));
-    }
-    draining_.clear();
-    return ask_for_plan(now_s);
-  }
+  if (advice.has_error() && lend_drained(advice.error().message, now_s)) return ask_for_plan(now_s);
   if (advice.has_error()) {
     for (const std::string& node : suspects_.all_out()) suspects_.hurry(node, now_s);
     return go_down(advice.error().message + suspects_text(), now_s);
@@ -368,33 +360,13 @@ void Recovery::ready(const std::string& node, uint64_t epoch, const std::string&
   suspended_ = false;
   improve_at_s_ = now_s + kImproveEvery_s;
   look_ahead_soon(now_s);
-  for (const std::string& leaving : draining_) {
-    if (!in_plan(leaving))
-      tell(ClusterEvent::Kind::kDrained, now_s, leaving,
-           fmt::format("node {} has no layers any more", leaving));
+  for (const std::string& node : draining_) {
+    if (!in_plan(node) && leaving_.erase(node) > 0)
+      tell(ClusterEvent::Kind::kDrained, now_s, node, fmt::format("node {} has no layers any more", node));
   }
   tell(ClusterEvent::Kind::kResumed, now_s, "",
        fmt::format("answers go on after {:.2f} s (plan {})", now_s - stopped_s_, epoch_), now_s - stopped_s_);
   actions_.push_back(Resume{epoch_});
-}
-
-Result<void> Recovery::drain(const std::string& node, double now_s) {
-  if (!here_.contains(node)) {
-    return Error{Errc::kInvalidInput,
-                 index_of(node) < 0
-                     ? fmt::format("there is no node {}", node)
-                     : fmt::format("node {} is not there (lost, or not come yet): it has no layers", node)};
-  }
-  if (node == name_of(known_.constraints.head))
-    return Error{Errc::kInvalidInput, fmt::format("node {} is the head: it cannot be drained", node)};
-  draining_.insert(node);
-  if (!in_plan(node))
-    tell(ClusterEvent::Kind::kDrained, now_s, node, fmt::format("node {} has no layers", node));
-  else if (state_ == State::kLoading || state_ == State::kPlanning)
-    restart(fmt::format("layers leave {}", node), now_s);
-  else
-    improve_at_s_ = now_s;
-  return {};
 }
 
 // When something that was unfit or broken may be tried again.
@@ -424,6 +396,7 @@ void Recovery::tick(bool quiet, double now_s) {
   if (next_chance_s() <= now_s) {
     std::erase_if(unfit_, [&](const auto& entry) { return entry.second <= now_s; });
     std::erase_if(broken_links_, [&](const auto& entry) { return entry.second <= now_s; });
+    lent_.clear();
     improve_ = true;
   }
   for (const std::string& node : suspects_.due(now_s)) {
@@ -447,8 +420,9 @@ void Recovery::tick(bool quiet, double now_s) {
       restart("loading took too long", now_s);
       break;
     case State::kRunning: {
-      const bool leaving = std::any_of(draining_.begin(), draining_.end(),
-                                       [&](const std::string& node) { return in_plan(node); });
+      const bool leaving = std::any_of(draining_.begin(), draining_.end(), [&](const std::string& node) {
+        return is_draining(node) && in_plan(node);
+      });
       if (now_s < improve_at_s_ || !(leaving || (improve_ && quiet))) break;
       improve_ = false;
       improve_at_s_ = now_s + kImproveEvery_s;

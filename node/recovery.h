@@ -136,8 +136,12 @@ class Recovery {
   void ready(const std::string& node, uint64_t epoch, const std::string& failure,
              const std::string& unreachable, double now_s);
   void answered();  // a step was: the pipeline works
-  // Takes a node's layers off it. Refused where it is not there, or the head.
+  // Takes a node's layers off it, until undrain(). Refused where it is not there, or the head. It gets some
+  // all the same where no plan is possible without it (recovery_drain.cc).
   Result<void> drain(const std::string& node, double now_s);
+  Result<void> undrain(const std::string& node, double now_s);
+  // Before anything else: whom a head before this one had drained.
+  void remember_drained(const std::set<std::string>& nodes) { draining_ = nodes; }
   // `quiet`: nothing is being answered, so that layers may move unnoticed.
   void tick(bool quiet, double now_s);
 
@@ -154,7 +158,12 @@ class Recovery {
   bool is_here(const std::string& node) const { return here_.contains(node); }
   bool suspended() const { return suspended_; }
   bool is_suspect(const std::string& node) const { return suspects_.out(node); }
-  bool is_draining(const std::string& node) const { return draining_.contains(node); }
+  // It is to have no layers; `is_leaving`: and still has those that it had when that was said.
+  bool is_draining(const std::string& node) const {
+    return draining_.contains(node) && !lent_.contains(node);
+  }
+  bool is_leaving(const std::string& node) const { return leaving_.contains(node); }
+  const std::set<std::string>& drained() const { return draining_; }  // there or not
   bool in_plan(const std::string& node) const;
   const std::set<std::string>& here() const { return here_; }
 
@@ -165,6 +174,7 @@ class Recovery {
   // `without`: a node that counts as lost.
   PlanInput live_input(double now_s, const std::string& without = "") const;
   void look_ahead_soon(double now_s);
+  bool lend_drained(const std::string& why, double now_s);
   void restart(const std::string& why, double now_s);
   void ask_for_plan(double now_s);
   void load(const Plan& plan, double now_s);
@@ -176,7 +186,9 @@ class Recovery {
   double next_chance_s() const;
 
   PlanInput known_;
-  std::set<std::string> here_, draining_, expected_;
+  std::set<std::string> here_, expected_;
+  std::set<std::string> draining_;        // for whom drain() stands
+  std::set<std::string> leaving_, lent_;  // of them: is_leaving(); without whom there is no plan
   Suspects suspects_;
   uint64_t held_epoch_ = 0;                                             // of the plan that is remembered
   uint64_t faulted_epoch_ = 0;                                          // in which the last fault was

@@ -156,7 +156,7 @@ TEST_CASE("answers that were under way when their epoch ended are counted, and n
   LogLines log;
   AmongFakes fakes([](const StepMessage&) { return std::vector<ResultMessage>(); });
   log.listen();
-  fakes.a->set_remake([](const PipelineLayout&, Engine::Stages old) { return old; });
+  fakes.a->set_remake([](const PipelineLayout&, Engine::Stages old, const std::stop_token&) { return old; });
   const auto counted = [&](uint64_t refused) {
     const auto deadline = std::chrono::steady_clock::now() + 10s;
     while (fakes.a->refused_results() < refused && std::chrono::steady_clock::now() < deadline)

@@ -448,6 +448,80 @@ TEST_CASE("draining moves the layers first, and is refused where nobody else can
         std::string::npos);
 }
 
+TEST_CASE("who is drained stays so, whoever is lost or comes, until that is undone") {
+  Drill drill;
+  const std::string leaving = drill.used();
+  REQUIRE(drill.recovery.drain(leaving, drill.now_s).has_value());
+  CHECK(drill.recovery.is_leaving(leaving));
+  drill.pass(1);
+  drill.all_ready();
+  CHECK_FALSE(drill.recovery.is_leaving(leaving));
+  CHECK(drill.recovery.drained() == std::set<std::string>{leaving});
+  // It goes and comes, or the others load once more: nothing is said of it, and nothing given to it.
+  drill.lose(leaving);
+  drill.recovery.joined(device(drill.known, leaving), {}, drill.now_s);
+  drill.act();
+  CHECK(drill.log.back() == "node " + leaving +
+                                " has joined; it is drained and takes no layers until `shoal drain --undo " +
+                                leaving + "`");
+  const size_t said = drill.log.size();
+  drill.pass(20, /*quiet=*/true);
+  CHECK(drill.log.size() == said);
+  CHECK_FALSE(drill.recovery.in_plan(leaving));
+  // Without another there is no plan but with it. That ends when another comes.
+  const std::string gone = drill.used();
+  drill.lose(gone);
+  drill.pass(1);
+  drill.all_ready();
+  CHECK(drill.runs);
+  CHECK(drill.recovery.in_plan(leaving));
+  CHECK_FALSE(drill.recovery.is_draining(leaving));
+  CHECK(drill.recovery.drained().contains(leaving));
+  drill.pass(20, /*quiet=*/true);
+  CHECK(drill.runs);
+  drill.load.reset();
+  drill.recovery.joined(device(drill.known, gone), {}, drill.now_s);
+  drill.pass(6);
+  REQUIRE(drill.load.has_value());
+  drill.all_ready();
+  CHECK(drill.runs);
+  CHECK_FALSE(drill.recovery.in_plan(leaving));
+  CHECK(drill.recovery.is_draining(leaving));
+  // It may be drained twice, and let in again once.
+  CHECK(drill.recovery.drain(leaving, drill.now_s).has_value());
+  CHECK(drill.recovery.undrain(leaving, drill.now_s).has_value());
+  CHECK(drill.recovery.undrain(leaving, drill.now_s).error().message ==
+        "node " + leaving + " is not drained");
+  CHECK(drill.recovery.drained().empty());
+  drill.lose(gone);
+  drill.pass(1);
+  CHECK(drill.recovery.in_plan(leaving));
+}
+
+TEST_CASE("a head that is started again knows who was drained: with a plan that has it, and without any") {
+  Drill running;
+  const std::string drained = running.used();
+  running.recovery.remember_drained({drained, "elsewhere"});
+  running.pass(1);
+  REQUIRE(running.load.has_value());
+  running.all_ready();
+  CHECK(running.runs);
+  CHECK_FALSE(running.recovery.in_plan(drained));
+  CHECK(running.recovery.drained() == std::set<std::string>{drained, "elsewhere"});
+
+  Drill fresh;
+  fresh.recovery = Recovery(fresh.known, 0);
+  fresh.recovery.remember_drained({"a"});
+  fresh.recovery.begin_down({"a", "b", "c"}, 5, 0);
+  for (const char* name : {"a", "b", "c"}) fresh.recovery.joined(device(fresh.known, name), {}, 1);
+  fresh.pass(1);
+  REQUIRE(fresh.load.has_value());
+  fresh.all_ready();
+  CHECK_FALSE(fresh.recovery.in_plan("a"));
+  CHECK(fresh.recovery.in_plan("b"));
+  CHECK(fresh.recovery.in_plan("c"));
+}
+
 TEST_CASE("a faster device is used at a quiet moment, not before") {
   Drill drill;
   DeviceProfile fast = device(drill.known, "a");
