@@ -28,8 +28,8 @@ namespace json = boost::json;
 constexpr auto kBeatEvery = 200ms;
 constexpr auto kCallDeadline = 1500ms;  // of one call to the head
 constexpr auto kCallPauseFirst = 100ms, kCallPauseMost = 2000ms;
-constexpr auto kLeavePause = 100ms;     // for the word that this node ends to be sent
-constexpr size_t kPeersMax = 1024;  // of one order to measure
+constexpr auto kLeavePause = 100ms;  // for the word that this node ends to be sent
+constexpr size_t kPeersMax = 1024;   // of one order to measure
 
 awaitable<void> pause_until(boost::asio::any_io_executor executor, Clock::time_point moment) {
   boost::asio::steady_timer timer(executor, moment);

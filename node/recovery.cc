@@ -348,8 +348,11 @@ void Recovery::tick(bool quiet, double now_s) {
       ask_for_plan(now_s);
       break;
     case State::kDown:
-      wait_or_close(now_s);
-      if (improve_) ask_for_plan(now_s);
+      if (improve_) {
+        ask_for_plan(now_s);
+      } else {
+        wait_or_close(now_s);
+      }
       break;
     case State::kLoading:
       if (now_s < load_until_s_) break;

@@ -61,7 +61,7 @@ class Recovery {
   static constexpr double kLookAheadAfter_s = 1;  // after a change, and then once
   static constexpr double kLoadPatience_s = 600;  // and longer where the links are slow
   static constexpr double kCallerPatience_s = 5;  // for one that is kept out and calls
-  static constexpr double kRetryAfter_s = 10;  // told to clients where nothing better is known
+  static constexpr double kRetryAfter_s = 10;     // told to clients where nothing better is known
   static constexpr int kFailuresMax = 2;  // in a row that are no node's doing, before what runs is given up
 
   enum class State { kDown, kSettling, kPlanning, kLoading, kRunning };
@@ -119,8 +119,8 @@ class Recovery {
     LinkProfile link;
   };
   void joined(const DeviceProfile& device, const std::vector<MeasuredLink>& links, double now_s);
-  // A node that is kept out asks to come in. Where there is no plan without it, it is needed (state kDown), and
-  // answers wait a moment for it.
+  // A node that is kept out asks to come in. Where there is no plan without it, it is needed (state kDown),
+  // and answers wait a moment for it.
   void calls(const std::string& node, double now_s);
   // What a head before this one laid out, as a node that joins still holds it: the next epoch is higher. Of
   // the plan, where it can be one of this head's: if none has run here yet the latest is kept where it can
@@ -200,7 +200,7 @@ class Recovery {
   std::map<std::string, double> unfit_;                                 // until when
   std::map<std::pair<std::string, std::string>, double> broken_links_;  // until when, by direction
   State state_ = State::kDown;
-  std::optional<Plan> plan_;  // that runs or is loaded; or was, the last
+  std::optional<Plan> plan_;               // that runs or is loaded; or was, the last
   std::map<std::string, double> callers_;  // who is kept out, and when it last called
   std::optional<Down> down_;               // to be told at down_at_s_ unless there is a plan by then
   double down_at_s_ = 0;
@@ -213,7 +213,7 @@ class Recovery {
   // A device or a link can be used that could not when the planner was last asked. It is asked again: at a
   // quiet moment, and at once where there is no plan.
   bool improve_ = false;
-  bool look_ahead_ = true;     // something changed since that was last asked
+  bool look_ahead_ = true;  // something changed since that was last asked
   int failures_ = 0;
   Error failure_;
   double stopped_s_ = 0;  // when answers stopped

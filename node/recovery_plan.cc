@@ -48,8 +48,8 @@ double load_patience_s(const PlanInput& live, const Plan& plan) {
   constexpr double kSlower = 3;
   double seconds = 0;
   for (const StageAssignment& stage : plan.stages) {
-    uint64_t bytes = (stage.embedding ? live.model.embedding_bytes : 0) +
-                     (stage.output ? live.model.output_bytes : 0);
+    uint64_t bytes =
+        (stage.embedding ? live.model.embedding_bytes : 0) + (stage.output ? live.model.output_bytes : 0);
     for (int layer = stage.layer_begin; layer < stage.layer_end; ++layer)
       bytes += live.model.layer_bytes[static_cast<size_t>(layer)];
     if (stage.device == live.constraints.head) continue;

@@ -293,7 +293,6 @@ TEST_CASE("where there is no plan without a node that is kept out and calls, ans
     drill.pass(0.5);
     drill.all_ready();
     CHECK(drill.runs);
-    drill.recovery.calls("a", drill.now_s - 2 * Recovery::kCallerPatience_s);  // and gave up
     drill.recovery.calls("a", drill.now_s);
     drill.recovery.calls("b", drill.now_s);  // which is here
     drill.lose("b");
