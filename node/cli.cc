@@ -123,7 +123,9 @@ class Commands {
     drain.add_option("node", f.drained, "its name")->required();
     drain.add_flag("--undo", f.drain_undo, "it may take layers again");
     add_server_flags(drain, f.top);
-    drain.add_option("--timeout", f.drain_timeout_s, "seconds to wait for it")->capture_default_str();
+    drain.add_option("--timeout", f.drain_timeout_s, "seconds to wait for it")
+        ->capture_default_str()
+        ->check(number() & CLI::Range(0.0, 1e6));
   }
 
   void add_models() {

@@ -195,8 +195,9 @@ int with_cluster(const CommonFlags& common, const std::function<void(bool is_hea
   try {
     if (cluster.is_head()) {
       work(cluster);
-      // A server goes on refusing after a loss until it is told to end; that is no success.
-      if (const std::optional<Error> refusal = cluster.coordinator->refuses())
+      // A server that nodes cannot join goes on refusing after a loss until it is told to end: that is no
+      // success. With a keeper it waits for them, and ends in order meanwhile.
+      if (const std::optional<Error> refusal = cluster.coordinator->refuses(); refusal && !cluster.keeper)
         throw SetupError(refusal->message, kExitFailed);
     } else {
       if (on_worker) on_worker(cluster);

@@ -7,6 +7,7 @@
 #include <thread>
 
 #include "base/error.h"
+#include "node/cluster_config.h"
 #include "node/commands.h"
 #include "node/server_client.h"
 
@@ -36,6 +37,8 @@ std::string state_of(const json::value& status, const std::string& node) {
 }  // namespace
 
 int drain_command(const TopFlags& server, const std::string& node, bool undo, double timeout_s) {
+  if (!is_node_name(node))
+    throw SetupError(fmt::format("shoal drain '{}': 1 to 63 letters, digits, '-', '_' or '.'", node));
   const ServerClient client(server.url, server.api_key_file);
   const ServerClient::Answer answer =
       client.post("/cluster/drain", json::object{{"node", node}, {"undo", undo}});

@@ -51,14 +51,14 @@ void Membership::joined(const std::string& node, double now_s, bool beats) {
   member.joins_s.push_back(now_s);
 }
 
-void Membership::left(const std::string& node, double now_s) {
+void Membership::left(const std::string& node, double now_s, bool in_order) {
   const auto found = members_.find(node);
   if (found == members_.end() || !found->second.here) return;
   Member& member = found->second;
   member.here = false;
   note_standstill(now_s);
   // It will be back: that join counts in place of the one that ends here.
-  if (now_s - awake_s_ < kAfterwards_s && !member.joins_s.empty()) member.joins_s.pop_back();
+  if ((in_order || now_s - awake_s_ < kAfterwards_s) && !member.joins_s.empty()) member.joins_s.pop_back();
   if (now_s - member.joined_s > kForgiven_s) {
     member.quarantine_s = 0;
     member.joins_s.clear();

@@ -53,8 +53,9 @@ class Membership {
   // It is there from now on. `beats`: it is expected to give signs of life; else only once it has given the
   // first.
   void joined(const std::string& node, double now_s, bool beats = true);
-  // Its connection ended, or it was sent away.
-  void left(const std::string& node, double now_s);
+  // Its connection ended, or it was sent away. `in_order`: it said that it ends, which is not held against
+  // it.
+  void left(const std::string& node, double now_s, bool in_order = false);
   void set_limits(const std::string& node, const Limits& limits);
   // The caller's device has slept, which no clock of this class shows: whoever leaves now is not to blame.
   void slept(double now_s) { awake_s_ = now_s; }

@@ -54,6 +54,7 @@ struct NodeEvents {
   std::function<void(const std::string& node)> heard;  // any message
   std::function<void(const std::string& node, const Heartbeat&)> beat;
   std::function<void(const std::string& node, const std::string& why)> lost;
+  std::function<void(const std::string& node, const std::string& why)> ended;  // instead: it said so
   std::function<void(const std::string& node, const Ready&)> ready;
   std::function<void(const std::string& node, const Measured&)> measured;
   std::function<void(const std::string& node, const Examined&)> examined;
@@ -111,6 +112,8 @@ class Node : public PipelineHost {
   // A worker: returns when the head says so. Throws SetupError (exit 1) when the head is lost and does not
   // come back in time.
   void serve_until_shutdown();
+  // A worker is ended in order: its head is told, and serve_until_shutdown() returns. From any thread.
+  void leave();
   // A worker calls the head when it has lost it; `now`: it has none yet.
   void set_comeback(const Comeback& comeback, bool now);
 
@@ -196,6 +199,7 @@ class Node : public PipelineHost {
   boost::asio::awaitable<void> answer_measure(ChannelPtr channel, Measure order);
   boost::asio::awaitable<void> answer_examine(ChannelPtr channel);
   boost::asio::awaitable<void> call_head();
+  boost::asio::awaitable<void> take_leave();
   boost::asio::awaitable<Result<void>> join_head();
   boost::asio::awaitable<void> beat();
   void watch_head();

@@ -3,9 +3,11 @@
 #include <spdlog/spdlog.h>
 
 #include <boost/asio/post.hpp>
+#include <boost/asio/signal_set.hpp>
 #include <boost/asio/thread_pool.hpp>
 #include <boost/lexical_cast/try_lexical_convert.hpp>
 #include <chrono>
+#include <csignal>
 #include <ctime>
 #include <filesystem>
 #include <optional>
@@ -205,6 +207,28 @@ Join describe(const NodeFlags& flags, const std::string& name, int threads, cons
   return join;
 }
 
+// While it lives, a first SIGTERM or SIGINT ends the node in order; another one at once.
+class EndSignals {
+ public:
+  explicit EndSignals(Node& node) : node_(node), signals_(node.io().executor(), SIGINT, SIGTERM) {
+    node_.io().call([this] { return wait(), 0; });
+  }
+  ~EndSignals() {
+    node_.io().call([this] { return signals_.cancel(), 0; });
+  }
+
+ private:
+  void wait() {
+    signals_.async_wait([this](const boost::system::error_code& cancelled, int) {
+      if (cancelled) return;
+      signals_.clear();
+      node_.leave();
+    });
+  }
+  Node& node_;
+  boost::asio::signal_set signals_;
+};
+
 // Joins the head's cluster with what the head has now. Throws SetupError.
 void join_and_serve(const CommonFlags& common, const NodeFlags& flags) {
   const Endpoint head = parse_endpoint(flags.join, "--join");
@@ -275,7 +299,10 @@ void join_and_serve(const CommonFlags& common, const NodeFlags& flags) {
   });
   spdlog::info("node {} listens on port {} and calls the head at {}", name, node.port(), flags.join);
   node.set_comeback(comeback, /*now=*/true);
-  node.serve_until_shutdown();
+  {
+    const EndSignals signals(node);
+    node.serve_until_shutdown();
+  }
   node.set_on_renewed({});
   disk.join();
 }

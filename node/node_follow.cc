@@ -28,7 +28,8 @@ namespace json = boost::json;
 constexpr auto kBeatEvery = 200ms;
 constexpr auto kCallDeadline = 1500ms;  // of one call to the head
 constexpr auto kCallPauseFirst = 100ms, kCallPauseMost = 2000ms;
-constexpr size_t kPeersMax = 1024;  // of one order to measure
+constexpr auto kLeavePause = 100ms;  // for the word that this node ends to be sent
+constexpr size_t kPeersMax = 1024;   // of one order to measure
 
 awaitable<void> pause_until(boost::asio::any_io_executor executor, Clock::time_point moment) {
   boost::asio::steady_timer timer(executor, moment);
@@ -259,6 +260,18 @@ void Node::lose_head(const std::string& why) {
   if (!comeback_) return end_service(text);
   spdlog::warn("{}; its weights are kept and it is called again", text);
   if (!calling_) co_spawn(io_.executor(), call_head(), detached);
+}
+
+void Node::leave() {
+  io_.post([this] { co_spawn(io_.executor(), take_leave(), detached); });
+}
+
+// Whether the head hears it or not.
+awaitable<void> Node::take_leave() {
+  closing_ = true;
+  if (head_ && head_->post({Shutdown{"it was ended in order"}, {}, {}}).has_value())
+    co_await pause_until(io_.executor(), after(kLeavePause));
+  end_service("");
 }
 
 void Node::set_comeback(const Comeback& comeback, bool now) {

@@ -110,6 +110,10 @@ NodeEvents PipelineKeeper::node_events() {
     membership_.left(node, now());
     on_lost(node, why);
   };
+  events.ended = [this](const std::string& node, const std::string& why) {
+    membership_.left(node, now(), /*in_order=*/true);
+    on_lost(node, why);
+  };
   events.ready = [this](const std::string& node, const Ready& ready) {
     recovery_.ready(node, ready.epoch, ready.failure, ready.info, now());
     act();
@@ -126,7 +130,10 @@ NodeEvents PipelineKeeper::node_events() {
   };
   events.faulted = [this](const Suspects::Fault& fault) { accuse(fault); };
   events.may_join = [this](const std::string& node) {
-    return membership_.may_join(node, now(), recovery_.state() == Recovery::State::kDown);
+    const Membership::Verdict verdict =
+        membership_.may_join(node, now(), recovery_.state() == Recovery::State::kDown);
+    if (!verdict.admitted && membership_.quarantined_s(node, now()) > 0) recovery_.calls(node, now());
+    return verdict;
   };
   events.joined = [this](const std::string& node, const Join& join) { on_joined(node, join); };
   return events;

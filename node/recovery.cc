@@ -5,9 +5,6 @@
 
 #include <algorithm>
 
-#include "base/check.h"
-#include "planner/planner.h"
-
 namespace shoal {
 
 const char* to_string(ClusterEvent::Kind kind) {
@@ -15,40 +12,6 @@ const char* to_string(ClusterEvent::Kind kind) {
                                            "replanned", "resumed", "down",      "drained",
                                            "refused",   "suspect", "cleared",   "fetched ahead"};
   return kNames[static_cast<size_t>(kind)];
-}
-
-Plan reindexed(const Plan& plan, const PlanInput& live) {
-  Plan moved = plan;
-  moved.devices.clear();
-  for (const DeviceProfile& device : live.devices) moved.devices.push_back(device.name);
-  moved.head = live.constraints.head;
-  for (StageAssignment& stage : moved.stages) {
-    const std::string& name = plan.devices[static_cast<size_t>(stage.device)];
-    const auto found = std::find(moved.devices.begin(), moved.devices.end(), name);
-    SHOAL_CHECK(found != moved.devices.end());
-    stage.device = static_cast<int>(found - moved.devices.begin());
-  }
-  moved.predicted = evaluate(live, moved.stages);
-  moved.reasons.clear();
-  return moved;
-}
-
-Result<ReplanAdvice> carry_out(const Recovery::MakePlan& order) {
-  try {
-    ReplanAdvice advice;
-    if (order.running) {
-      advice = advise_replan(order.live, *order.running);
-      // But layers that the cluster file divides by hand are divided so.
-      if (order.held && advice.old_runs && order.live.constraints.manual.empty()) advice.move = false;
-      if (!advice.move) advice.plan = reindexed(*order.running, order.live);
-    } else {
-      advice.plan = make_plan(order.live);
-      advice.move = true;
-    }
-    return advice;
-  } catch (const SetupError& error) {
-    return Error{Errc::kRefused, error.what()};
-  }
 }
 
 Recovery::Recovery(PlanInput known, uint64_t epoch) : known_(std::move(known)), epoch_(epoch) {
@@ -90,50 +53,6 @@ bool Recovery::in_plan(const std::string& node) const {
   });
 }
 
-bool Recovery::fit(int device, double now_s) const {
-  const std::string name = name_of(device);
-  const auto unfit = unfit_.find(name);
-  return here_.contains(name) && !is_draining(name) && !suspects_.out(name) &&
-         (unfit == unfit_.end() || unfit->second <= now_s);
-}
-
-// Those that are there and may take layers; the head in any case, since tokens come from it.
-PlanInput Recovery::live_input(double now_s, const std::string& without) const {
-  std::vector<int> kept;
-  for (int i = 0; i < static_cast<int>(known_.devices.size()); ++i) {
-    if ((fit(i, now_s) && name_of(i) != without) || i == known_.constraints.head) kept.push_back(i);
-  }
-  PlanInput live = known_;
-  live.devices.clear();
-  live.links = LinkTable(static_cast<int>(kept.size()), LinkProfile{});
-  const auto place = [&](int known) {
-    const auto found = std::find(kept.begin(), kept.end(), known);
-    return found == kept.end() ? -1 : static_cast<int>(found - kept.begin());
-  };
-  for (size_t a = 0; a < kept.size(); ++a) {
-    live.devices.push_back(known_.devices[static_cast<size_t>(kept[a])]);
-    if (!fit(kept[a], now_s)) live.devices.back().allowed = false;
-    for (size_t b = 0; b < kept.size(); ++b) {
-      if (a == b) continue;
-      const auto broken = broken_links_.find({name_of(kept[a]), name_of(kept[b])});
-      const bool usable = broken == broken_links_.end() || broken->second <= now_s;
-      live.links.set(static_cast<int>(a), static_cast<int>(b),
-                     usable ? known_.links.at(kept[a], kept[b]) : LinkProfile{});
-    }
-  }
-  live.constraints.head = place(known_.constraints.head);
-  live.constraints.excluded.clear();
-  for (const int device : known_.constraints.excluded) {
-    if (place(device) >= 0) live.constraints.excluded.push_back(place(device));
-  }
-  // Layers that were divided by hand are, where all hands are there.
-  for (ManualRange& range : live.constraints.manual) range.device = place(range.device);
-  if (std::any_of(live.constraints.manual.begin(), live.constraints.manual.end(),
-                  [](const ManualRange& range) { return range.device < 0; }))
-    live.constraints.manual.clear();
-  return live;
-}
-
 void Recovery::tell(ClusterEvent::Kind kind, double now_s, const std::string& node, std::string text,
                     double seconds) {
   actions_.push_back(ClusterEvent{kind, now_s, node, std::move(text), seconds});
@@ -162,6 +81,7 @@ void Recovery::joined(const DeviceProfile& device, const std::vector<MeasuredLin
   }
   here_.insert(device.name);
   unfit_.erase(device.name);
+  callers_.erase(device.name);
   lent_.clear();  // there may be a plan without them now
   tell(ClusterEvent::Kind::kJoined, now_s, device.name,
        fmt::format("node {} has joined{}", device.name,
@@ -222,9 +142,7 @@ void Recovery::faulted(const Suspects::Fault& fault, double now_s) {
     failures_ = 0;
     if (state_ != State::kDown) restart(fault.text, now_s);
   } else if (state_ == State::kRunning) {
-    failure_ = {Errc::kBadFrame, fault.text};
-    ++failures_;
-    restart(fault.text, now_s);
+    restart(fault.text, now_s);  // not one of failures_: a node that does it again is suspect
   }
 }
 
@@ -305,8 +223,8 @@ void Recovery::planned(uint64_t ticket, const Result<ReplanAdvice>& advice, doub
     return load(advice->plan, now_s);
   }
   if (state_ != State::kPlanning) return;
-  if (advice.has_error() && (improve_ || lend_drained(advice.error().message, now_s)))
-    return ask_for_plan(now_s);
+  if (advice.has_error() && improve_) return ask_for_plan(now_s);
+  if (advice.has_error() && lend_drained(advice.error().message, now_s)) return ask_for_plan(now_s);
   if (advice.has_error()) {
     for (const std::string& node : suspects_.all_out()) suspects_.hurry(node, now_s);
     return go_down(advice.error().message + suspects_text(), now_s);
@@ -320,7 +238,8 @@ void Recovery::load(const Plan& plan, double now_s) {
   was_laid_out_ = true;
   ++epoch_;
   state_ = State::kLoading;
-  load_until_s_ = now_s + kLoadPatience_s;
+  down_.reset();
+  load_until_s_ = now_s + load_patience_s(asked_, plan);
   awaited_.clear();
   std::string parts;
   for (const StageAssignment& stage : plan.stages) {
@@ -357,7 +276,7 @@ void Recovery::ready(const std::string& node, uint64_t epoch, const std::string&
   awaited_.erase(node);
   if (!awaited_.empty()) return;
   state_ = State::kRunning;
-  suspended_ = false;
+  suspended_ = closed_ = false;
   improve_at_s_ = now_s + kImproveEvery_s;
   look_ahead_soon(now_s);
   for (const std::string& node : draining_) {
@@ -388,8 +307,25 @@ void Recovery::go_down(const std::string& planner, double now_s) {
   }
   state_ = State::kDown;
   const double chance_s = next_chance_s() - now_s;
+  std::erase_if(callers_, [&](const auto& entry) { return entry.second < now_s - kCallerPatience_s; });
+  if (!down_) down_at_s_ = now_s + (callers_.empty() || closed_ ? 0 : kCallerPatience_s);
+  down_ = Down{why, chance_s > 0 && chance_s < kUnfit_s ? chance_s : kRetryAfter_s};
+  if (now_s < down_at_s_) {
+    for (const auto& [node, called_s] : callers_)
+      why += fmt::format("; node {} was kept out and calls: it is let in", node);
+  }
   tell(ClusterEvent::Kind::kDown, now_s, "", fmt::format("no plan is possible: {}", why));
-  actions_.push_back(Down{why, chance_s > 0 && chance_s < kUnfit_s ? chance_s : kRetryAfter_s});
+  wait_or_close(now_s);
+}
+
+void Recovery::wait_or_close(double now_s) {
+  if (!down_ || now_s < down_at_s_) return;
+  closed_ = true;
+  actions_.push_back(*std::exchange(down_, std::nullopt));
+}
+
+void Recovery::calls(const std::string& node, double now_s) {
+  if (!here_.contains(node)) callers_[node] = now_s;
 }
 
 void Recovery::tick(bool quiet, double now_s) {
@@ -412,7 +348,11 @@ void Recovery::tick(bool quiet, double now_s) {
       ask_for_plan(now_s);
       break;
     case State::kDown:
-      if (improve_) ask_for_plan(now_s);
+      if (improve_) {
+        ask_for_plan(now_s);
+      } else {
+        wait_or_close(now_s);
+      }
       break;
     case State::kLoading:
       if (now_s < load_until_s_) break;

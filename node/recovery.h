@@ -59,9 +59,10 @@ class Recovery {
   static constexpr double kUnfit_s = 60;    // a node that could not load, or a link that could not be made
   static constexpr double kImproveEvery_s = 5;    // between two looks for a better plan
   static constexpr double kLookAheadAfter_s = 1;  // after a change, and then once
-  static constexpr double kLoadPatience_s = 600;
-  static constexpr double kRetryAfter_s = 10;  // told to clients where nothing better is known
-  static constexpr int kFailuresMax = 2;       // in a row, before what runs is given up
+  static constexpr double kLoadPatience_s = 600;  // and longer where the links are slow
+  static constexpr double kCallerPatience_s = 5;  // for one that is kept out and calls
+  static constexpr double kRetryAfter_s = 10;     // told to clients where nothing better is known
+  static constexpr int kFailuresMax = 2;  // in a row that are no node's doing, before what runs is given up
 
   enum class State { kDown, kSettling, kPlanning, kLoading, kRunning };
 
@@ -118,6 +119,9 @@ class Recovery {
     LinkProfile link;
   };
   void joined(const DeviceProfile& device, const std::vector<MeasuredLink>& links, double now_s);
+  // A node that is kept out asks to come in. Where there is no plan without it, it is needed (state kDown),
+  // and answers wait a moment for it.
+  void calls(const std::string& node, double now_s);
   // What a head before this one laid out, as a node that joins still holds it: the next epoch is higher. Of
   // the plan, where it can be one of this head's: if none has run here yet the latest is kept where it can
   // run.
@@ -179,6 +183,7 @@ class Recovery {
   void ask_for_plan(double now_s);
   void load(const Plan& plan, double now_s);
   void go_down(const std::string& why, double now_s);
+  void wait_or_close(double now_s);
   bool do_without_suspect(const Suspects::Fault& fault, Suspects::Verdict verdict, double now_s);
   std::string suspects_text() const;
   void tell(ClusterEvent::Kind kind, double now_s, const std::string& node, std::string text,
@@ -195,14 +200,20 @@ class Recovery {
   std::map<std::string, double> unfit_;                                 // until when
   std::map<std::pair<std::string, std::string>, double> broken_links_;  // until when, by direction
   State state_ = State::kDown;
-  std::optional<Plan> plan_;  // that runs or is loaded; or was, the last
+  std::optional<Plan> plan_;               // that runs or is loaded; or was, the last
+  std::map<std::string, double> callers_;  // who is kept out, and when it last called
+  std::optional<Down> down_;               // to be told at down_at_s_ unless there is a plan by then
+  double down_at_s_ = 0;
+  bool closed_ = false;  // it was told, and nothing has run since
   std::set<std::string> awaited_;
   uint64_t epoch_ = 0, ticket_ = 0, stale_ = 0;
   PlanInput asked_;            // what the planner was given last
   bool suspended_ = true;      // nothing is answered
   bool was_laid_out_ = false;  // here, not only under a head before
-  bool improve_ = false;       // something came that may make a better plan
-  bool look_ahead_ = true;     // something changed since that was last asked
+  // A device or a link can be used that could not when the planner was last asked. It is asked again: at a
+  // quiet moment, and at once where there is no plan.
+  bool improve_ = false;
+  bool look_ahead_ = true;  // something changed since that was last asked
   int failures_ = 0;
   Error failure_;
   double stopped_s_ = 0;  // when answers stopped
@@ -213,6 +224,9 @@ class Recovery {
 
 // Runs the planner for an order. Takes as long as it takes; any thread.
 Result<ReplanAdvice> carry_out(const Recovery::MakePlan& order);
+
+// How long all its nodes may take to load a plan, whose device indices are those of `live`.
+double load_patience_s(const PlanInput& live, const Plan& plan);
 
 // The stages of a plan with the device indices of `live`. Every device must be there.
 Plan reindexed(const Plan& plan, const PlanInput& live);

@@ -16,7 +16,7 @@ Result<void> Recovery::drain(const std::string& node, double now_s) {
     return Error{Errc::kInvalidInput, fmt::format("node {} is the head: it cannot be drained", node)};
   draining_.insert(node);
   lent_.erase(node);
-  if (!in_plan(node)) {
+  if (!in_plan(node) || state_ == State::kDown) {  // the last plan is remembered, and not loaded
     tell(ClusterEvent::Kind::kDrained, now_s, node, fmt::format("node {} has no layers", node));
     return {};
   }

@@ -174,6 +174,16 @@ TEST_CASE("one that comes and goes is kept out, longer each time, and is forgive
   CHECK(members.quarantined_s("pi", now_s) <= Membership::kJoinWindow_s);
 }
 
+TEST_CASE("one that is ended in order and started again does not come and go") {
+  Membership members;
+  for (double now_s = 0; now_s < 60; now_s += 3) {
+    REQUIRE(members.may_join("pi", now_s).admitted);
+    members.joined("pi", now_s);
+    members.left("pi", now_s + 1, /*in_order=*/true);
+  }
+  CHECK(members.quarantined_s("pi", 60) == 0);
+}
+
 TEST_CASE("a name that is here cannot join a second time") {
   Membership members;
   members.joined("pi", 0);
