@@ -1,5 +1,7 @@
 #include "node/step_wire.h"
 
+#include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <span>
 
@@ -80,10 +82,13 @@ StepOutcome from_message(const ResultMessage& message) {
   outcome.digests = digests_from_wire(message.digests);
   for (const RowResult& row : message.rows) {
     RowOutput output{static_cast<int32_t>(row.row), row.log_sum_exp, {}, row.embedding};
+    const bool in_token_order = row.tokens.empty();
     for (size_t i = 0; i < row.logits.size(); ++i) {
-      const int32_t token = static_cast<int32_t>(row.tokens.empty() ? i : row.tokens[i]);
+      if (in_token_order && std::isnan(row.logits[i])) continue;  // is in no order, and is missed then
+      const int32_t token = static_cast<int32_t>(in_token_order ? i : row.tokens[i]);
       output.candidates.push_back({token, row.logits[i]});
     }
+    if (in_token_order) std::sort(output.candidates.begin(), output.candidates.end(), better);
     outcome.rows.push_back(std::move(output));
   }
   return outcome;
