@@ -49,7 +49,7 @@ void Node::take_from(const std::string& peer, Message&& message) {
   if (auto* result = std::get_if<ResultMessage>(&message)) {
     if (result->failed) result->failure_text = told_by(peer, result->failure_text);
     note_fault(peer, *result);
-    if (may_report(peer, *result) && on_outcome_) on_outcome_(from_message(*result));
+    if (may_report(peer, *result) && on_outcome_) on_outcome_(from_message(*result, layout_.n_vocab));
   } else if (const auto* beat = std::get_if<Heartbeat>(&message)) {
     if (events_.beat) events_.beat(peer, *beat);
   } else if (const auto* ready = std::get_if<Ready>(&message)) {

@@ -23,6 +23,12 @@ std::string to_wire(std::span<const Sha256> digests) {
   return bytes;
 }
 
+// A logit of each token, that can be brought in order.
+bool is_vocabulary(const std::vector<float>& logits, int n_vocab) {
+  return logits.size() == static_cast<size_t>(n_vocab) &&
+         std::none_of(logits.begin(), logits.end(), [](float x) { return std::isnan(x); });
+}
+
 }  // namespace
 
 std::vector<Sha256> digests_from_wire(const std::string& bytes) {
@@ -76,19 +82,19 @@ ResultMessage to_message(const StepJob& job, std::vector<RowOutput>&& outputs) {
   return result;
 }
 
-StepOutcome from_message(const ResultMessage& message) {
+StepOutcome from_message(const ResultMessage& message, int n_vocab) {
   StepOutcome outcome{
       message.step_id, {}, message.failed, {message.failure_code, message.failure_text}, message.stage_times};
   outcome.digests = digests_from_wire(message.digests);
   for (const RowResult& row : message.rows) {
     RowOutput output{static_cast<int32_t>(row.row), row.log_sum_exp, {}, row.embedding};
-    const bool in_token_order = row.tokens.empty();
-    for (size_t i = 0; i < row.logits.size(); ++i) {
-      if (in_token_order && std::isnan(row.logits[i])) continue;  // is in no order, and is missed then
-      const int32_t token = static_cast<int32_t>(in_token_order ? i : row.tokens[i]);
-      output.candidates.push_back({token, row.logits[i]});
+    for (size_t i = 0; i < row.tokens.size(); ++i)
+      output.candidates.push_back({static_cast<int32_t>(row.tokens[i]), row.logits[i]});
+    if (row.tokens.empty() && is_vocabulary(row.logits, n_vocab)) {
+      for (size_t i = 0; i < row.logits.size(); ++i)
+        output.candidates.push_back({static_cast<int32_t>(i), row.logits[i]});
+      std::sort(output.candidates.begin(), output.candidates.end(), better);
     }
-    if (in_token_order) std::sort(output.candidates.begin(), output.candidates.end(), better);
     outcome.rows.push_back(std::move(output));
   }
   return outcome;
