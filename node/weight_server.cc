@@ -9,6 +9,7 @@
 #include <boost/asio/steady_timer.hpp>
 #include <boost/asio/use_awaitable.hpp>
 
+#include "base/units.h"
 #include "model/weight_manifest.h"
 
 namespace shoal {
@@ -69,6 +70,18 @@ void read_tensor(WeightProvider& provider, const WeightsRequest& request, Reply&
   }
 }
 
+// Any node of the cluster may ask for any weights, so the log says who had how much when the link ends.
+struct Given {
+  const Channel& channel;
+  uint64_t answers = 0;
+
+  ~Given() {
+    if (answers > 0)
+      spdlog::info("{} were sent to {} on a link for weights ({} answers)",
+                   format_bytes(channel.bytes_sent()), channel.peer(), answers);
+  }
+};
+
 awaitable<void> pause(Clock::duration length) {
   boost::asio::steady_timer timer(co_await boost::asio::this_coro::executor, length);
   boost::system::error_code ignored;
@@ -80,6 +93,7 @@ awaitable<void> pause(Clock::duration length) {
 awaitable<void> WeightServer::serve(ChannelPtr channel) {
   HeapBufferSource none(0);
   channel->set_limits(kHandshakeLimits);  // requests are as short as hellos
+  Given given{*channel};
   while (true) {
     Result<IncomingMessage> incoming = co_await channel->receive(none);
     if (incoming.has_error()) co_return;
@@ -95,6 +109,7 @@ awaitable<void> WeightServer::serve(ChannelPtr channel) {
     const Clock::time_point began = Clock::now();
     const Result<void> sent = co_await answer(channel, *request);
     if (sent.has_error()) co_return;
+    ++given.answers;
     if (Clock::now() - last_step_ < kStepsAreLive) co_await give_way(channel, began);
   }
 }

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "node/revocation.h"
+#include "tests/node/kept_log.h"
 #include "tests/support/temp_dir.h"
 
 namespace shoal {
@@ -184,7 +185,8 @@ TEST_CASE("a head that is not the token's is told nothing") {
   CHECK(other.come("pi-2").has_value());
 }
 
-TEST_CASE("strangers that say nothing, or nonsense, do not keep a device out") {
+TEST_CASE("strangers that say nothing, or nonsense, do not keep a device out, and stand in the log") {
+  const KeptLog log;
   Inviting head;
   boost::asio::io_context io;
   std::vector<boost::asio::ip::tcp::socket> strangers;
@@ -194,6 +196,8 @@ TEST_CASE("strangers that say nothing, or nonsense, do not keep a device out") {
   }
   CHECK(head.come("pi-2").has_value());
   CHECK(head.outcome.get().has_value());
+  CHECK(log.mentions(
+      fmt::format("a caller from 127.0.0.1:{} was not heard: ", strangers[1].local_endpoint().port())));
 }
 
 TEST_CASE("connections that stay silent, and come again when they are closed, do not keep a device out") {

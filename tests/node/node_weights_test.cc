@@ -11,6 +11,7 @@
 
 #include "node/node.h"
 #include "tests/node/caller.h"
+#include "tests/node/kept_log.h"
 #include "tests/node/local_cluster.h"
 #include "tests/support/temp_dir.h"
 #include "transport/hello.h"
@@ -393,9 +394,13 @@ TEST_CASE("a model file that changes is named, by the node that loads it and by 
 
 TEST_CASE("the manifest comes over the wire, and so does what a node has") {
   GivingNode head("a");
+  const KeptLog log;
   const auto manifest = fetch_manifest({"home", "z"}, head.peer(), "m.gguf");
   REQUIRE_MESSAGE(manifest.has_value(), manifest.error().message);
   CHECK(manifest->manifest->digest() == the_manifest()->digest());
+  for (int i = 0; i < 500 && !log.mentions("were sent to z at 127.0.0.1:"); ++i)
+    std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  CHECK(log.mentions("were sent to z at 127.0.0.1:"));
   head.node.offer_weights({});
   CHECK(
       mentions(fetch_manifest({"home", "z"}, head.peer(), "m").error().message, "a has no weights to give"));
