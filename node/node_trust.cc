@@ -64,9 +64,8 @@ bool Node::is_over(const ChannelPtr& channel) {
 void Node::end_expired() {
   if (identity_.tls == nullptr) return;
   std::erase_if(shown_until_s_, [](const auto& known) { return known.first.expired(); });
-  for (const ChannelPtr& channel : accepted_) {
-    const bool brings_steps = std::find(feeds_.begin(), feeds_.end(), channel) != feeds_.end();
-    if (brings_steps || channel == head_ || !channel->is_open() || !is_over(channel)) continue;
+  for (const auto& [channel, peer, role] : accepted_) {
+    if (role == LinkRole::kPipeline || channel == head_ || !channel->is_open() || !is_over(channel)) continue;
     spdlog::warn("the connection with {} was ended: the certificate that it showed has ended",
                  channel->peer());
     channel->close();

@@ -12,7 +12,7 @@
 #include <vector>
 
 #include "node/revocation.h"
-#include "tests/node/kept_log.h"
+#include "tests/node/log_lines.h"
 #include "tests/support/temp_dir.h"
 
 namespace shoal {
@@ -186,7 +186,7 @@ TEST_CASE("a head that is not the token's is told nothing") {
 }
 
 TEST_CASE("strangers that say nothing, or nonsense, do not keep a device out, and stand in the log") {
-  const KeptLog log;
+  const LogLines log;
   Inviting head;
   boost::asio::io_context io;
   std::vector<boost::asio::ip::tcp::socket> strangers;

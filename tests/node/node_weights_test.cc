@@ -11,8 +11,8 @@
 
 #include "node/node.h"
 #include "tests/node/caller.h"
-#include "tests/node/kept_log.h"
 #include "tests/node/local_cluster.h"
+#include "tests/node/log_lines.h"
 #include "tests/support/temp_dir.h"
 #include "transport/hello.h"
 
@@ -393,14 +393,15 @@ TEST_CASE("a model file that changes is named, by the node that loads it and by 
 }
 
 TEST_CASE("the manifest comes over the wire, and so does what a node has") {
+  LogLines log;
   GivingNode head("a");
-  const KeptLog log;
+  spdlog::set_level(spdlog::level::info);
   const auto manifest = fetch_manifest({"home", "z"}, head.peer(), "m.gguf");
   REQUIRE_MESSAGE(manifest.has_value(), manifest.error().message);
   CHECK(manifest->manifest->digest() == the_manifest()->digest());
-  for (int i = 0; i < 500 && !log.mentions("were sent to z at 127.0.0.1:"); ++i)
+  for (int i = 0; i < 500 && log.count("of weights were sent to z at 127.0.0.1:") == 0; ++i)
     std::this_thread::sleep_for(std::chrono::milliseconds(5));
-  CHECK(log.mentions("were sent to z at 127.0.0.1:"));
+  CHECK(log.count("of weights were sent to z at 127.0.0.1:") == 1);
   head.node.offer_weights({});
   CHECK(
       mentions(fetch_manifest({"home", "z"}, head.peer(), "m").error().message, "a has no weights to give"));
@@ -454,6 +455,25 @@ TEST_CASE("requests that lie are answered in words or end the link, and the give
   TempDir dir;
   auto weights = fetcher(dir.file("shards"), {head.peer()});
   CHECK(fetch(*weights, kFirst).fetched_bytes == bytes_of(kFirst));
+}
+
+TEST_CASE("a node that breaks the rules again and again does not fill the giver's log") {
+  LogLines log;
+  GivingNode head("a");
+  log.listen();
+  Caller caller;
+  Hello hello = hello_of("z", "a", LinkRole::kWeights);
+  hello.plan_hash = hello.numeric_class = "";
+  hello.epoch = 0;
+  hello.model_fingerprint = "hash";
+  for (int i = 0; i < 60; ++i) {
+    const ChannelPtr bad = caller.call(head.node.port(), hello);
+    caller.send(bad, Shutdown{"you"});
+    REQUIRE_FALSE(caller.receive(bad).has_value());
+  }
+  const long said = log.count("a link for weights from z at 127.0.0.1:");
+  CHECK(said >= StrangerLines::kOfAddressPerMinute);
+  CHECK(said < StrangerLines::kOfAddressPerMinute + 15);  // some more as the seconds go
 }
 
 }  // namespace
