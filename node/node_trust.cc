@@ -3,6 +3,7 @@
 #include <spdlog/spdlog.h>
 
 #include <algorithm>
+#include <chrono>
 #include <ctime>
 
 #include "node/node.h"
@@ -52,8 +53,9 @@ void Node::answer_request(const std::string& peer, const CertificateRequest& req
 bool Node::is_over(const ChannelPtr& channel) {
   const CertificateInfo* shown = channel->peer_certificate();
   if (shown == nullptr || shown->head) return false;
-  const auto left_s = static_cast<double>(shown->expires_s - std::time(nullptr));
-  const double shown_s = shown_until_s_.try_emplace(channel, now_s() + left_s).first->second;
+  const std::chrono::duration<double> date = std::chrono::system_clock::now().time_since_epoch();
+  const double ends_s = now_s() + static_cast<double>(shown->expires_s) - date.count();
+  const double shown_s = shown_until_s_.try_emplace(channel, ends_s).first->second;
   const auto renewed = signed_until_s_.find(shown->node);
   return now_s() >= (renewed == signed_until_s_.end() ? shown_s : std::max(shown_s, renewed->second));
 }
