@@ -167,8 +167,7 @@ void Recovery::joined(const DeviceProfile& device, const std::vector<MeasuredLin
   improve_ = true;
   look_ahead_soon(now_s);
   expected_.erase(device.name);
-  const bool all_came = state_ == State::kSettling && !was_laid_out_ && expected_.empty();
-  if (state_ == State::kDown || all_came) ask_for_plan(now_s);
+  if (state_ == State::kSettling && !was_laid_out_ && expected_.empty()) ask_for_plan(now_s);  // all came
 }
 
 void Recovery::look_ahead_soon(double now_s) {
@@ -186,7 +185,10 @@ void Recovery::lost(const std::string& node, const std::string& why, double now_
   // A plan that is being made counts on it.
   const bool counted_on = state_ == State::kPlanning;
   if (matters || counted_on) restart(fmt::format("node {} is lost", node), now_s);
-  if (state_ == State::kRunning) ++ticket_;  // a better plan that was asked for may count on it
+  if (state_ == State::kRunning) {  // a better plan that was asked for may count on it
+    ++ticket_;
+    improve_ = true;
+  }
 }
 
 void Recovery::failed(const Error& error, double now_s) {
@@ -256,7 +258,6 @@ void Recovery::examined(const std::string& node, const std::string& failure, dou
        fmt::format("node {} gives the known answers: it may take layers again", node));
   improve_ = true;
   look_ahead_soon(now_s);
-  if (state_ == State::kDown) ask_for_plan(now_s);
 }
 
 void Recovery::answered() {
@@ -277,6 +278,7 @@ void Recovery::restart(const std::string& why, double now_s) {
 
 void Recovery::ask_for_plan(double now_s) {
   state_ = State::kPlanning;
+  improve_ = false;
   asked_ = live_input(now_s);
   actions_.push_back(MakePlan{++ticket_, asked_, plan_, plan_ && !was_laid_out_});
 }
@@ -304,6 +306,7 @@ void Recovery::planned(uint64_t ticket, const Result<ReplanAdvice>& advice, doub
     return load(advice->plan, now_s);
   }
   if (state_ != State::kPlanning) return;
+  if (advice.has_error() && improve_) return ask_for_plan(now_s);
   if (advice.has_error() && !draining_.empty()) {  // better with it than not at all
     for (const std::string& node : draining_) {
       tell(ClusterEvent::Kind::kRefused, now_s, node,
@@ -321,6 +324,7 @@ void Recovery::planned(uint64_t ticket, const Result<ReplanAdvice>& advice, doub
 
 void Recovery::load(const Plan& plan, double now_s) {
   plan_ = plan;
+  if (!was_laid_out_) improve_ = true;  // it was kept though there may have been a better one
   was_laid_out_ = true;
   ++epoch_;
   state_ = State::kLoading;
@@ -417,8 +421,7 @@ void Recovery::go_down(const std::string& planner, double now_s) {
 }
 
 void Recovery::tick(bool quiet, double now_s) {
-  const bool chance = next_chance_s() <= now_s;
-  if (chance) {
+  if (next_chance_s() <= now_s) {
     std::erase_if(unfit_, [&](const auto& entry) { return entry.second <= now_s; });
     std::erase_if(broken_links_, [&](const auto& entry) { return entry.second <= now_s; });
     improve_ = true;
@@ -436,7 +439,7 @@ void Recovery::tick(bool quiet, double now_s) {
       ask_for_plan(now_s);
       break;
     case State::kDown:
-      if (chance) ask_for_plan(now_s);
+      if (improve_) ask_for_plan(now_s);
       break;
     case State::kLoading:
       if (now_s < load_until_s_) break;
