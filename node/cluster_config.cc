@@ -305,6 +305,7 @@ ClusterConfig parse_cluster_config(const std::string& yaml, const std::string& p
 }
 
 bool is_node_name(const std::string& name) {
+  if (name == "." || name == "..") return false;  // files are called by it
   return !name.empty() && name.size() <= 63 && std::all_of(name.begin(), name.end(), [](char c) {
     return std::isalnum(static_cast<unsigned char>(c)) || c == '-' || c == '_' || c == '.';
   });

@@ -179,9 +179,13 @@ class Node : public PipelineHost {
   boost::asio::awaitable<void> serve_control(ChannelPtr channel, bool of_head);
   void obey(const ChannelPtr& channel, Message&& message);
   bool is_of_head(const Channel& channel) const;
-  void disbelieve(const std::set<std::string>& nodes);
+  void disbelieve(const std::set<std::string>& nodes, const char* why);
+  bool is_over(const ChannelPtr& channel);
+  void end_expired();
+  void let_go(const std::string& node);
   void tell_revoked(const ChannelPtr& channel);
   void renew_certificate();
+  void answer_request(const std::string& peer, const CertificateRequest& request);
   boost::asio::awaitable<void> serve_join(ChannelPtr channel, std::string name);
   boost::asio::awaitable<void> serve_pipeline(ChannelPtr channel, int stage);
   boost::asio::awaitable<void> read_control_of(std::string peer, ChannelPtr channel);
@@ -250,9 +254,10 @@ class Node : public PipelineHost {
     LinkRole role;
   };
   std::vector<Accepted> accepted_;
-  std::vector<ChannelPtr> feeds_;                   // those of them that bring steps
-  std::deque<ChannelPtr> strangers_;                // accepted and not greeted yet, oldest first
-  StrangerLines lines_;                             // about connections that are refused or break the rules
+  std::vector<ChannelPtr> feeds_;     // those of them that bring steps
+  std::deque<ChannelPtr> strangers_;  // accepted and not greeted yet, oldest first
+  StrangerLines lines_;               // about connections that are refused or break the rules
+  ConnectionRates rates_;
   std::map<int, uint64_t> last_step_;               // by stage that is being fed from another node
   std::map<std::string, LinkReport> closed_links_;  // what went over links that are no more
   std::function<void(StepOutcome)> on_outcome_;
@@ -269,6 +274,10 @@ class Node : public PipelineHost {
   std::optional<Comeback> comeback_;
   bool calling_ = false;                           // the head
   std::optional<CertificateKeeper> certificates_;  // where there is TLS
+  // When the certificates end that the other ends have shown, and the head: those that it signed since, by
+  // node. In seconds of now_s(), so that a clock that is set wrong ends nothing.
+  std::map<std::weak_ptr<Channel>, double, std::owner_less<std::weak_ptr<Channel>>> shown_until_s_;
+  std::map<std::string, double> signed_until_s_;
   bool knows_revoked_;                     // who was shut out: by the launcher, or the head that it has
   std::promise<std::string> service_end_;  // empty: the head said so
   bool service_ended_ = false;

@@ -128,6 +128,7 @@ FetchedManifest manifest_of_head(const WeightAsker& asker, const Endpoint& head,
     spdlog::warn("the certificate of node {} has ended, or its clock is wrong: {}; the head is asked",
                  asker.node, dates_and_clock(own_certificate(asker)));
   }
+  spdlog::info("node {} calls the head at {}:{}", asker.node, head.address, head.port);
   std::string said;
   std::chrono::milliseconds pause = kCallPauseFirst;
   for (bool first = true;; first = false) {

@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <bit>
 #include <chrono>
-#include <ctime>
 
 #include "node/node.h"
 #include "node/step_wire.h"
@@ -62,7 +61,7 @@ void Node::take_from(const std::string& peer, Message&& message) {
   } else if (const auto* measured = std::get_if<Measured>(&message)) {
     if (events_.measured) events_.measured(peer, *measured);
   } else if (const auto* request = std::get_if<CertificateRequest>(&message)) {
-    if (certificates_) (void)tell(peer, certificates_->answer(peer, *request, std::time(nullptr)));
+    answer_request(peer, *request);
   } else if (const auto* examined = std::get_if<Examined>(&message)) {
     if (events_.examined) events_.examined(peer, *examined);
   } else if (const auto* fetched = std::get_if<FetchedAhead>(&message)) {

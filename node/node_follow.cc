@@ -192,8 +192,8 @@ awaitable<void> Node::answer_measure(ChannelPtr channel, Measure order) {
   try {
     peers = json::parse(order.peers_json).as_array();
     if (peers.size() > kPeersMax) peers.clear();
-  } catch (const std::exception& error) {
-    spdlog::warn("an order to measure links cannot be read: {}", error.what());
+  } catch (const std::exception&) {
+    spdlog::warn("an order to measure links from {} cannot be read: it is no JSON list", channel->peer());
   }
   for (const json::value& peer : peers) {
     const json::object* fields = peer.if_object();
@@ -225,6 +225,7 @@ awaitable<void> Node::beat() {
     if (Clock::now() >= next) {
       for (const auto& [name, channel] : controls_) (void)channel->post({Heartbeat{}});
       renew_certificate();
+      end_expired();
       if (watches) (void)head_->post({Heartbeat{engine_->progress(), engine_->working()}});
       next = Clock::now() + kBeatEvery;
     }

@@ -46,6 +46,13 @@ awaitable<void> Node::accept_loop() {
       co_await pause.async_wait(boost::asio::redirect_error(boost::asio::use_awaitable, ignored));
       continue;
     }
+    if (!rates_.admits((*channel)->peer(), now_s())) {
+      warn_of_peer(**channel, fmt::format("a connection from {} was closed unheard: too many came from "
+                                          "that address within a minute",
+                                          (*channel)->peer()));
+      (*channel)->abort();
+      continue;
+    }
     co_spawn(io_.executor(), serve_peer(*channel), detached);
   }
 }
@@ -84,6 +91,9 @@ awaitable<void> Node::serve_peer(ChannelPtr channel) {
   Result<PeerInfo> peer = co_await answer_hello(*channel, expected, validate);
   std::erase(strangers_, channel);
   if (peer.has_error()) {
+    const bool greeted = peer.error().code == Errc::kRefused &&
+                         (identity_.tls == nullptr || channel->peer_certificate() != nullptr);
+    if (!greeted) rates_.ungreeted(channel->peer(), now_s());
     std::erase_if(accepted_, [&](const Accepted& accepted) { return accepted.channel == channel; });
     if (!closing_) warn_of_peer(*channel, "a connection was refused: " + peer.error().message);
     co_return;
@@ -245,7 +255,8 @@ void Node::obey(const ChannelPtr& channel, Message&& message) {
     head_watch_.heartbeat("head", beat->progress, beat->working, now_s());
   } else if (const auto* revoked = std::get_if<Revoked>(&message)) {
     knows_revoked_ = true;
-    disbelieve({revoked->nodes.begin(), revoked->nodes.end()});
+    disbelieve({revoked->nodes.begin(), revoked->nodes.end()},
+               "the head does not believe it any more (shoal revoke, or its certificate has ended)");
   } else if (const auto* renewed = std::get_if<NewCertificate>(&message)) {
     if (certificates_) certificates_->take(*renewed);
   } else if (auto* load = std::get_if<LoadPlan>(&message)) {

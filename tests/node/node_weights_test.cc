@@ -451,10 +451,15 @@ TEST_CASE("a model file that changes is named, by the node that loads it and by 
 }
 
 TEST_CASE("the manifest comes over the wire, and so does what a node has") {
+  LogLines log;
   GivingNode head("a");
+  spdlog::set_level(spdlog::level::info);
   const auto manifest = fetch_manifest({"home", "z"}, head.peer(), "m.gguf");
   REQUIRE_MESSAGE(manifest.has_value(), manifest.error().message);
   CHECK(manifest->manifest->digest() == the_manifest()->digest());
+  for (int i = 0; i < 500 && log.count("of weights were sent to z at 127.0.0.1:") == 0; ++i)
+    std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  CHECK(log.count("of weights were sent to z at 127.0.0.1:") == 1);
   head.node.offer_weights({});
   CHECK(
       mentions(fetch_manifest({"home", "z"}, head.peer(), "m").error().message, "a has no weights to give"));
