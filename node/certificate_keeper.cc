@@ -94,7 +94,10 @@ NewCertificate CertificateKeeper::answer(const std::string& node, const Certific
                                          int64_t now_s) {
   const Result<std::string> made = sign(node, request, now_s);
   if (made) return {*made, ""};
-  spdlog::warn("node {} gets no new certificate: {}", node, made.error().message);
+  const std::string what = fmt::format("node {} gets no new certificate: {}", node, made.error().message);
+  const auto uptime = std::chrono::steady_clock::now().time_since_epoch();
+  if (const auto line = lines_.line(node, what, std::chrono::duration<double>(uptime).count()))
+    spdlog::warn(*line);
   return {"", made.error().message};
 }
 

@@ -17,6 +17,7 @@
 #include <string>
 
 #include "node/node_identity.h"
+#include "node/strangers.h"
 #include "transport/messages.h"
 
 namespace shoal {
@@ -61,6 +62,7 @@ class CertificateKeeper {
   std::shared_ptr<const CertificateAuthority> authority_;
   std::chrono::seconds life_{0};
   std::map<std::string, int64_t> answered_s_;  // when a node was last signed for
+  StrangerLines lines_;                        // about requests that are refused
   OnRenewed on_renewed_;
 };
 

@@ -432,11 +432,14 @@ void start_cluster(Cluster& cluster, Bootstrap& bootstrap, const ClusterOptions&
     }
   }
   cluster.layout = lay_out(base_of(cluster), cluster.plan, endpoints, cluster.config.stall_timeout_s);
-  if (bootstrap.size() > 1) cluster.layout = share_plan(bootstrap, cluster.node->identity(), cluster.layout);
+  SharedPlan shared{cluster.layout, {}};
+  if (bootstrap.size() > 1) shared = share_plan(bootstrap, cluster.node->identity(), cluster.layout);
+  cluster.layout = shared.layout;
   find_weight_peers(cluster, bootstrap, cluster.layout.endpoints);
   (void)together(bootstrap, cluster.name, [&] {
     make_factory(cluster, options);
-    cluster.node->load(cluster.layout, [&] { return cluster.stages->make(cluster.layout, {}); });
+    cluster.node->load(
+        cluster.layout, [&] { return cluster.stages->make(cluster.layout, {}); }, shared.order);
     keep_remaking(cluster);
     return std::string();
   });

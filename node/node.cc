@@ -44,7 +44,7 @@ Node::~Node() {
     closing_ = true;
     listener_->close();
     for (const ChannelPtr& channel : strangers_) channel->close();
-    for (const ChannelPtr& channel : accepted_) channel->close();
+    for (const Accepted& accepted : accepted_) accepted.channel->close();
     for (const auto& [stage, channel] : to_stage_) channel->close();
     for (const auto& [name, channel] : controls_) channel->close();
     return 0;
@@ -66,10 +66,11 @@ void Node::start_engine(const Engine::MakeStages& make_stages) {
   });
 }
 
-void Node::load(const PipelineLayout& layout, const Engine::MakeStages& make_stages) {
+void Node::load(const PipelineLayout& layout, const Engine::MakeStages& make_stages, const LoadPlan& order) {
   start_engine(make_stages);
   io_.call([&] {
     layout_ = layout;
+    order_ = order;
     shown_epoch_ = epoch_ = kFirstEpoch;
     linked_ = true;
     make_buffers();

@@ -67,7 +67,7 @@ struct NodeEvents {
 // How a worker finds its head (again): whom it calls, and what it says of itself.
 struct Comeback {
   Endpoint head;
-  Join join;              // epoch and layout are filled when it calls
+  Join join;              // what it holds is filled in when it calls
   double patience_s = 0;  // how long it calls in vain before it ends
 };
 
@@ -86,8 +86,9 @@ class Node : public PipelineHost {
   Result<LinkProfile> measure_link(const std::string& peer, const Endpoint& endpoint);
   boost::asio::awaitable<Result<LinkProfile>> probe_link(std::string peer, Endpoint endpoint);
 
-  // Builds this node's stages on the engine thread. Throws what make_stages throws.
-  void load(const PipelineLayout& layout, const Engine::MakeStages& make_stages);
+  // Builds this node's stages on the engine thread. `order`: what the layout came by, if from another node.
+  // Throws what make_stages throws.
+  void load(const PipelineLayout& layout, const Engine::MakeStages& make_stages, const LoadPlan& order = {});
   // Instead of load(), where there is no plan yet.
   void load_nothing();
   // How stages are built when the pipeline is laid out anew, from those that were there; on the engine
@@ -130,8 +131,8 @@ class Node : public PipelineHost {
   void ask_clocks() override;
   std::optional<double> clock_ahead_s(const std::string& node) const override;
   // Results that the head did not take, and steps that a stage did not: from a node that has none to give, or
-  // of another epoch.
-  uint64_t refused_results() const { return refused_; }
+  // of another epoch. Those that were under way when their epoch ended are among them.
+  uint64_t refused_results() const { return refused_ + late_; }
   uint64_t epoch() const { return shown_epoch_; }
 
   // ---- The head lays out a pipeline; on the io thread ----
@@ -166,8 +167,9 @@ class Node : public PipelineHost {
   boost::asio::awaitable<void> say_goodbye();
   boost::asio::awaitable<void> serve_peer(ChannelPtr channel);
   void close_a_stranger();
-  void warn_of_stranger(const Channel& channel, const std::string& what);
+  void warn_of_peer(const Channel& channel, const std::string& what);
   std::optional<RefusalReason> refusal_of(const Hello& hello, const Channel& channel) const;
+  std::optional<RefusalReason> crowd_refusal(const Hello& hello) const;
   std::optional<RefusalReason> pipeline_refusal(const Hello& hello) const;
   boost::asio::awaitable<void> serve_control(ChannelPtr channel, bool of_head);
   void obey(const ChannelPtr& channel, Message&& message);
@@ -220,6 +222,7 @@ class Node : public PipelineHost {
 
   NodeIdentity identity_;
   PipelineLayout layout_;
+  LoadPlan order_;      // that it came by, to show to a head that has forgotten it; the head itself has none
   uint64_t epoch_ = 0;  // of the layout; 0: there is none
   std::atomic<uint64_t> shown_epoch_{0};
   bool linked_ = false;  // steps may come: not where the head is lost
@@ -234,10 +237,15 @@ class Node : public PipelineHost {
   std::map<int, ChannelPtr> to_stage_;          // next stages on other nodes
   std::map<std::string, ChannelPtr> controls_;  // the head: to every other node
   ChannelPtr head_;                             // a worker: the head's control channel
-  std::vector<ChannelPtr> accepted_;
-  std::vector<ChannelPtr> feeds_;     // those of them that bring steps
-  std::deque<ChannelPtr> strangers_;  // accepted and not greeted yet, oldest first
-  StrangerLines stranger_lines_;
+  struct Accepted {
+    ChannelPtr channel;
+    std::string peer;
+    LinkRole role;
+  };
+  std::vector<Accepted> accepted_;
+  std::vector<ChannelPtr> feeds_;                   // those of them that bring steps
+  std::deque<ChannelPtr> strangers_;                // accepted and not greeted yet, oldest first
+  StrangerLines lines_;                             // about connections that are refused or break the rules
   std::map<int, uint64_t> last_step_;               // by stage that is being fed from another node
   std::map<std::string, LinkReport> closed_links_;  // what went over links that are no more
   std::function<void(StepOutcome)> on_outcome_;
@@ -248,8 +256,9 @@ class Node : public PipelineHost {
   PeerClocks clocks_;  // the head's
   uint64_t clock_question_ = 0;
   Clock::time_point clocks_asked_;
-  std::atomic<uint64_t> refused_{0};
-  Membership head_watch_;  // a worker: of its head alone
+  std::atomic<uint64_t> refused_{0}, late_{0};
+  std::set<std::string> computed_;  // the head: nodes that have had a stage, whose results may come late
+  Membership head_watch_;           // a worker: of its head alone
   std::optional<Comeback> comeback_;
   bool calling_ = false;                           // the head
   std::optional<CertificateKeeper> certificates_;  // where there is TLS

@@ -70,10 +70,17 @@ bool Node::may_report(const std::string& peer, const ResultMessage& result) {
   const bool has_say =
       result.failed ? std::find(nodes.begin(), nodes.end(), peer) != nodes.end() : nodes.back() == peer;
   if (has_say && result.epoch == epoch_ && linked_) return true;
-  count_refused(fmt::format(
-      "a result from node {} for step {} of epoch {} was refused: {}", peer, result.step_id, result.epoch,
-      has_say ? fmt::format("the present epoch is {}{}", epoch_, linked_ ? "" : ", and over")
-              : fmt::format("node {} gives the answers", nodes.back())));
+  const bool late = result.epoch == epoch_ ? has_say : result.epoch < epoch_ && computed_.contains(peer);
+  if (late) {  // it was under way when the pipeline was dropped
+    ++late_;
+    spdlog::debug("a result from node {} for step {} came after its epoch, {}", peer, result.step_id,
+                  result.epoch);
+    return false;
+  }
+  count_refused(fmt::format("a result from node {} for step {} of epoch {} was refused: {}", peer,
+                            result.step_id, result.epoch,
+                            has_say ? fmt::format("the present epoch is {}", epoch_)
+                                    : fmt::format("node {} gives the answers", nodes.back())));
   return false;
 }
 

@@ -132,6 +132,7 @@ awaitable<void> Node::answer_examine(ChannelPtr channel) {
 awaitable<Result<void>> Node::follow(PipelineLayout layout, uint64_t epoch, std::string& unreachable) {
   const auto superseded = [&] { return epoch != epoch_ || !linked_; };
   drop_pipeline();
+  computed_.insert(layout_.node_of_stage.begin(), layout_.node_of_stage.end());
   layout_ = std::move(layout);
   shown_epoch_ = epoch_ = epoch;
   linked_ = true;  // those before it in the pipeline may connect while it loads
@@ -164,12 +165,13 @@ awaitable<void> Node::answer_load(ChannelPtr channel, LoadPlan order) {
   const Result<PipelineLayout> layout = check_plan(order, identity_, epoch_, channel->peer());
   if (layout.has_error()) {
     count_refused(layout.error().message);
-    if (order.epoch <= epoch_) co_return;
+    if (order.epoch == epoch_) co_return;  // sent twice: the first is answered
     ready.failure = layout.error().message;
   } else if (!remake_ || !engine_) {
     ready.failure = fmt::format("{} cannot load a plan while it serves", identity_.name);
   } else {
     ready.plan_hash = layout->plan_hash;
+    order_ = order;
     const Result<void> followed = co_await follow(*layout, order.epoch, ready.info);
     if (followed.has_error() && followed.error().code == Errc::kCancelled) co_return;
     if (followed.has_error()) ready.failure = followed.error().message;
@@ -277,8 +279,7 @@ awaitable<Result<void>> Node::join_head() {
                     fmt::format("{} shows a certificate that is not the head's", channel->peer())};
   }
   Join join = comeback_->join;
-  join.epoch = epoch_;
-  if (epoch_ > 0) join.layout_json = layout_to_json(layout_);
+  join.held = order_;
   OutgoingMessage outgoing{std::move(join), {}, {}};
   const Result<void> sent = co_await channel->send(std::move(outgoing));
   if (sent.has_error()) co_return sent.error();

@@ -24,6 +24,10 @@ namespace {
 constexpr size_t kStrangersMax = 64;  // connections that have not said hello yet
 constexpr int kLinksOfPeerMax = 32;   // connections that have: more than a node ever needs at a time
 constexpr size_t kLinksMax = 512;     // of all of them, where names cannot be believed (--insecure)
+// Of one node those for weights or for measuring, each of which holds up to kWeightsBytesMax for a peer that
+// takes nothing. A node uses one for each: what a plan needs, single blocks of the model and of an adapter,
+// what it fetches ahead, a manifest and a measurement; one that has just ended may count for a moment longer.
+constexpr int kBulkLinksOfPeerMax = 8;
 constexpr size_t kJoinBytesMax = size_t{4} << 20;  // its profile, and the plan that it holds
 constexpr auto kAcceptPause = 100ms;               // after an accept that failed
 constexpr auto kJoinDeadline = 3s;                 // from a hello to what the node has
@@ -46,9 +50,8 @@ awaitable<void> Node::accept_loop() {
   }
 }
 
-void Node::warn_of_stranger(const Channel& channel, const std::string& what) {
-  if (const std::optional<std::string> line = stranger_lines_.line(channel.peer(), what, now_s()))
-    spdlog::warn(*line);
+void Node::warn_of_peer(const Channel& channel, const std::string& what) {
+  if (const std::optional<std::string> line = lines_.line(channel.peer(), what, now_s())) spdlog::warn(*line);
 }
 
 // Those who stay silent must not keep others out.
@@ -56,9 +59,8 @@ void Node::close_a_stranger() {
   std::vector<std::string> addresses;
   for (const ChannelPtr& stranger : strangers_) addresses.push_back(address_of(stranger->peer()));
   const auto goes = strangers_.begin() + static_cast<std::ptrdiff_t>(first_of_most_frequent(addresses));
-  warn_of_stranger(
-      **goes,
-      fmt::format("a connection from {} was closed: it has not said hello, and more wait", (*goes)->peer()));
+  warn_of_peer(**goes, fmt::format("a connection from {} was closed: it has not said hello, and more wait",
+                                   (*goes)->peer()));
   (*goes)->close();
   strangers_.erase(goes);
 }
@@ -73,21 +75,19 @@ awaitable<void> Node::serve_peer(ChannelPtr channel) {
   if (strangers_.size() >= kStrangersMax) close_a_stranger();
   strangers_.push_back(channel);
   const ValidateHello validate = [this, channel](const Hello& hello) -> std::optional<RefusalReason> {
-    std::erase_if(accepted_, [](const ChannelPtr& c) { return !c->is_open(); });
-    const auto same = [&](const ChannelPtr& c) { return c->peer_name() == hello.node_name; };
-    if (std::count_if(accepted_.begin(), accepted_.end(), same) >= kLinksOfPeerMax ||
-        accepted_.size() >= kLinksMax)
-      return RefusalReason{Refusal::kBusy,
-                           fmt::format("{} has too many connections already", identity_.name)};
-    return refusal_of(hello, *channel);
+    std::erase_if(accepted_, [](const Accepted& accepted) { return !accepted.channel->is_open(); });
+    std::optional<RefusalReason> refusal = crowd_refusal(hello);
+    if (!refusal) refusal = refusal_of(hello, *channel);
+    if (!refusal) accepted_.push_back({channel, hello.node_name, hello.role});
+    return refusal;
   };
   Result<PeerInfo> peer = co_await answer_hello(*channel, expected, validate);
   std::erase(strangers_, channel);
   if (peer.has_error()) {
-    if (!closing_) warn_of_stranger(*channel, "a connection was refused: " + peer.error().message);
+    std::erase_if(accepted_, [&](const Accepted& accepted) { return accepted.channel == channel; });
+    if (!closing_) warn_of_peer(*channel, "a connection was refused: " + peer.error().message);
     co_return;
   }
-  accepted_.push_back(channel);
   switch (peer->hello.role) {
     case LinkRole::kWeights:
       co_return co_await weight_server_.serve(channel);
@@ -96,10 +96,31 @@ awaitable<void> Node::serve_peer(ChannelPtr channel) {
     case LinkRole::kJoin:
       co_return co_await serve_join(channel, peer->hello.node_name);
     case LinkRole::kControl:
+      if (layout_.plan_hash.empty()) channel->set_limits(kHandshakeLimits);
       co_return co_await serve_control(channel, /*of_head=*/!layout_.plan_hash.empty());
     case LinkRole::kProbe:
+      channel->set_limits({kHandshakeBytesMax, kProbeBytesMax});  // it measures, no more
       co_return co_await serve_control(channel, /*of_head=*/false);
   }
+}
+
+// Connections that have been accepted count from their hello on, so that many at once do not pass unseen.
+std::optional<RefusalReason> Node::crowd_refusal(const Hello& hello) const {
+  const auto bulk = [](LinkRole role) { return role == LinkRole::kWeights || role == LinkRole::kProbe; };
+  int links = 0, bulk_links = 0;
+  for (const Accepted& accepted : accepted_) {
+    if (accepted.peer != hello.node_name) continue;
+    ++links;
+    bulk_links += bulk(accepted.role) ? 1 : 0;
+  }
+  if (bulk(hello.role) && bulk_links >= kBulkLinksOfPeerMax) {
+    return RefusalReason{
+        Refusal::kBusy, fmt::format("{} has {} connections of {} for weights or measuring already, which are "
+                                    "as many as it keeps for one node: close some",
+                                    identity_.name, bulk_links, hello.node_name)};
+  }
+  if (links < kLinksOfPeerMax && accepted_.size() < kLinksMax) return std::nullopt;
+  return RefusalReason{Refusal::kBusy, fmt::format("{} has too many connections already", identity_.name)};
 }
 
 // This node's own checks of a caller: once there is a plan, only the nodes that it names may call, for what
@@ -174,11 +195,11 @@ awaitable<void> Node::serve_join(ChannelPtr channel, std::string name) {
   channel->set_limits({});
   const Join* join = incoming ? std::get_if<Join>(&incoming->message) : nullptr;
   if (join == nullptr || !events_.joined || controls_.contains(name)) {
-    spdlog::warn("{} said that it joins, and did not", channel->peer());
+    warn_of_peer(*channel, fmt::format("{} said that it joins, and did not", channel->peer()));
     channel->close();
     co_return;
   }
-  std::erase(accepted_, channel);
+  std::erase_if(accepted_, [&](const Accepted& accepted) { return accepted.channel == channel; });
   controls_[name] = channel;
   tell_revoked(channel);
   co_spawn(io_.executor(), read_control_of(name, channel), detached);
@@ -189,7 +210,6 @@ awaitable<void> Node::serve_join(ChannelPtr channel, std::string name) {
 // the head.
 awaitable<void> Node::serve_control(ChannelPtr channel, bool of_head) {
   HeapBufferSource probe_bytes(kProbeBytesMax);
-  if (!of_head) channel->set_limits({kHandshakeBytesMax, kProbeBytesMax});  // it measures, no more
   if (of_head) {
     head_ = channel;
     head_watch_.joined("head", now_s(), /*beats=*/false);
@@ -263,7 +283,8 @@ awaitable<void> Node::serve_pipeline(ChannelPtr channel, int stage) {
     }
     Result<std::unique_ptr<StepJob>> job = job_of(*incoming, stage);
     if (job.has_error()) {
-      spdlog::warn("a step from {} was refused: {}", channel->peer(), job.error().message);
+      warn_of_peer(*channel,
+                   fmt::format("a step from {} was refused: {}", channel->peer(), job.error().message));
       ++refused_;
       fail(epoch, 0, in_stage(stage, job.error()));
       break;

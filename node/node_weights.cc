@@ -45,6 +45,11 @@ void NodeWeights::set_peers(std::vector<WeightPeer> peers) {
   links_.clear();
 }
 
+void NodeWeights::end_links() {
+  std::lock_guard lock(mutex_);
+  links_.clear();
+}
+
 FetchReport NodeWeights::fetch_missing(const ModelConfig& config, std::span<const ShardSpec> shards,
                                        const std::function<void(uint64_t, uint64_t)>& progress) {
   std::vector<std::string> names;

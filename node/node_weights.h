@@ -58,6 +58,8 @@ class NodeWeights : public BlockSource, public WeightProvider {
   void set_tls(std::shared_ptr<const TlsContext> tls) { asker_.tls = std::move(tls); }
   // Who may be asked, in this order. Those that lack a tensor say so.
   void set_peers(std::vector<WeightPeer> peers);
+  // Ends the connections that single blocks came over; the next block makes another.
+  void end_links();
   // How long a connection to one is tried for.
   void set_patience(std::chrono::milliseconds patience) { patience_ = patience; }
 

@@ -155,7 +155,8 @@ void PipelineKeeper::shut_out_revoked() {
 
 void PipelineKeeper::on_lost(const std::string& node, const std::string& why) {
   ahead_.erase(node);
-  if (joining_.erase(node) > 0) spdlog::warn("node {} went before it had joined: {}", node, why);
+  if (joining_.erase(node) > 0)
+    warn_of(node, fmt::format("node {} went before it had joined: {}", node, why));
   std::vector<std::string> waiting;
   for (const auto& [name, joining] : joining_) {
     if (joining.asked == node) waiting.push_back(name);
@@ -262,7 +263,10 @@ void PipelineKeeper::happened(const ClusterEvent& event) {
   const bool bad = event.kind == Kind::kLost || event.kind == Kind::kLinkLost ||
                    event.kind == Kind::kFailed || event.kind == Kind::kDown || event.kind == Kind::kRefused ||
                    event.kind == Kind::kSuspect;
-  spdlog::log(bad ? spdlog::level::warn : spdlog::level::info, "{}", event.text);
+  // What happens to a node it can bring about itself, as often as it likes while there is no plan without it.
+  const std::optional<std::string> line =
+      event.node.empty() ? event.text : lines_.line(event.node, event.text, now());
+  if (line) spdlog::log(bad ? spdlog::level::warn : spdlog::level::info, "{}", *line);
   counters_.joined += event.kind == Kind::kJoined;
   counters_.lost += event.kind == Kind::kLost;
   if (event.kind == Kind::kFailed) ++counters_.failed[event.node];

@@ -21,6 +21,7 @@
 #include "node/node.h"
 #include "node/recovery.h"
 #include "node/revocation.h"
+#include "node/strangers.h"
 #include "sharding/shard.h"
 
 namespace shoal {
@@ -101,6 +102,8 @@ class PipelineKeeper {
   void happened(const ClusterEvent& event);
   void on_lost(const std::string& node, const std::string& why);
   void on_joined(const std::string& node, const Join& join);
+  void remember(const std::string& node, const LoadPlan& held);
+  void warn_of(const std::string& node, const std::string& what);
   void on_measured(const std::string& node, const Measured& measured);
   void ask_next(const std::string& joining);
   void measured_by_head(const std::string& joining, const Result<LinkProfile>& link);
@@ -126,6 +129,7 @@ class PipelineKeeper {
   std::optional<Recovery::Load> loaded_;  // the last
   PipelineLayout layout_;                 // of it
   std::deque<ClusterEvent> events_;
+  StrangerLines lines_;  // about what a node says and can repeat as it likes
   Counters counters_;
   Revocations revoked_;
   int ticks_to_look_ = 0;

@@ -10,6 +10,7 @@
 #include "base/units.h"
 #include "node/pipeline_keeper.h"
 #include "node/pipeline_setup.h"
+#include "node/signed_plan.h"
 #include "planner/cost_model.h"
 #include "planner/planner.h"
 
@@ -52,9 +53,9 @@ void PipelineKeeper::on_joined(const std::string& node, const Join& join) {
   membership_.joined(node, now());
   Result<DeviceProfile> device = device_profile_from_json(join.profile_json);
   if (device.has_error() || device->name != node || join.port == 0) {
-    spdlog::warn(
-        "node {} did not say what it is: {}", node,
-        device.has_error() ? device.error().message : "its profile is another's, or it listens nowhere");
+    warn_of(node, fmt::format("node {} did not say what it is: {}", node,
+                              device.has_error() ? device.error().message
+                                                 : "its profile is another's, or it listens nowhere"));
     membership_.left(node, now());
     return node_.forget(node);
   }
@@ -67,24 +68,36 @@ void PipelineKeeper::on_joined(const std::string& node, const Join& join) {
   endpoints_[node] = {join.address.empty() ? node_.address_of(node) : join.address, join.port};
   memory_[node] = device->memory_bytes;
   if (const uint64_t least = least_bytes(settings_.known); device->memory_bytes < least) {
-    spdlog::warn(
-        "node {} has {} of memory to use and one layer takes {} at least: it can never hold one; give it "
-        "more "
-        "(--memory, or the cluster file's `memory`)",
-        node, format_bytes(device->memory_bytes), format_bytes(least));
+    warn_of(node, fmt::format("node {} has {} of memory to use and one layer takes {} at least: it can never "
+                              "hold one; give it more (--memory, or the cluster file's `memory`)",
+                              node, format_bytes(device->memory_bytes), format_bytes(least)));
   }
-  if (!join.layout_json.empty()) {
-    const Result<PipelineLayout> before = layout_from_json(join.layout_json);
-    if (before && before->head == head_ &&
-        before->shard_of_stage.back().layers.end == settings_.known.model.n_layer)
-      recovery_.remember(plan_of(*before), join.epoch);
-  }
+  remember(node, join.held);
   Joining& joining = joining_[node];
   joining = {};
   joining.device = *device;
   const std::vector<std::string> others = unmeasured(joining);
   if (others.empty()) return finish_join(node);
   measure(node, others);
+}
+
+// A plan of a head before this one, if a head of this cluster gave it: a node's own word must not push the
+// number up.
+void PipelineKeeper::remember(const std::string& node, const LoadPlan& held) {
+  if (held == LoadPlan{}) return;
+  const Result<PipelineLayout> layout = check_held(held, node_.identity());
+  if (layout.has_error()) {
+    return warn_of(node, fmt::format("node {} says that it follows plan {}, which does not count: {}", node,
+                                     held.epoch, layout.error().message));
+  }
+  std::optional<Plan> plan;
+  if (layout->head == head_ && layout->shard_of_stage.back().layers.end == settings_.known.model.n_layer)
+    plan = plan_of(*layout);
+  recovery_.remember(plan, held.epoch);
+}
+
+void PipelineKeeper::warn_of(const std::string& node, const std::string& what) {
+  if (const std::optional<std::string> line = lines_.line(node, what, now())) spdlog::warn(*line);
 }
 
 // Those that are there without a link from the node that joins; links that the cluster file states are added.
@@ -138,7 +151,8 @@ void PipelineKeeper::on_measured(const std::string& node, const Measured& measur
       add_link(of->second, node, std::string(link.at("to").as_string()), profile);
     }
   } catch (const std::exception& error) {
-    spdlog::warn("node {} measured its links and what it says cannot be read: {}", node, error.what());
+    warn_of(node, fmt::format("node {} measured its links and what it says cannot be read: {}", node,
+                              error.what()));
   }
   ask_next(std::string(of->first));
 }
@@ -171,7 +185,8 @@ void PipelineKeeper::ask_next(const std::string& node) {
 void PipelineKeeper::measured_by_head(const std::string& node, const Result<LinkProfile>& link) {
   const auto found = joining_.find(node);
   if (found == joining_.end() || found->second.asked != head_) return;
-  if (link.has_error()) spdlog::warn("node {} cannot be reached: {}", node, link.error().message);
+  if (link.has_error())
+    warn_of(node, fmt::format("node {} cannot be reached: {}", node, link.error().message));
   add_link(found->second, head_, node, link ? *link : LinkProfile{});
   ask_next(node);
 }

@@ -69,12 +69,12 @@ void Recovery::begin_down(const std::set<std::string>& expected, double patience
   plan_at_s_ = now_s + patience_s;
 }
 
-// What a node says: no head has made so many plans, and the number must never come round.
-void Recovery::remember(const Plan& plan, uint64_t epoch) {
-  constexpr uint64_t kClaimMax = uint64_t{1} << 62;
-  if (epoch > kClaimMax) return;
+void Recovery::remember(const std::optional<Plan>& plan, uint64_t epoch) {
   epoch_ = std::max(epoch_, epoch);
-  if (!plan_) plan_ = plan;
+  const bool later = held_epoch_ > 0 && epoch > held_epoch_ && !was_laid_out_;
+  if (!plan || (plan_ && !later)) return;
+  plan_ = plan;
+  held_epoch_ = epoch;
 }
 
 int Recovery::index_of(const std::string& node) const {

@@ -118,8 +118,10 @@ class Recovery {
     LinkProfile link;
   };
   void joined(const DeviceProfile& device, const std::vector<MeasuredLink>& links, double now_s);
-  // What a node that joins still holds, if no plan has run here yet: it is kept where it can run.
-  void remember(const Plan& plan, uint64_t epoch);
+  // What a head before this one laid out, as a node that joins still holds it: the next epoch is higher. Of
+  // the plan, where it can be one of this head's: if none has run here yet the latest is kept where it can
+  // run.
+  void remember(const std::optional<Plan>& plan, uint64_t epoch);
   void lost(const std::string& node, const std::string& why, double now_s);
   // A step failed, or none was answered for too long, though nobody is known to be lost.
   void failed(const Error& error, double now_s);
@@ -176,6 +178,7 @@ class Recovery {
   PlanInput known_;
   std::set<std::string> here_, draining_, expected_;
   Suspects suspects_;
+  uint64_t held_epoch_ = 0;                                             // of the plan that is remembered
   uint64_t faulted_epoch_ = 0;                                          // in which the last fault was
   std::map<std::string, double> unfit_;                                 // until when
   std::map<std::pair<std::string, std::string>, double> broken_links_;  // until when, by direction

@@ -56,17 +56,18 @@ std::string why_not_ours(const Statement& statement, const NodeIdentity& self) {
 }
 
 // The head that signed; empty without TLS.
-Result<std::string> signer_of(const LoadPlan& order, const NodeIdentity& self) {
+Result<std::string> signer_of(const LoadPlan& order, const NodeIdentity& self, SignerHeld held) {
   if (self.tls == nullptr) return std::string();
   const Result<CertificateInfo> by =
-      self.tls->check(kPurpose, {order.plan_json, order.certificate, order.signature});
+      self.tls->check(kPurpose, {order.plan_json, order.certificate, order.signature}, held);
   if (by.has_error()) return by.error();
   if (by->head) return by->node;
   return Error{Errc::kRefused, fmt::format("node {} signed it, which is not the head", by->node)};
 }
 
-Result<PipelineLayout> checked(const LoadPlan& order, const NodeIdentity& self, uint64_t present_epoch) {
-  const Result<std::string> signer = signer_of(order, self);
+Result<PipelineLayout> checked(const LoadPlan& order, const NodeIdentity& self, uint64_t present_epoch,
+                               SignerHeld held) {
+  const Result<std::string> signer = signer_of(order, self, held);
   if (signer.has_error()) return signer.error();
   const Result<Statement> statement = parse(order.plan_json);
   if (statement.has_error()) return statement.error();
@@ -75,7 +76,8 @@ Result<PipelineLayout> checked(const LoadPlan& order, const NodeIdentity& self, 
   if (statement->epoch != order.epoch)
     return refused(fmt::format("it was made for epoch {}", statement->epoch));
   if (statement->epoch <= present_epoch)
-    return refused(fmt::format("the present epoch is {}", present_epoch));
+    return refused(fmt::format("the present epoch is {}, and it is late or its head does not know of that",
+                               present_epoch));
   Result<PipelineLayout> layout = layout_from_json(statement->layout);
   if (layout && !signer->empty() && layout->head != *signer)
     return refused(fmt::format("node {} signed it, and it names {} as the head", *signer, layout->head));
@@ -101,26 +103,32 @@ LoadPlan signed_plan(const NodeIdentity& head, const PipelineLayout& layout, uin
 
 Result<PipelineLayout> check_plan(const LoadPlan& order, const NodeIdentity& self, uint64_t present_epoch,
                                   const std::string& sender) {
-  Result<PipelineLayout> layout = checked(order, self, present_epoch);
+  Result<PipelineLayout> layout = checked(order, self, present_epoch, SignerHeld::kNow);
   if (layout) return layout;
   return Error{layout.error().code, fmt::format("the plan of epoch {} from {} was refused: {}", order.epoch,
                                                 sender, layout.error().message)};
 }
 
-PipelineLayout share_plan(Bootstrap& bootstrap, const NodeIdentity& self, const PipelineLayout& mine) {
-  LoadPlan order;
+Result<PipelineLayout> check_held(const LoadPlan& order, const NodeIdentity& self) {
+  if (self.tls == nullptr && order.epoch > kClaimMax)
+    return Error{Errc::kRefused, fmt::format("no head makes {} plans", order.epoch)};
+  return checked(order, self, /*present_epoch=*/0, SignerHeld::kEver);
+}
+
+SharedPlan share_plan(Bootstrap& bootstrap, const NodeIdentity& self, const PipelineLayout& mine) {
+  SharedPlan shared;
+  LoadPlan& order = shared.order;
   if (bootstrap.rank() == 0) order = signed_plan(self, mine, kFirstEpoch);
   order.epoch = kFirstEpoch;
   for (std::string* part : {&order.plan_json, &order.certificate, &order.signature})
     *part = bootstrap.broadcast(*part);
-  PipelineLayout layout;
   (void)together(bootstrap, self.name, [&] {
     Result<PipelineLayout> taken = check_plan(order, self, 0, "the head " + mine.head);
     if (taken.has_error()) throw SetupError(taken.error().message, kExitFailed);
-    layout = std::move(*taken);
+    shared.layout = std::move(*taken);
     return std::string();
   });
-  return layout;
+  return shared;
 }
 
 }  // namespace shoal

@@ -24,8 +24,18 @@ LoadPlan signed_plan(const NodeIdentity& head, const PipelineLayout& layout, uin
 Result<PipelineLayout> check_plan(const LoadPlan& order, const NodeIdentity& self, uint64_t present_epoch,
                                   const std::string& sender);
 
-// Collective, at the start: the head's layout of the first epoch, as all ranks follow it. Throws as
-// together() does.
-PipelineLayout share_plan(Bootstrap& bootstrap, const NodeIdentity& self, const PipelineLayout& mine);
+// The order that a node follows when it joins, for the head, which may have forgotten it. Errors as
+// check_plan's, but its epoch may be any, and the certificate of the head that signed it may be over or
+// another's by now. Where nothing is signed an epoch above kClaimMax is refused: it is no more than a claim.
+inline constexpr uint64_t kClaimMax = uint64_t{1} << 62;  // no head makes so many plans
+Result<PipelineLayout> check_held(const LoadPlan& order, const NodeIdentity& self);
+
+// Collective, at the start: the head's layout of the first epoch, as all ranks follow it, and the order that
+// it came by. Throws as together() does.
+struct SharedPlan {
+  PipelineLayout layout;
+  LoadPlan order;
+};
+SharedPlan share_plan(Bootstrap& bootstrap, const NodeIdentity& self, const PipelineLayout& mine);
 
 }  // namespace shoal

@@ -56,6 +56,8 @@ std::vector<LoraWeights> StageFactory::load_adapters(const LayerRange& layers) c
   for (size_t i = 0; i < source_.adapters.size(); ++i) {
     BlockSource* blocks = source_.adapter_weights.empty() ? nullptr : source_.adapter_weights[i].get();
     loaded.push_back(load_lora(source_.adapters[i], model_, layers, blocks));
+    // A node keeps few connections of another, and there may be many adapters.
+    if (!source_.adapter_weights.empty()) source_.adapter_weights[i]->end_links();
   }
   return loaded;
 }

@@ -1,5 +1,6 @@
 // What is done about connections that nobody vouches for: which of them goes when too many wait, and which
-// refused ones get a line in the log. Pure logic on one thread; times are seconds of one monotonic clock.
+// refused ones get a line in the log. The latter also for what a node of the cluster does wrong, as often as
+// it likes. Pure logic on one thread; times are seconds of one monotonic clock.
 #pragma once
 
 #include <fmt/format.h>
@@ -45,7 +46,7 @@ class StrangerLines {
   static constexpr int kOfAddressPerMinute = 30, kPerMinute = 120;
   static constexpr size_t kAddressesMax = 256;  // then all are forgotten, and kPerMinute alone holds
 
-  // `peer`: "address:port" or "name at address:port". Nothing: no line this time.
+  // `peer`: "address:port" or "name at address:port", or a node's name. Nothing: no line this time.
   std::optional<std::string> line(const std::string& peer, const std::string& what, double now_s) {
     if (of_address_.users() >= kAddressesMax) of_address_ = RateLimit(kOfAddressPerMinute);
     if (of_address_.take(address_of(peer), now_s) || all_.take("", now_s)) {

@@ -5,9 +5,11 @@
 
 #include <algorithm>
 #include <boost/asio/co_spawn.hpp>
+#include <boost/asio/detached.hpp>
 #include <boost/asio/redirect_error.hpp>
 #include <boost/asio/steady_timer.hpp>
 #include <boost/asio/use_awaitable.hpp>
+#include <deque>
 
 #include "model/weight_manifest.h"
 
@@ -69,6 +71,48 @@ void read_tensor(WeightProvider& provider, const WeightsRequest& request, Reply&
   }
 }
 
+// What a link was asked for and has not answered, oldest first.
+struct Requests {
+  explicit Requests(ChannelPtr link)
+      : channel(std::move(link)), changed(channel->get_executor(), Clock::time_point::max()) {}
+  awaitable<void> change() {
+    boost::system::error_code ignored;
+    co_await changed.async_wait(boost::asio::redirect_error(boost::asio::use_awaitable, ignored));
+  }
+
+  ChannelPtr channel;
+  std::deque<WeightsRequest> waiting;
+  boost::asio::steady_timer changed;
+};
+
+// Reads on while answers are sent or held back, so that a link that its peer has ended is known to be over at
+// once: it counts against the peer, and may hold an answer.
+template <class Warn>
+awaitable<void> read_ahead(std::shared_ptr<Requests> requests, Warn warn) {
+  const ChannelPtr channel = requests->channel;
+  HeapBufferSource none(0);
+  while (channel->is_open()) {
+    if (requests->waiting.size() >= kWeightsRequestsMax) {
+      co_await requests->change();
+      continue;
+    }
+    Result<IncomingMessage> incoming = co_await channel->receive(none);
+    if (incoming.has_error()) break;
+    const auto* request = std::get_if<WeightsRequest>(&incoming->message);
+    if (request == nullptr || request->length == 0 || request->length > kWeightsBytesMax) {
+      warn(channel->peer(),
+           fmt::format("a link for weights from {} was closed: it sent {}", channel->peer(),
+                       request == nullptr ? fmt::format("a {}", message_name(incoming->message))
+                                          : fmt::format("a request for {} bytes", request->length)));
+      break;
+    }
+    requests->waiting.push_back(*request);
+    requests->changed.cancel();
+  }
+  channel->close();
+  requests->changed.cancel();
+}
+
 awaitable<void> pause(Clock::duration length) {
   boost::asio::steady_timer timer(co_await boost::asio::this_coro::executor, length);
   boost::system::error_code ignored;
@@ -78,23 +122,21 @@ awaitable<void> pause(Clock::duration length) {
 }  // namespace
 
 awaitable<void> WeightServer::serve(ChannelPtr channel) {
-  HeapBufferSource none(0);
   channel->set_limits(kHandshakeLimits);  // requests are as short as hellos
+  const auto requests = std::make_shared<Requests>(channel);
+  const auto warn = [this](const std::string& peer, const std::string& what) {
+    const double now_s = std::chrono::duration<double>(Clock::now().time_since_epoch()).count();
+    if (const std::optional<std::string> line = lines_.line(peer, what, now_s)) spdlog::warn(*line);
+  };
+  boost::asio::co_spawn(channel->get_executor(), read_ahead(requests, warn), boost::asio::detached);
   while (true) {
-    Result<IncomingMessage> incoming = co_await channel->receive(none);
-    if (incoming.has_error()) co_return;
-    const auto* request = std::get_if<WeightsRequest>(&incoming->message);
-    const bool sensible = request != nullptr && request->length > 0 && request->length <= kWeightsBytesMax;
-    if (!sensible) {
-      spdlog::warn("a link for weights from {} was closed: it sent {}", channel->peer(),
-                   request == nullptr ? fmt::format("a {}", message_name(incoming->message))
-                                      : fmt::format("a request for {} bytes", request->length));
-      channel->close();
-      co_return;
-    }
+    while (requests->waiting.empty() && channel->is_open()) co_await requests->change();
+    if (!channel->is_open()) co_return;
     const Clock::time_point began = Clock::now();
-    const Result<void> sent = co_await answer(channel, *request);
+    const Result<void> sent = co_await answer(channel, requests->waiting.front());
     if (sent.has_error()) co_return;
+    requests->waiting.pop_front();
+    requests->changed.cancel();
     if (Clock::now() - last_step_ < kStepsAreLive) co_await give_way(channel, began);
   }
 }

@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "base/error.h"
+#include "node/strangers.h"
 #include "transport/channel.h"
 
 namespace shoal {
@@ -51,6 +52,7 @@ class WeightServer {
   std::vector<std::shared_ptr<WeightProvider>> providers_;
   boost::asio::thread_pool disk_{1};
   Clock::time_point last_step_{};
+  StrangerLines lines_;  // about links that break the rules
   std::atomic<uint64_t> bytes_given_{0};
 };
 

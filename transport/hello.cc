@@ -76,10 +76,9 @@ std::optional<RefusalReason> check_hello(const Hello& hello, const ExpectedHello
   if (differ(hello.plan_hash, expected.plan_hash)) {
     return RefusalReason{
         Refusal::kPlan,
-        fmt::format("{} follows another plan than {} ({} and {}): restart {} so that it gets the "
-                    "current plan from the head",
-                    self, caller, expected.plan_hash, hello.plan_hash,
-                    hello.epoch < expected.epoch ? caller : self)};
+        fmt::format("{} follows another plan than {} ({} and {}): the head gives each node the present one; "
+                    "where this lasts, the log of {} or {} says why it does not follow that",
+                    self, caller, expected.plan_hash, hello.plan_hash, self, caller)};
   }
   if (differ(hello.numeric_class, expected.numeric_class)) {
     return RefusalReason{

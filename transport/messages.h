@@ -27,6 +27,7 @@ inline constexpr float kAdapterScaleMax = 100;                  // and -100
 inline constexpr size_t kStepRowsMax = 4096;                    // rows of a step
 inline constexpr size_t kCacheOpsMax = 4096;                    // cache operations of a step
 inline constexpr size_t kTextBytesMax = size_t{1} << 20;        // any text: a name, a reason, a plan
+inline constexpr size_t kProseBytesMax = size_t{4} << 10;       // of a sentence for a person; the rest is cut
 inline constexpr size_t kNameBytesMax = 255;                    // a node's or cluster's name, a hash
 inline constexpr size_t kStatsEntriesMax = 256;                 // stages or links in one stats message
 inline constexpr size_t kStageTimesMax = 256;                   // stages that tell of one step
@@ -300,9 +301,8 @@ struct Join {
   uint16_t port = 0;
   uint64_t memory_bytes = 0;
   uint32_t threads = 0;
-  uint64_t epoch = 0;        // of the last plan it followed; 0: none
   std::string profile_json;  // what it measured of itself
-  std::string layout_json;   // that plan, of which it still holds its part; empty: none
+  LoadPlan held;             // the last order it followed, whose weights it still has; epoch 0: none
   bool operator==(const Join&) const = default;
 };
 

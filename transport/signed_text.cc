@@ -38,14 +38,17 @@ std::vector<unsigned char> from_hex(const std::string& text) {
   return bytes;
 }
 
-// Why a certificate is not one of the authority's that holds now; empty: it is.
-std::string why_not_believed(const CertificateInfo& shown, X509* certificate, X509* authority) {
+// Why a certificate is not one of the authority's that holds now, or ever did; empty: it is.
+std::string why_not_believed(const CertificateInfo& shown, X509* certificate, X509* authority,
+                             SignerHeld held) {
   std::unique_ptr<X509_STORE, decltype(&X509_STORE_free)> store(X509_STORE_new(), X509_STORE_free);
   std::unique_ptr<X509_STORE_CTX, decltype(&X509_STORE_CTX_free)> check(X509_STORE_CTX_new(),
                                                                         X509_STORE_CTX_free);
   if (!store || !check || X509_STORE_add_cert(store.get(), authority) != 1 ||
       X509_STORE_CTX_init(check.get(), store.get(), certificate, nullptr) != 1)
     return "no memory to check it";
+  if (held == SignerHeld::kEver)
+    X509_VERIFY_PARAM_set_flags(X509_STORE_CTX_get0_param(check.get()), X509_V_FLAG_NO_CHECK_TIME);
   const bool holds = X509_verify_cert(check.get()) == 1;
   ERR_clear_error();
   if (holds) return "";
@@ -74,7 +77,7 @@ SignedText sign_text(const NodeCredentials& signer, std::string_view purpose, st
 }
 
 Result<CertificateInfo> check_signed(const SignedText& signed_text, std::string_view purpose,
-                                     const std::string& authority) {
+                                     const std::string& authority, SignerHeld held) {
   const auto refused = [](std::string why) { return Error{Errc::kRefused, std::move(why)}; };
   if (signed_text.signature.empty() || signed_text.certificate.empty()) return refused("it is not signed");
   if (signed_text.certificate.size() > kCertificateBytesMax) return refused("its signer shows too much");
@@ -87,7 +90,7 @@ Result<CertificateInfo> check_signed(const SignedText& signed_text, std::string_
   } catch (const SetupError& error) {  // another node sent it
     return refused(error.what());
   }
-  if (const std::string why = why_not_believed(info, signer.get(), issuer.get()); !why.empty())
+  if (const std::string why = why_not_believed(info, signer.get(), issuer.get(), held); !why.empty())
     return refused(fmt::format("the certificate of its signer is not believed: {}", why));
   const std::vector<unsigned char> signature = from_hex(signed_text.signature);
   const std::string message = message_of(purpose, signed_text.text);

@@ -6,6 +6,7 @@
 // hold, and a certificate that is not the cluster's or has expired, are Errc::kRefused.
 #pragma once
 
+#include <cstdint>
 #include <string>
 #include <string_view>
 
@@ -24,8 +25,11 @@ struct SignedText {
 // OpenSSL fails.
 SignedText sign_text(const NodeCredentials& signer, std::string_view purpose, std::string text);
 
+// kEver: certificates may be over, or have been by the time of signing: it is known who signed, not when.
+enum class SignerHeld : uint8_t { kNow, kEver };
+
 // Whose it is. `authority`: the cluster's certificate, PEM.
 Result<CertificateInfo> check_signed(const SignedText& signed_text, std::string_view purpose,
-                                     const std::string& authority);
+                                     const std::string& authority, SignerHeld held = SignerHeld::kNow);
 
 }  // namespace shoal

@@ -337,9 +337,10 @@ SignedText TlsContext::sign(std::string_view purpose, std::string text) const {
   return sign_text(state_->credentials, purpose, std::move(text));
 }
 
-Result<CertificateInfo> TlsContext::check(std::string_view purpose, const SignedText& signed_text) const {
+Result<CertificateInfo> TlsContext::check(std::string_view purpose, const SignedText& signed_text,
+                                          SignerHeld held) const {
   const std::lock_guard lock(state_->mutex);
-  return check_signed(signed_text, purpose, state_->credentials.authority);
+  return check_signed(signed_text, purpose, state_->credentials.authority, held);
 }
 
 ssl_st* TlsContext::new_session() const {

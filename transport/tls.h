@@ -58,7 +58,8 @@ class TlsContext {
 
   // In this node's name, and whose name a text is in (transport/signed_text.h).
   SignedText sign(std::string_view purpose, std::string text) const;
-  Result<CertificateInfo> check(std::string_view purpose, const SignedText& signed_text) const;
+  Result<CertificateInfo> check(std::string_view purpose, const SignedText& signed_text,
+                                SignerHeld held = SignerHeld::kNow) const;
 
   ssl_st* new_session() const;  // the caller frees it
 

@@ -130,7 +130,7 @@ $Cxx.namespace("shoal::wire");
 #
 # LIMITS
 #
-# Rows 4096, cache operations 4096, nodes shut out 4096, names 255 bytes, any text 1 MiB, statistics of 256 stages and 256 links, times of
+# Rows 4096, cache operations 4096, nodes shut out 4096, names 255 bytes, any text 1 MiB (a sentence for a person is cut to 4 KiB), statistics of 256 stages and 256 links, times of
 # 256 stages, metadata
 # and payload 64 MiB each. A name is UTF-8 without control characters where it is shown to a person.
 # A sender that finds its peer too slow to take more than 256 waiting messages gives up on posting, never buffers more.
@@ -472,11 +472,15 @@ struct Join {
   # What it may use, all told.
   threads @3 :UInt32;
   epoch @4 :UInt64;
-  # Of the last plan that it followed, so that the head's next is higher; 0 where there was none.
   profileJson @5 :Text;
   # What it measured of itself, as `shoal probe --json` prints it.
-  layoutJson @6 :Text;
-  # That last plan, as in LoadPlan: its part of the weights is still in memory. Empty where there was none.
+  planJson @6 :Text;
+  certificate @7 :Text;
+  signature @8 :Text;
+  # With epoch: the last order that it followed, as LoadPlan brought it or the launcher; 0 and empty where there was none.
+  # Its part of the weights is still in memory. The receiver makes its next plan's epoch higher, and keeps the layout where
+  # it can, if the order is one of its own cluster, as for LoadPlan: but whatever its epoch, and though the certificate of
+  # the head that signed it is over. Of any other it counts nothing, nor with --insecure an epoch above 2^62.
 }
 
 struct Revoked {

@@ -139,9 +139,11 @@ class Reader {
     m.port = r.getPort();
     m.memory_bytes = r.getMemoryBytes();
     m.threads = r.getThreads();
-    m.epoch = r.getEpoch();
     m.profile_json = text(r.getProfileJson(), kTextBytesMax);
-    m.layout_json = text(r.getLayoutJson(), kTextBytesMax);
+    m.held.epoch = r.getEpoch();
+    m.held.plan_json = text(r.getPlanJson(), kTextBytesMax);
+    m.held.certificate = text(r.getCertificate(), kTextBytesMax);
+    m.held.signature = name(r.getSignature());
     return m;
   }
 
@@ -328,9 +330,15 @@ class Reader {
     return result;
   }
 
-  // Sentences end up on terminals: control characters other than line ends are made harmless.
+  // Sentences end up on terminals and in logs: control characters other than line ends are made harmless, and
+  // what is no sentence any more is cut, between two characters.
   std::string prose(capnp::Text::Reader value) {
     std::string result = text(value, kTextBytesMax);
+    if (result.size() > kProseBytesMax) {
+      size_t end = kProseBytesMax;
+      while (end > 0 && (static_cast<unsigned char>(result[end]) & 0xC0) == 0x80) --end;
+      result.resize(end);
+    }
     for (char& c : result) {
       if (is_control(c) && c != '\n') c = ' ';
     }

@@ -98,8 +98,8 @@ struct CheckOutgoing {
   }
   Result<void> operator()(const WeightsData& m) const { return check_text(m.failure, "the failure"); }
   Result<void> operator()(const Join& m) const {
-    return all({check_name(m.address, "the address"), check_text(m.profile_json, "the profile"),
-                check_text(m.layout_json, "the plan held")});
+    return all(
+        {check_name(m.address, "the address"), check_text(m.profile_json, "the profile"), (*this)(m.held)});
   }
   Result<void> operator()(const Measure& m) const { return check_text(m.peers_json, "the peers"); }
   Result<void> operator()(const Measured& m) const { return check_text(m.links_json, "the links"); }
@@ -179,7 +179,7 @@ struct WordsBound {
   }
   size_t operator()(const WeightsData& m) const { return text_words(m.failure); }
   size_t operator()(const Join& m) const {
-    return text_words(m.address) + text_words(m.profile_json) + text_words(m.layout_json);
+    return text_words(m.address) + text_words(m.profile_json) + (*this)(m.held);
   }
   size_t operator()(const Measure& m) const { return text_words(m.peers_json); }
   size_t operator()(const Measured& m) const { return text_words(m.links_json); }
@@ -421,9 +421,11 @@ struct Writer {
     b.setPort(m.port);
     b.setMemoryBytes(m.memory_bytes);
     b.setThreads(m.threads);
-    b.setEpoch(m.epoch);
     b.setProfileJson(text_of(m.profile_json));
-    b.setLayoutJson(text_of(m.layout_json));
+    b.setEpoch(m.held.epoch);
+    b.setPlanJson(text_of(m.held.plan_json));
+    b.setCertificate(text_of(m.held.certificate));
+    b.setSignature(text_of(m.held.signature));
   }
   void operator()(const Measure& m) { root.initMeasure().setPeersJson(text_of(m.peers_json)); }
   void operator()(const Measured& m) { root.initMeasured().setLinksJson(text_of(m.links_json)); }

@@ -9,6 +9,7 @@
 
 #include "node/node.h"
 #include "tests/node/caller.h"
+#include "tests/node/log_lines.h"
 #include "tests/node/tls_nodes.h"
 
 namespace shoal::test {
@@ -114,6 +115,15 @@ TEST_CASE("a renewal is refused for another's name, for one that was shut out, t
   CHECK(mentions(k.head.answer("b", *of_b, k.due_s + 40).failure, "b was shut out of the cluster"));
   k.a.tls->set_revoked({});
   CHECK(k.head.answer("b", *of_b, k.due_s + 50).failure.empty());
+}
+
+TEST_CASE("who asks for a certificate again and again gets a bounded number of lines in the head's log") {
+  LogLines log;
+  Keeping k;
+  log.listen();
+  for (int i = 0; i < 500; ++i) (void)k.head.answer("b", CertificateRequest{"nonsense"}, k.due_s);
+  CHECK(log.count("node b gets no new certificate") >= StrangerLines::kOfAddressPerMinute);
+  CHECK(log.count("node b gets no new certificate") < StrangerLines::kOfAddressPerMinute + 15);
 }
 
 TEST_CASE("a node uses no certificate that is not for it, its key and from its authority") {

@@ -12,6 +12,7 @@
 
 #include "tests/node/caller.h"
 #include "tests/node/local_cluster.h"
+#include "tests/node/log_lines.h"
 
 namespace shoal::test {
 namespace {
@@ -149,6 +150,35 @@ TEST_CASE("an answer of another epoch, or of a node that has none to give, is re
   CHECK(requests.reply(0).tokens == std::vector<int32_t>{8, 9, 9});
   CHECK(requests.reply(0).reason == FinishReason::kLength);
   CHECK(fakes.a->refused_results() == 4);
+}
+
+TEST_CASE("answers that were under way when their epoch ended are counted, and no matter for the log") {
+  LogLines log;
+  AmongFakes fakes([](const StepMessage&) { return std::vector<ResultMessage>(); });
+  log.listen();
+  fakes.a->set_remake([](const PipelineLayout&, Engine::Stages old) { return old; });
+  const auto counted = [&](uint64_t refused) {
+    const auto deadline = std::chrono::steady_clock::now() + 10s;
+    while (fakes.a->refused_results() < refused && std::chrono::steady_clock::now() < deadline)
+      std::this_thread::sleep_for(5ms);
+    return fakes.a->refused_results() == refused;
+  };
+  std::string unreachable;
+  const Result<void> followed = fakes.a->io().run(fakes.a->follow(fakes.layout, 2, unreachable));
+  REQUIRE_MESSAGE(followed.has_value(), followed.error().message);
+  fakes.b.say(answer_to(1, 1, 9));
+  ResultMessage failure = answer_to(0, 1, 0);
+  failure.rows.clear();
+  failure.failed = true;
+  fakes.b.say(failure);
+  CHECK(counted(2));
+  CHECK(log.count("a result from node") == 0);
+  fakes.c.say(answer_to(1, 1, 9));  // which never had a stage
+  CHECK(counted(3));
+  CHECK(log.count("a result from node c for step 1 of epoch 1 was refused") == 1);
+  fakes.b.say(answer_to(1, 3, 9));  // of an epoch that nobody gave
+  CHECK(counted(4));
+  CHECK(log.count("a result from node b for step 1 of epoch 3 was refused: the present epoch is 2") == 1);
 }
 
 TEST_CASE("an answer that cannot be used names the node and its layers") {

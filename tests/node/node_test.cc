@@ -13,6 +13,8 @@
 #include <cmath>
 #include <functional>
 #include <future>
+#include <memory>
+#include <stdexcept>
 #include <thread>
 
 #include "tests/node/caller.h"
@@ -188,16 +190,56 @@ TEST_CASE("garbage and silence block neither the pipeline nor those who come lat
 }
 
 TEST_CASE("a node keeps so many connections of one other, and no more") {
-  Worker worker({"a", "b"});
+  spdlog::set_level(spdlog::level::off);
+  Node b({"home", "b", ""}, "127.0.0.1", 0);
   Caller caller;
-  std::vector<ChannelPtr> links;  // go before their caller
-  for (int i = 0; i < 32; ++i) {
-    links.push_back(caller.call(worker.node->port(), hello_of("c", "b", LinkRole::kProbe)));
-    REQUIRE(links.back() != nullptr);
+  for (int i = 0; i < 32; ++i) (void)caller.call(b.port(), hello_of("c", "b", LinkRole::kControl));
+  const ChannelPtr more = caller.connect(b.port());
+  CHECK(mentions(caller.greet(more, hello_of("c", "b", LinkRole::kControl)), "too many connections"));
+  CHECK(caller.call(b.port(), hello_of("d", "b", LinkRole::kProbe)) != nullptr);  // another's
+}
+
+TEST_CASE(
+    "of the connections that can hold much of its memory a node keeps fewer, also where all come at once") {
+  spdlog::set_level(spdlog::level::off);
+  class Nothing : public WeightProvider {
+   public:
+    const WeightManifest& manifest() const override { throw std::logic_error("nobody asks"); }
+    Result<void> give(size_t, uint64_t, std::span<std::byte>) override { return {}; }
+  };
+  Node b({"home", "b", ""}, "127.0.0.1", 0);
+  b.offer_weights({std::make_shared<Nothing>()});
+  const auto greeted = [&](Caller& caller, LinkRole role) {
+    Hello hello = hello_of("c", "b", role);
+    return caller.greet(caller.connect(b.port()), hello);
+  };
+  constexpr int kCallers = 24;
+  std::vector<std::unique_ptr<Caller>> callers;
+  std::vector<std::future<std::string>> answers;
+  for (int i = 0; i < kCallers; ++i) {
+    Caller& caller = *callers.emplace_back(std::make_unique<Caller>());
+    answers.push_back(std::async(std::launch::async, [&greeted, &caller, i] {
+      return greeted(caller, i % 2 == 0 ? LinkRole::kWeights : LinkRole::kProbe);
+    }));
   }
-  const ChannelPtr more = caller.connect(worker.node->port());
-  CHECK(mentions(caller.greet(more, hello_of("c", "b", LinkRole::kProbe)), "too many connections"));
-  CHECK(caller.call(worker.node->port(), hello_of("d", "b", LinkRole::kProbe)) != nullptr);  // another's
+  int taken = 0;
+  for (std::future<std::string>& answer : answers) {
+    const std::string text = answer.get();
+    taken += text.empty();
+    if (!text.empty()) CHECK(mentions(text, "b has 8 connections of c for weights or measuring already"));
+  }
+  CHECK(taken == 8);  // of kWeightsBytesMax: 64 MiB
+  Caller caller;
+  CHECK(greeted(caller, LinkRole::kControl).empty());  // holds nothing
+  CHECK(caller.call(b.port(), hello_of("d", "b", LinkRole::kWeights)) != nullptr);
+  // Those that end make room.
+  callers.clear();
+  bool again = false;
+  for (int i = 0; i < 100 && !again; ++i) {
+    again = greeted(caller, LinkRole::kWeights).empty();
+    if (!again) std::this_thread::sleep_for(20ms);
+  }
+  CHECK(again);
 }
 
 TEST_CASE("of more than 64 who stay silent the oldest is closed at once, and no other") {

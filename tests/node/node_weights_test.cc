@@ -12,6 +12,7 @@
 #include "node/node.h"
 #include "tests/node/caller.h"
 #include "tests/node/local_cluster.h"
+#include "tests/node/log_lines.h"
 #include "tests/support/temp_dir.h"
 #include "transport/hello.h"
 
@@ -449,6 +450,25 @@ TEST_CASE("requests that lie are answered in words or end the link, and the give
   TempDir dir;
   auto weights = fetcher(dir.file("shards"), {head.peer()});
   CHECK(fetch(*weights, kFirst).fetched_bytes == bytes_of(kFirst));
+}
+
+TEST_CASE("a node that breaks the rules again and again does not fill the giver's log") {
+  LogLines log;
+  GivingNode head("a");
+  log.listen();
+  Caller caller;
+  Hello hello = hello_of("z", "a", LinkRole::kWeights);
+  hello.plan_hash = hello.numeric_class = "";
+  hello.epoch = 0;
+  hello.model_fingerprint = "hash";
+  for (int i = 0; i < 60; ++i) {
+    const ChannelPtr bad = caller.call(head.node.port(), hello);
+    caller.send(bad, Shutdown{"you"});
+    REQUIRE_FALSE(caller.receive(bad).has_value());
+  }
+  const long said = log.count("a link for weights from z at 127.0.0.1:");
+  CHECK(said >= StrangerLines::kOfAddressPerMinute);
+  CHECK(said < StrangerLines::kOfAddressPerMinute + 15);  // some more as the seconds go
 }
 
 }  // namespace

@@ -411,8 +411,12 @@ TEST_CASE("a head alone waits for the nodes it knows and takes up the plan that 
     }
     Recovery recovery(known, 0);
     recovery.begin_down({"a", "b", "c"}, 5, 0);
+    Plan older = held;  // of a node that missed the last one
+    older.stages.clear();
+    recovery.remember(older, 4);
     recovery.remember(held, 7);
-    recovery.remember(held, ~uint64_t{1});  // no head gave that many: it counts for nothing
+    recovery.remember(older, 6);
+    recovery.remember(std::nullopt, 5);  // another node's, of before
     double now_s = 0;
     std::vector<std::string> here = {"head"};
     for (const char* name : {"a", "b", "c"}) {

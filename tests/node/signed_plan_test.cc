@@ -137,6 +137,22 @@ TEST_CASE("a plan of another cluster, model, class or of an older epoch is refus
   CHECK(mentions(s.refusal(signed_plan(s.head, unsound, 5), 4, Errc::kBadFrame), "rows_max"));
 }
 
+TEST_CASE("what a node follows is known by its head's signature, also when the certificate is over") {
+  const Signing s;
+  NodeIdentity before = s.head;
+  before.tls = tls_of(s.authority, "a", CertificateRole::kHead, -std::chrono::seconds(5));
+  const LoadPlan order = signed_plan(before, two_nodes(), 5);
+  CHECK_FALSE(s.refusal(order).empty());  // it would not be followed now
+  const Result<PipelineLayout> held = check_held(order, s.head);
+  REQUIRE_MESSAGE(held.has_value(), held.error().message);
+  CHECK(*held == two_nodes());
+  NodeIdentity foreign = s.head;
+  const CertificateAuthority other = CertificateAuthority::create("home");
+  foreign.tls = tls_of(other, "a", CertificateRole::kHead, -std::chrono::seconds(5));
+  CHECK(
+      mentions(check_held(signed_plan(foreign, two_nodes(), 5), s.head).error().message, "is not believed"));
+}
+
 TEST_CASE("without TLS a plan needs no signature, and all else is checked") {
   Signing s;
   s.head.tls = s.self.tls = nullptr;

@@ -176,6 +176,18 @@ TEST_CASE("control characters do not reach a terminal") {
   CHECK_FALSE(decode_bytes(bytes_of(*frame)));
 }
 
+TEST_CASE("a sentence that is none any more is cut between two characters") {
+  std::string most(kProseBytesMax - 1, 'x');
+  Result<EncodedFrame> frame =
+      encode_frame({Shutdown{most + "\xc3\xa4" + std::string(100'000, 'y')}, {}, {}});
+  REQUIRE(frame);
+  CHECK(std::get<Shutdown>(decode_bytes(bytes_of(*frame)).value()).reason == most);
+  most += 'x';
+  frame = encode_frame({Shutdown{most}, {}, {}});
+  REQUIRE(frame);
+  CHECK(std::get<Shutdown>(decode_bytes(bytes_of(*frame)).value()).reason == most);
+}
+
 TEST_CASE("the largest step arrives whole, with adapters and without") {
   for (const bool adapted : {false, true}) {
     StepMessage step = sample_step(kStepRowsMax, true);

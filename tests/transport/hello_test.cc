@@ -95,7 +95,7 @@ TEST_CASE("each mismatch is refused with both values and the side to change") {
       {"plan",
        [](Hello& h, ExpectedHello&) { h.plan_hash = "plan:zz"; },
        Refusal::kPlan,
-       {"pi-1 follows another plan than laptop", "plan:bb", "plan:zz", "restart pi-1"}},
+       {"pi-1 follows another plan than laptop", "plan:bb", "plan:zz", "the log of pi-1 or laptop"}},
       {"numeric class",
        [](Hello& h, ExpectedHello&) { h.numeric_class = "blas"; },
        Refusal::kNumericClass,

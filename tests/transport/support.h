@@ -138,7 +138,7 @@ inline std::vector<Message> sample_messages() {
   messages.push_back(StatsMessage{
       "pi-1", 1u << 30, {{1, 4, 9, 100, 200, 300, 400, 500, 600, 700}}, {{"laptop", 8, 9}, {"pi-2", 1, 2}}});
   messages.push_back(Heartbeat{77, true});
-  messages.push_back(Join{"10.0.0.7", 7007, 1u << 30, 4, 3, "{}", "[]"});
+  messages.push_back(Join{"10.0.0.7", 7007, 1u << 30, 4, "{}", {3, "[]", "PEM", "3045"}});
   messages.push_back(Measure{"[]"});
   messages.push_back(Measured{"[1]"});
   messages.push_back(Revoked{{"pi-7", "attic"}});
