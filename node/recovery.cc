@@ -167,8 +167,7 @@ void Recovery::joined(const DeviceProfile& device, const std::vector<MeasuredLin
   improve_ = true;
   look_ahead_soon(now_s);
   expected_.erase(device.name);
-  const bool all_came = state_ == State::kSettling && !was_laid_out_ && expected_.empty();
-  if (state_ == State::kDown || all_came) ask_for_plan(now_s);
+  if (state_ == State::kSettling && !was_laid_out_ && expected_.empty()) ask_for_plan(now_s);  // all came
 }
 
 void Recovery::look_ahead_soon(double now_s) {
@@ -186,7 +185,10 @@ void Recovery::lost(const std::string& node, const std::string& why, double now_
   // A plan that is being made counts on it.
   const bool counted_on = state_ == State::kPlanning;
   if (matters || counted_on) restart(fmt::format("node {} is lost", node), now_s);
-  if (state_ == State::kRunning) ++ticket_;  // a better plan that was asked for may count on it
+  if (state_ == State::kRunning) {  // a better plan that was asked for may count on it
+    ++ticket_;
+    improve_ = true;
+  }
 }
 
 void Recovery::failed(const Error& error, double now_s) {
@@ -256,7 +258,6 @@ void Recovery::examined(const std::string& node, const std::string& failure, dou
        fmt::format("node {} gives the known answers: it may take layers again", node));
   improve_ = true;
   look_ahead_soon(now_s);
-  if (state_ == State::kDown) ask_for_plan(now_s);
 }
 
 void Recovery::answered() {
@@ -277,6 +278,7 @@ void Recovery::restart(const std::string& why, double now_s) {
 
 void Recovery::ask_for_plan(double now_s) {
   state_ = State::kPlanning;
+  improve_ = false;
   asked_ = live_input(now_s);
   actions_.push_back(MakePlan{++ticket_, asked_, plan_, plan_ && !was_laid_out_});
 }
@@ -304,6 +306,7 @@ void Recovery::planned(uint64_t ticket, const Result<ReplanAdvice>& advice, doub
     return load(advice->plan, now_s);
   }
   if (state_ != State::kPlanning) return;
+  if (advice.has_error() && improve_) return ask_for_plan(now_s);
   if (advice.has_error() && !draining_.empty()) {  // better with it than not at all
     for (const std::string& node : draining_) {
       tell(ClusterEvent::Kind::kRefused, now_s, node,
@@ -321,6 +324,7 @@ void Recovery::planned(uint64_t ticket, const Result<ReplanAdvice>& advice, doub
 
 void Recovery::load(const Plan& plan, double now_s) {
   plan_ = plan;
+  if (!was_laid_out_) improve_ = true;  // it was kept though there may have been a better one
   was_laid_out_ = true;
   ++epoch_;
   state_ = State::kLoading;
@@ -403,13 +407,17 @@ double Recovery::next_chance_s() const {
 
 void Recovery::go_down(const std::string& planner, double now_s) {
   // The planner does not know of those that it was not given.
-  std::string why = planner;
+  std::string why = planner, others;
   for (const auto& [node, until] : unfit_) {
-    if (here_.contains(node) && until > now_s)
-      why +=
-          fmt::format("; node {} could not take its layers (the log says why) and is tried again in {:.0f} s",
-                      node, until - now_s);
+    if (!here_.contains(node) || until <= now_s) continue;
+    const bool head = node == name_of(known_.constraints.head);
+    const std::string text =
+        fmt::format("{} {} could not take its layers (the log says why) and is tried again in {:.0f} s",
+                    head ? "the head" : "node", node, until - now_s);
+    if (head) why = text;  // what the planner advises without a head is not what helps
+    if (!head) others += "; " + text;
   }
+  why += others;
   state_ = State::kDown;
   const double chance_s = next_chance_s() - now_s;
   tell(ClusterEvent::Kind::kDown, now_s, "", fmt::format("no plan is possible: {}", why));
@@ -417,8 +425,7 @@ void Recovery::go_down(const std::string& planner, double now_s) {
 }
 
 void Recovery::tick(bool quiet, double now_s) {
-  const bool chance = next_chance_s() <= now_s;
-  if (chance) {
+  if (next_chance_s() <= now_s) {
     std::erase_if(unfit_, [&](const auto& entry) { return entry.second <= now_s; });
     std::erase_if(broken_links_, [&](const auto& entry) { return entry.second <= now_s; });
     improve_ = true;
@@ -436,7 +443,7 @@ void Recovery::tick(bool quiet, double now_s) {
       ask_for_plan(now_s);
       break;
     case State::kDown:
-      if (chance) ask_for_plan(now_s);
+      if (improve_) ask_for_plan(now_s);
       break;
     case State::kLoading:
       if (now_s < load_until_s_) break;

@@ -3,6 +3,9 @@
 #include <doctest/doctest.h>
 
 #include <algorithm>
+#include <functional>
+#include <set>
+#include <string>
 
 #include "node/foresight.h"
 #include "planner/planner.h"
@@ -213,6 +216,75 @@ TEST_CASE("a second loss while loading: the next epoch, and what the first says 
   CHECK(drill.down.empty());
 }
 
+TEST_CASE("what can be used again while a plan is made is in the next, and the service does not go down") {
+  Drill drill;
+  const auto settle = [&] {
+    drill.act();
+    drill.pass(0.5);
+    if (drill.recovery.state() == Recovery::State::kLoading) drill.all_ready();
+  };
+  std::function<void()> meanwhile;
+
+  SUBCASE("two nodes join, one after the other") {
+    const auto join = [&](const std::string& node) {
+      drill.recovery.joined(device(drill.known, node), links_of(node, {"head", "a", "b", "c"}), drill.now_s);
+    };
+    for (const char* node : {"a", "b", "c"}) drill.lose(node), settle();
+    join("a");
+    meanwhile = [join] { join("b"); };
+  }
+  SUBCASE("two suspects are cleared") {
+    for (const char* node : {"a", "b", "c"}) {
+      Suspects::Fault fault;
+      fault.nodes = {node};
+      fault.proven = true;
+      fault.epoch = drill.recovery.epoch();
+      drill.recovery.faulted(fault, drill.now_s);
+      settle();
+    }
+    drill.recovery.examined("a", "", drill.now_s);
+    meanwhile = [&] { drill.recovery.examined("b", "", drill.now_s); };
+  }
+  SUBCASE("two nodes that could not load may try again") {
+    drill.recovery.failed({Errc::kPeerLost, "a step"}, drill.now_s);
+    std::set<std::string> fit = {"a", "b", "c"};
+    double again_s = 0;
+    while (fit.size() > 1) {
+      drill.act();
+      drill.pass(0.5);
+      REQUIRE(drill.recovery.state() == Recovery::State::kLoading);
+      const std::string full = drill.nodes().back() == "head" ? drill.nodes().front() : drill.nodes().back();
+      again_s = drill.now_s + Recovery::kUnfit_s;
+      drill.recovery.ready(full, drill.load->epoch, "out of memory", "", drill.now_s);
+      fit.erase(full);
+    }
+    drill.act();
+    drill.pass(0.5);
+    drill.lose(*fit.begin());
+    drill.now_s = again_s - 0.3;  // the first may, the second not yet
+    meanwhile = [&drill, again_s] {
+      drill.now_s = again_s;
+      drill.recovery.tick(false, drill.now_s);
+    };
+  }
+  REQUIRE_FALSE(drill.down.empty());
+  drill.recovery.tick(false, drill.now_s);
+  drill.act();
+  REQUIRE(drill.asked.has_value());
+  const Recovery::MakePlan order = *drill.asked;
+  drill.asked.reset();
+  drill.down.clear();
+  meanwhile();
+  REQUIRE(carry_out(order).has_error());
+  drill.recovery.planned(order.ticket, carry_out(order), drill.now_s);
+  drill.act();
+  CHECK(drill.down.empty());
+  drill.pass(0.5);
+  REQUIRE(drill.recovery.state() == Recovery::State::kLoading);
+  drill.all_ready();
+  CHECK(drill.runs);
+}
+
 TEST_CASE("a spare that is lost stops nothing") {
   Drill drill;
   std::string spare;
@@ -259,6 +331,22 @@ TEST_CASE("a node that cannot load is left out; where it is needed, service resu
   REQUIRE(drill.load.has_value());
   drill.all_ready();
   CHECK(drill.runs);
+}
+
+TEST_CASE("a head that cannot load is the reason that is given, not what the planner would advise") {
+  Drill drill;
+  drill.known.constraints.keep_on_head = KeepOnHead::kFirstLayer;
+  drill.recovery = Recovery(drill.known, 1);
+  drill.recovery.begin_running(make_plan(drill.known), {"head", "a", "b", "c"});
+  drill.lose(drill.used());
+  drill.pass(0.5);
+  drill.recovery.ready("head", drill.load->epoch, "'m.gguf' was changed while it was in use", "",
+                       drill.now_s);
+  drill.act();
+  drill.pass(1);
+  CHECK(drill.down.find("the head head could not take its layers (the log says why) and is tried again") ==
+        0);
+  CHECK(drill.down.find("allow it") == std::string::npos);
 }
 
 TEST_CASE("a step that fails again and again ends what runs, and the pipeline is made anew all the same") {
