@@ -82,6 +82,8 @@ std::ofstream open_output(const std::string& path, const char* flag) {
   if (fifo && writer.get() < 0)
     fail(errno == ENXIO ? "it is a FIFO that nobody reads from" : std::strerror(errno));
   errno = 0;
+  // A file that is made is for its owner to write, whatever the umask: a stream would ask for more.
+  if (!fifo) Descriptor(::open(path.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC | O_NONBLOCK, 0644));
   std::ofstream out(path, std::ios::binary | std::ios::trunc);
   if (!out) fail(std::strerror(errno));
   return out;

@@ -1,6 +1,7 @@
 #include "node/cli.h"
 
 #include <fmt/format.h>
+#include <sys/resource.h>
 #include <CLI/CLI.hpp>
 
 #include <chrono>
@@ -35,6 +36,7 @@ struct Flags {
   RevokeFlags revoked;
   std::string drained;
   double drain_timeout_s = 300;
+  bool drain_undo = false;
   QuantizeFlags quantize;
   SignFlags sign;
   bool probe_json = false;
@@ -118,10 +120,13 @@ class Commands {
                            [&] { return revoke_command(f.common, f.revoked); });
     add_revoke_flags(revoke, f.common, f.revoked);
     CLI::App& drain = add("drain", "take a node's layers off it, so that it can be unplugged",
-                          [&] { return drain_command(f.top, f.drained, f.drain_timeout_s); });
+                          [&] { return drain_command(f.top, f.drained, f.drain_undo, f.drain_timeout_s); });
     drain.add_option("node", f.drained, "its name")->required();
+    drain.add_flag("--undo", f.drain_undo, "it may take layers again");
     add_server_flags(drain, f.top);
-    drain.add_option("--timeout", f.drain_timeout_s, "seconds to wait for it")->capture_default_str();
+    drain.add_option("--timeout", f.drain_timeout_s, "seconds to wait for it")
+        ->capture_default_str()
+        ->check(number() & CLI::Range(0.0, 1e6));
   }
 
   void add_models() {
@@ -176,9 +181,19 @@ void say_error(const std::string& text) {
     std::fputs(fmt::format("shoal: error: {}\n", line).c_str(), stderr);
 }
 
+// Memory holds keys and what was asked: no copy of it is left behind where the program crashes. Whoever looks
+// for the fault raises the limit of the running process again (prlimit --core).
+void leave_no_core() {
+  struct rlimit limit {};
+  if (::getrlimit(RLIMIT_CORE, &limit) != 0) return;
+  limit.rlim_cur = 0;
+  (void)::setrlimit(RLIMIT_CORE, &limit);
+}
+
 }  // namespace
 
 int run_cli(int argc, char** argv) {
+  leave_no_core();
   try {
     const int code = run_parsed(argc, argv);
     std::cout.flush();

@@ -26,7 +26,7 @@
 #include <vector>
 
 #include "node/cluster_config.h"
-#include "node/strangers.h"
+#include "transport/endpoint_text.h"
 
 namespace shoal {
 
@@ -253,9 +253,18 @@ Result<std::string> Invitation::certify(const std::string& secret, const std::st
   return certificate;
 }
 
+void Invitation::warn_of_caller(const std::string& peer, const std::string& why) {
+  const std::chrono::duration<double> now = std::chrono::steady_clock::now().time_since_epoch();
+  const std::optional<std::string> line =
+      lines_.line(peer, fmt::format("a caller from {} was not heard: {}", peer, why), now.count());
+  if (line) spdlog::warn(*line);
+}
+
 awaitable<void> Invitation::serve(tcp::socket socket) {
   error_code ignored;
-  const std::string from = socket.remote_endpoint(ignored).address().to_string();
+  const tcp::endpoint remote = socket.remote_endpoint(ignored);
+  const std::string from = remote.address().to_string();
+  const std::string peer = endpoint_text(remote);
   asio::ssl::context context = tls13(asio::ssl::context::tls_server);
   const std::string key = key_.pem();
   context.use_certificate(asio::buffer(certificate_), asio::ssl::context::pem);
@@ -273,9 +282,12 @@ awaitable<void> Invitation::serve(tcp::socket socket) {
   connection.expires_after(kExchangeDeadline);
   error_code error;
   co_await stream.async_handshake(asio::ssl::stream_base::server, redirect_error(use_awaitable, error));
-  if (error) co_return;
+  if (error) co_return warn_of_caller(peer, error.message());
   const Result<std::vector<std::string>> asked = co_await read_texts(stream);
-  if (asked.has_error() || asked->size() != 3 || outcome_) co_return;
+  if (asked.has_error()) co_return warn_of_caller(peer, asked.error().message);
+  if (asked->size() != 3)
+    co_return warn_of_caller(peer, fmt::format("it sent {} texts where 3 are due", asked->size()));
+  if (outcome_) co_return;
   const std::string& node = asked->at(1);
   const Result<std::string> certificate = certify(asked->at(0), node, asked->at(2));
   const std::vector<std::string> answer =
@@ -284,7 +296,7 @@ awaitable<void> Invitation::serve(tcp::socket socket) {
   if (certificate) {
     outcome_ = node;  // before it is sent: nobody comes twice
   } else {
-    spdlog::warn("a device at {} was turned away: {}", from, certificate.error().message);
+    spdlog::warn("a device at {} was turned away: {}", peer, certificate.error().message);
   }
   error = co_await write_texts(stream, answer);
   if (!error) co_await stream.async_shutdown(redirect_error(use_awaitable, error));

@@ -27,6 +27,7 @@
 
 #include "base/error.h"
 #include "node/revocation.h"
+#include "node/strangers.h"
 #include "transport/certificates.h"
 
 namespace shoal {
@@ -67,6 +68,7 @@ class Invitation {
   };
   boost::asio::awaitable<void> accept_all();
   boost::asio::awaitable<void> serve(boost::asio::ip::tcp::socket socket);
+  void warn_of_caller(const std::string& peer, const std::string& why);
   std::string refusal_of(const std::string& node) const;  // empty: it may be called so
   Result<std::string> certify(const std::string& secret, const std::string& node, const std::string& request);
 
@@ -76,6 +78,7 @@ class Invitation {
   NodeKey key_;
   std::string certificate_;
   InvitationToken token_;
+  StrangerLines lines_;
   std::deque<Caller> callers_;  // being served, the oldest first; outlives io_, which holds them
   boost::asio::io_context io_;
   boost::asio::ip::tcp::acceptor acceptor_{io_};

@@ -20,6 +20,7 @@
 #include <memory>
 #include <optional>
 #include <set>
+#include <stop_token>
 #include <string>
 #include <vector>
 
@@ -53,6 +54,7 @@ struct NodeEvents {
   std::function<void(const std::string& node)> heard;  // any message
   std::function<void(const std::string& node, const Heartbeat&)> beat;
   std::function<void(const std::string& node, const std::string& why)> lost;
+  std::function<void(const std::string& node, const std::string& why)> ended;  // instead: it said so
   std::function<void(const std::string& node, const Ready&)> ready;
   std::function<void(const std::string& node, const Measured&)> measured;
   std::function<void(const std::string& node, const Examined&)> examined;
@@ -92,8 +94,9 @@ class Node : public PipelineHost {
   // Instead of load(), where there is no plan yet.
   void load_nothing();
   // How stages are built when the pipeline is laid out anew, from those that were there; on the engine
-  // thread. What it takes long for calls note_progress().
-  using Remake = std::function<Engine::Stages(const PipelineLayout&, Engine::Stages)>;
+  // thread. What it takes long for calls note_progress(), and throws soon where the token says that they are
+  // needed no more: another plan came, the head is gone, or the node ends.
+  using Remake = std::function<Engine::Stages(const PipelineLayout&, Engine::Stages, const std::stop_token&)>;
   void set_remake(Remake remake);
   // What is wrong with this node's kernels, if anything; on the engine thread.
   void set_examination(std::function<std::string()> examination);
@@ -109,6 +112,8 @@ class Node : public PipelineHost {
   // A worker: returns when the head says so. Throws SetupError (exit 1) when the head is lost and does not
   // come back in time.
   void serve_until_shutdown();
+  // A worker is ended in order: its head is told, and serve_until_shutdown() returns. From any thread.
+  void leave();
   // A worker calls the head when it has lost it; `now`: it has none yet.
   void set_comeback(const Comeback& comeback, bool now);
 
@@ -174,9 +179,13 @@ class Node : public PipelineHost {
   boost::asio::awaitable<void> serve_control(ChannelPtr channel, bool of_head);
   void obey(const ChannelPtr& channel, Message&& message);
   bool is_of_head(const Channel& channel) const;
-  void disbelieve(const std::set<std::string>& nodes);
+  void disbelieve(const std::set<std::string>& nodes, const char* why);
+  bool is_over(const ChannelPtr& channel);
+  void end_expired();
+  void let_go(const std::string& node);
   void tell_revoked(const ChannelPtr& channel);
   void renew_certificate();
+  void answer_request(const std::string& peer, const CertificateRequest& request);
   boost::asio::awaitable<void> serve_join(ChannelPtr channel, std::string name);
   boost::asio::awaitable<void> serve_pipeline(ChannelPtr channel, int stage);
   boost::asio::awaitable<void> read_control_of(std::string peer, ChannelPtr channel);
@@ -194,6 +203,7 @@ class Node : public PipelineHost {
   boost::asio::awaitable<void> answer_measure(ChannelPtr channel, Measure order);
   boost::asio::awaitable<void> answer_examine(ChannelPtr channel);
   boost::asio::awaitable<void> call_head();
+  boost::asio::awaitable<void> take_leave();
   boost::asio::awaitable<Result<void>> join_head();
   boost::asio::awaitable<void> beat();
   void watch_head();
@@ -232,6 +242,7 @@ class Node : public PipelineHost {
   std::shared_ptr<StepBuffers> buffers_;  // of the layout; links of the one before may still read into theirs
   std::unique_ptr<Engine> engine_;
   Remake remake_;
+  std::stop_source building_;  // of the stages that the engine builds now
   std::function<std::string()> examination_;
   std::function<void(const FetchAhead&)> on_fetch_ahead_;
   std::map<int, ChannelPtr> to_stage_;          // next stages on other nodes
@@ -243,9 +254,10 @@ class Node : public PipelineHost {
     LinkRole role;
   };
   std::vector<Accepted> accepted_;
-  std::vector<ChannelPtr> feeds_;                   // those of them that bring steps
-  std::deque<ChannelPtr> strangers_;                // accepted and not greeted yet, oldest first
-  StrangerLines lines_;                             // about connections that are refused or break the rules
+  std::vector<ChannelPtr> feeds_;     // those of them that bring steps
+  std::deque<ChannelPtr> strangers_;  // accepted and not greeted yet, oldest first
+  StrangerLines lines_;               // about connections that are refused or break the rules
+  ConnectionRates rates_;
   std::map<int, uint64_t> last_step_;               // by stage that is being fed from another node
   std::map<std::string, LinkReport> closed_links_;  // what went over links that are no more
   std::function<void(StepOutcome)> on_outcome_;
@@ -262,6 +274,10 @@ class Node : public PipelineHost {
   std::optional<Comeback> comeback_;
   bool calling_ = false;                           // the head
   std::optional<CertificateKeeper> certificates_;  // where there is TLS
+  // When the certificates end that the other ends have shown, and the head: those that it signed since, by
+  // node. In seconds of now_s(), so that a clock that is set wrong ends nothing.
+  std::map<std::weak_ptr<Channel>, double, std::owner_less<std::weak_ptr<Channel>>> shown_until_s_;
+  std::map<std::string, double> signed_until_s_;
   bool knows_revoked_;                     // who was shut out: by the launcher, or the head that it has
   std::promise<std::string> service_end_;  // empty: the head said so
   bool service_ended_ = false;

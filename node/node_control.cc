@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <bit>
 #include <chrono>
-#include <ctime>
 
 #include "node/node.h"
 #include "node/step_wire.h"
@@ -21,6 +20,12 @@ namespace {
 constexpr auto kStatsDeadline = 3s;
 constexpr auto kClocksEvery = 200ms;
 constexpr auto kGoodbyeDeadline = 2s;
+
+// A node may say what it likes, and of whom it likes.
+std::string told_by(const std::string& peer, const std::string& text) {
+  const std::string name = fmt::format("node {} ", peer);
+  return text.starts_with(name) ? text : fmt::format("{}says: {}", name, text);
+}
 
 }  // namespace
 
@@ -41,16 +46,22 @@ awaitable<void> Node::read_control_of(std::string peer, ChannelPtr channel) {
 
 void Node::take_from(const std::string& peer, Message&& message) {
   if (auto* result = std::get_if<ResultMessage>(&message)) {
+    if (result->failed) result->failure_text = told_by(peer, result->failure_text);
     note_fault(peer, *result);
-    if (may_report(peer, *result) && on_outcome_) on_outcome_(from_message(*result));
+    if (may_report(peer, *result) && on_outcome_) on_outcome_(from_message(*result, layout_.n_vocab));
   } else if (const auto* beat = std::get_if<Heartbeat>(&message)) {
     if (events_.beat) events_.beat(peer, *beat);
+  } else if (std::holds_alternative<Shutdown>(message)) {
+    const std::string why = "it was ended in order";
+    if (!events_.ended) return node_lost(peer, {Errc::kPeerLost, why});
+    forget(peer);
+    events_.ended(peer, why);
   } else if (const auto* ready = std::get_if<Ready>(&message)) {
     if (events_.ready) events_.ready(peer, *ready);
   } else if (const auto* measured = std::get_if<Measured>(&message)) {
     if (events_.measured) events_.measured(peer, *measured);
   } else if (const auto* request = std::get_if<CertificateRequest>(&message)) {
-    if (certificates_) (void)tell(peer, certificates_->answer(peer, *request, std::time(nullptr)));
+    answer_request(peer, *request);
   } else if (const auto* examined = std::get_if<Examined>(&message)) {
     if (events_.examined) events_.examined(peer, *examined);
   } else if (const auto* fetched = std::get_if<FetchedAhead>(&message)) {
@@ -158,6 +169,7 @@ void Node::set_on_outcome(std::function<void(StepOutcome)> on_outcome) {
 void Node::end_service(std::string error) {
   if (service_ended_) return;
   service_ended_ = true;
+  building_.request_stop();
   service_end_.set_value(std::move(error));
 }
 

@@ -27,7 +27,7 @@ constexpr size_t kLinksMax = 512;     // of all of them, where names cannot be b
 // Of one node those for weights or for measuring, each of which holds up to kWeightsBytesMax for a peer that
 // takes nothing. A node uses one for each: what a plan needs, single blocks of the model and of an adapter,
 // what it fetches ahead, a manifest and a measurement; one that has just ended may count for a moment longer.
-constexpr int kBulkLinksOfPeerMax = 8;
+constexpr int kBulkLinksOfPeerMax = 7;
 constexpr size_t kJoinBytesMax = size_t{4} << 20;  // its profile, and the plan that it holds
 constexpr auto kAcceptPause = 100ms;               // after an accept that failed
 constexpr auto kJoinDeadline = 3s;                 // from a hello to what the node has
@@ -44,6 +44,13 @@ awaitable<void> Node::accept_loop() {
                                       kAcceptPause);  // the reason may last: no file is left to open
       boost::system::error_code ignored;
       co_await pause.async_wait(boost::asio::redirect_error(boost::asio::use_awaitable, ignored));
+      continue;
+    }
+    if (!rates_.admits((*channel)->peer(), now_s())) {
+      warn_of_peer(**channel, fmt::format("a connection from {} was closed unheard: too many came from "
+                                          "that address within a minute",
+                                          (*channel)->peer()));
+      (*channel)->abort();
       continue;
     }
     co_spawn(io_.executor(), serve_peer(*channel), detached);
@@ -84,6 +91,9 @@ awaitable<void> Node::serve_peer(ChannelPtr channel) {
   Result<PeerInfo> peer = co_await answer_hello(*channel, expected, validate);
   std::erase(strangers_, channel);
   if (peer.has_error()) {
+    const bool greeted = peer.error().code == Errc::kRefused &&
+                         (identity_.tls == nullptr || channel->peer_certificate() != nullptr);
+    if (!greeted) rates_.ungreeted(channel->peer(), now_s());
     std::erase_if(accepted_, [&](const Accepted& accepted) { return accepted.channel == channel; });
     if (!closing_) warn_of_peer(*channel, "a connection was refused: " + peer.error().message);
     co_return;
@@ -245,7 +255,8 @@ void Node::obey(const ChannelPtr& channel, Message&& message) {
     head_watch_.heartbeat("head", beat->progress, beat->working, now_s());
   } else if (const auto* revoked = std::get_if<Revoked>(&message)) {
     knows_revoked_ = true;
-    disbelieve({revoked->nodes.begin(), revoked->nodes.end()});
+    disbelieve({revoked->nodes.begin(), revoked->nodes.end()},
+               "the head does not believe it any more (shoal revoke, or its certificate has ended)");
   } else if (const auto* renewed = std::get_if<NewCertificate>(&message)) {
     if (certificates_) certificates_->take(*renewed);
   } else if (auto* load = std::get_if<LoadPlan>(&message)) {

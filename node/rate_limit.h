@@ -30,6 +30,13 @@ class RateLimit {
     return static_cast<int>(std::fmax(1, std::ceil((1 - bucket.left) / per_second)));
   }
 
+  // Whether take() would give none now.
+  bool is_empty(const std::string& user, double now_s) const {
+    const auto found = buckets_.find(user);
+    if (per_minute_ <= 0 || found == buckets_.end()) return false;
+    return found->second.left + (now_s - found->second.at_s) * per_minute_ / 60.0 < 1;
+  }
+
   size_t users() const { return buckets_.size(); }
 
  private:

@@ -8,6 +8,7 @@
 #include <thread>
 
 #include "base/error.h"
+#include "base/small_file.h"
 #include "model/gguf_reader.h"
 #include "model/signature.h"
 #include "node/cluster_config.h"
@@ -46,7 +47,7 @@ int sign_command(const SignFlags& flags) {
   }
   if (key.empty()) throw SetupError("shoal sign: with which key? --key FILE, or --new-key FILE makes one");
   const std::string signature = sign_model(file, *manifest, key);
-  std::ofstream out(signature_path, std::ios::binary);
+  std::ofstream out = open_output(signature_path, "shoal sign");
   out << signature;
   out.close();
   if (!out) throw SetupError(quoted(signature_path, 4096) + " cannot be written", kExitFailed);

@@ -62,4 +62,30 @@ class StrangerLines {
   uint64_t left_out_ = 0;
 };
 
+// Whose new connections are closed at once, before a handshake, which costs a fraction of a millisecond on
+// the thread that also streams. A few a second and address are let in where callers show no certificate or
+// say no hello, and far more of those who do: a cluster's nodes may share an address. A bucket holds a
+// minute's worth (node/rate_limit.h), so a start with many links at once is not slowed. Memory: kAddressesMax
+// buckets of each.
+class ConnectionRates {
+ public:
+  static constexpr int kPerMinute = 3000, kUngreetedPerMinute = 600;
+  static constexpr size_t kAddressesMax = 1024;  // then all are forgotten
+
+  // Whether a new connection from `peer`, "address:port", is to be served.
+  bool admits(const std::string& peer, double now_s) {
+    const std::string address = address_of(peer);
+    if (all_.users() >= kAddressesMax) all_ = RateLimit(kPerMinute);
+    return !ungreeted_.is_empty(address, now_s) && !all_.take(address, now_s);
+  }
+  // One that was served has ended without a hello.
+  void ungreeted(const std::string& peer, double now_s) {
+    if (ungreeted_.users() >= kAddressesMax) ungreeted_ = RateLimit(kUngreetedPerMinute);
+    (void)ungreeted_.take(address_of(peer), now_s);
+  }
+
+ private:
+  RateLimit all_{kPerMinute}, ungreeted_{kUngreetedPerMinute};
+};
+
 }  // namespace shoal

@@ -11,6 +11,7 @@
 #include <boost/asio/use_awaitable.hpp>
 #include <deque>
 
+#include "base/units.h"
 #include "model/weight_manifest.h"
 
 namespace shoal {
@@ -24,6 +25,11 @@ constexpr auto kStepsAreLive = 1s;  // since the last one
 constexpr int kShareOfSteps = 3;    // parts of the link, to one of weights
 constexpr auto kWaitMost = 2s;      // for a slow link
 constexpr auto kLook = 1ms;
+constexpr size_t kPeersKnownMax = 1024;  // whose bytes are counted
+
+double uptime_s() {
+  return std::chrono::duration<double>(Clock::now().time_since_epoch()).count();
+}
 
 // An answer on its way: aligned as a payload must be.
 struct Reply {
@@ -122,19 +128,38 @@ awaitable<void> pause(Clock::duration length) {
 }  // namespace
 
 awaitable<void> WeightServer::serve(ChannelPtr channel) {
+  // Not within the condition: g++ 12 destroys there what the awaited call was given twice.
+  const uint64_t answers = co_await answer_all(channel);
+  if (answers > 0) note_given(*channel);
+}
+
+// A node that fetches in many small pieces stands there with the sum, whichever lines are left out.
+void WeightServer::note_given(const Channel& channel) {
+  if (given_.size() >= kPeersKnownMax) given_.clear();  // names that nobody vouches for (--insecure)
+  const uint64_t in_all = given_[channel.peer_name()] += channel.bytes_sent();
+  const std::string what =
+      fmt::format("{} of weights were sent to {}, {} so far", format_bytes(channel.bytes_sent()),
+                  channel.peer(), format_bytes(in_all));
+  if (const std::optional<std::string> line = given_lines_.line(channel.peer_name(), what, uptime_s()))
+    spdlog::info(*line);
+}
+
+// How many requests were answered before the link ended.
+awaitable<uint64_t> WeightServer::answer_all(ChannelPtr channel) {
   channel->set_limits(kHandshakeLimits);  // requests are as short as hellos
   const auto requests = std::make_shared<Requests>(channel);
   const auto warn = [this](const std::string& peer, const std::string& what) {
-    const double now_s = std::chrono::duration<double>(Clock::now().time_since_epoch()).count();
-    if (const std::optional<std::string> line = lines_.line(peer, what, now_s)) spdlog::warn(*line);
+    if (const std::optional<std::string> line = lines_.line(peer, what, uptime_s())) spdlog::warn(*line);
   };
   boost::asio::co_spawn(channel->get_executor(), read_ahead(requests, warn), boost::asio::detached);
+  uint64_t answers = 0;
   while (true) {
     while (requests->waiting.empty() && channel->is_open()) co_await requests->change();
-    if (!channel->is_open()) co_return;
+    if (!channel->is_open()) co_return answers;
     const Clock::time_point began = Clock::now();
     const Result<void> sent = co_await answer(channel, requests->waiting.front());
-    if (sent.has_error()) co_return;
+    if (sent.has_error()) co_return answers;
+    ++answers;
     requests->waiting.pop_front();
     requests->changed.cancel();
     if (Clock::now() - last_step_ < kStepsAreLive) co_await give_way(channel, began);

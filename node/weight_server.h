@@ -9,8 +9,10 @@
 #include <boost/asio/awaitable.hpp>
 #include <boost/asio/thread_pool.hpp>
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "base/error.h"
@@ -45,6 +47,9 @@ class WeightServer {
   uint64_t bytes_given() const { return bytes_given_; }
 
  private:
+  boost::asio::awaitable<uint64_t> answer_all(ChannelPtr channel);
+  // In the log: any node of the cluster may ask for any weights.
+  void note_given(const Channel& channel);
   std::shared_ptr<WeightProvider> provider_of(size_t adapter) const;
   boost::asio::awaitable<Result<void>> answer(ChannelPtr channel, const WeightsRequest& request);
   boost::asio::awaitable<void> give_way(ChannelPtr channel, Clock::time_point began);
@@ -52,7 +57,9 @@ class WeightServer {
   std::vector<std::shared_ptr<WeightProvider>> providers_;
   boost::asio::thread_pool disk_{1};
   Clock::time_point last_step_{};
-  StrangerLines lines_;  // about links that break the rules
+  StrangerLines lines_;                    // about links that break the rules
+  StrangerLines given_lines_;              // about who had what
+  std::map<std::string, uint64_t> given_;  // bytes, by node
   std::atomic<uint64_t> bytes_given_{0};
 };
 

@@ -301,6 +301,10 @@ Result<Request> read_request(const std::string& request) {
     return Error{Errc::kInvalidInput,
                  "no certificate request, or one whose signature does not hold: " + openssl_reason()};
   }
+  if (const std::string kind = kind_of_key(subject); kind != kKindOfKey) {
+    return Error{Errc::kInvalidInput,
+                 fmt::format("a certificate request of a key that is {}: a node's is {}", kind, kKindOfKey)};
+  }
   return parsed;
 }
 

@@ -206,7 +206,8 @@ asio::awaitable<Result<PeerInfo>> answer_hello(Channel& channel, ExpectedHello e
   answer.message = ack;
   const Result<void> sent = co_await channel.send(std::move(answer));
   if (refusal) {
-    const std::string who = named(hello->node_name, channel.peer());
+    const std::string who =
+        hello->node_name.empty() ? channel.peer() : hello->node_name + " at " + channel.peer();
     channel.close();
     co_return Error{Errc::kRefused, fmt::format("refused {}: {}", who, refusal->text)};
   }

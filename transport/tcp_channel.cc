@@ -187,8 +187,8 @@ Result<void> TcpChannel::watch_peer() {
       shown->node, peer_address_, [weak = weak_from_this(), executor = socket_.get_executor(), revoked] {
         asio::post(executor, [weak, revoked] {
           if (const std::shared_ptr<TcpChannel> channel = weak.lock())
-            channel->end(
-                Error{revoked.code, channel->peer() + " is not believed any more: " + revoked.message});
+            channel->end(Error{revoked.code, channel->peer() + " is not believed any more: " +
+                                                 revoked.message + ", or has ended"});
         });
       });
   if (watch_) return {};

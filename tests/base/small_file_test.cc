@@ -115,6 +115,12 @@ TEST_CASE("a pipe is read to its end while somebody writes, and written while so
   std::ofstream(folder.file("old")) << "what was there before";
   open_output(folder.file("old"), "--csv") << "new";
   CHECK(read_text_file(folder.file("old"), "text", 100) == "new");
+  const mode_t before = ::umask(0);
+  open_output(folder.file("made"), "--csv") << "new";
+  ::umask(before);
+  struct stat made {};
+  REQUIRE(::stat(folder.file("made").c_str(), &made) == 0);
+  CHECK((made.st_mode & 0777) == 0644);
 }
 
 }  // namespace shoal

@@ -8,6 +8,8 @@ import unittest
 
 from support import ENVIRONMENT, MODEL, PROGRAM, ClusterTest, cluster_file, even_layers, run
 
+FIXTURES = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "sharding", "fixtures")
+
 
 class ModelFile(ClusterTest):
     def model(self, data):
@@ -69,6 +71,7 @@ class ClusterFile(ClusterTest):
 
     def test_values(self):
         self.refused("nodes: {a: {memory: lots}}\n", r"nodes\.a\.memory.*lots.*2GiB")
+        self.refused("nodes: {a: {memory: 0}}\n", r"nodes\.a\.memory.*leaves no memory to use")
         self.refused("nodes: {a: {memory: 1GiB}}\ncontext: -5\n", r"context.*-5")
         self.refused("nodes: {a: {memory: 1GiB}}\nhead: z\n", r"head 'z'")
         self.refused("nodes: {a: {memory: 1GiB}}\nplan: {objective: speed}\n", r"objective.*speed")
@@ -192,8 +195,9 @@ class Launch(ClusterTest):
 
     def test_a_node_looks_at_its_own_flags_first(self):
         """A token serves once: it is not spent where the node cannot start anyway."""
-        for flag, value in {"--memory": "lots", "--cache-size": "3parsecs", "-m": "/no/such/model.gguf"}.items():
-            with self.subTest(flag=flag):
+        for flag, value in (("--memory", "lots"), ("--memory", "0 GiB"), ("--cache-size", "3parsecs"),
+                            ("-m", "/no/such/model.gguf")):
+            with self.subTest(flag=flag, value=value):
                 result = run(["node", "--join", "127.0.0.1:9", "--name", "never-invited", flag, value])
                 self.assert_refused(result, 2, value)
 
@@ -238,6 +242,9 @@ class Launch(ClusterTest):
                 self.assert_refused(run([*asked, share]), 2, f"--verify: write a share like 1%, .* not '{share}'")
         self.assert_refused(run([*asked, "1%", "--kernels", "blas"]), 2, r"--verify: the nodes compute in numeric class 'blas'")
         self.assert_refused(run(["serve", MODEL, "--verify", "1%"]), 2, r"--verify 1% is for a cluster: .* -c")
+        for encodes in ("t5_gated", "bert_mean"):
+            result = run(["serve", "-c", path, "-m", os.path.join(FIXTURES, encodes + ".gguf"), "--context", "64", "--verify", "1%"])
+            self.assert_refused(result, 2, rf"--verify: .*{encodes}\.gguf has an encoder")
         small = cluster_file(self.folder, 2, memory="20MiB")
         result = run(["run", "-c", small, "-m", MODEL, "-p", "x", "--verify", "1%"], 2)
         self.assert_refused(result, 2, r"--verify: the head node-0 needs .* MiB .* may spend 20\.0 MiB: raise")

@@ -173,7 +173,8 @@ TEST_CASE("what is wrong is named with its line and the way out") {
   CHECK(
       mentions(problem("nodes:\n  a: {memory: 1GiB}\n  a: {memory: 1GiB}"), "c.yaml:3: 'a' is given twice"));
   CHECK(mentions(problem("nodes: {a: {memory: 1GiB, port: 70000}}"), "nodes.a.port must be a whole number"));
-  CHECK(mentions(problem("nodes: {a b: {memory: 1GiB}}"), "a node's name is"));
+  for (const char* name : {"a b", "'.'", "'..'"})
+    CHECK(mentions(problem(std::string("nodes: {") + name + ": {memory: 1GiB}}"), "a node's name is"));
   CHECK(mentions(problem("nodes: {}"), "nodes is empty"));
   CHECK(mentions(problem("context: 4096"), "nodes"));
   CHECK(mentions(problem("nodes: 7"), "must be a map"));

@@ -1,6 +1,7 @@
 #include "node/invitation.h"
 
 #include <doctest/doctest.h>
+#include <fmt/format.h>
 #include <sys/stat.h>
 
 #include <atomic>
@@ -12,6 +13,7 @@
 #include <vector>
 
 #include "node/revocation.h"
+#include "tests/node/log_lines.h"
 #include "tests/support/temp_dir.h"
 
 namespace shoal {
@@ -184,7 +186,8 @@ TEST_CASE("a head that is not the token's is told nothing") {
   CHECK(other.come("pi-2").has_value());
 }
 
-TEST_CASE("strangers that say nothing, or nonsense, do not keep a device out") {
+TEST_CASE("strangers that say nothing, or nonsense, do not keep a device out, and stand in the log") {
+  const test::LogLines log;
   Inviting head;
   boost::asio::io_context io;
   std::vector<boost::asio::ip::tcp::socket> strangers;
@@ -194,6 +197,9 @@ TEST_CASE("strangers that say nothing, or nonsense, do not keep a device out") {
   }
   CHECK(head.come("pi-2").has_value());
   CHECK(head.outcome.get().has_value());
+  const std::string said =
+      fmt::format("a caller from 127.0.0.1:{} was not heard: ", strangers[1].local_endpoint().port());
+  CHECK(log.count(said) == 1);
 }
 
 TEST_CASE("connections that stay silent, and come again when they are closed, do not keep a device out") {

@@ -142,13 +142,13 @@ class KeptCluster {
     const Plan plan = make_plan(input_);
     layout_ = lay_out(base_, plan, endpoints, 0);
     for (const std::string& name : names_) {
-      const auto make = [this, name, bad = name == spoiled](const PipelineLayout& layout,
-                                                            Engine::Stages old) {
+      const auto make = [this, name, bad = name == spoiled](const PipelineLayout& layout, Engine::Stages old,
+                                                            const std::stop_token&) {
         old.clear();
         const bool spoil = bad && loads_left_.fetch_sub(1) > 0;
         return stages_of(name, layout, spoil ? spoiled_ : sound_, *pools_.at(name));
       };
-      nodes_[name]->load(layout_, [&] { return make(layout_, {}); });
+      nodes_[name]->load(layout_, [&] { return make(layout_, {}, {}); });
       nodes_[name]->set_remake(make);
       nodes_[name]->set_examination(
           [this, name] { return failing_.contains(name) ? failing_.at(name) : ""; });
@@ -172,7 +172,8 @@ class KeptCluster {
     nodes_.clear();  // before what their engines read
   }
 
-  Node& head() { return *nodes_.at("a"); }
+  Node& head() { return node("a"); }
+  Node& node(const std::string& name) { return *nodes_.at(name); }
   Coordinator& coordinator() { return *coordinator_; }
   PipelineKeeper& keeper() { return *keeper_; }
   Flipper& wire_to(const std::string& node) { return *wires_.at(node); }

@@ -3,11 +3,15 @@
 #include <spdlog/spdlog.h>
 
 #include <atomic>
+#include <boost/asio/ip/tcp.hpp>
 #include <chrono>
+#include <map>
+#include <mutex>
 #include <thread>
 
 #include "node/node.h"
 #include "tests/node/caller.h"
+#include "tests/node/log_lines.h"
 #include "tests/node/tls_nodes.h"
 
 namespace shoal::test {
@@ -122,6 +126,92 @@ TEST_CASE("a node that loses its head lets nobody in until one says who was shut
   CHECK(comes_true([&] { return mentions(pair.refusal(c, "c"), "b has no head"); }, 5s));
   pair.admits = true;
   CHECK(comes_true([&] { return pair.refusal(c, "c").empty(); }, 5s));
+}
+
+// c shows a certificate of three seconds on its way to the head, which it does not renew; d has such a one
+// too, and does. A longer one, that c shows b, does not help it: the head has said that c goes.
+TEST_CASE(
+    "a node that lets its certificate end loses its connections everywhere; one that renews keeps them") {
+  LogLines log;
+  Pair pair;
+  log.listen();
+  pair.a.set_authority({std::shared_ptr<void>(), &pair.authority}, std::chrono::hours(1));
+  std::mutex mutex;
+  std::map<std::string, std::string> lost;
+  NodeEvents events;
+  events.may_join = [](const std::string&) { return Membership::Verdict{true, 0, ""}; };
+  events.joined = [](const std::string&, const Join&) {};
+  events.lost = [&](const std::string& node, const std::string& why) {
+    const std::lock_guard lock(mutex);
+    lost[node] = why;
+  };
+  const auto why_lost = [&](const std::string& node) {
+    const std::lock_guard lock(mutex);
+    return lost.contains(node) ? lost[node] : std::string();
+  };
+  pair.a.io().call([&] { return pair.a.set_events(events), 0; });
+  pair.b_joins();
+  Caller long_c(tls_of(pair.authority, "c"));
+  REQUIRE(comes_true([&] { return pair.refusal(long_c, "c").empty(); }, 5s));
+  const ChannelPtr feed_of_c = long_c.call(pair.b.port(), pair.hello("c"));
+  Caller d(tls_of(pair.authority, "d", CertificateRole::kNode, 3s)),  // ends no later than c's
+      c(tls_of(pair.authority, "c", CertificateRole::kNode, 3s));
+  const auto join = [&](Caller& caller, const std::string& name) {
+    Hello hello = pair.hello(name, LinkRole::kJoin);
+    hello.peer_node_name = "a";
+    const ChannelPtr channel = caller.call(pair.a.port(), hello);
+    caller.send(channel, Join{});
+    REQUIRE(std::holds_alternative<Revoked>(caller.receive(channel).value()));  // it is a node now
+    return channel;
+  };
+  const ChannelPtr of_d = join(d, "d"), of_c = join(c, "c");
+  Caller e(tls_of(pair.authority, "e", CertificateRole::kNode, 2s));  // of which the head knows nothing
+  const ChannelPtr of_e = e.call(pair.b.port(), pair.hello("e"));
+  d.send(of_d, CertificateRequest{NodeKey::create().request("d", "home")});
+  const std::optional<Message> renewed = d.receive(of_d);
+  REQUIRE(renewed.has_value());
+  CHECK(std::get<NewCertificate>(*renewed).failure.empty());
+
+  CHECK_FALSE(e.receive(of_e).has_value());  // ended by b itself
+  CHECK(comes_true([&] { return log.count("the connection with e at 127.0.0.1:") == 1; }, 1s));
+  CHECK(comes_true([&] { return !why_lost("c").empty(); }, 4s));
+  CHECK(mentions(why_lost("c"), "its certificate has ended and was not renewed: it is valid from "));
+  CHECK(mentions(why_lost("c"), "shoal invite -c CLUSTER.yaml --name c"));
+  CHECK_FALSE(c.receive(of_c).has_value());
+  CHECK_FALSE(long_c.receive(feed_of_c).has_value());  // ended by b at the head's word, which is taken back
+  CHECK(comes_true([&] { return pair.refusal(long_c, "c").empty(); }, 1s));
+  CHECK(mentions(pair.refusal(c, "c"), "has expired"));
+  CHECK(pair.a.io().call([&] { return pair.a.address_of("d"); }) == "127.0.0.1");
+  CHECK(pair.a.io().call([&] { return pair.a.address_of("c"); }).empty());
+  CHECK(why_lost("d").empty());
+  CHECK(why_lost("b").empty());
+  pair.a.io().call([&] { return pair.a.set_events({}), 0; });
+}
+
+TEST_CASE("an address that calls again and again without a certificate waits outside") {
+  Pair pair;
+  Caller d(tls_of(pair.authority, "d"));
+  Hello hello = pair.hello("d");
+  hello.peer_node_name = "a";
+  const auto refusal = [&] {
+    const ChannelPtr channel = d.connect(pair.a.port());
+    return channel == nullptr ? "not connected" : d.greet(channel, hello);
+  };
+  CHECK(refusal() == "");
+  boost::asio::io_context io;
+  const auto flood = [&](int calls) {
+    for (int i = 0; i < calls; ++i) {
+      boost::asio::ip::tcp::socket socket(io);
+      socket.connect({boost::asio::ip::make_address("127.0.0.1"), pair.a.port()});
+    }
+  };
+  bool outside = false;
+  for (int i = 0; i < 20 && !outside; ++i) {
+    flood(100);
+    outside = !refusal().empty();
+  }
+  CHECK(outside);
+  CHECK(comes_true([&] { return refusal().empty(); }, 2s));  // ten a second come in
 }
 
 }  // namespace shoal::test

@@ -90,6 +90,26 @@ TEST_CASE("a key of another kind than ours is refused by its kind, and what is e
   std::filesystem::remove_all(directory);
 }
 
+TEST_CASE("a request for a key of another kind is not signed") {
+  const CertificateAuthority authority = CertificateAuthority::create("home");
+  const std::pair<EVP_PKEY*, const char*> others[] = {{EVP_RSA_gen(1024), "RSA"},
+                                                      {EVP_EC_gen("P-384"), "EC on secp384r1"}};
+  for (const auto& [key, kind] : others) {
+    const std::unique_ptr<EVP_PKEY, decltype(&EVP_PKEY_free)> owner(key, EVP_PKEY_free);
+    const std::unique_ptr<X509_REQ, decltype(&X509_REQ_free)> request(X509_REQ_new(), X509_REQ_free);
+    const std::unique_ptr<BIO, decltype(&BIO_free)> bio(BIO_new(BIO_s_mem()), BIO_free);
+    REQUIRE(X509_REQ_set_pubkey(request.get(), key) == 1);
+    REQUIRE(X509_REQ_sign(request.get(), key, EVP_sha256()) > 0);
+    REQUIRE(PEM_write_bio_X509_REQ(bio.get(), request.get()) == 1);
+    char* data = nullptr;
+    const long size = BIO_get_mem_data(bio.get(), &data);
+    const Result<std::string> made = authority.sign(std::string(data, static_cast<size_t>(size)), "pi-1");
+    REQUIRE(made.has_error());
+    CHECK(made.error().code == Errc::kInvalidInput);
+    CHECK(made.error().message.find(std::string("a key that is ") + kind) != std::string::npos);
+  }
+}
+
 TEST_CASE("stored credentials that are damaged are refused by the file's name") {
   const std::string directory =
       std::filesystem::temp_directory_path() / ("shoal-credentials-" + std::to_string(::getpid()));

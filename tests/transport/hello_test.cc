@@ -121,6 +121,8 @@ TEST_CASE("each mismatch is refused with both values and the side to change") {
       CAPTURE(error.message);
       for (const char* part : c.parts) CHECK(error.message.find(part) != std::string::npos);
     }
+    // In the answering node's log stands from where it was called.
+    CHECK(outcome.answerer.error().message.find(" 127.0.0.1:") != std::string::npos);
     CHECK_FALSE(outcome.caller_open);
     CHECK_FALSE(outcome.answerer_open);
   }
