@@ -100,10 +100,11 @@ void agree_on_inputs(Cluster& cluster, Bootstrap& bootstrap, int threads) {
   }
   (void)agree(bootstrap, report);
   cluster.model_hash = field(all[0], 2);
+  const std::shared_ptr<const GgufFile> own = cluster.file;
   if (!cluster.config.path.empty()) {
     cluster.manifest =
         share_manifest(bootstrap, cluster.name, cluster.file.get(), cluster.config.model, threads);
-    set_up_weights(cluster);
+    if (!own) cluster.file = {cluster.manifest, &cluster.manifest->model()};
   }
   (void)together(bootstrap, cluster.name, [&] {
     cluster.model = ModelConfig::from(*cluster.file);
@@ -113,6 +114,7 @@ void agree_on_inputs(Cluster& cluster, Bootstrap& bootstrap, int threads) {
     return std::string();
   });
   agree_on_adapters(cluster, bootstrap, threads);
+  if (cluster.manifest) set_up_weights(cluster, own);
   if (is_head && cluster.config.context > cluster.model.n_ctx_train) {
     spdlog::warn(
         "the context is {} tokens and the model was trained on {}: what goes beyond is likely to make no "

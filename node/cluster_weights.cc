@@ -175,13 +175,24 @@ std::shared_ptr<const WeightManifest> share_manifest(Bootstrap& bootstrap, const
   return manifest;
 }
 
-void set_up_weights(Cluster& cluster) {
-  const std::shared_ptr<const GgufFile> own = cluster.file;
+std::string weights_identity(const std::string& fingerprint, const WeightManifest& model,
+                             std::span<const std::shared_ptr<const WeightManifest>> adapters) {
+  std::string identity = fingerprint + "." + model.digest();
+  std::string digests;
+  for (const std::shared_ptr<const WeightManifest>& adapter : adapters) digests += adapter->digest();
+  if (!adapters.empty()) identity += "." + sha256_hex(digests);
+  return identity;
+}
+
+std::string fingerprint_in(const std::string& identity) {
+  return identity.substr(0, identity.find('.'));
+}
+
+void set_up_weights(Cluster& cluster, const std::shared_ptr<const GgufFile>& own) {
   std::unique_ptr<WeightCache> cache = own ? nullptr : open_weight_cache(cluster.this_node());
   cluster.weights = std::make_shared<NodeWeights>(
       cluster.manifest, WeightAsker{cluster.config.cluster, cluster.name, cluster.model_hash}, own,
       std::move(cache));
-  if (!own) cluster.file = {cluster.manifest, &cluster.manifest->model()};
 }
 
 void agree_on_adapters(Cluster& cluster, Bootstrap& bootstrap, int threads) {
@@ -197,20 +208,23 @@ void agree_on_adapters(Cluster& cluster, Bootstrap& bootstrap, int threads) {
   });
   const std::string other = bootstrap.rank() == 0 ? other_adapter(cluster.config, all) : "";
   (void)agree(bootstrap, {"", other, kExitUsage});
+  std::vector<std::shared_ptr<const WeightManifest>> manifests;
   for (size_t i = 0; i < adapters.size(); ++i) {
-    std::shared_ptr<const WeightManifest> manifest;
     if (cluster.manifest)
-      manifest = share_manifest(bootstrap, cluster.name, files[i].get(), adapters[i].path, threads);
+      manifests.push_back(share_manifest(bootstrap, cluster.name, files[i].get(), adapters[i].path, threads));
     (void)together(bootstrap, cluster.name, [&] {
-      const GgufFile& file = files[i] ? *files[i] : manifest->model();
+      const GgufFile& file = files[i] ? *files[i] : manifests[i]->model();
       cluster.adapters.push_back(LoraFile::of(adapters[i].name, file, cluster.model));
-      if (!manifest) return std::string();
-      WeightAsker asker{cluster.config.cluster, cluster.name, cluster.model_hash};
-      asker.adapter = static_cast<uint16_t>(i + 1);
-      cluster.adapter_weights.push_back(std::make_shared<NodeWeights>(
-          manifest, asker, files[i], files[i] ? nullptr : open_weight_cache(cluster.this_node())));
       return std::string();
     });
+  }
+  if (!cluster.manifest) return;
+  cluster.model_hash = weights_identity(cluster.model_hash, *cluster.manifest, manifests);
+  for (size_t i = 0; i < manifests.size(); ++i) {
+    WeightAsker asker{cluster.config.cluster, cluster.name, cluster.model_hash};
+    asker.adapter = static_cast<uint16_t>(i + 1);
+    cluster.adapter_weights.push_back(std::make_shared<NodeWeights>(
+        manifests[i], asker, files[i], files[i] ? nullptr : open_weight_cache(cluster.this_node())));
   }
 }
 

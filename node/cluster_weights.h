@@ -32,12 +32,21 @@ std::shared_ptr<const WeightManifest> share_manifest(Bootstrap& bootstrap, const
                                                      const GgufFile* file, const std::string& path,
                                                      int threads);
 
-// Sets cluster.weights by cluster.manifest and cluster.file; where there is no file, the manifest's header
-// becomes it.
-void set_up_weights(Cluster& cluster);
+// What a cluster computes with: the fingerprint of the head's file and, after dots, the digest of its
+// manifest and, where there are adapters, one of theirs. Nodes compare it in each hello, and a head signs it
+// in each plan, so what a node holds under other manifests never serves: the fingerprint alone samples the
+// file.
+std::string weights_identity(const std::string& fingerprint, const WeightManifest& model,
+                             std::span<const std::shared_ptr<const WeightManifest>> adapters);
+std::string fingerprint_in(const std::string& identity);
+
+// Sets cluster.weights by cluster.manifest. `own`: this node's model file, or null. After
+// agree_on_adapters().
+void set_up_weights(Cluster& cluster, const std::shared_ptr<const GgufFile>& own);
 
 // Opens the adapters that this node has; where there are several nodes, the others are fetched like the
-// model. Says which node has another file than the head. After set_up_weights(). Throws SetupError.
+// model. Says which node has another file than the head. Where there is a manifest cluster.model_hash becomes
+// what weights_identity() says. Throws SetupError.
 void agree_on_adapters(Cluster& cluster, Bootstrap& bootstrap, int threads);
 
 // From now on others may ask this node for weights.

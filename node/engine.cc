@@ -69,6 +69,7 @@ bool Engine::submit(std::unique_ptr<StepJob>& job) {
     const std::lock_guard lock(mutex_);
     if (queue_.size() >= queue_max_) return false;
     queue_.push_back(std::move(job));
+    working_ = true;  // from now on, not when the engine wakes: one that hangs between two steps never does
   }
   wake_.notify_one();
   return true;
@@ -80,6 +81,7 @@ void Engine::rebuild(RemakeStages remake, std::function<void(std::string)> done)
     const std::lock_guard lock(mutex_);
     dropped.swap(queue_);
     orders_.push_back({std::move(remake), {}, std::move(done)});
+    working_ = true;
   }
   wake_.notify_one();
 }
@@ -88,6 +90,7 @@ void Engine::run(std::function<std::string()> work, std::function<void(std::stri
   {
     const std::lock_guard lock(mutex_);
     orders_.push_back({{}, std::move(work), std::move(done)});
+    working_ = true;
   }
   wake_.notify_one();
 }
@@ -152,7 +155,6 @@ void Engine::loop() {
       working_ = !queue_.empty() || !orders_.empty();
       wake_.wait(lock, [&] { return stop_ || !queue_.empty() || !orders_.empty(); });
       if (stop_) return;
-      working_ = true;
       if (!orders_.empty()) {
         order = std::move(orders_.front());
         orders_.pop_front();

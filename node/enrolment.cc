@@ -117,6 +117,19 @@ void require_kept_from_others(const std::string& directory) {
                   fmt::join(open, ", "), fmt::join(open, " ")));
 }
 
+void require_room_for_credentials(const std::string& directory) {
+  constexpr size_t kCertificateBytes = 4 << 10;  // of P-256 it has less than one
+  const std::string filler(kCertificateBytes, '\n'), room = directory + "/room";
+  std::error_code ignored;
+  try {
+    store_credentials(room, {NodeKey::create(), filler, filler});
+  } catch (const SetupError&) {
+    std::filesystem::remove_all(room, ignored);
+    throw;
+  }
+  std::filesystem::remove_all(room, ignored);
+}
+
 bool has_authority(const std::string& directory) {
   std::error_code failed;
   return std::filesystem::exists(directory + "/authority.key", failed) ||

@@ -24,6 +24,9 @@ std::string credentials_directory(const std::string& node);
 // good as kept, and so is "".
 void require_kept_from_others(const std::string& directory);
 
+// Throws SetupError where what a token gets could not be kept in such a directory now: before it is used up.
+void require_room_for_credentials(const std::string& directory);
+
 // Whether an authority was made in such a directory before, whole or not.
 bool has_authority(const std::string& directory);
 // The clusters that have one on this machine, as their directories are called.

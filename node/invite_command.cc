@@ -3,6 +3,7 @@
 #include <fmt/ranges.h>
 
 #include <cstdio>
+#include <filesystem>
 
 #include "base/units.h"
 #include "node/cluster_config.h"
@@ -34,6 +35,20 @@ void tell_of_new_authority(const std::string& directory, const std::string& clus
       stderr);
 }
 
+// A name is given again to a device that lost its certificate. Two that have the name keep each other out.
+void tell_of_taken_name(const std::string& node, const std::string& issued) {
+  std::error_code failed;
+  if (node.empty() || !std::filesystem::exists(std::filesystem::path(issued) / (node + ".crt"), failed))
+    return;
+  std::fputs(fmt::format(
+                 "{} HAS A CERTIFICATE ALREADY: go on if this is the same device. Another one would take the "
+                 "name from it whenever it is away, and be kept out while it is there: give that another "
+                 "--name.\n",
+                 node)
+                 .c_str(),
+             stderr);
+}
+
 }  // namespace
 
 int invite_command(const CommonFlags& common, const InviteFlags& flags) {
@@ -45,9 +60,10 @@ int invite_command(const CommonFlags& common, const InviteFlags& flags) {
   const CertificateAuthority authority = CertificateAuthority::in(directory, config.cluster);
   if (first) tell_of_new_authority(directory, config.cluster, common.config, others);
   const NodeConfig& head = config.nodes[static_cast<size_t>(config.head_index())];
-  Invitation invitation(authority,
-                        {head.address, static_cast<uint16_t>(flags.port), config.head, flags.node,
-                         directory + "/issued", config.certificate_life(), revocations_file(directory)});
+  const std::string issued = directory + "/issued";
+  tell_of_taken_name(flags.node, issued);
+  Invitation invitation(authority, {head.address, static_cast<uint16_t>(flags.port), config.head, flags.node,
+                                    issued, config.certificate_life(), revocations_file(directory)});
   std::fputs(fmt::format("on the device, within {}:\n\n  shoal node --join {}:{} --token {}\n\n",
                          format_seconds(flags.wait_s), head.address,
                          head.port > 0 ? std::to_string(head.port) : "PORT", invitation.token())

@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <limits>
 
+#include "node/refusal_words.h"
+
 namespace shoal {
 namespace {
 
@@ -15,10 +17,10 @@ constexpr double kNothingToDo = 1e300;  // for a time at which something was las
 Membership::Verdict Membership::may_join(const std::string& node, double now_s, bool needed) {
   Member& member = members_[node];
   if (member.here)
-    return {false, kSilence_s,
-            fmt::format("a node called {} is here already: choose another name (--name), or wait "
-                        "until its loss was noticed",
-                        node)};
+    return {
+        false, kSilence_s,
+        fmt::format("a node called {} {}: choose another name (--name), or wait until its loss was noticed",
+                    node, kNameTaken)};
   if (needed) return {true, 0, ""};
   if (now_s < member.free_s) {
     return {

@@ -36,6 +36,7 @@ using namespace std::chrono_literals;
 
 constexpr double kShareOfDevice = 0.7;  // of its memory, where nobody says how much may be used
 constexpr auto kCallPauseFirst = 100ms, kCallPauseMost = 2000ms;
+constexpr auto kFirstPatience = 1000ms;  // of the first call: a wrong name or port is told of soon
 
 Endpoint parse_endpoint(const std::string& text, const char* place) {
   const size_t colon = text.rfind(':');
@@ -65,6 +66,7 @@ NodeCredentials credentials_of(const NodeFlags& flags, const std::string& name, 
   if (!text.empty()) {
     const Result<InvitationToken> token = InvitationToken::parse(text);
     if (token.has_error()) throw SetupError("--token: " + token.error().message);
+    require_room_for_credentials(directory);
     const Result<NodeCredentials> given = accept_invitation(head.address, *token, name);
     if (given) {
       store_credentials(directory, *given);
@@ -105,6 +107,17 @@ bool has_ended(const WeightAsker& asker) {
   return asker.tls && own_certificate(asker).expires_s <= std::time(nullptr);
 }
 
+// The first time only where somebody answers soon.
+Result<FetchedManifest> ask_manifest_of(const WeightAsker& asker, const WeightPeer& head,
+                                        const std::string& model, bool first) {
+  if (first) {
+    IoThread io;
+    const Result<std::unique_ptr<WeightLink>> link = WeightLink::open(io, asker, head, kFirstPatience);
+    if (link.has_error()) return link.error();
+  }
+  return fetch_manifest(asker, head, model);
+}
+
 // Calls until the head answers: it may be started later. A certificate that has ended by this device's clock
 // alone is no reason to end: a clock is set right sooner or later, and where that of the head has ended too
 // it is the clock. The head says whether it is the certificate.
@@ -116,9 +129,9 @@ FetchedManifest manifest_of_head(const WeightAsker& asker, const Endpoint& head,
   spdlog::info("node {} calls the head at {}:{}", asker.node, head.address, head.port);
   std::string said;
   std::chrono::milliseconds pause = kCallPauseFirst;
-  while (true) {
-    Result<FetchedManifest> fetched =
-        fetch_manifest(asker, {"", head.address, head.port}, model.empty() ? "the head's model" : model);
+  for (bool first = true;; first = false) {
+    Result<FetchedManifest> fetched = ask_manifest_of(asker, {"", head.address, head.port},
+                                                      model.empty() ? "the head's model" : model, first);
     if (fetched) return std::move(*fetched);
     const std::string& why = fetched.error().message;
     if (why.find(kExpiredThere) != std::string::npos && has_ended(asker)) {
@@ -150,7 +163,7 @@ std::shared_ptr<NodeWeights> weights_of(const CommonFlags& common, const WeightA
                                         const FetchedManifest& head,
                                         const std::shared_ptr<const GgufFile>& own) {
   if (own) {
-    if (own->fingerprint() != head.model_hash) {
+    if (own->fingerprint() != fingerprint_in(head.model_hash)) {
       throw SetupError(fmt::format(
           "{} is another model than the head's: give both the same, or leave --model out and this node "
           "fetches what it needs",
@@ -164,28 +177,38 @@ std::shared_ptr<NodeWeights> weights_of(const CommonFlags& common, const WeightA
   return std::make_shared<NodeWeights>(head.manifest, asker, nullptr, open_weight_cache(settings));
 }
 
-// The adapters that the cluster offers, as the head counts them; their weights are fetched.
+// The adapters that the cluster offers, as the head counts them.
+std::vector<std::shared_ptr<const WeightManifest>> adapters_of_head(WeightAsker asker, const Endpoint& head) {
+  std::vector<std::shared_ptr<const WeightManifest>> manifests;
+  while (manifests.size() < kAdaptersMax) {
+    ++asker.adapter;
+    const Result<FetchedManifest> fetched =
+        fetch_manifest(asker, {"", head.address, head.port}, "adapter " + std::to_string(asker.adapter));
+    if (fetched.has_error() && fetched.error().code == Errc::kRefused) break;  // that was all
+    if (fetched.has_error()) throw SetupError(fetched.error().message, kExitFailed);
+    manifests.push_back(fetched->manifest);
+  }
+  return manifests;
+}
+
+// Their weights, which are fetched.
 struct Adapters {
   std::vector<LoraFile> files;
   std::vector<std::shared_ptr<NodeWeights>> weights;
 };
 
-Adapters adapters_of_head(const CommonFlags& common, WeightAsker asker, const Endpoint& head,
-                          const ModelConfig& model) {
+Adapters open_adapters(const CommonFlags& common, WeightAsker asker,
+                       const std::vector<std::shared_ptr<const WeightManifest>>& manifests,
+                       const ModelConfig& model) {
   NodeConfig settings;
   settings.name = asker.node;
   if (!common.cache_size.empty()) parse_cache_size(common.cache_size, "--cache-size", settings);
   Adapters adapters;
-  while (adapters.files.size() < kAdaptersMax) {
+  for (const std::shared_ptr<const WeightManifest>& manifest : manifests) {
     ++asker.adapter;
-    const std::string name = std::to_string(asker.adapter);
-    const Result<FetchedManifest> fetched =
-        fetch_manifest(asker, {"", head.address, head.port}, "adapter " + name);
-    if (fetched.has_error() && fetched.error().code == Errc::kRefused) break;  // that was all
-    if (fetched.has_error()) throw SetupError(fetched.error().message, kExitFailed);
-    adapters.files.push_back(LoraFile::of(name, fetched->manifest->model(), model));
+    adapters.files.push_back(LoraFile::of(std::to_string(asker.adapter), manifest->model(), model));
     adapters.weights.push_back(
-        std::make_shared<NodeWeights>(fetched->manifest, asker, nullptr, open_weight_cache(settings)));
+        std::make_shared<NodeWeights>(manifest, asker, nullptr, open_weight_cache(settings)));
   }
   return adapters;
 }
@@ -233,10 +256,12 @@ void join_and_serve(const CommonFlags& common, const NodeFlags& flags) {
         flags.join);
   }
   const FetchedManifest of_head = manifest_of_head(asker, head, common.model);
-  asker.model = of_head.model_hash;
+  const std::vector<std::shared_ptr<const WeightManifest>> of_adapters = adapters_of_head(asker, head);
+  // By what came, not by what was said of it: a head that was started again meanwhile is another's.
+  asker.model = weights_identity(fingerprint_in(of_head.model_hash), *of_head.manifest, of_adapters);
   const std::shared_ptr<NodeWeights> weights = weights_of(common, asker, of_head, own);
   const ModelConfig model = ModelConfig::from(weights->model());
-  const Adapters adapters = adapters_of_head(common, asker, head, model);
+  const Adapters adapters = open_adapters(common, asker, of_adapters, model);
 
   Comeback comeback;
   comeback.head = head;
@@ -256,7 +281,7 @@ void join_and_serve(const CommonFlags& common, const NodeFlags& flags) {
   };
   StageFactory stages(name, source, model, kernels, pool, on_progress);
   boost::asio::thread_pool disk(1);  // outlives the node, which posts to it
-  Node node({asker.cluster, name, of_head.model_hash, kernels.numeric_class, tls, /*knows_revoked=*/false},
+  Node node({asker.cluster, name, asker.model, kernels.numeric_class, tls, /*knows_revoked=*/false},
             listens_at, static_cast<uint16_t>(flags.port));
   running = &node;
   comeback.join.port = node.port();
@@ -287,8 +312,9 @@ int node_command(const CommonFlags& common, const NodeFlags& flags) {
       join_and_serve(common, flags);
       return kExitDone;
     } catch (const SetupError& end) {
-      // A head that was started again with another model: what is fetched is fetched anew.
-      if (!common.model.empty() || !tells_of_other_model(end.what())) throw;
+      // A head that was started again with another model or other adapters: they are asked for anew, and what
+      // the cache has of them is kept.
+      if (!tells_of_other_model(end.what())) throw;
       spdlog::warn("{}; this node begins anew with the head's", end.what());
       std::this_thread::sleep_for(std::chrono::seconds(1));
     }

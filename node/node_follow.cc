@@ -12,6 +12,7 @@
 #include <chrono>
 
 #include "node/node.h"
+#include "node/refusal_words.h"
 #include "node/signed_plan.h"
 
 namespace shoal {
@@ -28,7 +29,8 @@ namespace json = boost::json;
 constexpr auto kBeatEvery = 200ms;
 constexpr auto kCallDeadline = 1500ms;  // of one call to the head
 constexpr auto kCallPauseFirst = 100ms, kCallPauseMost = 2000ms;
-constexpr size_t kPeersMax = 1024;  // of one order to measure
+constexpr auto kCallPauseTaken = 60s;  // of one whose name another device has, not for the loss of its own
+constexpr size_t kPeersMax = 1024;     // of one order to measure
 
 awaitable<void> pause_until(boost::asio::any_io_executor executor, Clock::time_point moment) {
   boost::asio::steady_timer timer(executor, moment);
@@ -316,7 +318,8 @@ awaitable<void> Node::call_head() {
       break;
     }
     co_await pause_until(io_.executor(), after(pause));
-    pause = std::min<std::chrono::milliseconds>(pause * 2, kCallPauseMost);
+    const bool taken = why.find(kNameTaken) != std::string::npos;
+    pause = std::min<std::chrono::milliseconds>(pause * 2, taken ? kCallPauseTaken : kCallPauseMost);
   }
   calling_ = false;
 }

@@ -407,13 +407,17 @@ double Recovery::next_chance_s() const {
 
 void Recovery::go_down(const std::string& planner, double now_s) {
   // The planner does not know of those that it was not given.
-  std::string why = planner;
+  std::string why = planner, others;
   for (const auto& [node, until] : unfit_) {
-    if (here_.contains(node) && until > now_s)
-      why +=
-          fmt::format("; node {} could not take its layers (the log says why) and is tried again in {:.0f} s",
-                      node, until - now_s);
+    if (!here_.contains(node) || until <= now_s) continue;
+    const bool head = node == name_of(known_.constraints.head);
+    const std::string text =
+        fmt::format("{} {} could not take its layers (the log says why) and is tried again in {:.0f} s",
+                    head ? "the head" : "node", node, until - now_s);
+    if (head) why = text;  // what the planner advises without a head is not what helps
+    if (!head) others += "; " + text;
   }
+  why += others;
   state_ = State::kDown;
   const double chance_s = next_chance_s() - now_s;
   tell(ClusterEvent::Kind::kDown, now_s, "", fmt::format("no plan is possible: {}", why));

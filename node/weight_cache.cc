@@ -22,6 +22,7 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr const char* kPartial = ".partial";
+constexpr const char* kAside = ".aside";
 constexpr const char* kInUse = "in-use";
 constexpr uint64_t kReserveBytes = uint64_t{64} << 20;  // of the disk, left to others
 
@@ -69,6 +70,14 @@ std::optional<Error> make_folders(const std::string& folder) {
     if (::mkdir(path.c_str(), 0700) != 0 && errno != EEXIST) return refused("cannot be made", path);
   }
   return std::nullopt;
+}
+
+// A directory that stands where a file of the cache is to be, put there by nobody of us: out of the way, with
+// what is in it.
+void move_directory_away(const std::string& path) {
+  struct stat status;
+  if (::lstat(path.c_str(), &status) != 0 || !S_ISDIR(status.st_mode)) return;
+  if (::rmdir(path.c_str()) != 0) ::rename(path.c_str(), (path + kAside).c_str());
 }
 
 bool is_name(const std::string& text) {
@@ -211,6 +220,8 @@ Result<std::unique_ptr<WeightCache::Filling>> WeightCache::fill(const Sha256& te
     if (const std::optional<Error> failed = make_folders(folder_)) return *failed;
     if (!is_made()) return refused("cannot be made", folder);
   }
+  move_directory_away(filling->path_);
+  move_directory_away(filling->partial_);
   while (true) {
     Descriptor file(::open(filling->partial_.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600));
     if (file.get() < 0) return refused("cannot be written", filling->partial_);

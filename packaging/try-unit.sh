@@ -1,7 +1,7 @@
 #!/bin/bash
 # Tries a package's service under systemd, on this machine and without touching it: systemd runs as process 1 in namespaces
 # of its own, on an overlay of the root file system in memory; the package is installed there, a head invites the service's
-# node, which computes, is killed, comes back by its certificate and its cache, and is stopped. Needs root.
+# node, which computes, is killed, comes back by its certificate and its cache, is upgraded, stopped and purged. Needs root.
 #
 #     packaging/try-unit.sh PACKAGE.deb MODEL.gguf
 set -u
@@ -90,11 +90,23 @@ Y
   [ "$again" = "$first" ] || fail "another answer after its return: $again"
   journalctl -u shoal-node --no-pager -o cat | grep -q "on its disk, 0 B fetched" || fail "it fetched its layers again"
   say "killed, it came back by its certificate and its cache, and the answer is the same"
+  local process
+  process=$(systemctl show -P MainPID shoal-node)
+  dpkg --install --force-depends /root/package.deb >/dev/null 2>&1 || fail "it cannot be installed over itself"
+  [ "$(systemctl show -P MainPID shoal-node)" != "$process" ] || fail "an upgrade leaves the old program running"
+  wait_for "its return after an upgrade" answer
+  say "upgraded, the new program runs and answers"
   systemctl stop shoal-node || fail "it does not stop"
   [ "$(systemctl show -P Result shoal-node)" = success ] || fail "it was not stopped well"
   systemd-analyze security shoal-node --no-pager | tail -1
   dpkg --remove shoal >/dev/null || fail "it cannot be removed"
-  say "stopped and removed: all is well"
+  ls /etc/default/shoal-node /var/lib/shoal/nodes/pi-2/node.key >/dev/null || fail "removing it took what purging should"
+  dpkg --purge shoal >/dev/null 2>&1 || fail "it cannot be purged"
+  for left in /etc/default/shoal-node /var/lib/shoal /var/cache/shoal; do
+    [ ! -e $left ] || fail "purged, it leaves $left"
+  done
+  ! getent passwd shoal >/dev/null || fail "purged, it leaves its user"
+  say "stopped, removed and purged: all is well"
 }
 
 case ${1:-} in

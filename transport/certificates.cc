@@ -163,8 +163,9 @@ void write_file(const std::string& path, const std::string& text, mode_t mode) {
   const std::string partial = path + ".partial";
   ::unlink(partial.c_str());
   const int fd = ::open(partial.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, mode);
-  bool written = fd >= 0 && ::write(fd, text.data(), text.size()) == static_cast<ssize_t>(text.size()) &&
-                 ::fsync(fd) == 0;
+  const ssize_t bytes = fd >= 0 ? ::write(fd, text.data(), text.size()) : -1;
+  if (bytes >= 0 && bytes < static_cast<ssize_t>(text.size())) errno = ENOSPC;
+  bool written = bytes == static_cast<ssize_t>(text.size()) && ::fsync(fd) == 0;
   const int reason = errno;
   if (fd >= 0) ::close(fd);
   if (written) written = ::rename(partial.c_str(), path.c_str()) == 0;

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <utility>
 #include <variant>
 
@@ -28,6 +29,19 @@ std::string version_text(const std::string& a, uint32_t a_version, const std::st
 }
 
 constexpr std::string_view kOtherModel = "has another model file than";
+constexpr size_t kDigitsShown = 12;  // of a digest: enough to compare by eye
+
+// The first figures of each digest of several, between dots.
+std::string shortened(std::string_view digests) {
+  std::string text;
+  while (true) {
+    const size_t end = digests.find('.');
+    text += digests.substr(0, std::min(end, kDigitsShown));
+    if (end == std::string_view::npos) return text;
+    text += '.';
+    digests.remove_prefix(end + 1);
+  }
+}
 
 Error lost_hello(const Error& error, const std::string& peer) {
   return Error{error.code, "no hello from " + peer + ": " + error.message};
@@ -70,8 +84,10 @@ std::optional<RefusalReason> check_hello(const Hello& hello, const ExpectedHello
     return RefusalReason{
         Refusal::kModel,
         fmt::format(
-            "{} {} {} ({} and {}): give both the same, or one of them none, so that it fetches what it needs",
-            self, kOtherModel, caller, expected.model_fingerprint, hello.model_fingerprint)};
+            "{} {} {}, or other adapters ({} and {}): give both the same, or one of them none, so that "
+            "it fetches what it needs",
+            self, kOtherModel, caller, shortened(expected.model_fingerprint),
+            shortened(hello.model_fingerprint))};
   }
   if (differ(hello.plan_hash, expected.plan_hash)) {
     return RefusalReason{

@@ -187,7 +187,9 @@ struct Hello {
   peerNodeName @4 :Text;
   # Whom the speaker means to reach.
   modelFingerprint @5 :Text;
-  # Hash of the model file.
+  # What the speaker computes with: the fingerprint of the head's model file (its header, and samples of its tensors),
+  # the digest of the manifest of its weights, and where there are adapters one of theirs (node/cluster_weights.h), with
+  # dots between them. Empty from a node that has not got them yet. Who holds other weights than the receiver is refused.
   planHash @6 :Text;
   numericClass @7 :Text;
   # Nodes of one class compute the same bits from the same input; others may not share a pipeline.
@@ -443,7 +445,7 @@ struct LoadPlan {
   planJson @1 :Text;
   # What the head states: {"cluster": ..., "epoch": ..., "protocol": ..., "model": ..., "numeric_class": ..., "layout": ...}.
   # The layout (node/pipeline_layout.h) says which node computes which layers, where each listens, and the sizes that
-  # buffers are made for. The receiver checks that the statement is for its own cluster, model, protocol version and
+  # buffers are made for. "model" is what a hello has. The receiver checks that the statement is for its own cluster, model, protocol version and
   # numeric class and for this epoch, that the epoch is above its present one, that every layer is there once and every
   # size within the limits above.
   certificate @2 :Text;

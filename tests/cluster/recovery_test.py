@@ -3,12 +3,16 @@ undisturbed run. docs/reliability.md says what is promised; bench/chaos.py plays
 
 import http.client
 import os
+import random
+import shutil
 import signal
 import subprocess
 import time
 import unittest
+from unittest import mock
 
-from elastic import Elastic
+from elastic import PROMPT, Elastic
+from lora_test import write_adapter
 from support import ENVIRONMENT, MODEL, PROGRAM, ClusterTest, cluster_file, even_layers, processes_of, wait_until_gone
 
 LAUNCHER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "tools", "shoal-cluster")
@@ -122,6 +126,45 @@ class Recovery(ClusterTest):
                 for name in used:
                     self.assertRegex(cluster.log(name)[begun[name]:], r"in memory already: (\d+) of \1 layers")
 
+    def test_the_head_comes_back_with_other_weights_or_adapters(self):
+        """A file of the same fingerprint, as a damaged one is and the one that takes its place."""
+        model, size = os.path.join(self.folder, "changed.gguf"), os.path.getsize(MODEL)
+        shutil.copy(MODEL, model)
+        with open(model, "r+b") as out:
+            places = random.Random(1)
+            for _ in range(10):  # sectors none of which the fingerprint samples
+                out.seek(places.randrange(size // 3, size * 95 // 100) // 4096 * 4096)
+                out.write(bytes(4096))
+        fingerprints = {subprocess.run([PROGRAM, "inspect", path], capture_output=True, text=True, check=True)
+                        .stdout.partition("fingerprint")[2].split()[0] for path in (MODEL, model)}
+        self.assertEqual(len(fingerprints), 1)
+        alone = subprocess.run([PROGRAM, "run", MODEL, "-q", "--raw", "-p", PROMPT, "--temp", "0", "--ignore-eos", "-n",
+                                "40"], capture_output=True, text=True, check=True).stdout.removesuffix("\n")
+        with mock.patch("elastic.MODEL", model):
+            cluster = Elastic(self.folder, nodes=2, memory="150MiB", sequences=2)  # the head cannot hold all
+            start_node = cluster.start_node
+            cluster.start_node = lambda name: start_node(name, options=[])  # without the model's file
+
+            def begin_anew():
+                begun = len(cluster.log("node-1"))
+                cluster.start_head()
+                cluster.wait_for(lambda: cluster.state() == "running", 20, "the second head's plan")
+                self.assertIn("this node begins anew", cluster.log("node-1")[begun:])
+
+            with cluster:
+                self.assertNotEqual(cluster.complete(40), alone)
+                cluster.signal("node-0", signal.SIGTERM)
+                cluster.processes["node-0"].wait(20)
+                shutil.copy(MODEL, model)
+                begin_anew()
+                self.assertEqual(cluster.complete(40), alone)
+                cluster.signal("node-0", signal.SIGKILL)
+                with open(cluster.config, "a", encoding="utf-8") as out:
+                    out.write(f"adapters: {{tone: {write_adapter(os.path.join(self.folder, 'tone.gguf'), 1)}}}\n")
+                begin_anew()
+                self.assertEqual(cluster.complete(40), alone)
+                self.assertNotEqual(cluster.complete(40, lora="tone"), alone)
+
     def test_join_while_serving_and_drain(self):
         with Elastic(self.folder, nodes=3) as cluster:
             expected = cluster.complete(100)
@@ -169,7 +212,12 @@ class Recovery(ClusterTest):
         taken = join("node-0", "--token", token)
         self.assertEqual(taken.returncode, 1)
         self.assertIn("the head's name", taken.stderr)
+        kept = subprocess.run([PROGRAM, "node", "--join", f"127.0.0.1:{cluster.port}", "--name", "stranger", "--token", token],
+                              capture_output=True, text=True, timeout=30, check=False,
+                              env={**cluster.environment, "XDG_DATA_HOME": cluster.config})  # a file, no folder
+        self.assertEqual(kept.returncode, 1)
         inviting.kill()
+        self.assertNotIn("has its certificate", inviting.stdout.read())  # the token was not used up for nothing
         late = join("stranger", "--token", token)
         self.assertEqual(late.returncode, 1)
         self.assertIn("nobody waits for this token", late.stderr)
@@ -178,6 +226,9 @@ class Recovery(ClusterTest):
                            {"Content-Type": "application/json", "X-Forwarded-For": "10.0.0.7"})
         self.assertEqual(connection.getresponse().status, 403)
         connection.close()
+        inviting = cluster.invite("--name", cluster.names[1])[1]  # a name that another device has
+        inviting.kill()
+        self.assertIn(f"{cluster.names[1]} HAS A CERTIFICATE ALREADY", inviting.stderr.read())
 
     def test_flapping_is_kept_out(self):
         with Elastic(self.folder, nodes=2) as cluster:

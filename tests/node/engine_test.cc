@@ -2,7 +2,15 @@
 
 #include <doctest/doctest.h>
 
+#include <pthread.h>
+#include <signal.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <fstream>
+#include <functional>
 #include <future>
+#include <string>
 #include <thread>
 
 #include "tests/node/local_cluster.h"
@@ -17,6 +25,8 @@ struct Gated {
         layout(layout_of({})),
         pool(1),
         engine(queue_max, [this](auto job) {
+          thread = pthread_self();
+          thread_id = gettid();
           last = std::move(job);
           if (++done == 1) first_done.set_value();
           opened.wait();
@@ -32,15 +42,35 @@ struct Gated {
     return made;
   }
 
+  // Whether the engine waits for something to do, and so holds no lock. Not before its first job is done.
+  bool sleeps() const {
+    std::ifstream in("/proc/self/task/" + std::to_string(thread_id) + "/stat");
+    std::string text;
+    std::getline(in, text);
+    const size_t end = text.rfind(')');
+    return !engine.working() && end != std::string::npos && text.compare(end, 3, ") S") == 0;
+  }
+
   GgufFile file;
   PipelineLayout layout;
   ThreadPool pool;
   std::promise<void> gate, first_done;
   std::shared_future<void> opened = gate.get_future().share();
   std::atomic<int> done{0};
+  pthread_t thread{};  // the engine's, once a job is done
+  pid_t thread_id = 0;
   std::unique_ptr<StepJob> last;
   Engine engine;
 };
+
+std::atomic<bool> holds{false}, held{false};
+
+// Keeps the thread that gets the signal where it is.
+void hold(int) {
+  held = true;
+  while (holds) std::this_thread::yield();
+  held = false;
+}
 
 }  // namespace
 
@@ -90,6 +120,40 @@ TEST_CASE("an engine that stops finishes the step it computes and drops those th
   }
   CHECK(waiting.expired());
   opener.join();
+}
+
+TEST_CASE("what waits for an engine that hangs between two steps is work, and none of it gets done") {
+  Gated gated(4);
+  gated.gate.set_value();
+  std::unique_ptr<StepJob> job = gated.job(0);
+  REQUIRE(gated.engine.submit(job));
+  while (gated.done < 1) std::this_thread::yield();
+  struct sigaction action {
+  }, before{};
+  action.sa_handler = hold;
+  sigaction(SIGUSR1, &action, &before);
+  const auto while_it_hangs = [&](const std::function<void()>& order) {
+    while (!gated.sleeps()) std::this_thread::yield();
+    holds = true;
+    pthread_kill(gated.thread, SIGUSR1);
+    while (!held) std::this_thread::yield();
+    CHECK_FALSE(gated.engine.working());
+    const uint64_t progress = gated.engine.progress();
+    order();
+    CHECK(gated.engine.working());
+    CHECK(gated.engine.progress() == progress);
+    holds = false;
+    while (gated.engine.working()) std::this_thread::yield();
+    CHECK(gated.engine.progress() == progress + 1);
+  };
+  while_it_hangs([&] {
+    job = gated.job(1);
+    CHECK(gated.engine.submit(job));
+  });
+  while_it_hangs([&] { gated.engine.run([] { return std::string(); }, [](const std::string&) {}); });
+  while_it_hangs(
+      [&] { gated.engine.rebuild([](Engine::Stages stages) { return stages; }, [](const std::string&) {}); });
+  sigaction(SIGUSR1, &before, nullptr);
 }
 
 TEST_CASE("what make_stages throws comes out of start()") {

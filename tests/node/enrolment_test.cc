@@ -2,8 +2,10 @@
 #include "node/enrolment.h"
 
 #include <doctest/doctest.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 
+#include <csignal>
 #include <filesystem>
 
 #include "base/error.h"
@@ -172,6 +174,30 @@ TEST_CASE("the first plan goes to all ranks as the head signed it") {
     if (strange) CHECK(mentions(ends[0], "the plan of epoch 1 from the head laptop was refused"));
     if (strange) CHECK(ends[2] == "silent");
   }
+}
+
+TEST_CASE("whether credentials can be kept is known before they are there, and leaves nothing") {
+  TempDir dir;
+  const std::string directory = dir.file("nodes/pi-1");
+  require_room_for_credentials(directory);
+  CHECK(std::filesystem::is_empty(directory));
+  // As a disk that is full takes the first bytes and no more.
+  rlimit before{}, little{};
+  REQUIRE(getrlimit(RLIMIT_FSIZE, &before) == 0);
+  little = before;
+  little.rlim_cur = 2048;
+  const auto handler = std::signal(SIGXFSZ, SIG_IGN);
+  REQUIRE(setrlimit(RLIMIT_FSIZE, &little) == 0);
+  std::string refusal;
+  try {
+    require_room_for_credentials(directory);
+  } catch (const SetupError& error) {
+    refusal = error.what();
+  }
+  REQUIRE(setrlimit(RLIMIT_FSIZE, &before) == 0);
+  std::signal(SIGXFSZ, handler);
+  CHECK(refusal == "cannot write " + directory + "/room/authority.crt: No space left on device");
+  CHECK(std::filesystem::is_empty(directory));
 }
 
 }  // namespace shoal::test

@@ -4,12 +4,15 @@
 #include <spdlog/spdlog.h>
 #include <sys/stat.h>
 
+#include <algorithm>
 #include <atomic>
 #include <filesystem>
 #include <random>
 #include <thread>
 
+#include "node/cluster_weights.h"
 #include "node/node.h"
+#include "node/signed_plan.h"
 #include "tests/node/caller.h"
 #include "tests/node/local_cluster.h"
 #include "tests/node/log_lines.h"
@@ -418,6 +421,36 @@ TEST_CASE("the manifest comes over the wire, and so does what a node has") {
   }
   CHECK(parse_inventory("", 5) == std::vector<bool>(5, false));
   CHECK(parse_inventory("all", 5).empty());
+}
+
+TEST_CASE("a byte that the fingerprint does not sample makes another model to the others") {
+  TempDir dir;
+  const std::string path = dir.file("changed.gguf");
+  std::filesystem::copy_file(model_file()->path(), path);
+  const auto identity_now = [&] {
+    const auto file = std::make_shared<const GgufFile>(GgufFile::open(path));
+    CHECK(file->fingerprint() == model_file()->fingerprint());
+    ThreadPool pool(1);
+    return weights_identity(file->fingerprint(), WeightManifest::of(*file, pool), {});
+  };
+  const std::string before = identity_now();
+  CHECK(fingerprint_in(before) == model_file()->fingerprint());
+  const TensorInfo& largest = *std::ranges::max_element(model_file()->tensors(), {}, &TensorInfo::bytes);
+  flip(path, largest.offset, 3);
+  const std::string after = identity_now();
+  CHECK(before == weights_identity(model_file()->fingerprint(), *the_manifest(), {}));
+  CHECK(after != before);
+  const std::shared_ptr<const WeightManifest> adapter = the_manifest();
+  CHECK(weights_identity("f", *the_manifest(), {&adapter, 1}) != weights_identity("f", *the_manifest(), {}));
+  // Who holds the one is not let in by a node that has the other, and gets no plan of it.
+  Node head({"home", "head", after}, "127.0.0.1", 0), stale({"home", "b", before}, "127.0.0.1", 0);
+  const Error refused = stale.measure_link("head", {"127.0.0.1", head.port()}).error();
+  CHECK(tells_of_other_model(refused.message));
+  PipelineLayout layout = layout_of({});
+  layout.endpoints[layout.head] = {"127.0.0.1", 1};
+  const LoadPlan order = signed_plan(head.identity(), layout, 1);
+  CHECK(check_plan(order, head.identity(), 0, "the head").has_value());
+  CHECK(mentions(check_plan(order, stale.identity(), 0, "the head").error().message, "it is for model"));
 }
 
 TEST_CASE("requests that lie are answered in words or end the link, and the giver gives on") {

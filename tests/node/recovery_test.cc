@@ -333,6 +333,22 @@ TEST_CASE("a node that cannot load is left out; where it is needed, service resu
   CHECK(drill.runs);
 }
 
+TEST_CASE("a head that cannot load is the reason that is given, not what the planner would advise") {
+  Drill drill;
+  drill.known.constraints.keep_on_head = KeepOnHead::kFirstLayer;
+  drill.recovery = Recovery(drill.known, 1);
+  drill.recovery.begin_running(make_plan(drill.known), {"head", "a", "b", "c"});
+  drill.lose(drill.used());
+  drill.pass(0.5);
+  drill.recovery.ready("head", drill.load->epoch, "'m.gguf' was changed while it was in use", "",
+                       drill.now_s);
+  drill.act();
+  drill.pass(1);
+  CHECK(drill.down.find("the head head could not take its layers (the log says why) and is tried again") ==
+        0);
+  CHECK(drill.down.find("allow it") == std::string::npos);
+}
+
 TEST_CASE("a step that fails again and again ends what runs, and the pipeline is made anew all the same") {
   Drill drill;
   for (int i = 0; i <= Recovery::kFailuresMax; ++i) {

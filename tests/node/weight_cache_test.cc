@@ -199,6 +199,27 @@ TEST_CASE("a folder that a person removes is made again, and what is in use stay
   CHECK(filling.error().message.find(folder) != std::string::npos);
 }
 
+TEST_CASE("a directory in the place of a tensor is moved away, with what is in it") {
+  TempDir dir;
+  auto cache = open(dir.file("shards"), 1 << 20);
+  unsigned seed = 0;
+  for (const char* ending : {"", ".partial"}) {
+    for (const bool empty : {true, false}) {
+      const Tensor tensor(1000, ++seed);
+      const std::string name = to_hex(tensor.digest), place = cache->folder() + "/" + name.substr(0, 2) + "/";
+      std::filesystem::create_directories(place + name + ending);
+      if (!empty) write_file(place + name + ending + "/precious", "mine");
+      CHECK_FALSE(cache->has(tensor.digest, 1000));
+      auto filling = cache->fill(tensor.digest);
+      REQUIRE(filling.has_value());
+      REQUIRE((*filling)->append(tensor.data).has_value());
+      CHECK((*filling)->finish().has_value());
+      CHECK(cache->has(tensor.digest, 1000));
+      CHECK(std::filesystem::exists(place + name + ending + ".aside/precious") == !empty);
+    }
+  }
+}
+
 TEST_CASE("links and strangers' files in the folder are left alone") {
   TempDir dir;
   auto cache = open(dir.file("shards"), 1000);
