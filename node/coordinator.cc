@@ -5,11 +5,18 @@
 #include <spdlog/spdlog.h>
 
 #include <algorithm>
-#include <cmath>
 
 #include "base/check.h"
+#include "node/answer_check.h"
 
 namespace shoal {
+namespace {
+
+// What stages may tell of a step, by the time that it was away: their clocks are not the head's.
+constexpr double kToldOfLap = 1.5, kToldSlack_s = 0.1;
+
+}  // namespace
+
 Coordinator::Coordinator(PipelineHost& host, const PipelineLayout& layout, const SchedulerLimits& limits,
                          PipelineModel model, const Tokenizer* tokenizer)
     : host_(host),
@@ -179,34 +186,38 @@ void Coordinator::on_outcome(StepOutcome outcome) {
   last_outcome_s_ = host_.now_s();
   if (outcome.failed) {
     // What a stage refuses is not the asker's fault: requests were checked before anything was sent.
-    const bool of_step =
-        outcome.error.code == Errc::kInvalidInput || outcome.error.code == Errc::kContextFull;
-    broken({of_step ? Errc::kBadFrame : outcome.error.code, std::move(outcome.error.message)});
+    const bool of_pipeline = outcome.error.code == Errc::kPeerLost || outcome.error.code == Errc::kTimeout;
+    broken({of_pipeline ? outcome.error.code : Errc::kIo, std::move(outcome.error.message)});
     return;
   }
+  // kBadFrame means this alone: the node of the last stage is at fault.
+  const auto unusable = [this](const std::string& why) {
+    broken({Errc::kBadFrame, fmt::format("an answer from {} cannot be used: {}",
+                                         layout_.stage_text(layout_.last_stage()), why)});
+  };
   const auto found = steps_.find(outcome.step_id);
-  if (found == steps_.end()) {
-    broken({Errc::kBadFrame, fmt::format("an answer to step {}, which is not under way", outcome.step_id)});
-    return;
-  }
+  if (found == steps_.end())
+    return unusable(fmt::format("it is to step {}, which is not under way", outcome.step_id));
   StepInFlight in_flight = std::move(found->second);
   steps_.erase(found);
+  std::vector<AskedRow> asked;
+  for (const auto& [row, id] : in_flight.wanted) {
+    const auto sequence = running_.find(id);
+    const size_t needed = sequence == running_.end()
+                              ? 1  // cancelled meanwhile
+                              : static_cast<size_t>(candidates_wanted(sequence->second->request));
+    const bool all = in_flight.all_logits || needed == 0;
+    asked.push_back(
+        {row, all ? static_cast<size_t>(layout_.n_vocab) : needed, in_flight.step.kind == StepKind::kEmbed});
+  }
+  std::string wrong = why_unusable(outcome, asked, layout_);
+  if (wrong.empty() && !hand_over(in_flight, outcome))
+    wrong = "it lacks the hashes that the stages were asked for";
+  if (!wrong.empty()) return unusable(wrong);
   last_step_s_ = last_outcome_s_;
   learn(in_flight, outcome.stage_times);
   trace_step(outcome.step_id, in_flight, outcome.stage_times);
-  if (outcome.rows.size() != in_flight.wanted.size()) {
-    broken({Errc::kBadFrame, "an answer with another number of rows than was asked for"});
-    return;
-  }
-  if (!hand_over(in_flight, outcome)) {
-    broken({Errc::kBadFrame, "an answer without the hashes that its stages were asked for"});
-    return;
-  }
   for (size_t i = 0; i < outcome.rows.size(); ++i) {
-    if (outcome.rows[i].row != in_flight.wanted[i].first) {
-      broken({Errc::kBadFrame, "an answer with other rows than were asked for"});
-      return;
-    }
     const auto sequence = running_.find(in_flight.wanted[i].second);
     if (sequence == running_.end()) continue;  // cancelled meanwhile
     if (in_flight.step.kind == StepKind::kEmbed) {
@@ -226,10 +237,14 @@ void Coordinator::learn(const StepInFlight& in_flight, const std::vector<StageTi
   compare(in_flight, answered_s, times);
   double rest_s = answered_s - in_flight.sent_s;
   std::vector<double> stage_seconds;
+  double told_s = 0;
   for (const StageTime& time : times) {
     stage_seconds.push_back(time.busy_us * 1e-6);
-    rest_s -= (time.waited_us + time.busy_us) * 1e-6;
+    told_s += (static_cast<double>(time.waited_us) + time.busy_us) * 1e-6;
   }
+  // More than the step was away: nothing is learned from it.
+  if (told_s > kToldOfLap * rest_s + kToldSlack_s) stage_seconds.clear();
+  rest_s -= told_s;
   scheduler_.step_done(in_flight.step, stage_seconds, std::max(0.0, rest_s));
 }
 
@@ -250,7 +265,6 @@ void Coordinator::compare(const StepInFlight& in_flight, double answered_s,
 
 // The next token of a sequence.
 Result<int32_t> Coordinator::choose(Sequence& sequence, const RowOutput& output) {
-  if (output.candidates.empty()) return Error{Errc::kBadFrame, "an answer without candidates"};
   std::span<const Candidate> candidates = output.candidates;
   std::vector<Candidate> changed;
   if (!sequence.request.logit_bias.empty()) {
@@ -265,10 +279,8 @@ Result<int32_t> Coordinator::choose(Sequence& sequence, const RowOutput& output)
                    "no token of the vocabulary can go on in the form that was asked for"};
   }
   const int32_t token = sequence.sampler.sample(candidates);
-  if (token >= 0 && token < layout_.n_vocab) return token;
-  const char* what = token == -1 ? "no logit is a number" : "its token is not in the vocabulary";
-  return Error{Errc::kBadFrame, fmt::format("an answer from {} cannot be used: {}",
-                                            layout_.stage_text(layout_.last_stage()), what)};
+  SHOAL_CHECK(token >= 0 && token < layout_.n_vocab);  // each candidate is a token, and the best is finite
+  return token;
 }
 
 void Coordinator::take_token(Sequence& sequence, const RowOutput& output) {
@@ -301,10 +313,6 @@ void Coordinator::take_token(Sequence& sequence, const RowOutput& output) {
 
 void Coordinator::take_embedding(Sequence& sequence, const RowOutput& output) {
   const uint64_t id = sequence.id;
-  const bool finite =
-      std::all_of(output.embedding.begin(), output.embedding.end(), [](float x) { return std::isfinite(x); });
-  if (output.embedding.empty() || !finite)
-    return finish(id, FinishReason::kError, {Errc::kBadFrame, "an embedding that is empty or not finite"});
   GenerationEvent event;
   event.request = id;
   event.embedding = output.embedding;

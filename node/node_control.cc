@@ -21,6 +21,12 @@ constexpr auto kStatsDeadline = 3s;
 constexpr auto kClocksEvery = 200ms;
 constexpr auto kGoodbyeDeadline = 2s;
 
+// A node may say what it likes, and of whom it likes.
+std::string told_by(const std::string& peer, const std::string& text) {
+  const std::string name = fmt::format("node {} ", peer);
+  return text.starts_with(name) ? text : fmt::format("{}says: {}", name, text);
+}
+
 }  // namespace
 
 awaitable<void> Node::read_control_of(std::string peer, ChannelPtr channel) {
@@ -40,8 +46,9 @@ awaitable<void> Node::read_control_of(std::string peer, ChannelPtr channel) {
 
 void Node::take_from(const std::string& peer, Message&& message) {
   if (auto* result = std::get_if<ResultMessage>(&message)) {
+    if (result->failed) result->failure_text = told_by(peer, result->failure_text);
     note_fault(peer, *result);
-    if (may_report(peer, *result) && on_outcome_) on_outcome_(from_message(*result));
+    if (may_report(peer, *result) && on_outcome_) on_outcome_(from_message(*result, layout_.n_vocab));
   } else if (const auto* beat = std::get_if<Heartbeat>(&message)) {
     if (events_.beat) events_.beat(peer, *beat);
   } else if (const auto* ready = std::get_if<Ready>(&message)) {

@@ -27,6 +27,17 @@ struct Overloaded : Bodies... {
 template <class... Bodies>
 Overloaded(Bodies...) -> Overloaded<Bodies...>;
 
+// Its sender is the node of the last stage: nobody else's answers are taken.
+Suspects::Fault bad_answer(const PipelineLayout& layout, const std::string& text) {
+  const LayerRange& layers = layout.shard_of_stage.back().layers;
+  Suspects::Fault fault;
+  fault.nodes = {layout.node_of_stage.back()};
+  fault.layer_begin = layers.begin, fault.layer_end = layers.end;
+  fault.where = fault.nodes.front();
+  fault.text = text;
+  return fault;
+}
+
 }  // namespace
 
 PipelineKeeper::PipelineKeeper(Node& node, Coordinator& coordinator, Settings settings,
@@ -45,6 +56,7 @@ PipelineKeeper::PipelineKeeper(Node& node, Coordinator& coordinator, Settings se
     std::set<std::string> names;
     for (const DeviceProfile& device : settings_.known.devices) names.insert(device.name);
     if (plan) {
+      layout_ = lay_out(settings_.base, *plan, endpoints_, settings_.config.stall_timeout_s);
       for (const std::string& name : names) {
         if (name != head_) membership_.joined(name, now());
       }
@@ -57,6 +69,8 @@ PipelineKeeper::PipelineKeeper(Node& node, Coordinator& coordinator, Settings se
     if (!settings_.revoked_file.empty()) node_.shut_out(revoked_.names());
     node_.set_events(node_events());
     coordinator_.set_keeper({[this](const Error& error) {
+                               if (error.code == Errc::kBadFrame)
+                                 return accuse(bad_answer(layout_, error.message));
                                recovery_.failed(error, now());
                                act();
                              },

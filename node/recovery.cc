@@ -17,6 +17,25 @@ const char* to_string(ClusterEvent::Kind kind) {
   return kNames[static_cast<size_t>(kind)];
 }
 
+namespace {
+
+// So many answers make up for a failure: a pipeline that answers a little and fails again, and again, is no
+// better than one that fails at once. A step is a prompt's chunk or a token of each answer.
+constexpr int kAnswersOfFailure = 64;
+
+// Whether steps go from one node to the other.
+bool is_hop(const Plan& plan, const std::string& from, const std::string& to) {
+  std::string sends = plan.devices[static_cast<size_t>(plan.head)];
+  for (const StageAssignment& stage : plan.stages) {
+    const std::string& takes = plan.devices[static_cast<size_t>(stage.device)];
+    if (sends == from && takes == to && from != to) return true;
+    sends = takes;
+  }
+  return false;
+}
+
+}  // namespace
+
 Plan reindexed(const Plan& plan, const PlanInput& live) {
   Plan moved = plan;
   moved.devices.clear();
@@ -195,7 +214,7 @@ void Recovery::failed(const Error& error, double now_s) {
   if (state_ != State::kRunning) return;
   tell(ClusterEvent::Kind::kFailed, now_s, "", error.message);
   failure_ = error;
-  ++failures_;
+  failures_ += kAnswersOfFailure;
   restart(error.message, now_s);
 }
 
@@ -218,7 +237,7 @@ void Recovery::faulted(const Suspects::Fault& fault, double now_s) {
     if (state_ != State::kDown) restart(fault.text, now_s);
   } else if (state_ == State::kRunning) {
     failure_ = {Errc::kBadFrame, fault.text};
-    ++failures_;
+    failures_ += kAnswersOfFailure;
     restart(fault.text, now_s);
   }
 }
@@ -261,7 +280,7 @@ void Recovery::examined(const std::string& node, const std::string& failure, dou
 }
 
 void Recovery::answered() {
-  failures_ = 0;
+  failures_ = std::max(0, failures_ - 1);
 }
 
 void Recovery::restart(const std::string& why, double now_s) {
@@ -350,9 +369,9 @@ void Recovery::ready(const std::string& node, uint64_t epoch, const std::string&
     return;
   }
   if (!failure.empty()) {
-    if (!unreachable.empty() && unreachable != node) {
+    if (plan_ && is_hop(*plan_, node, unreachable)) {
       broken_links_[{node, unreachable}] = now_s + kUnfit_s;
-      failures_ = 0;
+      failures_ = std::max(0, failures_ - kAnswersOfFailure);  // it explains one
       tell(ClusterEvent::Kind::kLinkLost, now_s, node,
            fmt::format("node {} cannot reach {}: {}", node, unreachable, failure));
     } else {
@@ -436,7 +455,7 @@ void Recovery::tick(bool quiet, double now_s) {
   switch (state_) {
     case State::kSettling:
       if (now_s < plan_at_s_) break;
-      if (failures_ > kFailuresMax) {  // and no loss has explained it
+      if (failures_ > kFailuresMax * kAnswersOfFailure) {  // and no loss has explained it
         failures_ = 0;
         actions_.push_back(GiveUp{failure_});
       }

@@ -1,5 +1,7 @@
 #include "node/step_wire.h"
 
+#include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <span>
 
@@ -19,6 +21,12 @@ std::string to_wire(std::span<const Sha256> digests) {
   for (size_t i = 0; i < digests.size(); ++i)
     std::memcpy(bytes.data() + i * kDigestBytes, digests[i].data(), kDigestBytes);
   return bytes;
+}
+
+// A logit of each token, that can be brought in order.
+bool is_vocabulary(const std::vector<float>& logits, int n_vocab) {
+  return logits.size() == static_cast<size_t>(n_vocab) &&
+         std::none_of(logits.begin(), logits.end(), [](float x) { return std::isnan(x); });
 }
 
 }  // namespace
@@ -74,15 +82,18 @@ ResultMessage to_message(const StepJob& job, std::vector<RowOutput>&& outputs) {
   return result;
 }
 
-StepOutcome from_message(const ResultMessage& message) {
+StepOutcome from_message(const ResultMessage& message, int n_vocab) {
   StepOutcome outcome{
       message.step_id, {}, message.failed, {message.failure_code, message.failure_text}, message.stage_times};
   outcome.digests = digests_from_wire(message.digests);
   for (const RowResult& row : message.rows) {
     RowOutput output{static_cast<int32_t>(row.row), row.log_sum_exp, {}, row.embedding};
-    for (size_t i = 0; i < row.logits.size(); ++i) {
-      const int32_t token = static_cast<int32_t>(row.tokens.empty() ? i : row.tokens[i]);
-      output.candidates.push_back({token, row.logits[i]});
+    for (size_t i = 0; i < row.tokens.size(); ++i)
+      output.candidates.push_back({static_cast<int32_t>(row.tokens[i]), row.logits[i]});
+    if (row.tokens.empty() && is_vocabulary(row.logits, n_vocab)) {
+      for (size_t i = 0; i < row.logits.size(); ++i)
+        output.candidates.push_back({static_cast<int32_t>(i), row.logits[i]});
+      std::sort(output.candidates.begin(), output.candidates.end(), better);
     }
     outcome.rows.push_back(std::move(output));
   }

@@ -11,6 +11,7 @@ CacheOp from_wire(const WireCacheOp& op);
 std::vector<Sha256> digests_from_wire(const std::string& bytes);
 StepMessage to_message(const StepJob& job);
 ResultMessage to_message(const StepJob& job, std::vector<RowOutput>&& outputs);
-StepOutcome from_message(const ResultMessage& message);
+// A row without tokens has the logits of the whole vocabulary, or no candidates.
+StepOutcome from_message(const ResultMessage& message, int n_vocab);
 
 }  // namespace shoal

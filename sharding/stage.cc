@@ -93,8 +93,8 @@ struct Stage::Impl {
   Result<void> check_rows(StepKind kind, std::span<const BatchRow> rows, const float* hidden);
   void apply(std::span<const CacheOp> ops);
   Result<void> make_room(StepKind kind, std::span<const BatchRow> rows);
-  Result<void> check_computed(StepKind kind, std::span<const BatchRow> rows, const float* hidden,
-                              std::vector<RowOutput>& outputs);
+  Result<void> check_computed(StepKind kind, std::span<const BatchRow> rows, int candidates,
+                              const float* hidden, std::vector<RowOutput>& outputs);
   void compute_layers(StepKind kind, std::span<const BatchRow> rows, float* hidden);
   void compute_outputs(std::span<const BatchRow> rows, int candidates, const float* hidden,
                        std::vector<RowOutput>& outputs);
@@ -279,8 +279,8 @@ void Stage::Impl::compute_outputs(std::span<const BatchRow> rows, int candidates
 
 // No token may be drawn from numbers that are not finite, and what the step left in the cache is as little
 // to be trusted: it goes.
-Result<void> Stage::Impl::check_computed(StepKind kind, std::span<const BatchRow> rows, const float* hidden,
-                                         std::vector<RowOutput>& outputs) {
+Result<void> Stage::Impl::check_computed(StepKind kind, std::span<const BatchRow> rows, int candidates,
+                                         const float* hidden, std::vector<RowOutput>& outputs) {
   std::string what;
   for (size_t r = 0; r < rows.size() && what.empty(); ++r) {
     if (!all_finite(hidden + r * config.n_embd, config.n_embd))
@@ -289,9 +289,11 @@ Result<void> Stage::Impl::check_computed(StepKind kind, std::span<const BatchRow
   }
   for (size_t i = 0; i < outputs.size() && what.empty(); ++i) {
     const RowOutput& out = outputs[i];
-    const bool finite = kind == StepKind::kEmbed
-                            ? all_finite(out.embedding.data(), static_cast<int64_t>(out.embedding.size()))
-                            : std::isfinite(out.log_sum_exp);
+    // A logit that is NaN is no candidate.
+    const bool finite =
+        kind == StepKind::kEmbed
+            ? all_finite(out.embedding.data(), static_cast<int64_t>(out.embedding.size()))
+            : std::isfinite(out.log_sum_exp) && out.candidates.size() == static_cast<size_t>(candidates);
     if (!finite)
       what = "row " + std::to_string(out.row) + ": its " +
              (kind == StepKind::kEmbed ? "embedding is" : "logits are") + " not finite";
@@ -348,7 +350,7 @@ Result<void> Stage::run(std::span<const CacheOp> ops, std::span<const BatchRow> 
   } else {
     outputs.clear();
   }
-  return s.check_computed(kind, rows, hidden, outputs);
+  return s.check_computed(kind, rows, candidates, hidden, outputs);
 }
 
 int Stage::n_embd() const {

@@ -122,6 +122,7 @@ printf '| check | result | | s |\n|---|---|---|---|\n'
 row "expired, revoked, foreign, other node's or no certificate; plain text" unit test_transport "*certificate*" "*no hello is sent*" "*revoked*"
 row "who was shut out is shut out everywhere, and by the head alone" unit test_node "*shut out*" "*joins no other than the head*" "*loses its head lets nobody in*"
 row "plans unsigned, changed, foreign, replayed" unit test_node "*plan is taken as the head*" "*without the head's signature*" "*plan of another*" "*unsigned plan*" "*counts the plan that a node holds*"
+row "what others can write to is not believed; what is no file is not waited for" unit test_node "*that others can write to*" "*in it or above it*" "*absent, open to others*"
 row "renewal while running, and for whom not" unit test_node "*certificate is renewed*" "*head signs for the node*" "*a renewal is refused*" "*uses no certificate*"
 row "records repeated, swapped, dropped, replayed, changed, made up" unit test_transport "*records that are*"
 row "frames over TLS as they are" unit test_transport "*over TLS*"
@@ -136,6 +137,7 @@ if ((fuzz_seconds)); then row "fuzz targets, $fuzz_seconds s each" bash tools/fu
 if ((!quick)); then
   row "strangers at a running cluster; nothing readable in a capture" cluster_test links_test.py
   row "a device shut out, certificates renewed, while answers stream" cluster_test revoke_test.py
+  row "a mistyped cluster shuts nobody out, and is not made without a word" cluster_test errors_test.py -k cluster_that_is_not_here
   row "the HTTP corpus (H1 to H20) at a running server" cluster_test hostile_http_test.py
   row "keys at a running server: who is let in, how often, and whose cache" cluster_test serve_test.py -k _key
   row "10,000 idle and 1,000 slow connections beside a stream" crowd

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <string>
 
+#include "base/printable.h"
 #include "transport/wire_codec.h"
 
 namespace shoal {
@@ -64,8 +65,7 @@ class Reader {
       }
       case wire::Message::READY: {
         const auto r = m.getReady();
-        return Message(Ready{r.getEpoch(), name(r.getPlanHash()), prose(r.getFailure()),
-                             text(r.getInfo(), kTextBytesMax)});
+        return Message(Ready{r.getEpoch(), name(r.getPlanHash()), prose(r.getFailure()), name(r.getInfo())});
       }
       case wire::Message::WEIGHTS_REQUEST: {
         const auto r = m.getWeightsRequest();
@@ -319,30 +319,17 @@ class Reader {
     return std::string(value.begin(), value.size());
   }
 
-  static bool is_control(char c) { return static_cast<unsigned char>(c) < 0x20 || c == 0x7f; }
-
-  // Names end up in logs and file names: control characters are an error.
+  // Names end up in logs and file names: what cannot stand there is an error.
   std::string name(capnp::Text::Reader value) {
     std::string result = text(value, kNameBytesMax);
-    for (const char c : result) {
-      if (is_control(c)) fail("a name has a control character");
-    }
+    if (printable(result, kNameBytesMax) != result) fail("a name has a control character");
     return result;
   }
 
-  // Sentences end up on terminals and in logs: control characters other than line ends are made harmless, and
-  // what is no sentence any more is cut, between two characters.
+  // Sentences end up on terminals and in logs, as part of a line: whatever a peer sends, it makes no line of
+  // its own, and what is no sentence any more is cut.
   std::string prose(capnp::Text::Reader value) {
-    std::string result = text(value, kTextBytesMax);
-    if (result.size() > kProseBytesMax) {
-      size_t end = kProseBytesMax;
-      while (end > 0 && (static_cast<unsigned char>(result[end]) & 0xC0) == 0x80) --end;
-      result.resize(end);
-    }
-    for (char& c : result) {
-      if (is_control(c) && c != '\n') c = ' ';
-    }
-    return result;
+    return printable(text(value, kTextBytesMax), kProseBytesMax);
   }
 
   template <class T, class List>

@@ -8,6 +8,8 @@ import unittest
 
 from support import ENVIRONMENT, MODEL, PROGRAM, ClusterTest, cluster_file, even_layers, run
 
+FIXTURES = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "sharding", "fixtures")
+
 
 class ModelFile(ClusterTest):
     def model(self, data):
@@ -238,6 +240,9 @@ class Launch(ClusterTest):
                 self.assert_refused(run([*asked, share]), 2, f"--verify: write a share like 1%, .* not '{share}'")
         self.assert_refused(run([*asked, "1%", "--kernels", "blas"]), 2, r"--verify: the nodes compute in numeric class 'blas'")
         self.assert_refused(run(["serve", MODEL, "--verify", "1%"]), 2, r"--verify 1% is for a cluster: .* -c")
+        for encodes in ("t5_gated", "bert_mean"):
+            result = run(["serve", "-c", path, "-m", os.path.join(FIXTURES, encodes + ".gguf"), "--context", "64", "--verify", "1%"])
+            self.assert_refused(result, 2, rf"--verify: .*{encodes}\.gguf has an encoder")
         small = cluster_file(self.folder, 2, memory="20MiB")
         result = run(["run", "-c", small, "-m", MODEL, "-p", "x", "--verify", "1%"], 2)
         self.assert_refused(result, 2, r"--verify: the head node-0 needs .* MiB .* may spend 20\.0 MiB: raise")

@@ -172,7 +172,8 @@ class KeptCluster {
     nodes_.clear();  // before what their engines read
   }
 
-  Node& head() { return *nodes_.at("a"); }
+  Node& head() { return node("a"); }
+  Node& node(const std::string& name) { return *nodes_.at(name); }
   Coordinator& coordinator() { return *coordinator_; }
   PipelineKeeper& keeper() { return *keeper_; }
   Flipper& wire_to(const std::string& node) { return *wires_.at(node); }

@@ -8,6 +8,7 @@
 
 #include <chrono>
 #include <future>
+#include <limits>
 #include <thread>
 
 #include "tests/node/caller.h"
@@ -190,6 +191,27 @@ TEST_CASE("an answer that cannot be used names the node and its layers") {
   REQUIRE(requests.wait_all());
   CHECK(requests.reply(0).error.code == Errc::kBadFrame);
   CHECK(mentions(requests.reply(0).error.message, "node b (layers 3-5)"));
+}
+
+TEST_CASE("no token is drawn from an answer of which any part is wrong") {
+  const float inf = std::numeric_limits<float>::infinity();
+  const std::vector<RowResult> wrong = {{0, 0, {9}, {inf}},
+                                        {0, inf, {9}, {1.0f}},
+                                        {0, 0, {9, 384}, {1.0f, 0.5f}},
+                                        {0, 0, {}, {1.0f, 2.0f, 3.0f}}};
+  for (size_t i = 0; i < wrong.size(); ++i) {
+    CAPTURE(i);
+    AmongFakes fakes([&](const StepMessage& step) {
+      ResultMessage answer = answer_to(step.step_id, 1, 9);
+      answer.rows = {wrong[i]};
+      return std::vector<ResultMessage>{answer};
+    });
+    Requests requests;
+    requests.submit(*fakes.coordinator, greedy({5}, 3));
+    REQUIRE(requests.wait_all());
+    CHECK(requests.reply(0).error.code == Errc::kBadFrame);
+    CHECK(requests.reply(0).tokens.empty());
+  }
 }
 
 TEST_CASE("workers serve until the head says so") {

@@ -375,6 +375,47 @@ TEST_CASE("a step that fails again and again ends what runs, and the pipeline is
   CHECK(drill.given_up == 1);
 }
 
+TEST_CASE("a pipeline that fails again after each few answers ends what runs too") {
+  Drill drill;
+  int failures = 0;
+  for (; drill.given_up == 0 && failures < 20; ++failures) {
+    drill.recovery.failed({Errc::kIo, "node a says: no"}, drill.now_s);
+    drill.act();
+    drill.pass(0.5);
+    drill.all_ready();
+    CHECK(drill.runs);
+    for (int i = 0; i < 40; ++i) drill.recovery.answered();
+  }
+  CHECK(failures == 4);
+  // What it answers in earnest makes up for that.
+  for (int i = 0; i < 20; ++i) {
+    drill.recovery.failed({Errc::kIo, "node a says: no"}, drill.now_s);
+    drill.act();
+    drill.pass(0.5);
+    drill.all_ready();
+    for (int k = 0; k < 100; ++k) drill.recovery.answered();
+  }
+  CHECK(drill.given_up == 1);
+}
+
+TEST_CASE("a node that cannot reach what it need not reach is left out itself") {
+  for (const std::string other : {"nobody", "head"}) {
+    CAPTURE(other);
+    Drill drill;
+    drill.lose(drill.used());
+    drill.pass(0.5);
+    const std::string liar = drill.nodes().back();
+    REQUIRE(liar != "head");
+    for (int i = 0; i < 5 && drill.recovery.state() == Recovery::State::kLoading; ++i) {
+      drill.recovery.ready(liar, drill.load->epoch, "the line is dead", other, drill.now_s);
+      drill.act();
+      drill.pass(0.5);
+    }
+    CHECK_MESSAGE(drill.down.find("node " + liar + " could not take its layers") != std::string::npos,
+                  drill.down);
+  }
+}
+
 TEST_CASE("of one plan the first fault counts, and its node goes when it does it again under the next") {
   Drill drill;
   const std::string node = drill.used();

@@ -54,7 +54,7 @@ std::vector<int32_t> undisturbed(const Asked& asked) {
   std::vector<int32_t> answer;
   for (const int32_t token : asked.prompt) sampler.accept(token), state = next_state(state, token);
   while (static_cast<int>(answer.size()) < asked.max_tokens) {
-    const int32_t token = sampler.sample(candidates_of(state));
+    const int32_t token = sampler.sample(candidates_of(state, asked.sampling.candidates_needed()));
     sampler.accept(token);
     answer.push_back(token);
     state = next_state(state, token);

@@ -12,11 +12,13 @@ uint64_t next_state(uint64_t state, int32_t token) {
   return z ^ (z >> 31);
 }
 
-std::vector<Candidate> candidates_of(uint64_t state) {
+std::vector<Candidate> candidates_of(uint64_t state, int wanted) {
+  const int count = wanted == 0 ? kSimulatedVocabulary : std::min(wanted, kSimulatedVocabulary);
   std::vector<Candidate> candidates;
-  for (int i = 0; i < 5; ++i)
+  for (int i = 0; i < count; ++i)
     candidates.push_back(
-        {static_cast<int32_t>((state + static_cast<uint64_t>(i) * 101) % kSimulatedVocabulary),
+        {static_cast<int32_t>((state % kSimulatedVocabulary + static_cast<uint64_t>(i) * 101) %
+                              kSimulatedVocabulary),
          5.0f - static_cast<float>(i)});
   return candidates;
 }
@@ -288,7 +290,7 @@ std::string SimNode::apply(StepJob& job) {
     states.resize(static_cast<size_t>(each.position));
     states.push_back(next_state(states.empty() ? 0 : states.back(), each.token));
     if (each.wants_logits)
-      job.outputs.push_back({static_cast<int32_t>(row), 6.0f, candidates_of(states.back())});
+      job.outputs.push_back({static_cast<int32_t>(row), 6.0f, candidates_of(states.back(), job.candidates)});
   }
   return "";
 }

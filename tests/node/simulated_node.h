@@ -25,7 +25,7 @@ namespace shoal::test {
 uint64_t next_state(uint64_t state, int32_t token);
 inline constexpr int32_t kSimulatedVocabulary = 997;
 inline constexpr int kSimulatedLayers = 12;
-std::vector<Candidate> candidates_of(uint64_t state);
+std::vector<Candidate> candidates_of(uint64_t state, int wanted);  // 0: the whole vocabulary
 
 // What crosses the simulated wire: the fields of transport/messages.h that matter here.
 struct SimMessage {

@@ -118,4 +118,33 @@ TEST_CASE("a frame that comes damaged once is computed again; always, without th
   CHECK(cluster.stage_nodes().back() == spare);
 }
 
+TEST_CASE("answers that nobody asked for: once is chance, then their sender is taken out and counted") {
+  const std::vector<std::string> names = {"a", "b", "c"};
+  const std::string bad = used(names), spare = bad == "b" ? "c" : "b";
+  KeptCluster cluster(names);
+  for (uint64_t epoch = 1; epoch <= 2; ++epoch) {
+    ResultMessage answer;
+    answer.epoch = epoch;
+    answer.step_id = 1000;
+    cluster.node(bad).tell_head(answer);
+    const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(10);
+    const auto anew = [&] {
+      return cluster.on_io([&] {
+        return cluster.keeper().epoch() > epoch && cluster.keeper().state() == Recovery::State::kRunning;
+      });
+    };
+    while (!anew() && std::chrono::steady_clock::now() < deadline)
+      std::this_thread::sleep_for(std::chrono::milliseconds(5));
+    REQUIRE(anew());
+    CHECK(cluster.state_of(bad) == (epoch == 1 ? "in use" : "suspect"));
+  }
+  CHECK(cluster.counters().failed == std::map<std::string, uint64_t>{{bad, 2}});
+  CHECK(cluster.counters().suspected == 1);
+  const std::string told = cluster.told(Kind::kSuspect);
+  CHECK_MESSAGE(mentions(told, "an answer from node " + bad + " (layers"), told);
+  CHECK(mentions(told, "step 1000, which is not under way"));
+  CHECK(cluster.stage_nodes() == std::vector<std::string>{"a", spare});
+  check_undisturbed(ask(cluster));
+}
+
 }  // namespace shoal::test

@@ -168,10 +168,30 @@ TEST_CASE("what exceeds a limit is not sent") {
 TEST_CASE("control characters do not reach a terminal") {
   Result<EncodedFrame> frame = encode_frame({Shutdown{"bye\x1b[2J\nnow"}, {}, {}});
   REQUIRE(frame);
-  CHECK(std::get<Shutdown>(decode_bytes(bytes_of(*frame)).value()).reason == "bye [2J\nnow");
+  CHECK(std::get<Shutdown>(decode_bytes(bytes_of(*frame)).value()).reason == "bye\\x1B[2J\\nnow");
+  const auto told = [](const std::string& text) {
+    ResultMessage result;
+    result.failed = true;
+    result.failure_text = text;
+    const Result<EncodedFrame> encoded = encode_frame({result, {}, {}});
+    REQUIRE(encoded);
+    return std::get<ResultMessage>(decode_bytes(bytes_of(*encoded)).value()).failure_text;
+  };
+  CHECK(told("x\nshoal: error: FORGED\r") == "x\\nshoal: error: FORGED\\x0D");
+  CHECK(told("\xc2\x9b[31m \xe2\x80\xae \xe2\x80\xa8 \xe2\x80\x8b \xff") ==
+        "\\u{009B}[31m \\u{202E} \\u{2028} \\u{200B} \\xFF");
+  CHECK(told("der Knoten pi-1 ist voll: \xc3\xbc") == "der Knoten pi-1 ist voll: \xc3\xbc");
   Hello hello = sample_hello();
-  hello.node_name = "pi\x1b-1";
-  frame = encode_frame({hello, {}, {}});
+  for (const char* name : {"pi\x1b-1", "pi\xc2\x9b-1", "pi\xe2\x80\xae-1", "pi\n-1", "pi\xff-1"}) {
+    hello.node_name = name;
+    frame = encode_frame({hello, {}, {}});
+    REQUIRE(frame);
+    CHECK_FALSE(decode_bytes(bytes_of(*frame)));
+  }
+  Ready ready;
+  ready.failure = "it cannot be reached";
+  ready.info = "pi-2\nshoal: error: FORGED";
+  frame = encode_frame({ready, {}, {}});
   REQUIRE(frame);
   CHECK_FALSE(decode_bytes(bytes_of(*frame)));
 }
@@ -181,7 +201,7 @@ TEST_CASE("a sentence that is none any more is cut between two characters") {
   Result<EncodedFrame> frame =
       encode_frame({Shutdown{most + "\xc3\xa4" + std::string(100'000, 'y')}, {}, {}});
   REQUIRE(frame);
-  CHECK(std::get<Shutdown>(decode_bytes(bytes_of(*frame)).value()).reason == most);
+  CHECK(std::get<Shutdown>(decode_bytes(bytes_of(*frame)).value()).reason == most + "...");
   most += 'x';
   frame = encode_frame({Shutdown{most}, {}, {}});
   REQUIRE(frame);

@@ -148,7 +148,7 @@ inline std::vector<Message> sample_messages() {
   messages.push_back(Examined{"q4_1: its product"});
   messages.push_back(FetchAhead{R"([{"layer_begin":0,"layer_end":4,"embedding":true,"output":false}])"});
   messages.push_back(FetchedAhead{uint64_t{3} << 40, uint64_t{2} << 40});
-  messages.push_back(Shutdown{"the head ended\nthe session"});
+  messages.push_back(Shutdown{"the head ended the session"});
   messages.push_back(CancelAdvice{3, 11});
   messages.push_back(LinkProbe{5});
   messages.push_back(LinkProbeAck{6, 0x123456789abcdefull});
