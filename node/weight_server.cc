@@ -128,7 +128,8 @@ awaitable<void> pause(Clock::duration length) {
 }  // namespace
 
 awaitable<void> WeightServer::serve(ChannelPtr channel) {
-  if (co_await answer_all(channel) > 0) note_given(*channel);
+  const uint64_t answers = co_await answer_all(channel);
+  if (answers > 0) note_given(*channel);
 }
 
 // A node that fetches in many small pieces stands there with the sum, whichever lines are left out.
