@@ -139,6 +139,10 @@ void AdmissionQueue::ended(const std::string& user, double now_s) {
   turns_since_ = now_s;
 }
 
+void AdmissionQueue::stood_still(double since_s, double now_s) {
+  turns_since_ += std::max(0.0, now_s - std::max(since_s, turns_since_));
+}
+
 bool AdmissionQueue::remove(uint64_t id) {
   const auto found = find(id);
   if (found == waiting_.end()) return false;

@@ -59,6 +59,8 @@ class AdmissionQueue {
   // It runs now. ended() when it is over.
   void take(uint64_t id);
   void ended(const std::string& user, double now_s);
+  // Since then nothing was computed; now it is. Those who wait have not had their turns meanwhile.
+  void stood_still(double since_s, double now_s);
   bool remove(uint64_t id);  // false: it does not wait
   // Those whose deadline has passed leave the queue.
   std::vector<uint64_t> expire(double now_s);

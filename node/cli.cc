@@ -36,6 +36,7 @@ struct Flags {
   RevokeFlags revoked;
   std::string drained;
   double drain_timeout_s = 300;
+  bool drain_undo = false;
   QuantizeFlags quantize;
   SignFlags sign;
   bool probe_json = false;
@@ -119,10 +120,13 @@ class Commands {
                            [&] { return revoke_command(f.common, f.revoked); });
     add_revoke_flags(revoke, f.common, f.revoked);
     CLI::App& drain = add("drain", "take a node's layers off it, so that it can be unplugged",
-                          [&] { return drain_command(f.top, f.drained, f.drain_timeout_s); });
+                          [&] { return drain_command(f.top, f.drained, f.drain_undo, f.drain_timeout_s); });
     drain.add_option("node", f.drained, "its name")->required();
+    drain.add_flag("--undo", f.drain_undo, "it may take layers again");
     add_server_flags(drain, f.top);
-    drain.add_option("--timeout", f.drain_timeout_s, "seconds to wait for it")->capture_default_str();
+    drain.add_option("--timeout", f.drain_timeout_s, "seconds to wait for it")
+        ->capture_default_str()
+        ->check(number() & CLI::Range(0.0, 1e6));
   }
 
   void add_models() {

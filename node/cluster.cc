@@ -16,6 +16,7 @@
 #include "node/cluster_weights.h"
 #include "node/enrolment.h"
 #include "node/memory_check.h"
+#include "node/names_file.h"
 #include "node/pipeline_setup.h"
 #include "node/plan_inputs.h"
 #include "node/process_memory.h"
@@ -290,6 +291,16 @@ std::map<std::string, Endpoint> plan_for_one(Cluster& cluster, Bootstrap& bootst
   return share_endpoints(cluster, bootstrap);
 }
 
+// A node without the model's file fetches what it would get if another were lost, once it is told to.
+void make_ahead_fetch(Cluster& cluster) {
+  if (!cluster.weights || cluster.weights->has_file() || cluster.weights->cache() == nullptr) return;
+  const Endpoint& head = cluster.layout.endpoints.at(cluster.config.head);
+  WeightAsker asker{cluster.config.cluster, cluster.name, cluster.model_hash};
+  asker.tls = cluster.node->identity().tls;
+  cluster.ahead = std::make_unique<AheadFetch>(
+      *cluster.weights, asker, WeightPeer{cluster.config.head, head.address, head.port}, cluster.model);
+}
+
 void make_factory(Cluster& cluster, const ClusterOptions& options) {
   const int threads = threads_of(cluster, options);
   if (threads > device_processors()) {
@@ -300,13 +311,16 @@ void make_factory(Cluster& cluster, const ClusterOptions& options) {
   const auto on_progress = [node = cluster.node.get(), &cluster] {
     if (cluster.loaded) node->note_progress();
   };
+  make_ahead_fetch(cluster);
   StageFactory::Source source{*cluster.file};
   source.adapters = cluster.adapters;
   source.adapter_weights = cluster.adapter_weights;
   if (cluster.weights) {
     source.blocks = cluster.weights.get();
     source.fetch = [&cluster, on_progress](const PipelineLayout& layout, const StageFactory::Needs& needs) {
+      if (cluster.ahead) cluster.ahead->stop();
       if (cluster.loaded) set_peers(layout, cluster.name, *cluster.weights, cluster.adapter_weights);
+      set_stop(needs.stop, *cluster.weights, cluster.adapter_weights);
       fetch_weights(*cluster.weights, cluster.name, cluster.model, needs.missing, on_progress);
       fetch_adapters(cluster.adapters, cluster.adapter_weights, cluster.name, cluster.model, needs.shards,
                      on_progress);
@@ -319,9 +333,10 @@ void make_factory(Cluster& cluster, const ClusterOptions& options) {
 // What the node does with its engine from now on.
 void keep_remaking(Cluster& cluster) {
   cluster.loaded = true;
-  cluster.node->set_remake([&cluster](const PipelineLayout& layout, Engine::Stages before) {
-    return cluster.stages->make(layout, std::move(before));
-  });
+  cluster.node->set_remake(
+      [&cluster](const PipelineLayout& layout, Engine::Stages before, const std::stop_token& stop) {
+        return cluster.stages->make(layout, std::move(before), stop);
+      });
   cluster.node->set_examination([&cluster] { return wrong_answer(*cluster.kernels); });
 }
 
@@ -363,8 +378,11 @@ void start_coordinator(Cluster& cluster, const std::map<std::string, Endpoint>& 
   settings.base = base_of(cluster);
   settings.known = cluster.plan_input;
   settings.endpoints = endpoints;
-  if (!cluster.config.path.empty() && !cluster.config.insecure)
-    settings.revoked_file = revocations_file(authority_directory(cluster.config.cluster));
+  if (!cluster.config.path.empty() && !cluster.config.insecure) {
+    const std::string beside_authority = authority_directory(cluster.config.cluster);
+    settings.revoked_file = revocations_file(beside_authority);
+    settings.drained_file = drained_file(beside_authority);
+  }
   cluster.keeper = std::make_unique<PipelineKeeper>(
       *cluster.node, *cluster.coordinator, settings, planned ? std::optional(cluster.plan) : std::nullopt,
       [&cluster](const PlanInput& live, const Plan& plan, const PipelineLayout& layout) {
@@ -451,6 +469,8 @@ void start_cluster(Cluster& cluster, Bootstrap& bootstrap, const ClusterOptions&
       start_coordinator(cluster, endpoints);
     } else {
       call_again(cluster, options);
+      cluster.ahead_orders =
+          std::make_unique<AheadOrders>(*cluster.node, cluster.ahead.get(), cluster.model.n_layer);
     }
     return std::string();
   });

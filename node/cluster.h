@@ -15,6 +15,7 @@
 #include "model/lora_file.h"
 #include "model/model_config.h"
 #include "model/tokenizer.h"
+#include "node/ahead_fetch.h"
 #include "node/bootstrap.h"
 #include "node/cluster_config.h"
 #include "node/coordinator.h"
@@ -52,10 +53,12 @@ struct Cluster {
   PipelineLayout layout;
   const Kernels* kernels = nullptr;
   std::unique_ptr<ThreadPool> pool;
+  std::unique_ptr<AheadFetch> ahead;  // null where this node fetches nothing
   std::unique_ptr<StageFactory> stages;
   std::atomic<bool> loaded{false};  // for the first time
   std::unique_ptr<Node> node;
-  std::unique_ptr<Fidelity> fidelity;  // head only, where the plan predicts anything; the io thread's
+  std::unique_ptr<AheadOrders> ahead_orders;  // not on the head
+  std::unique_ptr<Fidelity> fidelity;         // head only, where the plan predicts anything; the io thread's
   std::unique_ptr<Coordinator> coordinator;
   std::unique_ptr<PipelineKeeper> keeper;                  // head only, where there is more than one node
   std::unique_ptr<Verifier> verifier;                      // head only, with --verify

@@ -35,7 +35,7 @@ NodeConfig read_node(const YamlMap& nodes, const std::string& name, const std::s
                                           "memory: 1GiB",
                                           name));
   }
-  node.memory_bytes = parse_bytes(map.text("memory", ""), map.place("memory"));
+  node.memory_bytes = parse_memory(map.text("memory", ""), map.place("memory"));
   node.threads = static_cast<int>(map.integer("threads", 0, 0, 1024));
   node.kernels = map.text("kernels", "");
   const auto flag = [&](const char* key, bool fallback) {
@@ -314,6 +314,14 @@ bool is_node_name(const std::string& name) {
 void parse_cache_size(const std::string& text, const std::string& place, NodeConfig& node) {
   node.cache = text != "none";
   node.cache_bytes = node.cache ? parse_bytes(text, place) : 0;
+}
+
+uint64_t parse_memory(const std::string& text, const std::string& place) {
+  const uint64_t bytes = parse_bytes(text, place);
+  if (bytes == 0)
+    throw SetupError(
+        fmt::format("{}: '{}' leaves no memory to use: say how much Shoal may use, e.g. 1GiB", place, text));
+  return bytes;
 }
 
 double parse_share(const std::string& text, const std::string& place) {

@@ -111,6 +111,9 @@ bool is_node_name(const std::string& name);
 // "8GiB", or "none": sets the node's cache of weights. Throws SetupError that begins with `place`.
 void parse_cache_size(const std::string& text, const std::string& place, NodeConfig& node);
 
+// "1GiB", above 0: what Shoal may use of a device. Throws SetupError that begins with `place`.
+uint64_t parse_memory(const std::string& text, const std::string& place);
+
 // "30s", from 1 s to a day. Throws SetupError that begins with `place`: a flag, or a key's file and line.
 double parse_stall_timeout(const std::string& text, const std::string& place);
 

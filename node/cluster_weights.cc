@@ -269,6 +269,12 @@ void set_peers(const PipelineLayout& layout, const std::string& node, NodeWeight
   for (const std::shared_ptr<NodeWeights>& adapter : adapters) adapter->set_peers(peers);
 }
 
+void set_stop(const std::stop_token& stop, NodeWeights& weights,
+              std::span<const std::shared_ptr<NodeWeights>> adapters) {
+  weights.set_stop(stop);
+  for (const std::shared_ptr<NodeWeights>& adapter : adapters) adapter->set_stop(stop);
+}
+
 namespace {
 
 constexpr auto kToldEvery = std::chrono::milliseconds(500);

@@ -6,6 +6,7 @@
 #include <functional>
 #include <memory>
 #include <span>
+#include <stop_token>
 #include <string>
 #include <vector>
 
@@ -60,6 +61,10 @@ void find_weight_peers(Cluster& cluster, Bootstrap& bootstrap,
 // known.
 void set_peers(const PipelineLayout& layout, const std::string& node, NodeWeights& weights,
                std::span<const std::shared_ptr<NodeWeights>> adapters);
+
+// What they fetch from now on ends when this is requested.
+void set_stop(const std::stop_token& stop, NodeWeights& weights,
+              std::span<const std::shared_ptr<NodeWeights>> adapters);
 
 // Fetches what the shards need and the node lacks, with a progress line and a sentence about it.
 // `on_progress`: called while it goes on, from some thread; a slow link may bring nothing for seconds.

@@ -171,6 +171,21 @@ TraceSession::~TraceSession() {
   cluster_.node->call([this] { cluster_.on_laid_out = {}; });
 }
 
+namespace {
+
+// Also one that computed nothing.
+bool somebody_is_lost(const Cluster& cluster) {
+  if (!cluster.keeper) return false;
+  return cluster.node->io().call([&] {
+    for (const PipelineKeeper::Member& member : cluster.keeper->members()) {
+      if (member.state == "lost" || member.state == "quarantined") return true;
+    }
+    return false;
+  });
+}
+
+}  // namespace
+
 int with_cluster(const CommonFlags& common, const std::function<void(bool is_head)>& check,
                  const std::function<void(Cluster&)>& work, const std::function<void(Cluster&)>& on_worker) {
   const std::unique_ptr<Bootstrap> bootstrap = make_bootstrap();
@@ -180,8 +195,9 @@ int with_cluster(const CommonFlags& common, const std::function<void(bool is_hea
   try {
     if (cluster.is_head()) {
       work(cluster);
-      // A server goes on refusing after a loss until it is told to end; that is no success.
-      if (const std::optional<Error> refusal = cluster.coordinator->refuses())
+      // A server that nodes cannot join goes on refusing after a loss until it is told to end: that is no
+      // success. With a keeper it waits for them, and ends in order meanwhile.
+      if (const std::optional<Error> refusal = cluster.coordinator->refuses(); refusal && !cluster.keeper)
         throw SetupError(refusal->message, kExitFailed);
     } else {
       if (on_worker) on_worker(cluster);
@@ -195,7 +211,8 @@ int with_cluster(const CommonFlags& common, const std::function<void(bool is_hea
     bootstrap->abandon();
     throw;
   }
-  if (cluster.node->epoch() > kFirstEpoch) bootstrap->abandon();  // somebody was lost: not all meet any more
+  // Not all meet any more.
+  if (cluster.node->epoch() > kFirstEpoch || somebody_is_lost(cluster)) bootstrap->abandon();
   cluster.node->shutdown_workers();
   return kExitDone;
 }

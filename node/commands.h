@@ -155,7 +155,7 @@ int probe_command(const CommonFlags& common, bool json);
 int bench_command(const CommonFlags& common, const BenchFlags& flags);
 int serve_command(const CommonFlags& common, const ServeFlags& flags);
 int top_command(const TopFlags& flags);
-int drain_command(const TopFlags& server, const std::string& node, double timeout_s);
+int drain_command(const TopFlags& server, const std::string& node, bool undo, double timeout_s);
 int invite_command(const CommonFlags& common, const InviteFlags& flags);
 int revoke_command(const CommonFlags& common, const RevokeFlags& flags);
 int node_command(const CommonFlags& common, const NodeFlags& flags);

@@ -370,6 +370,7 @@ void Coordinator::broken(Error error) {
 void Coordinator::suspend() {
   if (suspended_) return;
   suspended_ = true;
+  suspended_s_ = host_.now_s();
   watching_ = false;
   host_.set_timer(PipelineHost::Timer::kSilence, PipelineHost::kNever, {});
   last_step_s_.reset();
@@ -390,6 +391,7 @@ void Coordinator::resume(uint64_t epoch, const PipelineLayout& layout, const Sch
   scheduler_ = Scheduler(limits, std::move(model));
   cache_ = CacheSlots(layout.slots, layout.context, layout.kv_cells);
   suspended_ = false;
+  queue_.stood_still(suspended_s_, host_.now_s());
   refusal_.reset();
   admit();
   pump();
@@ -403,6 +405,7 @@ void Coordinator::end_all(const Error& error, double retry_after_s) {
 void Coordinator::close(const Error& error, double retry_after_s) {
   if (!refusal_) refusal_ = error;  // what follows the first failure is its consequence
   refusal_retry_s_ = retry_after_s;
+  suspended_s_ = suspended_ ? suspended_s_ : host_.now_s();
   suspended_ = true;
   end_all(*refusal_, retry_after_s);
 }

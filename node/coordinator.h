@@ -152,6 +152,7 @@ class Coordinator {
   Verifier* verifier_ = nullptr;  // null: nothing is computed again
   Keeper keeper_;
   bool suspended_ = false;        // there is no pipeline now
+  double suspended_s_ = 0;        // since when
   std::optional<Error> refusal_;  // and none to come soon: requests end at once
   double refusal_retry_s_ = 0;
   std::atomic<uint64_t> preempted_{0}, replayed_{0};

@@ -1,4 +1,4 @@
-// shoal drain: takes a node's layers off it before it is unplugged.
+// shoal drain: takes a node's layers off it before it is unplugged, or lets it have some again.
 #include <fmt/format.h>
 
 #include <boost/json.hpp>
@@ -7,6 +7,7 @@
 #include <thread>
 
 #include "base/error.h"
+#include "node/cluster_config.h"
 #include "node/commands.h"
 #include "node/server_client.h"
 
@@ -35,9 +36,12 @@ std::string state_of(const json::value& status, const std::string& node) {
 
 }  // namespace
 
-int drain_command(const TopFlags& server, const std::string& node, double timeout_s) {
+int drain_command(const TopFlags& server, const std::string& node, bool undo, double timeout_s) {
+  if (!is_node_name(node))
+    throw SetupError(fmt::format("shoal drain '{}': 1 to 63 letters, digits, '-', '_' or '.'", node));
   const ServerClient client(server.url, server.api_key_file);
-  const ServerClient::Answer answer = client.post("/cluster/drain", json::object{{"node", node}});
+  const ServerClient::Answer answer =
+      client.post("/cluster/drain", json::object{{"node", node}, {"undo", undo}});
   if (answer.status != 202) {
     const json::object* body = answer.body.if_object();
     const json::value* error = body == nullptr ? nullptr : body->if_contains("error");
@@ -45,10 +49,14 @@ int drain_command(const TopFlags& server, const std::string& node, double timeou
         error == nullptr ? fmt::format("the server answered {}", answer.status) : field(*error, "message"),
         kExitFailed);
   }
+  if (undo) {
+    std::fputs(fmt::format("node {} may take layers again\n", node).c_str(), stderr);
+    return kExitDone;
+  }
   const auto deadline = std::chrono::steady_clock::now() + std::chrono::duration<double>(timeout_s);
   while (std::chrono::steady_clock::now() < deadline) {
     const std::string state = state_of(client.status(), node);
-    if (state == "drained" || state == "lost") {
+    if (state == "drained" || state == "lost" || state == "quarantined") {
       std::fputs(fmt::format("node {} has no layers any more\n", node).c_str(), stderr);
       return kExitDone;
     }

@@ -14,6 +14,11 @@ constexpr double kNothingToDo = 1e300;  // for a time at which something was las
 
 }  // namespace
 
+// What was lost meanwhile may be heard before the first tick.
+void Membership::note_standstill(double now_s) {
+  if (ticked_s_ >= 0 && now_s - ticked_s_ >= kStoodStill_s) awake_s_ = now_s;
+}
+
 Membership::Verdict Membership::may_join(const std::string& node, double now_s, bool needed) {
   Member& member = members_[node];
   if (member.here)
@@ -48,11 +53,14 @@ void Membership::joined(const std::string& node, double now_s, bool beats) {
   member.joins_s.push_back(now_s);
 }
 
-void Membership::left(const std::string& node, double now_s) {
+void Membership::left(const std::string& node, double now_s, bool in_order) {
   const auto found = members_.find(node);
   if (found == members_.end() || !found->second.here) return;
   Member& member = found->second;
   member.here = false;
+  note_standstill(now_s);
+  // It will be back: that join counts in place of the one that ends here.
+  if ((in_order || now_s - awake_s_ < kAfterwards_s) && !member.joins_s.empty()) member.joins_s.pop_back();
   if (now_s - member.joined_s > kForgiven_s) {
     member.quarantine_s = 0;
     member.joins_s.clear();
@@ -85,6 +93,7 @@ void Membership::heartbeat(const std::string& node, uint64_t progress, bool work
 std::vector<Membership::Loss> Membership::tick(double now_s) {
   // A caller that was stopped itself finds all of them silent, and their messages waiting.
   const double asleep_s = ticked_s_ < 0 ? 0 : std::max(0.0, now_s - ticked_s_ - 5 * kTick_s);
+  note_standstill(now_s);
   ticked_s_ = now_s;
   std::vector<Loss> losses;
   for (auto& [name, member] : members_) {

@@ -8,7 +8,8 @@
 //
 // A node that comes and goes is kept out for a while: at most kJoinsMax times in kJoinWindow_s, then for
 // twice as long each time, until it has stayed for kForgiven_s. Not while there is no service without it: an
-// answer that may be cut off again is better than none.
+// answer that may be cut off again is better than none. Nor where it was the caller who stood still: all give
+// it up then, and come back.
 #pragma once
 
 #include <cstdint>
@@ -29,6 +30,8 @@ class Membership {
   static constexpr double kJoinWindow_s = 60;
   static constexpr double kQuarantineMax_s = 600;
   static constexpr double kForgiven_s = 600;
+  static constexpr double kStoodStill_s = 2;   // between two ticks: others may have given the caller up
+  static constexpr double kAfterwards_s = 10;  // so long after it, losses are its own doing
 
   struct Limits {
     double silence_s = kSilence_s;
@@ -50,9 +53,12 @@ class Membership {
   // It is there from now on. `beats`: it is expected to give signs of life; else only once it has given the
   // first.
   void joined(const std::string& node, double now_s, bool beats = true);
-  // Its connection ended, or it was sent away.
-  void left(const std::string& node, double now_s);
+  // Its connection ended, or it was sent away. `in_order`: it said that it ends, which is not held against
+  // it.
+  void left(const std::string& node, double now_s, bool in_order = false);
   void set_limits(const std::string& node, const Limits& limits);
+  // The caller's device has slept, which no clock of this class shows: whoever leaves now is not to blame.
+  void slept(double now_s) { awake_s_ = now_s; }
 
   // Anything came from it.
   void heard(const std::string& node, double now_s);
@@ -83,8 +89,11 @@ class Membership {
     double silent_at_s() const { return heard_s + limits.silence_s; }  // lost then, if still silent
     double still_at_s() const { return moved_s + limits.stall_s; }
   };
+  void note_standstill(double now_s);
+
   std::map<std::string, Member> members_;
   double ticked_s_ = -1;
+  double awake_s_ = -1e300;  // when the caller last went on after a standstill
 };
 
 }  // namespace shoal

@@ -149,7 +149,7 @@ class MpiBootstrap : public Bootstrap {
     int done = 0;
     while (MPI_Test(&request, &done, MPI_STATUS_IGNORE) == MPI_SUCCESS) {
       if (done != 0) return true;
-      if (std::chrono::steady_clock::now() > deadline) return false;
+      if (std::chrono::steady_clock::now() > deadline || (lifeline_ && lifeline_->lost())) return false;
       std::this_thread::sleep_for(std::chrono::milliseconds(1));
     }
     return false;

@@ -42,6 +42,7 @@ Node::Node(const NodeIdentity& identity, const std::string& address, uint16_t po
 Node::~Node() {
   io_.call([this] {
     closing_ = true;
+    building_.request_stop();
     listener_->close();
     for (const ChannelPtr& channel : strangers_) channel->close();
     for (const Accepted& accepted : accepted_) accepted.channel->close();

@@ -20,6 +20,7 @@
 #include <memory>
 #include <optional>
 #include <set>
+#include <stop_token>
 #include <string>
 #include <vector>
 
@@ -53,6 +54,7 @@ struct NodeEvents {
   std::function<void(const std::string& node)> heard;  // any message
   std::function<void(const std::string& node, const Heartbeat&)> beat;
   std::function<void(const std::string& node, const std::string& why)> lost;
+  std::function<void(const std::string& node, const std::string& why)> ended;  // instead: it said so
   std::function<void(const std::string& node, const Ready&)> ready;
   std::function<void(const std::string& node, const Measured&)> measured;
   std::function<void(const std::string& node, const Examined&)> examined;
@@ -92,8 +94,9 @@ class Node : public PipelineHost {
   // Instead of load(), where there is no plan yet.
   void load_nothing();
   // How stages are built when the pipeline is laid out anew, from those that were there; on the engine
-  // thread. What it takes long for calls note_progress().
-  using Remake = std::function<Engine::Stages(const PipelineLayout&, Engine::Stages)>;
+  // thread. What it takes long for calls note_progress(), and throws soon where the token says that they are
+  // needed no more: another plan came, the head is gone, or the node ends.
+  using Remake = std::function<Engine::Stages(const PipelineLayout&, Engine::Stages, const std::stop_token&)>;
   void set_remake(Remake remake);
   // What is wrong with this node's kernels, if anything; on the engine thread.
   void set_examination(std::function<std::string()> examination);
@@ -109,6 +112,8 @@ class Node : public PipelineHost {
   // A worker: returns when the head says so. Throws SetupError (exit 1) when the head is lost and does not
   // come back in time.
   void serve_until_shutdown();
+  // A worker is ended in order: its head is told, and serve_until_shutdown() returns. From any thread.
+  void leave();
   // A worker calls the head when it has lost it; `now`: it has none yet.
   void set_comeback(const Comeback& comeback, bool now);
 
@@ -198,6 +203,7 @@ class Node : public PipelineHost {
   boost::asio::awaitable<void> answer_measure(ChannelPtr channel, Measure order);
   boost::asio::awaitable<void> answer_examine(ChannelPtr channel);
   boost::asio::awaitable<void> call_head();
+  boost::asio::awaitable<void> take_leave();
   boost::asio::awaitable<Result<void>> join_head();
   boost::asio::awaitable<void> beat();
   void watch_head();
@@ -236,6 +242,7 @@ class Node : public PipelineHost {
   std::shared_ptr<StepBuffers> buffers_;  // of the layout; links of the one before may still read into theirs
   std::unique_ptr<Engine> engine_;
   Remake remake_;
+  std::stop_source building_;  // of the stages that the engine builds now
   std::function<std::string()> examination_;
   std::function<void(const FetchAhead&)> on_fetch_ahead_;
   std::map<int, ChannelPtr> to_stage_;          // next stages on other nodes

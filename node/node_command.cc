@@ -3,9 +3,11 @@
 #include <spdlog/spdlog.h>
 
 #include <boost/asio/post.hpp>
+#include <boost/asio/signal_set.hpp>
 #include <boost/asio/thread_pool.hpp>
 #include <boost/lexical_cast/try_lexical_convert.hpp>
 #include <chrono>
+#include <csignal>
 #include <ctime>
 #include <filesystem>
 #include <optional>
@@ -151,7 +153,7 @@ FetchedManifest manifest_of_head(const WeightAsker& asker, const Endpoint& head,
 // What was said of this device, read before anybody is asked for anything: a token serves once. Returns the
 // model's file, or null where none was given.
 std::shared_ptr<const GgufFile> check_flags(const CommonFlags& common, const NodeFlags& flags) {
-  if (!flags.memory.empty()) (void)parse_bytes(flags.memory, "--memory");
+  if (!flags.memory.empty()) (void)parse_memory(flags.memory, "--memory");
   NodeConfig settings;
   if (!common.cache_size.empty()) parse_cache_size(common.cache_size, "--cache-size", settings);
   if (common.model.empty()) return nullptr;
@@ -215,7 +217,7 @@ Adapters open_adapters(const CommonFlags& common, WeightAsker asker,
 
 Join describe(const NodeFlags& flags, const std::string& name, int threads, const NodeWeights& weights,
               const ModelConfig& model, const Kernels& kernels) {
-  const uint64_t memory = flags.memory.empty() ? 0 : parse_bytes(flags.memory, "--memory");
+  const uint64_t memory = flags.memory.empty() ? 0 : parse_memory(flags.memory, "--memory");
   const uint64_t own_memory = static_cast<uint64_t>(static_cast<double>(device_memory()) * kShareOfDevice);
   DeviceProfile profile = probe_device(weights.model(), model, kernels,
                                        {threads, memory > 0 ? memory : own_memory, !weights.has_file()});
@@ -228,6 +230,28 @@ Join describe(const NodeFlags& flags, const std::string& name, int threads, cons
   join.address = flags.address;
   return join;
 }
+
+// While it lives, a first SIGTERM or SIGINT ends the node in order; another one at once.
+class EndSignals {
+ public:
+  explicit EndSignals(Node& node) : node_(node), signals_(node.io().executor(), SIGINT, SIGTERM) {
+    node_.io().call([this] { return wait(), 0; });
+  }
+  ~EndSignals() {
+    node_.io().call([this] { return signals_.cancel(), 0; });
+  }
+
+ private:
+  void wait() {
+    signals_.async_wait([this](const boost::system::error_code& cancelled, int) {
+      if (cancelled) return;
+      signals_.clear();
+      node_.leave();
+    });
+  }
+  Node& node_;
+  boost::asio::signal_set signals_;
+};
 
 // Joins the head's cluster with what the head has now. Throws SetupError.
 void join_and_serve(const CommonFlags& common, const NodeFlags& flags) {
@@ -276,6 +300,7 @@ void join_and_serve(const CommonFlags& common, const NodeFlags& flags) {
   source.fetch = [&](const PipelineLayout& layout, const StageFactory::Needs& needs) {
     if (ahead) ahead->stop();
     set_peers(layout, name, *weights, adapters.weights);
+    set_stop(needs.stop, *weights, adapters.weights);
     fetch_weights(*weights, name, model, needs.missing, on_progress);
     fetch_adapters(adapters.files, adapters.weights, name, model, needs.shards, on_progress);
   };
@@ -286,9 +311,10 @@ void join_and_serve(const CommonFlags& common, const NodeFlags& flags) {
   running = &node;
   comeback.join.port = node.port();
   node.load_nothing();
-  node.set_remake([&stages](const PipelineLayout& layout, Engine::Stages before) {
-    return stages.make(layout, std::move(before));
-  });
+  node.set_remake(
+      [&stages](const PipelineLayout& layout, Engine::Stages before, const std::stop_token& stop) {
+        return stages.make(layout, std::move(before), stop);
+      });
   node.set_examination([&kernels] { return wrong_answer(kernels); });
   std::vector<std::shared_ptr<WeightProvider>> given = {weights};
   given.insert(given.end(), adapters.weights.begin(), adapters.weights.end());
@@ -299,7 +325,10 @@ void join_and_serve(const CommonFlags& common, const NodeFlags& flags) {
   });
   spdlog::info("node {} listens on port {} and calls the head at {}", name, node.port(), flags.join);
   node.set_comeback(comeback, /*now=*/true);
-  node.serve_until_shutdown();
+  {
+    const EndSignals signals(node);
+    node.serve_until_shutdown();
+  }
   node.set_on_renewed({});
   disk.join();
 }

@@ -51,6 +51,11 @@ void Node::take_from(const std::string& peer, Message&& message) {
     if (may_report(peer, *result) && on_outcome_) on_outcome_(from_message(*result, layout_.n_vocab));
   } else if (const auto* beat = std::get_if<Heartbeat>(&message)) {
     if (events_.beat) events_.beat(peer, *beat);
+  } else if (std::holds_alternative<Shutdown>(message)) {
+    const std::string why = "it was ended in order";
+    if (!events_.ended) return node_lost(peer, {Errc::kPeerLost, why});
+    forget(peer);
+    events_.ended(peer, why);
   } else if (const auto* ready = std::get_if<Ready>(&message)) {
     if (events_.ready) events_.ready(peer, *ready);
   } else if (const auto* measured = std::get_if<Measured>(&message)) {
@@ -164,6 +169,7 @@ void Node::set_on_outcome(std::function<void(StepOutcome)> on_outcome) {
 void Node::end_service(std::string error) {
   if (service_ended_) return;
   service_ended_ = true;
+  building_.request_stop();
   service_end_.set_value(std::move(error));
 }
 

@@ -30,6 +30,7 @@ constexpr auto kBeatEvery = 200ms;
 constexpr auto kCallDeadline = 1500ms;  // of one call to the head
 constexpr auto kCallPauseFirst = 100ms, kCallPauseMost = 2000ms;
 constexpr auto kCallPauseTaken = 60s;  // of one whose name another device has, not for the loss of its own
+constexpr auto kLeavePause = 100ms;    // for the word that this node ends to be sent
 constexpr size_t kPeersMax = 1024;     // of one order to measure
 
 awaitable<void> pause_until(boost::asio::any_io_executor executor, Clock::time_point moment) {
@@ -52,6 +53,7 @@ void Node::close_link(const ChannelPtr& channel) {
 
 void Node::drop_pipeline() {
   linked_ = false;
+  building_.request_stop();
   const std::map<int, ChannelPtr> next = std::exchange(to_stage_, {});
   const std::vector<ChannelPtr> feeds = std::exchange(feeds_, {});
   last_step_.clear();
@@ -107,10 +109,11 @@ awaitable<std::string> Node::on_engine(std::function<void(std::function<void(std
 }
 
 awaitable<std::string> Node::rebuild_stages() {
+  building_ = std::stop_source();
   std::function<void(std::function<void(std::string)>)> order = [this](auto done) {
-    engine_->rebuild(
-        [remake = remake_, layout = layout_](Engine::Stages old) { return remake(layout, std::move(old)); },
-        std::move(done));
+    engine_->rebuild([remake = remake_, layout = layout_, stop = building_.get_token()](
+                         Engine::Stages old) { return remake(layout, std::move(old), stop); },
+                     std::move(done));
   };
   co_return co_await on_engine(std::move(order));
 }
@@ -262,6 +265,18 @@ void Node::lose_head(const std::string& why) {
   if (!calling_) co_spawn(io_.executor(), call_head(), detached);
 }
 
+void Node::leave() {
+  io_.post([this] { co_spawn(io_.executor(), take_leave(), detached); });
+}
+
+// Whether the head hears it or not.
+awaitable<void> Node::take_leave() {
+  closing_ = true;
+  if (head_ && head_->post({Shutdown{"it was ended in order"}, {}, {}}).has_value())
+    co_await pause_until(io_.executor(), after(kLeavePause));
+  end_service("");
+}
+
 void Node::set_comeback(const Comeback& comeback, bool now) {
   io_.call([&] {
     comeback_ = comeback;
@@ -313,8 +328,12 @@ awaitable<void> Node::call_head() {
       break;
     }
     if (Clock::now() > patience) {
-      end_service(fmt::format("the head is gone and did not come back within {:.0f} s: {}",
-                              comeback_->patience_s, why));
+      // One that answers is there: another has this node's name by now, say.
+      const bool there = joined.error().code == Errc::kRefused;
+      end_service(
+          fmt::format("the head {} within {:.0f} s: {}",
+                      there ? "lost this node and did not take it back" : "is gone and did not come back",
+                      comeback_->patience_s, why));
       break;
     }
     co_await pause_until(io_.executor(), after(pause));

@@ -27,7 +27,7 @@ constexpr size_t kLinksMax = 512;     // of all of them, where names cannot be b
 // Of one node those for weights or for measuring, each of which holds up to kWeightsBytesMax for a peer that
 // takes nothing. A node uses one for each: what a plan needs, single blocks of the model and of an adapter,
 // what it fetches ahead, a manifest and a measurement; one that has just ended may count for a moment longer.
-constexpr int kBulkLinksOfPeerMax = 8;
+constexpr int kBulkLinksOfPeerMax = 7;
 constexpr size_t kJoinBytesMax = size_t{4} << 20;  // its profile, and the plan that it holds
 constexpr auto kAcceptPause = 100ms;               // after an accept that failed
 constexpr auto kJoinDeadline = 3s;                 // from a hello to what the node has

@@ -35,19 +35,24 @@ NodeWeights::NodeWeights(std::shared_ptr<const WeightManifest> manifest, WeightA
       cache_(std::move(cache)) {}
 
 NodeWeights::~NodeWeights() {
-  links_.clear();  // while the io thread runs
+  lines_.clear();  // while the io thread runs
 }
 
 void NodeWeights::set_peers(std::vector<WeightPeer> peers) {
   std::lock_guard lock(mutex_);
   std::erase_if(peers, [this](const WeightPeer& peer) { return peer.node == asker_.node; });
   peers_ = std::move(peers);
-  links_.clear();
+  lines_.clear();
+}
+
+void NodeWeights::set_stop(std::stop_token stop) {
+  std::lock_guard lock(mutex_);
+  stop_ = std::move(stop);
 }
 
 void NodeWeights::end_links() {
   std::lock_guard lock(mutex_);
-  links_.clear();
+  lines_.clear();
 }
 
 FetchReport NodeWeights::fetch_missing(const ModelConfig& config, std::span<const ShardSpec> shards,
@@ -91,13 +96,15 @@ FetchReport NodeWeights::fetch_missing(std::span<const std::string> tensors,
   }
   if (missing.empty()) return report;
   std::vector<WeightPeer> peers;
+  std::stop_token stop;
   {
     std::lock_guard lock(mutex_);
     peers = peers_;
+    stop = stop_;
   }
   WeightFetch fetch(*manifest_, *cache_, asker_, peers, io_, patience_);
   const uint64_t before = report.needed_bytes - report.cached_bytes;
-  const FetchOutcome outcome = fetch.run(missing, progress);
+  const FetchOutcome outcome = fetch.run(missing, progress, stop);
   report.fetched_bytes = outcome.fetched_bytes;
   report.not_kept_bytes = outcome.not_kept_bytes;
   report.cached_bytes += before - std::min(before, outcome.fetched_bytes + outcome.not_kept_bytes);
@@ -197,22 +204,36 @@ std::vector<bool> parse_inventory(const std::string& text, size_t tensors) {
   return has;
 }
 
-Result<std::shared_ptr<WeightLink>> NodeWeights::link_to(const WeightPeer& peer) {
-  std::lock_guard lock(mutex_);
-  std::shared_ptr<WeightLink>& link = links_[peer.node];
-  if (link && link->is_open()) return link;
-  link.reset();
-  Result<std::unique_ptr<WeightLink>> opened = WeightLink::open(io_, asker_, peer, patience_);
-  if (opened.has_error()) return opened.error();
-  link = std::move(*opened);
-  return link;
+// A peer that is called must not keep those waiting that want another.
+Result<std::shared_ptr<WeightLink>> NodeWeights::link_to(const WeightPeer& peer,
+                                                         const std::stop_token& stop) {
+  const auto came = std::chrono::steady_clock::now();
+  std::shared_ptr<Line> line;
+  {
+    std::lock_guard lock(mutex_);
+    std::shared_ptr<Line>& known = lines_[peer.node];
+    if (!known) known = std::make_shared<Line>();
+    line = known;
+  }
+  std::lock_guard lock(line->mutex);
+  if (line->link && line->link->is_open()) return line->link;
+  line->link.reset();
+  if (line->failed_at >= came) return line->failed;  // while this one waited for it
+  Result<std::unique_ptr<WeightLink>> opened = WeightLink::open(io_, asker_, peer, patience_, stop);
+  if (opened.has_error()) {
+    line->failed = opened.error();
+    line->failed_at = std::chrono::steady_clock::now();
+    return opened.error();
+  }
+  line->link = std::move(*opened);
+  return line->link;
 }
 
 Result<void> NodeWeights::fetch_block_from(const WeightPeer& peer, size_t tensor, uint64_t block,
-                                           std::span<std::byte> out) {
+                                           std::span<std::byte> out, const std::stop_token& stop) {
   Error last;
   for (int i = 0; i < kTriesOfOnePeer; ++i) {
-    const Result<std::shared_ptr<WeightLink>> link = link_to(peer);
+    const Result<std::shared_ptr<WeightLink>> link = link_to(peer, stop);
     if (link.has_error()) return link.error();
     const uint64_t offset = block * block_bytes(manifest_->tensor(tensor));
     const Result<WeightLink::Answer> answer =
@@ -235,17 +256,21 @@ Result<void> NodeWeights::fetch_block_from(const WeightPeer& peer, size_t tensor
 
 void NodeWeights::fetch_block(size_t tensor, uint64_t block, std::span<std::byte> out) {
   std::vector<WeightPeer> peers;
+  std::stop_token stop;
   {
     std::lock_guard lock(mutex_);
     peers = peers_;
+    stop = stop_;
   }
   std::string reasons;
   for (const WeightPeer& peer : peers) {
+    if (stop.stop_requested()) break;
     if (!peer.may_have(tensor)) continue;
-    const Result<void> fetched = fetch_block_from(peer, tensor, block, out);
+    const Result<void> fetched = fetch_block_from(peer, tensor, block, out, stop);
     if (!fetched.has_error()) return;
     reasons += fmt::format("; node {}: {}", peer.node, fetched.error().message);
   }
+  if (stop.stop_requested()) throw SetupError("the plan for which it is fetched is over", kExitFailed);
   throw SetupError(
       fmt::format("node {} cannot get tensor {} of {}{}", asker_.node, manifest_->tensor(tensor).name,
                   model().path(), reasons.empty() ? ": there is no node to ask" : reasons),

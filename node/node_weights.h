@@ -14,11 +14,13 @@
 #pragma once
 
 #include <atomic>
+#include <chrono>
 #include <functional>
 #include <map>
 #include <memory>
 #include <mutex>
 #include <span>
+#include <stop_token>
 #include <string>
 #include <vector>
 
@@ -58,6 +60,9 @@ class NodeWeights : public BlockSource, public WeightProvider {
   void set_tls(std::shared_ptr<const TlsContext> tls) { asker_.tls = std::move(tls); }
   // Who may be asked, in this order. Those that lack a tensor say so.
   void set_peers(std::vector<WeightPeer> peers);
+  // What is fetched from now on ends at once, with a SetupError, when this is requested to stop: the plan for
+  // which it is fetched is over. Any thread may request it.
+  void set_stop(std::stop_token stop);
   // Ends the connections that single blocks came over; the next block makes another.
   void end_links();
   // How long a connection to one is tried for.
@@ -83,14 +88,20 @@ class NodeWeights : public BlockSource, public WeightProvider {
   uint64_t bytes_received() const { return bytes_received_; }  // of weights, from other nodes
 
  private:
-  class Fetch;
+  // To one peer, for single blocks: made when it is needed, by one thread while the others wait for it.
+  struct Line {
+    std::mutex mutex;
+    std::shared_ptr<WeightLink> link;
+    Error failed;  // why it could not be made the last time
+    std::chrono::steady_clock::time_point failed_at;
+  };
   void warn_of_bad_block(size_t tensor, uint64_t block, std::span<const std::byte> bytes,
                          const std::string& where);
   // Any peer's right bytes of a block. Throws.
   void fetch_block(size_t tensor, uint64_t block, std::span<std::byte> out);
   Result<void> fetch_block_from(const WeightPeer& peer, size_t tensor, uint64_t block,
-                                std::span<std::byte> out);
-  Result<std::shared_ptr<WeightLink>> link_to(const WeightPeer& peer);
+                                std::span<std::byte> out, const std::stop_token& stop);
+  Result<std::shared_ptr<WeightLink>> link_to(const WeightPeer& peer, const std::stop_token& stop);
 
   std::shared_ptr<const WeightManifest> manifest_;
   WeightAsker asker_;
@@ -100,7 +111,8 @@ class NodeWeights : public BlockSource, public WeightProvider {
   IoThread io_;
   std::mutex mutex_;
   std::vector<WeightPeer> peers_;
-  std::map<std::string, std::shared_ptr<WeightLink>> links_;  // for single blocks, opened when needed
+  std::stop_token stop_;
+  std::map<std::string, std::shared_ptr<Line>> lines_;
   std::atomic<uint64_t> bad_blocks_{0}, bytes_received_{0};
 };
 

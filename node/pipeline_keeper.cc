@@ -8,8 +8,11 @@
 
 #include <algorithm>
 #include <chrono>
+#include <ctime>
 #include <set>
+#include <utility>
 
+#include "node/names_file.h"
 #include "node/pipeline_setup.h"
 #include "node/signed_plan.h"
 
@@ -19,6 +22,16 @@ namespace {
 constexpr double kComePatience_s = 5;  // for the nodes of the cluster file, where none is there yet
 constexpr int kTicksOfLook = 2;        // from one look at who was revoked to the next
 constexpr double kStepsOfStall = 8;    // a stage slowed four times is slow, not stuck
+constexpr size_t kDrainedMax = 1024;
+
+// That this device has been asleep, in all: time in which the monotonic clock stands still.
+double slept_s() {
+  timespec all{}, awake{};
+  clock_gettime(CLOCK_BOOTTIME, &all);
+  clock_gettime(CLOCK_MONOTONIC, &awake);
+  return static_cast<double>(all.tv_sec - awake.tv_sec) +
+         static_cast<double>(all.tv_nsec - awake.tv_nsec) * 1e-9;
+}
 
 template <class... Bodies>
 struct Overloaded : Bodies... {
@@ -52,6 +65,7 @@ PipelineKeeper::PipelineKeeper(Node& node, Coordinator& coordinator, Settings se
       revoked_(settings_.revoked_file),
       ticks_(node.io().executor()) {
   for (const DeviceProfile& device : settings_.known.devices) memory_[device.name] = device.memory_bytes;
+  if (!settings_.drained_file.empty()) kept_drained_ = read_node_names(settings_.drained_file, kDrainedMax);
   node_.io().call([&] {
     std::set<std::string> names;
     for (const DeviceProfile& device : settings_.known.devices) names.insert(device.name);
@@ -67,6 +81,8 @@ PipelineKeeper::PipelineKeeper(Node& node, Coordinator& coordinator, Settings se
       recovery_.begin_down(names, names.empty() ? 0 : kComePatience_s, now());
     }
     if (!settings_.revoked_file.empty()) node_.shut_out(revoked_.names());
+    slept_s_ = slept_s();
+    recovery_.remember_drained(kept_drained_);
     node_.set_events(node_events());
     coordinator_.set_keeper({[this](const Error& error) {
                                if (error.code == Errc::kBadFrame)
@@ -104,7 +120,12 @@ NodeEvents PipelineKeeper::node_events() {
     membership_.heartbeat(node, beat.progress, beat.working, now());
   };
   events.lost = [this](const std::string& node, const std::string& why) {
+    note_sleep();
     membership_.left(node, now());
+    on_lost(node, why);
+  };
+  events.ended = [this](const std::string& node, const std::string& why) {
+    membership_.left(node, now(), /*in_order=*/true);
     on_lost(node, why);
   };
   events.ready = [this](const std::string& node, const Ready& ready) {
@@ -123,7 +144,10 @@ NodeEvents PipelineKeeper::node_events() {
   };
   events.faulted = [this](const Suspects::Fault& fault) { accuse(fault); };
   events.may_join = [this](const std::string& node) {
-    return membership_.may_join(node, now(), recovery_.state() == Recovery::State::kDown);
+    const Membership::Verdict verdict =
+        membership_.may_join(node, now(), recovery_.state() == Recovery::State::kDown);
+    if (!verdict.admitted && membership_.quarantined_s(node, now()) > 0) recovery_.calls(node, now());
+    return verdict;
   };
   events.joined = [this](const std::string& node, const Join& join) { on_joined(node, join); };
   return events;
@@ -139,7 +163,14 @@ void PipelineKeeper::arm_tick() {
   });
 }
 
+// A device that was asleep finds its connections ended by the others. The clock that all goes by stood still.
+void PipelineKeeper::note_sleep() {
+  const double before_s = std::exchange(slept_s_, slept_s());
+  if (slept_s_ - before_s > Membership::kStoodStill_s) membership_.slept(now());
+}
+
 void PipelineKeeper::tick() {
+  note_sleep();
   if (--ticks_to_look_ < 0) {
     ticks_to_look_ = kTicksOfLook;
     if (revoked_.look()) node_.shut_out(revoked_.names());
@@ -189,6 +220,17 @@ void PipelineKeeper::act() {
     for (const Recovery::Action& action : actions) carry(action);
   }
   acting_ = false;
+  keep_drained();
+}
+
+void PipelineKeeper::keep_drained() {
+  if (settings_.drained_file.empty() || recovery_.drained() == kept_drained_) return;
+  kept_drained_ = recovery_.drained();
+  try {
+    write_node_names(settings_.drained_file, kept_drained_);
+  } catch (const SetupError& error) {
+    spdlog::warn("who is drained is forgotten when the head is started again: {}", error.what());
+  }
 }
 
 void PipelineKeeper::carry(const Recovery::Action& action) {
@@ -305,8 +347,8 @@ PipelineKeeper::Counters PipelineKeeper::counters() const {
   return counters;
 }
 
-Result<void> PipelineKeeper::drain(const std::string& node) {
-  const Result<void> drained = recovery_.drain(node, now());
+Result<void> PipelineKeeper::drain(const std::string& node, bool undo) {
+  const Result<void> drained = undo ? recovery_.undrain(node, now()) : recovery_.drain(node, now());
   act();
   return drained;
 }
@@ -314,6 +356,17 @@ Result<void> PipelineKeeper::drain(const std::string& node) {
 void PipelineKeeper::accuse(const Suspects::Fault& fault) {
   recovery_.faulted(fault, now());
   act();
+}
+
+std::string PipelineKeeper::state_of(const std::string& node) const {
+  if (node == head_) return "head";
+  if (joining_.contains(node)) return "joining";
+  if (!recovery_.is_here(node)) return membership_.quarantined_s(node, now()) > 0 ? "quarantined" : "lost";
+  if (recovery_.is_suspect(node)) return "suspect";
+  // The last plan is remembered while none is possible; nothing is computed by it then.
+  const bool used = recovery_.in_plan(node) && recovery_.state() != Recovery::State::kDown;
+  if (recovery_.is_draining(node)) return used || recovery_.is_leaving(node) ? "draining" : "drained";
+  return used ? "in use" : "spare";
 }
 
 std::vector<PipelineKeeper::Member> PipelineKeeper::members() const {
@@ -326,21 +379,7 @@ std::vector<PipelineKeeper::Member> PipelineKeeper::members() const {
                   ahead == ahead_.end() ? FetchedAhead{} : ahead->second,
                   membership_.silent_s(name, now()),
                   membership_.quarantined_s(name, now())};
-    // The last plan is remembered while none is possible; nothing is computed by it then.
-    const bool used = recovery_.in_plan(name) && recovery_.state() != Recovery::State::kDown;
-    if (name == head_) {
-      member.state = "head";
-    } else if (joining_.contains(name)) {
-      member.state = "joining";
-    } else if (!recovery_.is_here(name)) {
-      member.state = "lost";
-    } else if (recovery_.is_suspect(name)) {
-      member.state = "suspect";
-    } else if (recovery_.is_draining(name)) {
-      member.state = used || recovery_.suspended() ? "draining" : "drained";
-    } else {
-      member.state = used ? "in use" : "spare";
-    }
+    member.state = state_of(name);
     members.push_back(std::move(member));
   }
   return members;

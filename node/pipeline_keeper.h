@@ -12,6 +12,7 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -34,6 +35,7 @@ class PipelineKeeper {
     PlanInput known;      // of the cluster file's nodes, those that are not there yet by name alone
     std::map<std::string, Endpoint> endpoints;
     std::string revoked_file;  // node/revocation.h; empty: nobody is
+    std::string drained_file;  // node/names_file.h: who is drained, over restarts; empty: it is forgotten
   };
   // What runs from now on; on the io thread, before the first step of it.
   using OnLaidOut = std::function<void(const PlanInput&, const Plan&, const PipelineLayout&)>;
@@ -49,11 +51,12 @@ class PipelineKeeper {
 
   struct Member {
     std::string name;
-    std::string state;  // "head", "in use", "spare", "joining", "draining", "drained", "suspect", "lost"
+    // "head", "in use", "spare", "joining", "draining", "drained", "suspect", "lost", "quarantined"
+    std::string state;
     uint64_t memory_bytes = 0;
     FetchedAhead ahead;  // what it would get if another were lost, and what of it is on its disk
     double silent_s = 0;
-    double quarantined_s = 0;
+    double quarantined_s = 0;  // for so long from now
   };
   struct Counters {
     uint64_t joined = 0, lost = 0, resumed = 0, suspected = 0, stale = 0;
@@ -67,7 +70,7 @@ class PipelineKeeper {
   Counters counters() const;
   Recovery::State state() const { return recovery_.state(); }
   uint64_t epoch() const { return recovery_.epoch(); }
-  Result<void> drain(const std::string& node);
+  Result<void> drain(const std::string& node, bool undo);
   // A node was found to compute wrong numbers.
   void accuse(const Suspects::Fault& fault);
   // Also told from now on; from any other thread. Null ends it.
@@ -88,6 +91,9 @@ class PipelineKeeper {
 
   NodeEvents node_events();
   void tick();
+  void note_sleep();
+  void keep_drained();
+  std::string state_of(const std::string& node) const;
   void shut_out_revoked();
   void arm_tick();
   void act();
@@ -132,6 +138,8 @@ class PipelineKeeper {
   StrangerLines lines_;  // about what a node says and can repeat as it likes
   Counters counters_;
   Revocations revoked_;
+  std::set<std::string> kept_drained_;  // as in the file
+  double slept_s_ = 0;                  // this device, since it was started
   int ticks_to_look_ = 0;
   bool acting_ = false;
   boost::asio::steady_timer ticks_;

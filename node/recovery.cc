@@ -5,9 +5,6 @@
 
 #include <algorithm>
 
-#include "base/check.h"
-#include "planner/planner.h"
-
 namespace shoal {
 
 const char* to_string(ClusterEvent::Kind kind) {
@@ -35,40 +32,6 @@ bool is_hop(const Plan& plan, const std::string& from, const std::string& to) {
 }
 
 }  // namespace
-
-Plan reindexed(const Plan& plan, const PlanInput& live) {
-  Plan moved = plan;
-  moved.devices.clear();
-  for (const DeviceProfile& device : live.devices) moved.devices.push_back(device.name);
-  moved.head = live.constraints.head;
-  for (StageAssignment& stage : moved.stages) {
-    const std::string& name = plan.devices[static_cast<size_t>(stage.device)];
-    const auto found = std::find(moved.devices.begin(), moved.devices.end(), name);
-    SHOAL_CHECK(found != moved.devices.end());
-    stage.device = static_cast<int>(found - moved.devices.begin());
-  }
-  moved.predicted = evaluate(live, moved.stages);
-  moved.reasons.clear();
-  return moved;
-}
-
-Result<ReplanAdvice> carry_out(const Recovery::MakePlan& order) {
-  try {
-    ReplanAdvice advice;
-    if (order.running) {
-      advice = advise_replan(order.live, *order.running);
-      // But layers that the cluster file divides by hand are divided so.
-      if (order.held && advice.old_runs && order.live.constraints.manual.empty()) advice.move = false;
-      if (!advice.move) advice.plan = reindexed(*order.running, order.live);
-    } else {
-      advice.plan = make_plan(order.live);
-      advice.move = true;
-    }
-    return advice;
-  } catch (const SetupError& error) {
-    return Error{Errc::kRefused, error.what()};
-  }
-}
 
 Recovery::Recovery(PlanInput known, uint64_t epoch) : known_(std::move(known)), epoch_(epoch) {
   here_.insert(name_of(known_.constraints.head));
@@ -109,50 +72,6 @@ bool Recovery::in_plan(const std::string& node) const {
   });
 }
 
-bool Recovery::fit(int device, double now_s) const {
-  const std::string name = name_of(device);
-  const auto unfit = unfit_.find(name);
-  return here_.contains(name) && !draining_.contains(name) && !suspects_.out(name) &&
-         (unfit == unfit_.end() || unfit->second <= now_s);
-}
-
-// Those that are there and may take layers; the head in any case, since tokens come from it.
-PlanInput Recovery::live_input(double now_s, const std::string& without) const {
-  std::vector<int> kept;
-  for (int i = 0; i < static_cast<int>(known_.devices.size()); ++i) {
-    if ((fit(i, now_s) && name_of(i) != without) || i == known_.constraints.head) kept.push_back(i);
-  }
-  PlanInput live = known_;
-  live.devices.clear();
-  live.links = LinkTable(static_cast<int>(kept.size()), LinkProfile{});
-  const auto place = [&](int known) {
-    const auto found = std::find(kept.begin(), kept.end(), known);
-    return found == kept.end() ? -1 : static_cast<int>(found - kept.begin());
-  };
-  for (size_t a = 0; a < kept.size(); ++a) {
-    live.devices.push_back(known_.devices[static_cast<size_t>(kept[a])]);
-    if (!fit(kept[a], now_s)) live.devices.back().allowed = false;
-    for (size_t b = 0; b < kept.size(); ++b) {
-      if (a == b) continue;
-      const auto broken = broken_links_.find({name_of(kept[a]), name_of(kept[b])});
-      const bool usable = broken == broken_links_.end() || broken->second <= now_s;
-      live.links.set(static_cast<int>(a), static_cast<int>(b),
-                     usable ? known_.links.at(kept[a], kept[b]) : LinkProfile{});
-    }
-  }
-  live.constraints.head = place(known_.constraints.head);
-  live.constraints.excluded.clear();
-  for (const int device : known_.constraints.excluded) {
-    if (place(device) >= 0) live.constraints.excluded.push_back(place(device));
-  }
-  // Layers that were divided by hand are, where all hands are there.
-  for (ManualRange& range : live.constraints.manual) range.device = place(range.device);
-  if (std::any_of(live.constraints.manual.begin(), live.constraints.manual.end(),
-                  [](const ManualRange& range) { return range.device < 0; }))
-    live.constraints.manual.clear();
-  return live;
-}
-
 void Recovery::tell(ClusterEvent::Kind kind, double now_s, const std::string& node, std::string text,
                     double seconds) {
   actions_.push_back(ClusterEvent{kind, now_s, node, std::move(text), seconds});
@@ -180,9 +99,14 @@ void Recovery::joined(const DeviceProfile& device, const std::vector<MeasuredLin
     broken_links_.erase({link.from, link.to});
   }
   here_.insert(device.name);
-  draining_.erase(device.name);
   unfit_.erase(device.name);
-  tell(ClusterEvent::Kind::kJoined, now_s, device.name, fmt::format("node {} has joined", device.name));
+  callers_.erase(device.name);
+  lent_.clear();  // there may be a plan without them now
+  tell(ClusterEvent::Kind::kJoined, now_s, device.name,
+       fmt::format("node {} has joined{}", device.name,
+                   draining_.contains(device.name)
+                       ? "; it is drained and takes no layers until `shoal drain --undo " + device.name + "`"
+                       : ""));
   improve_ = true;
   look_ahead_soon(now_s);
   expected_.erase(device.name);
@@ -197,7 +121,8 @@ void Recovery::look_ahead_soon(double now_s) {
 void Recovery::lost(const std::string& node, const std::string& why, double now_s) {
   if (here_.erase(node) == 0) return;
   look_ahead_soon(now_s);
-  draining_.erase(node);
+  leaving_.erase(node);
+  lent_.erase(node);
   tell(ClusterEvent::Kind::kLost, now_s, node, fmt::format("node {} is lost: {}", node, why));
   if (in_plan(node)) failures_ = 0;  // that explains them
   const bool matters = in_plan(node) && (state_ == State::kRunning || state_ == State::kLoading);
@@ -236,9 +161,7 @@ void Recovery::faulted(const Suspects::Fault& fault, double now_s) {
     failures_ = 0;
     if (state_ != State::kDown) restart(fault.text, now_s);
   } else if (state_ == State::kRunning) {
-    failure_ = {Errc::kBadFrame, fault.text};
-    failures_ += kAnswersOfFailure;
-    restart(fault.text, now_s);
+    restart(fault.text, now_s);  // not one of failures_: a node that does it again is suspect
   }
 }
 
@@ -275,6 +198,7 @@ void Recovery::examined(const std::string& node, const std::string& failure, dou
   }
   tell(ClusterEvent::Kind::kCleared, now_s, node,
        fmt::format("node {} gives the known answers: it may take layers again", node));
+  lent_.clear();
   improve_ = true;
   look_ahead_soon(now_s);
 }
@@ -307,16 +231,9 @@ void Recovery::planned(uint64_t ticket, const Result<ReplanAdvice>& advice, doub
   if (state_ == State::kRunning) {  // a better one was looked for
     std::vector<std::string> to_leave;
     for (const std::string& node : draining_) {
-      if (in_plan(node)) to_leave.push_back(node);
+      if (is_draining(node) && in_plan(node)) to_leave.push_back(node);
     }
-    if (advice.has_error()) {
-      for (const std::string& node : to_leave) {
-        draining_.erase(node);
-        tell(ClusterEvent::Kind::kRefused, now_s, node,
-             fmt::format("node {} keeps its layers: {}", node, advice.error().message));
-      }
-      return;
-    }
+    if (advice.has_error()) return void(lend_drained(advice.error().message, now_s));
     if (!advice->move) return;
     suspended_ = true;
     stopped_s_ = now_s;
@@ -326,14 +243,7 @@ void Recovery::planned(uint64_t ticket, const Result<ReplanAdvice>& advice, doub
   }
   if (state_ != State::kPlanning) return;
   if (advice.has_error() && improve_) return ask_for_plan(now_s);
-  if (advice.has_error() && !draining_.empty()) {  // better with it than not at all
-    for (const std::string& node : draining_) {
-      tell(ClusterEvent::Kind::kRefused, now_s, node,
-           fmt::format("node {} keeps its layers: {}", node, advice.error().message));
-    }
-    draining_.clear();
-    return ask_for_plan(now_s);
-  }
+  if (advice.has_error() && lend_drained(advice.error().message, now_s)) return ask_for_plan(now_s);
   if (advice.has_error()) {
     for (const std::string& node : suspects_.all_out()) suspects_.hurry(node, now_s);
     return go_down(advice.error().message + suspects_text(), now_s);
@@ -347,7 +257,8 @@ void Recovery::load(const Plan& plan, double now_s) {
   was_laid_out_ = true;
   ++epoch_;
   state_ = State::kLoading;
-  load_until_s_ = now_s + kLoadPatience_s;
+  down_.reset();
+  load_until_s_ = now_s + load_patience_s(asked_, plan);
   awaited_.clear();
   std::string parts;
   for (const StageAssignment& stage : plan.stages) {
@@ -384,36 +295,16 @@ void Recovery::ready(const std::string& node, uint64_t epoch, const std::string&
   awaited_.erase(node);
   if (!awaited_.empty()) return;
   state_ = State::kRunning;
-  suspended_ = false;
+  suspended_ = closed_ = false;
   improve_at_s_ = now_s + kImproveEvery_s;
   look_ahead_soon(now_s);
-  for (const std::string& leaving : draining_) {
-    if (!in_plan(leaving))
-      tell(ClusterEvent::Kind::kDrained, now_s, leaving,
-           fmt::format("node {} has no layers any more", leaving));
+  for (const std::string& node : draining_) {
+    if (!in_plan(node) && leaving_.erase(node) > 0)
+      tell(ClusterEvent::Kind::kDrained, now_s, node, fmt::format("node {} has no layers any more", node));
   }
   tell(ClusterEvent::Kind::kResumed, now_s, "",
        fmt::format("answers go on after {:.2f} s (plan {})", now_s - stopped_s_, epoch_), now_s - stopped_s_);
   actions_.push_back(Resume{epoch_});
-}
-
-Result<void> Recovery::drain(const std::string& node, double now_s) {
-  if (!here_.contains(node)) {
-    return Error{Errc::kInvalidInput,
-                 index_of(node) < 0
-                     ? fmt::format("there is no node {}", node)
-                     : fmt::format("node {} is not there (lost, or not come yet): it has no layers", node)};
-  }
-  if (node == name_of(known_.constraints.head))
-    return Error{Errc::kInvalidInput, fmt::format("node {} is the head: it cannot be drained", node)};
-  draining_.insert(node);
-  if (!in_plan(node))
-    tell(ClusterEvent::Kind::kDrained, now_s, node, fmt::format("node {} has no layers", node));
-  else if (state_ == State::kLoading || state_ == State::kPlanning)
-    restart(fmt::format("layers leave {}", node), now_s);
-  else
-    improve_at_s_ = now_s;
-  return {};
 }
 
 // When something that was unfit or broken may be tried again.
@@ -439,14 +330,32 @@ void Recovery::go_down(const std::string& planner, double now_s) {
   why += others;
   state_ = State::kDown;
   const double chance_s = next_chance_s() - now_s;
+  std::erase_if(callers_, [&](const auto& entry) { return entry.second < now_s - kCallerPatience_s; });
+  if (!down_) down_at_s_ = now_s + (callers_.empty() || closed_ ? 0 : kCallerPatience_s);
+  down_ = Down{why, chance_s > 0 && chance_s < kUnfit_s ? chance_s : kRetryAfter_s};
+  if (now_s < down_at_s_) {
+    for (const auto& [node, called_s] : callers_)
+      why += fmt::format("; node {} was kept out and calls: it is let in", node);
+  }
   tell(ClusterEvent::Kind::kDown, now_s, "", fmt::format("no plan is possible: {}", why));
-  actions_.push_back(Down{why, chance_s > 0 && chance_s < kUnfit_s ? chance_s : kRetryAfter_s});
+  wait_or_close(now_s);
+}
+
+void Recovery::wait_or_close(double now_s) {
+  if (!down_ || now_s < down_at_s_) return;
+  closed_ = true;
+  actions_.push_back(*std::exchange(down_, std::nullopt));
+}
+
+void Recovery::calls(const std::string& node, double now_s) {
+  if (!here_.contains(node)) callers_[node] = now_s;
 }
 
 void Recovery::tick(bool quiet, double now_s) {
   if (next_chance_s() <= now_s) {
     std::erase_if(unfit_, [&](const auto& entry) { return entry.second <= now_s; });
     std::erase_if(broken_links_, [&](const auto& entry) { return entry.second <= now_s; });
+    lent_.clear();
     improve_ = true;
   }
   for (const std::string& node : suspects_.due(now_s)) {
@@ -462,7 +371,11 @@ void Recovery::tick(bool quiet, double now_s) {
       ask_for_plan(now_s);
       break;
     case State::kDown:
-      if (improve_) ask_for_plan(now_s);
+      if (improve_) {
+        ask_for_plan(now_s);
+      } else {
+        wait_or_close(now_s);
+      }
       break;
     case State::kLoading:
       if (now_s < load_until_s_) break;
@@ -470,8 +383,9 @@ void Recovery::tick(bool quiet, double now_s) {
       restart("loading took too long", now_s);
       break;
     case State::kRunning: {
-      const bool leaving = std::any_of(draining_.begin(), draining_.end(),
-                                       [&](const std::string& node) { return in_plan(node); });
+      const bool leaving = std::any_of(draining_.begin(), draining_.end(), [&](const std::string& node) {
+        return is_draining(node) && in_plan(node);
+      });
       if (now_s < improve_at_s_ || !(leaving || (improve_ && quiet))) break;
       improve_ = false;
       improve_at_s_ = now_s + kImproveEvery_s;

@@ -59,9 +59,10 @@ class Recovery {
   static constexpr double kUnfit_s = 60;    // a node that could not load, or a link that could not be made
   static constexpr double kImproveEvery_s = 5;    // between two looks for a better plan
   static constexpr double kLookAheadAfter_s = 1;  // after a change, and then once
-  static constexpr double kLoadPatience_s = 600;
-  static constexpr double kRetryAfter_s = 10;  // told to clients where nothing better is known
-  static constexpr int kFailuresMax = 2;       // in a row, before what runs is given up
+  static constexpr double kLoadPatience_s = 600;  // and longer where the links are slow
+  static constexpr double kCallerPatience_s = 5;  // for one that is kept out and calls
+  static constexpr double kRetryAfter_s = 10;     // told to clients where nothing better is known
+  static constexpr int kFailuresMax = 2;  // in a row that are no node's doing, before what runs is given up
 
   enum class State { kDown, kSettling, kPlanning, kLoading, kRunning };
 
@@ -118,6 +119,9 @@ class Recovery {
     LinkProfile link;
   };
   void joined(const DeviceProfile& device, const std::vector<MeasuredLink>& links, double now_s);
+  // A node that is kept out asks to come in. Where there is no plan without it, it is needed (state kDown),
+  // and answers wait a moment for it.
+  void calls(const std::string& node, double now_s);
   // What a head before this one laid out, as a node that joins still holds it: the next epoch is higher. Of
   // the plan, where it can be one of this head's: if none has run here yet the latest is kept where it can
   // run.
@@ -136,8 +140,12 @@ class Recovery {
   void ready(const std::string& node, uint64_t epoch, const std::string& failure,
              const std::string& unreachable, double now_s);
   void answered();  // a step was: the pipeline works
-  // Takes a node's layers off it. Refused where it is not there, or the head.
+  // Takes a node's layers off it, until undrain(). Refused where it is not there, or the head. It gets some
+  // all the same where no plan is possible without it (recovery_drain.cc).
   Result<void> drain(const std::string& node, double now_s);
+  Result<void> undrain(const std::string& node, double now_s);
+  // Before anything else: whom a head before this one had drained.
+  void remember_drained(const std::set<std::string>& nodes) { draining_ = nodes; }
   // `quiet`: nothing is being answered, so that layers may move unnoticed.
   void tick(bool quiet, double now_s);
 
@@ -154,7 +162,12 @@ class Recovery {
   bool is_here(const std::string& node) const { return here_.contains(node); }
   bool suspended() const { return suspended_; }
   bool is_suspect(const std::string& node) const { return suspects_.out(node); }
-  bool is_draining(const std::string& node) const { return draining_.contains(node); }
+  // It is to have no layers; `is_leaving`: and still has those that it had when that was said.
+  bool is_draining(const std::string& node) const {
+    return draining_.contains(node) && !lent_.contains(node);
+  }
+  bool is_leaving(const std::string& node) const { return leaving_.contains(node); }
+  const std::set<std::string>& drained() const { return draining_; }  // there or not
   bool in_plan(const std::string& node) const;
   const std::set<std::string>& here() const { return here_; }
 
@@ -165,10 +178,12 @@ class Recovery {
   // `without`: a node that counts as lost.
   PlanInput live_input(double now_s, const std::string& without = "") const;
   void look_ahead_soon(double now_s);
+  bool lend_drained(const std::string& why, double now_s);
   void restart(const std::string& why, double now_s);
   void ask_for_plan(double now_s);
   void load(const Plan& plan, double now_s);
   void go_down(const std::string& why, double now_s);
+  void wait_or_close(double now_s);
   bool do_without_suspect(const Suspects::Fault& fault, Suspects::Verdict verdict, double now_s);
   std::string suspects_text() const;
   void tell(ClusterEvent::Kind kind, double now_s, const std::string& node, std::string text,
@@ -176,21 +191,29 @@ class Recovery {
   double next_chance_s() const;
 
   PlanInput known_;
-  std::set<std::string> here_, draining_, expected_;
+  std::set<std::string> here_, expected_;
+  std::set<std::string> draining_;        // for whom drain() stands
+  std::set<std::string> leaving_, lent_;  // of them: is_leaving(); without whom there is no plan
   Suspects suspects_;
   uint64_t held_epoch_ = 0;                                             // of the plan that is remembered
   uint64_t faulted_epoch_ = 0;                                          // in which the last fault was
   std::map<std::string, double> unfit_;                                 // until when
   std::map<std::pair<std::string, std::string>, double> broken_links_;  // until when, by direction
   State state_ = State::kDown;
-  std::optional<Plan> plan_;  // that runs or is loaded; or was, the last
+  std::optional<Plan> plan_;               // that runs or is loaded; or was, the last
+  std::map<std::string, double> callers_;  // who is kept out, and when it last called
+  std::optional<Down> down_;               // to be told at down_at_s_ unless there is a plan by then
+  double down_at_s_ = 0;
+  bool closed_ = false;  // it was told, and nothing has run since
   std::set<std::string> awaited_;
   uint64_t epoch_ = 0, ticket_ = 0, stale_ = 0;
   PlanInput asked_;            // what the planner was given last
   bool suspended_ = true;      // nothing is answered
   bool was_laid_out_ = false;  // here, not only under a head before
-  bool improve_ = false;       // something came that may make a better plan
-  bool look_ahead_ = true;     // something changed since that was last asked
+  // A device or a link can be used that could not when the planner was last asked. It is asked again: at a
+  // quiet moment, and at once where there is no plan.
+  bool improve_ = false;
+  bool look_ahead_ = true;  // something changed since that was last asked
   int failures_ = 0;
   Error failure_;
   double stopped_s_ = 0;  // when answers stopped
@@ -201,6 +224,9 @@ class Recovery {
 
 // Runs the planner for an order. Takes as long as it takes; any thread.
 Result<ReplanAdvice> carry_out(const Recovery::MakePlan& order);
+
+// How long all its nodes may take to load a plan, whose device indices are those of `live`.
+double load_patience_s(const PlanInput& live, const Plan& plan);
 
 // The stages of a plan with the device indices of `live`. Every device must be there.
 Plan reindexed(const Plan& plan, const PlanInput& live);

@@ -21,6 +21,10 @@ uint64_t bad_blocks(const BlockSource* blocks) {
   return weights == nullptr ? 0 : weights->bad_blocks();
 }
 
+void end_where(const std::stop_token& stop) {
+  if (stop.stop_requested()) throw SetupError("the plan is over", kExitFailed);
+}
+
 }  // namespace
 
 StageFactory::StageFactory(std::string node, Source source, const ModelConfig& model, const Kernels& kernels,
@@ -62,41 +66,54 @@ std::vector<LoraWeights> StageFactory::load_adapters(const LayerRange& layers) c
   return loaded;
 }
 
-Engine::Stages StageFactory::make(const PipelineLayout& layout, Engine::Stages before) {
+std::pair<int, std::unique_ptr<Stage>> StageFactory::make_stage(
+    const PipelineLayout& layout, int index, std::shared_ptr<const WeightMatrix>& embedding,
+    const std::stop_token& stop) {
+  const ShardSpec& shard = layout.shard_of_stage[static_cast<size_t>(index)];
+  const StageOptions options{layout.context, layout.slots, layout.rows_max,
+                             parse_kv_cache(layout.kv_cache, "the plan's kv_cache"), layout.kv_cells};
+  ProgressLine progress(fmt::format("loading layers {}-{}", shard.layers.begin, shard.layers.end - 1));
+  std::vector<LoraWeights> adapters = load_adapters(shard.layers);  // before anything that is held moves
+  ShardWeights weights = load_missing(
+      source_.file, model_, shard, pool_,
+      [&](uint64_t done, uint64_t total) {
+        progress.update(done, total);
+        if (on_progress_) on_progress_();
+        end_where(stop);
+      },
+      held_, embedding, source_.blocks);
+  if (weights.token_embd) embedding = weights.token_embd;
+  weights.adapters = std::move(adapters);
+  return {index, std::make_unique<Stage>(model_, std::move(weights), options, kernels_, pool_)};
+}
+
+Engine::Stages StageFactory::make(const PipelineLayout& layout, Engine::Stages before,
+                                  const std::stop_token& stop) {
   for (auto& [index, stage] : before) held_.add(stage->release_weights());
   before.clear();  // caches and activations go before anything is read
+  end_where(stop);
   check(layout);
-  std::vector<std::pair<int, ShardSpec>> mine;
+  std::vector<int> mine;
   std::vector<ShardSpec> shards;
   for (int i = 0; i <= layout.last_stage(); ++i) {
     if (layout.node_of_stage[static_cast<size_t>(i)] != node_) continue;
     shards.push_back(layout.shard_of_stage[static_cast<size_t>(i)]);
-    mine.emplace_back(i, shards.back());
+    mine.push_back(i);
   }
   const uint64_t bad_before = bad_blocks(source_.blocks);
   held_.keep_for(shards);
   if (!held_.layers.empty()) tell_held(shards);
   if (source_.fetch) {
     const std::vector<ShardSpec> missing = held_.missing(shards);
-    source_.fetch(layout, {shards, missing});
+    source_.fetch(layout, {shards, missing, stop});
   }
-  const StageOptions options{layout.context, layout.slots, layout.rows_max,
-                             parse_kv_cache(layout.kv_cache, "the plan's kv_cache"), layout.kv_cells};
   Engine::Stages stages;
   std::shared_ptr<const WeightMatrix> embedding;  // that another stage of this node has already
-  for (const auto& [index, shard] : mine) {
-    ProgressLine progress(fmt::format("loading layers {}-{}", shard.layers.begin, shard.layers.end - 1));
-    std::vector<LoraWeights> adapters = load_adapters(shard.layers);  // before anything that is held moves
-    ShardWeights weights = load_missing(
-        source_.file, model_, shard, pool_,
-        [&](uint64_t done, uint64_t total) {
-          progress.update(done, total);
-          if (on_progress_) on_progress_();
-        },
-        held_, embedding, source_.blocks);
-    if (weights.token_embd) embedding = weights.token_embd;
-    weights.adapters = std::move(adapters);
-    stages.emplace_back(index, std::make_unique<Stage>(model_, std::move(weights), options, kernels_, pool_));
+  try {
+    for (const int index : mine) stages.push_back(make_stage(layout, index, embedding, stop));
+  } catch (...) {
+    for (auto& [index, stage] : stages) held_.add(stage->release_weights());
+    throw;
   }
   held_ = {};
   if (const uint64_t bad = bad_blocks(source_.blocks) - bad_before; bad > 0) {

@@ -5,7 +5,9 @@
 #include <functional>
 #include <memory>
 #include <span>
+#include <stop_token>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "model/gguf_file.h"
@@ -25,6 +27,7 @@ class StageFactory {
   struct Needs {
     std::span<const ShardSpec> shards;   // all that this node is to have
     std::span<const ShardSpec> missing;  // what of them it does not hold
+    std::stop_token stop;                // when it is not needed any more
   };
   // Where weights come from that this node does not hold.
   struct Source {
@@ -40,13 +43,16 @@ class StageFactory {
   StageFactory(std::string node, Source source, const ModelConfig& model, const Kernels& kernels,
                ThreadPool& pool, std::function<void()> on_progress = {});
 
-  // The stages of `layout` that are this node's; those that were there before end. Throws SetupError; weights
-  // held so far are then still held.
-  Engine::Stages make(const PipelineLayout& layout, Engine::Stages before);
+  // The stages of `layout` that are this node's; those that were there before end. Throws SetupError, and
+  // soon where `stop` is requested; weights held or loaded so far are then held.
+  Engine::Stages make(const PipelineLayout& layout, Engine::Stages before, const std::stop_token& stop = {});
 
  private:
   void check(const PipelineLayout& layout) const;
   std::vector<LoraWeights> load_adapters(const LayerRange& layers) const;
+  std::pair<int, std::unique_ptr<Stage>> make_stage(const PipelineLayout& layout, int index,
+                                                    std::shared_ptr<const WeightMatrix>& embedding,
+                                                    const std::stop_token& stop);
   void tell_held(const std::vector<ShardSpec>& shards) const;
   const std::string node_;
   const Source source_;

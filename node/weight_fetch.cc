@@ -22,6 +22,7 @@ constexpr auto kProgressEvery = 100ms;
 // Of the patience for a connection, and twice the longest that an answer took: who gives nothing for so long
 // while another has nothing to do gives its tensors up to it. A false alarm costs the blocks on their way.
 constexpr int kSilentPart = 5;
+constexpr auto kStandstill = 500ms;  // of this process itself: so late may a look be
 
 }  // namespace
 
@@ -78,13 +79,19 @@ void WeightFetch::admit(const std::vector<size_t>& tensors) {
   unfinished_ = waiting_.size();
 }
 
-FetchOutcome WeightFetch::run(const std::vector<size_t>& tensors,
-                              const std::function<void(uint64_t, uint64_t)>& progress) {
-  const auto began = std::chrono::steady_clock::now();
-  admit(tensors);
+void WeightFetch::end_all() {
+  std::lock_guard lock(mutex_);
+  stopped_ = true;
+  for (Seat& seat : seats_) seat.stop.request_stop();
+  changed_.notify_all();
+}
+
+void WeightFetch::fetch_all(const std::function<void(uint64_t, uint64_t)>& progress,
+                            const std::stop_token& stop) {
   std::vector<std::thread> threads;
-  if (unfinished_ > 0) {
+  {
     std::lock_guard lock(mutex_);
+    looked_ = std::chrono::steady_clock::now();
     for (const WeightPeer& peer : peers_) seats_.push_back({&peer});
     look_for_hopeless();
     running_ = seats_.size();
@@ -97,6 +104,7 @@ FetchOutcome WeightFetch::run(const std::vector<size_t>& tensors,
       });
     }
   }
+  const std::stop_callback on_stop(stop, [this] { end_all(); });
   {
     std::unique_lock lock(mutex_);
     while (!changed_.wait_for(lock, kProgressEvery, [this] { return running_ == 0; })) {
@@ -108,7 +116,22 @@ FetchOutcome WeightFetch::run(const std::vector<size_t>& tensors,
     }
   }
   for (std::thread& thread : threads) thread.join();
+}
+
+FetchOutcome WeightFetch::run(const std::vector<size_t>& tensors,
+                              const std::function<void(uint64_t, uint64_t)>& progress,
+                              const std::stop_token& stop) {
+  const auto began = std::chrono::steady_clock::now();
+  admit(tensors);
+  if (unfinished_ > 0) fetch_all(progress, stop);
   outcome_.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - began).count();
+  if (unfinished_ > 0 && stopped_) {
+    throw SetupError(
+        fmt::format("node {} fetches no more for a plan that is over; {} of {} have come and are "
+                    "kept",
+                    asker_.node, format_bytes(done_bytes_), format_bytes(total_bytes_)),
+        kExitFailed);
+  }
   if (unfinished_ > 0) {
     throw SetupError(
         fmt::format("node {} cannot get the weights that it lacks: {}{}; what has come is kept, and the "
@@ -250,8 +273,10 @@ void WeightFetch::waits(Seat& seat) {
 
 void WeightFetch::answered(Seat& seat, bool well) {
   std::lock_guard lock(mutex_);
+  const auto now = std::chrono::steady_clock::now();
   const auto since = std::exchange(seat.waits_since, std::nullopt);
-  if (since && well) longest_answer_ = std::max(longest_answer_, std::chrono::steady_clock::now() - *since);
+  if (since && well)
+    longest_answer_ = std::max(longest_answer_, now - std::min(now, *since + standstill(now)));
 }
 
 void WeightFetch::look_for_hopeless() {
@@ -264,9 +289,21 @@ void WeightFetch::look_for_hopeless() {
   }
 }
 
+// For how long this process has not run since it last looked: it was stopped, or its device busy with others.
+std::chrono::steady_clock::duration WeightFetch::standstill(std::chrono::steady_clock::time_point now) const {
+  const auto late = now - looked_ - kProgressEvery;
+  return late > kStandstill ? late : std::chrono::steady_clock::duration::zero();
+}
+
 // A peer that is cut off or hangs is noticed by its link much later than others could have given the same.
+// The time in which this process could hear nobody is not held against them.
 void WeightFetch::look_for_silent() {
   const auto now = std::chrono::steady_clock::now();
+  const auto deaf = standstill(now);
+  looked_ = now;
+  for (Seat& seat : seats_) {
+    if (seat.waits_since) seat.waits_since = std::min(now, *seat.waits_since + deaf);
+  }
   const auto patience = patience_ / kSilentPart + 2 * longest_answer_;
   for (Seat& silent : seats_) {
     if (!silent.waits_since || now - *silent.waits_since < patience) continue;

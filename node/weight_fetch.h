@@ -40,9 +40,10 @@ class WeightFetch {
   WeightFetch(const WeightManifest& manifest, WeightCache& cache, const WeightAsker& asker,
               std::vector<WeightPeer> peers, IoThread& io, std::chrono::milliseconds patience);
 
-  // Tensors by index. Throws SetupError (exit code 1) where nobody can give one; what has come is kept.
+  // Tensors by index. Throws SetupError (exit code 1) where nobody can give one, and at once where `stop` is
+  // requested, from any thread; what has come is kept.
   FetchOutcome run(const std::vector<size_t>& tensors,
-                   const std::function<void(uint64_t, uint64_t)>& progress);
+                   const std::function<void(uint64_t, uint64_t)>& progress, const std::stop_token& stop = {});
 
  private:
   class Worker;
@@ -69,6 +70,8 @@ class WeightFetch {
   };
 
   void admit(const std::vector<size_t>& tensors);
+  void fetch_all(const std::function<void(uint64_t, uint64_t)>& progress, const std::stop_token& stop);
+  void end_all();
   // For a connection about to be made; nothing where none is needed any more.
   std::optional<std::stop_token> begin_link(Seat& seat);
   void linked(Seat& seat, bool is);
@@ -85,10 +88,11 @@ class WeightFetch {
   void bad_block(size_t tensor, uint64_t block, std::span<const std::byte> bytes, const std::string& peer);
   void peer_failed(Seat& seat, const std::string& why);
   // The rest under the lock.
-  bool over() const { return unfinished_ == 0 || !hopeless_.empty(); }
+  bool over() const { return unfinished_ == 0 || !hopeless_.empty() || stopped_; }
   bool is_for(const Job& job, const Seat& seat) const;
   void put_back(Job& job);
   void look_for_hopeless();
+  std::chrono::steady_clock::duration standstill(std::chrono::steady_clock::time_point now) const;
   void look_for_silent();
   void stop_the_unneeded();
 
@@ -107,7 +111,9 @@ class WeightFetch {
   size_t unfinished_ = 0;  // tensors neither done nor given up, those being fetched among them
   size_t running_ = 0;     // threads
   std::string hopeless_;   // why it cannot be finished
+  bool stopped_ = false;   // nobody wants it any more
   std::chrono::steady_clock::duration longest_answer_{};
+  std::chrono::steady_clock::time_point looked_;  // for those that are silent
   bool disk_full_ = false;
   uint64_t total_bytes_ = 0, done_bytes_ = 0;
   std::string failures_;

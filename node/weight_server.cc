@@ -128,6 +128,7 @@ awaitable<void> pause(Clock::duration length) {
 }  // namespace
 
 awaitable<void> WeightServer::serve(ChannelPtr channel) {
+  // Not within the condition: g++ 12 destroys there what the awaited call was given twice.
   const uint64_t answers = co_await answer_all(channel);
   if (answers > 0) note_given(*channel);
 }

@@ -1,6 +1,7 @@
 #include "sharding/held_weights.h"
 
 #include <algorithm>
+#include <optional>
 #include <utility>
 
 namespace shoal {
@@ -97,23 +98,29 @@ ShardWeights load_missing(const GgufFile& file, const ModelConfig& config, const
   const bool has_ends = ends != held.ends.end();
   // Without the ends the first layer is loaded with them: what belongs to a shard with layers comes with it.
   const int first = spec.layers.begin + (!has_ends && spec.layers.size() > 0 ? 1 : 0);
-  ShardWeights fresh;
-  if (!has_ends) {
-    fresh = load_shard(file, config, {spec.embedding, {spec.layers.begin, first}, spec.output}, pool,
-                       parts.part(), shared ? shared : find_embedding(held), source);
-  }
+  std::optional<ShardWeights> fresh;
   std::vector<std::pair<int, ShardWeights>> loaded;
-  for (int layer = first; layer < spec.layers.end;) {
-    if (held.layers.contains(layer)) {
-      ++layer;
-      continue;
+  try {
+    if (!has_ends) {
+      fresh = load_shard(file, config, {spec.embedding, {spec.layers.begin, first}, spec.output}, pool,
+                         parts.part(), shared ? shared : find_embedding(held), source);
     }
-    int missing = layer + 1;
-    while (missing < spec.layers.end && !held.layers.contains(missing)) ++missing;
-    const int end = together(file, config, layer, missing);
-    loaded.emplace_back(
-        layer, load_shard(file, config, {false, {layer, end}, false}, pool, parts.part(), nullptr, source));
-    layer = end;
+    for (int layer = first; layer < spec.layers.end;) {
+      if (held.layers.contains(layer)) {
+        ++layer;
+        continue;
+      }
+      int missing = layer + 1;
+      while (missing < spec.layers.end && !held.layers.contains(missing)) ++missing;
+      const int end = together(file, config, layer, missing);
+      loaded.emplace_back(
+          layer, load_shard(file, config, {false, {layer, end}, false}, pool, parts.part(), nullptr, source));
+      layer = end;
+    }
+  } catch (...) {
+    if (fresh) held.add(std::move(*fresh));
+    for (auto& [layer, shard] : loaded) held.add(std::move(shard));
+    throw;
   }
   // From here on nothing fails: what is held moves.
   std::vector<LayerWeights> layers(static_cast<size_t>(spec.layers.size()));
@@ -126,11 +133,11 @@ ShardWeights load_missing(const GgufFile& file, const ModelConfig& config, const
     place(layer) = std::move(found->second);
     held.layers.erase(found);
   }
-  if (first > spec.layers.begin) place(spec.layers.begin) = std::move(fresh.layers.front());
+  if (first > spec.layers.begin) place(spec.layers.begin) = std::move(fresh->layers.front());
   for (auto& [begin, shard] : loaded) {
     for (LayerWeights& layer : shard.layers) place(begin++) = std::move(layer);
   }
-  ShardWeights whole = has_ends ? std::move(*ends) : std::move(fresh);
+  ShardWeights whole = has_ends ? std::move(*ends) : std::move(*fresh);
   if (has_ends) held.ends.erase(ends);
   whole.spec = spec;
   if (spec.layers.size() == 0) {  // nobody would use them

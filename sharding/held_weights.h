@@ -30,7 +30,8 @@ struct HeldWeights {
 };
 
 // Like load_shard, with what is `held` where that has it; it moves from there. Where this throws, `held` has
-// all it had. `shared` and `source` as there.
+// all it had, and what was loaded whole before; `progress` may throw too, to end it. `shared` and `source` as
+// there.
 ShardWeights load_missing(const GgufFile& file, const ModelConfig& config, const ShardSpec& spec,
                           ThreadPool& pool, const std::function<void(uint64_t, uint64_t)>& progress,
                           HeldWeights& held, std::shared_ptr<const WeightMatrix> shared = nullptr,

@@ -219,7 +219,7 @@ awaitable<HttpResponse> ApiHandler::ready() {
   co_return response;
 }
 
-// {"node": NAME}: its layers move to others. What came of it is in status.json.
+// {"node": NAME}: its layers move to others. What came of it is in status.json. With "undo": true that ends.
 HttpResponse ApiHandler::drain(const std::string& body) {
   boost::system::error_code malformed;
   const json::value asked = json::parse(body, malformed);
@@ -228,9 +228,14 @@ HttpResponse ApiHandler::drain(const std::string& body) {
   if (node == nullptr || !node->is_string())
     return to_response({400, "node: a node's name is needed", "node", "", 0});
   if (!cluster_.keeper) return to_response({400, "node: this cluster has one node alone", "node", "", 0});
-  const Result<void> drained = cluster_.keeper->drain(std::string(node->get_string()));
+  const json::value* undo = fields->if_contains("undo");
+  if (undo != nullptr && !undo->is_bool())
+    return to_response({400, "undo: true or false is needed", "undo", "", 0});
+  const bool back = undo != nullptr && undo->get_bool();
+  const Result<void> drained = cluster_.keeper->drain(std::string(node->get_string()), back);
   if (drained.has_error()) return to_response({400, "node: " + drained.error().message, "node", "", 0});
-  HttpResponse response = text_response("application/json", R"({"draining":true})");
+  HttpResponse response =
+      text_response("application/json", back ? R"({"draining":false})" : R"({"draining":true})");
   response.status = 202;
   return response;
 }

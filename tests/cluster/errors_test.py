@@ -71,6 +71,7 @@ class ClusterFile(ClusterTest):
 
     def test_values(self):
         self.refused("nodes: {a: {memory: lots}}\n", r"nodes\.a\.memory.*lots.*2GiB")
+        self.refused("nodes: {a: {memory: 0}}\n", r"nodes\.a\.memory.*leaves no memory to use")
         self.refused("nodes: {a: {memory: 1GiB}}\ncontext: -5\n", r"context.*-5")
         self.refused("nodes: {a: {memory: 1GiB}}\nhead: z\n", r"head 'z'")
         self.refused("nodes: {a: {memory: 1GiB}}\nplan: {objective: speed}\n", r"objective.*speed")
@@ -194,8 +195,9 @@ class Launch(ClusterTest):
 
     def test_a_node_looks_at_its_own_flags_first(self):
         """A token serves once: it is not spent where the node cannot start anyway."""
-        for flag, value in {"--memory": "lots", "--cache-size": "3parsecs", "-m": "/no/such/model.gguf"}.items():
-            with self.subTest(flag=flag):
+        for flag, value in (("--memory", "lots"), ("--memory", "0 GiB"), ("--cache-size", "3parsecs"),
+                            ("-m", "/no/such/model.gguf")):
+            with self.subTest(flag=flag, value=value):
                 result = run(["node", "--join", "127.0.0.1:9", "--name", "never-invited", flag, value])
                 self.assert_refused(result, 2, value)
 

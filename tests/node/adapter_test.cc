@@ -115,6 +115,35 @@ TEST_CASE("stages that are made again for another layout have the adapters of al
   CHECK_THROWS_AS(factory.make(layout_of(shape), {}), SetupError);
 }
 
+TEST_CASE("stages of a plan that is over are not made, and what they held serves the next") {
+  ClusterShape shape;
+  shape.node_of_stage = {"a", "b"};
+  const GgufFile file = GgufFile::open(small_model_file());
+  const ModelConfig config = ModelConfig::from(file);
+  ThreadPool pool(1);
+  std::stop_source over;
+  std::vector<size_t> missing;  // pieces, at each time
+  StageFactory::Source source{file};
+  source.fetch = [&](const PipelineLayout&, const StageFactory::Needs& needs) {
+    missing.push_back(needs.missing.size());
+    CHECK(needs.stop.stop_possible() == (missing.size() == 2));
+    if (missing.size() == 2) over.request_stop();
+  };
+  StageFactory factory("a", source, config, select_kernels(), pool);
+  Engine::Stages stages = factory.make(layout_of(shape), {});
+  shape.node_of_stage = {"a"};
+  CHECK_THROWS_WITH_AS(factory.make(layout_of(shape), std::move(stages), over.get_token()),
+                       "the plan is over", SetupError);
+  CHECK_THROWS_WITH_AS(factory.make(layout_of(shape), {}, over.get_token()), "the plan is over", SetupError);
+  shape.node_of_stage = {"a", "b"};
+  stages = factory.make(layout_of(shape), {});
+  REQUIRE(missing.size() == 3);
+  CHECK(missing[0] > 0);
+  CHECK(missing[1] > 0);
+  CHECK(missing[2] == 0);  // it was never given up
+  CHECK(stages.size() == 1);
+}
+
 TEST_CASE("an adapter is chosen by its name, with a scale if wanted") {
   ClusterConfig config;
   add_adapter(config, "tone", "x.gguf", "here");

@@ -167,6 +167,19 @@ TEST_CASE("long answers before it count too, as often as turns have ended while 
   CHECK(queue.predicted_wait_s("", kRowS) == 0);
 }
 
+TEST_CASE("time in which nothing is computed is nobody's turn") {
+  AdmissionQueue queue({.wait_max_s = 60});
+  for (uint64_t id = 1; id <= 4; ++id) REQUIRE(queue.offer(request(id, 10), kRowS).has_value());
+  queue.take(*queue.next(0, kRowS));
+  queue.stood_still(1, 31);
+  queue.ended("", 32);  // after 2 s of work
+  CHECK(queue.predicted_wait_s("", kRowS) == doctest::Approx(3 * 2));
+  queue.take(*queue.next(32, kRowS));
+  queue.stood_still(20, 34);  // it was told late: of the time before the last end nothing is taken off again
+  queue.ended("", 38);
+  CHECK(queue.predicted_wait_s("", kRowS) == doctest::Approx(2 * 3));
+}
+
 TEST_CASE("refused when the queue is full by count or by time; one long prompt alone is not") {
   AdmissionQueue queue({.waiting_max = 3, .wait_max_s = 2});
   REQUIRE(queue.offer(request(1, 100000), kRowS).has_value());  // 100 s of its own

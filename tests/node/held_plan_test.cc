@@ -173,7 +173,8 @@ TEST_CASE("a node that joins shows the order that it follows as it came") {
   const LoadPlan first = signed_plan(head, layout_under("a"), kFirstEpoch);
   b.load(
       layout_under("a"), [] { return Engine::Stages(); }, first);
-  b.set_remake([](const PipelineLayout&, Engine::Stages) { return Engine::Stages(); });
+  b.set_remake(
+      [](const PipelineLayout&, Engine::Stages, const std::stop_token&) { return Engine::Stages(); });
   std::mutex mutex;
   std::optional<LoadPlan> shown;
   std::map<uint64_t, std::string> failures;  // by epoch

@@ -142,13 +142,13 @@ class KeptCluster {
     const Plan plan = make_plan(input_);
     layout_ = lay_out(base_, plan, endpoints, 0);
     for (const std::string& name : names_) {
-      const auto make = [this, name, bad = name == spoiled](const PipelineLayout& layout,
-                                                            Engine::Stages old) {
+      const auto make = [this, name, bad = name == spoiled](const PipelineLayout& layout, Engine::Stages old,
+                                                            const std::stop_token&) {
         old.clear();
         const bool spoil = bad && loads_left_.fetch_sub(1) > 0;
         return stages_of(name, layout, spoil ? spoiled_ : sound_, *pools_.at(name));
       };
-      nodes_[name]->load(layout_, [&] { return make(layout_, {}); });
+      nodes_[name]->load(layout_, [&] { return make(layout_, {}, {}); });
       nodes_[name]->set_remake(make);
       nodes_[name]->set_examination(
           [this, name] { return failing_.contains(name) ? failing_.at(name) : ""; });

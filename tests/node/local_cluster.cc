@@ -6,6 +6,8 @@
 
 #include <algorithm>
 #include <chrono>
+#include <map>
+#include <mutex>
 #include <set>
 
 #include "sharding/lora_shard.h"
@@ -32,6 +34,8 @@ TinyModelOptions small_model(TensorType type) {
 
 const std::string& small_model_file(TensorType type) {
   static const TempDir dir;
+  static std::mutex mutex;
+  const std::lock_guard lock(mutex);
   static std::map<TensorType, std::string> files;
   std::string& path = files[type];
   if (path.empty()) {

@@ -114,6 +114,33 @@ TEST_CASE("a watcher that was stopped itself blames nobody") {
   CHECK(wait(members, 42, 50).size() == 1);
 }
 
+TEST_CASE("who stood still itself is given up by all, and holds it against nobody") {
+  for (const bool slept : {false, true}) {  // a device that sleeps, and whose clock does
+    Membership members;
+    double now_s = 0;
+    members.joined("pi", now_s);
+    for (int i = 0; i < 3 * Membership::kJoinsMax; ++i) {
+      const double awake_s = now_s + (slept ? 0.1 : 5);
+      CHECK(beat(members, now_s, now_s + 2, false, false).empty());
+      if (slept) members.slept(now_s + 2.1);
+      members.left("pi", awake_s + 2);  // heard before the first tick
+      CHECK(members.tick(awake_s + 2.1).empty());
+      now_s = awake_s + 3;
+      REQUIRE(members.may_join("pi", now_s).admitted);
+      members.joined("pi", now_s);
+    }
+    // Who goes for reasons of its own is counted, soon.
+    int joins = 0;
+    for (now_s += Membership::kAfterwards_s; members.may_join("pi", now_s).admitted; now_s += 1) {
+      CHECK(members.tick(now_s).empty());
+      members.left("pi", now_s);
+      members.joined("pi", now_s + 0.5);
+      if (++joins > Membership::kJoinsMax) break;
+    }
+    CHECK(joins <= Membership::kJoinsMax);
+  }
+}
+
 TEST_CASE("one that comes and goes is kept out, longer each time, and is forgiven when it stays") {
   Membership members;
   double now_s = 100;
@@ -145,6 +172,16 @@ TEST_CASE("one that comes and goes is kept out, longer each time, and is forgive
   members.left("pi", now_s);
   CHECK(flap() == Membership::kJoinsMax);
   CHECK(members.quarantined_s("pi", now_s) <= Membership::kJoinWindow_s);
+}
+
+TEST_CASE("one that is ended in order and started again does not come and go") {
+  Membership members;
+  for (double now_s = 0; now_s < 60; now_s += 3) {
+    REQUIRE(members.may_join("pi", now_s).admitted);
+    members.joined("pi", now_s);
+    members.left("pi", now_s + 1, /*in_order=*/true);
+  }
+  CHECK(members.quarantined_s("pi", 60) == 0);
 }
 
 TEST_CASE("a name that is here cannot join a second time") {

@@ -12,6 +12,7 @@
 #include <thread>
 
 #include "tests/node/caller.h"
+#include "tests/node/kept_cluster.h"
 #include "tests/node/local_cluster.h"
 #include "tests/node/log_lines.h"
 
@@ -157,7 +158,7 @@ TEST_CASE("answers that were under way when their epoch ended are counted, and n
   LogLines log;
   AmongFakes fakes([](const StepMessage&) { return std::vector<ResultMessage>(); });
   log.listen();
-  fakes.a->set_remake([](const PipelineLayout&, Engine::Stages old) { return old; });
+  fakes.a->set_remake([](const PipelineLayout&, Engine::Stages old, const std::stop_token&) { return old; });
   const auto counted = [&](uint64_t refused) {
     const auto deadline = std::chrono::steady_clock::now() + 10s;
     while (fakes.a->refused_results() < refused && std::chrono::steady_clock::now() < deadline)
@@ -300,6 +301,20 @@ TEST_CASE("a node lost before the coordinator listens is not forgotten") {
   requests.submit(coordinator, greedy({5, 6}, 3));
   REQUIRE(requests.wait_all());
   CHECK(requests.reply(0).error.code == Errc::kPeerLost);
+}
+
+TEST_CASE("a node that is ended in order tells its head, which plans without it at once") {
+  KeptCluster cluster({"a", "b", "c", "d"});
+  const std::string leaving = cluster.stage_nodes().back();
+  REQUIRE(leaving != "a");
+  const auto begun = std::chrono::steady_clock::now();
+  cluster.node(leaving).leave();
+  cluster.node(leaving).serve_until_shutdown();
+  for (int i = 0; i < 500 && cluster.counters().resumed == 0; ++i) std::this_thread::sleep_for(10ms);
+  CHECK(std::chrono::steady_clock::now() - begun < 5s);
+  CHECK(cluster.told(ClusterEvent::Kind::kLost) == "node " + leaving + " is lost: it was ended in order");
+  CHECK(cluster.counters().lost == 1);
+  CHECK(cluster.counters().resumed == 1);
 }
 
 }  // namespace shoal::test

@@ -226,9 +226,9 @@ TEST_CASE(
   for (std::future<std::string>& answer : answers) {
     const std::string text = answer.get();
     taken += text.empty();
-    if (!text.empty()) CHECK(mentions(text, "b has 8 connections of c for weights or measuring already"));
+    if (!text.empty()) CHECK(mentions(text, "b has 7 connections of c for weights or measuring already"));
   }
-  CHECK(taken == 8);  // of kWeightsBytesMax: 64 MiB
+  CHECK(taken == 7);  // of kWeightsBytesMax: 56 MiB
   Caller caller;
   CHECK(greeted(caller, LinkRole::kControl).empty());  // holds nothing
   CHECK(caller.call(b.port(), hello_of("d", "b", LinkRole::kWeights)) != nullptr);

@@ -189,9 +189,7 @@ TEST_CASE(
 }
 
 TEST_CASE("an address that calls again and again without a certificate waits outside") {
-  LogLines log;
   Pair pair;
-  log.listen();
   Caller d(tls_of(pair.authority, "d"));
   Hello hello = pair.hello("d");
   hello.peer_node_name = "a";
@@ -204,15 +202,16 @@ TEST_CASE("an address that calls again and again without a certificate waits out
   const auto flood = [&](int calls) {
     for (int i = 0; i < calls; ++i) {
       boost::asio::ip::tcp::socket socket(io);
-      boost::system::error_code
-          reset;  // what is closed unheard may be so before it knows that it is connected
+      boost::system::error_code reset;  // where it is closed before it knows that it is connected
       socket.connect({boost::asio::ip::make_address("127.0.0.1"), pair.a.port()}, reset);
     }
   };
-  const std::string too_many = "was closed unheard: too many came from that address";
-  for (int i = 0; i < 20 && log.count(too_many) == 0; ++i) flood(100);
-  CHECK(log.count(too_many) > 0);
-  CHECK_FALSE(refusal().empty());
+  bool outside = false;
+  for (int i = 0; i < 20 && !outside; ++i) {
+    flood(100);
+    outside = !refusal().empty();
+  }
+  CHECK(outside);
   CHECK(comes_true([&] { return refusal().empty(); }, 2s));  // ten a second come in
 }
 

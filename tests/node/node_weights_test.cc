@@ -311,6 +311,61 @@ TEST_CASE("a fetch is done when everything is there, whoever is still being call
   CHECK(mentions(text, "; node a: it is not here"));
 }
 
+TEST_CASE("a fetch that nobody wants any more ends at once, and the next one goes on from there") {
+  GivingNode head("a"), silent("b");
+  IoThread io;
+  const auto deaf = listen_on(io.executor());
+  TempDir dir;
+  auto weights =
+      fetcher(dir.file("shards"), {head.peer(), silent.peer(), {"deaf", "127.0.0.1", deaf->port()}});
+  weights->set_patience(kWeightPatience);
+  head.giver->delay = 2ms;
+  silent.giver->silent = true;
+  std::stop_source plan;
+  weights->set_stop(plan.get_token());
+  std::chrono::steady_clock::time_point over;
+  std::thread other([&] {
+    while (head.giver->asked < 20) std::this_thread::sleep_for(1ms);
+    over = std::chrono::steady_clock::now();
+    plan.request_stop();
+  });
+  const std::string text = problem([&] { (void)fetch(*weights, kWhole); });
+  other.join();
+  CHECK(std::chrono::steady_clock::now() - over < kWeightPatience / 5);  // before anybody is called silent
+  CHECK(mentions(text, "node z fetches no more for a plan that is over; "));
+  // Nor does one begin, or a single block come, for a plan that is over.
+  head.giver->delay = 0ms;
+  const int asked = head.giver->asked;
+  CHECK(mentions(problem([&] { (void)fetch(*weights, kWhole); }), "a plan that is over"));
+  auto none = fetcher("", {head.peer()});
+  none->set_stop(plan.get_token());
+  CHECK(mentions(problem([&] { (void)right(*none, kFirst); }), "the plan for which it is fetched is over"));
+  CHECK(head.giver->asked <= asked + static_cast<int>(kWeightsRequestsMax));
+  silent.giver->silent = false;
+  uint64_t kept = 0;
+  for (const std::string& file : files_of(dir.file("shards"))) kept += std::filesystem::file_size(file);
+  CHECK(kept > 0);
+  weights->set_stop({});
+  const FetchReport report = fetch(*weights, kWhole);
+  CHECK(report.fetched_bytes == bytes_of(kWhole) - kept);
+  CHECK(right(*weights, kWhole));
+}
+
+TEST_CASE("a single block that is waited for comes no more where the plan is over") {
+  GivingNode silent("b");
+  silent.giver->silent = true;
+  std::stop_source plan;
+  auto none = fetcher("", {silent.peer()});
+  none->set_stop(plan.get_token());
+  std::thread other([&] {
+    while (silent.giver->asked == 0) std::this_thread::sleep_for(1ms);
+    plan.request_stop();
+  });
+  CHECK(mentions(problem([&] { (void)right(*none, kFirst); }), "the plan for which it is fetched is over"));
+  other.join();
+  silent.giver->silent = false;
+}
+
 TEST_CASE("who falls silent gives its tensors up to one that has nothing to do") {
   GivingNode head("a"), silent("b");
   silent.giver->silent = true;

@@ -285,6 +285,48 @@ TEST_CASE("what can be used again while a plan is made is in the next, and the s
   CHECK(drill.runs);
 }
 
+TEST_CASE("where there is no plan without a node that is kept out and calls, answers wait for it, a moment") {
+  for (const bool comes : {true, false}) {
+    CAPTURE(comes);
+    Drill drill;
+    drill.lose("a");
+    drill.pass(0.5);
+    drill.all_ready();
+    CHECK(drill.runs);
+    drill.recovery.calls("a", drill.now_s);
+    drill.recovery.calls("b", drill.now_s);  // which is here
+    drill.lose("b");
+    drill.pass(0.5);
+    CHECK(drill.recovery.state() == Recovery::State::kDown);  // it is needed
+    CHECK(drill.down.empty());
+    CHECK(drill.log.back().find("node a was kept out and calls: it is let in") != std::string::npos);
+    drill.lose("c");  // that there is no plan now either gives it no more time
+    drill.recovery.joined(device(drill.known, "c"), links_of("c", {"head"}), drill.now_s);
+    drill.pass(Recovery::kCallerPatience_s - 1);
+    CHECK(drill.down.empty());
+    if (comes) {
+      drill.recovery.joined(device(drill.known, "a"), links_of("a", {"head", "c"}), drill.now_s);
+      drill.pass(0.5);
+      REQUIRE(drill.recovery.state() == Recovery::State::kLoading);
+      drill.all_ready();
+      drill.pass(2 * Recovery::kCallerPatience_s);
+      CHECK(drill.runs);
+      CHECK(drill.down.empty());
+      CHECK(drill.given_up == 0);
+      continue;
+    }
+    drill.pass(1.5);
+    CHECK_FALSE(drill.down.empty());
+    // Those that waited are ended: for new ones nobody waits.
+    drill.down.clear();
+    drill.recovery.calls("a", drill.now_s);
+    drill.lose("c");
+    drill.recovery.joined(device(drill.known, "c"), links_of("c", {"head"}), drill.now_s);
+    drill.pass(0.5);
+    CHECK_FALSE(drill.down.empty());
+  }
+}
+
 TEST_CASE("a spare that is lost stops nothing") {
   Drill drill;
   std::string spare;
@@ -373,6 +415,27 @@ TEST_CASE("a step that fails again and again ends what runs, and the pipeline is
     CHECK(drill.runs);
   }
   CHECK(drill.given_up == 1);
+}
+
+TEST_CASE("one fault each of several nodes in a row ends nothing") {
+  Drill drill;
+  drill.recovery.failed({Errc::kPeerLost, "a link"}, drill.now_s);
+  for (const char* node : {"a", "b", "c", "head"}) {
+    drill.act();
+    drill.pass(0.5);
+    drill.all_ready();
+    CHECK(drill.runs);
+    Suspects::Fault fault;
+    fault.nodes = {node};
+    fault.where = node;
+    fault.text = std::string("node ") + node + " computed what is not finite";
+    drill.recovery.faulted(fault, drill.now_s);
+  }
+  drill.act();
+  drill.pass(0.5);
+  drill.all_ready();
+  CHECK(drill.runs);
+  CHECK(drill.given_up == 0);
 }
 
 TEST_CASE("a pipeline that fails again after each few answers ends what runs too") {
@@ -505,6 +568,105 @@ TEST_CASE("draining moves the layers first, and is refused where nobody else can
         std::string::npos);
 }
 
+TEST_CASE("who is drained stays so, whoever is lost or comes, until that is undone") {
+  Drill drill;
+  const std::string leaving = drill.used();
+  REQUIRE(drill.recovery.drain(leaving, drill.now_s).has_value());
+  CHECK(drill.recovery.is_leaving(leaving));
+  drill.pass(1);
+  drill.all_ready();
+  CHECK_FALSE(drill.recovery.is_leaving(leaving));
+  CHECK(drill.recovery.drained() == std::set<std::string>{leaving});
+  // It goes and comes, or the others load once more: nothing is said of it, and nothing given to it.
+  drill.lose(leaving);
+  drill.recovery.joined(device(drill.known, leaving), {}, drill.now_s);
+  drill.act();
+  CHECK(drill.log.back() == "node " + leaving +
+                                " has joined; it is drained and takes no layers until `shoal drain --undo " +
+                                leaving + "`");
+  const size_t said = drill.log.size();
+  drill.pass(20, /*quiet=*/true);
+  CHECK(drill.log.size() == said);
+  CHECK_FALSE(drill.recovery.in_plan(leaving));
+  // Without another there is no plan but with it. That ends when another comes.
+  const std::string gone = drill.used();
+  drill.lose(gone);
+  drill.pass(1);
+  drill.all_ready();
+  CHECK(drill.runs);
+  CHECK(drill.recovery.in_plan(leaving));
+  CHECK_FALSE(drill.recovery.is_draining(leaving));
+  CHECK(drill.recovery.drained().contains(leaving));
+  drill.pass(20, /*quiet=*/true);
+  CHECK(drill.runs);
+  drill.load.reset();
+  drill.recovery.joined(device(drill.known, gone), {}, drill.now_s);
+  drill.pass(6);
+  REQUIRE(drill.load.has_value());
+  drill.all_ready();
+  CHECK(drill.runs);
+  CHECK_FALSE(drill.recovery.in_plan(leaving));
+  CHECK(drill.recovery.is_draining(leaving));
+  // It may be drained twice, and let in again once.
+  CHECK(drill.recovery.drain(leaving, drill.now_s).has_value());
+  CHECK(drill.recovery.undrain(leaving, drill.now_s).has_value());
+  CHECK(drill.recovery.undrain(leaving, drill.now_s).error().message ==
+        "node " + leaving + " is not drained");
+  CHECK(drill.recovery.drained().empty());
+  drill.lose(gone);
+  drill.pass(1);
+  CHECK(drill.recovery.in_plan(leaving));
+}
+
+TEST_CASE("a head that is started again knows who was drained: with a plan that has it, and without any") {
+  Drill running;
+  const std::string drained = running.used();
+  running.recovery.remember_drained({drained, "elsewhere"});
+  running.pass(1);
+  REQUIRE(running.load.has_value());
+  running.all_ready();
+  CHECK(running.runs);
+  CHECK_FALSE(running.recovery.in_plan(drained));
+  CHECK(running.recovery.drained() == std::set<std::string>{drained, "elsewhere"});
+
+  Drill fresh;
+  fresh.recovery = Recovery(fresh.known, 0);
+  fresh.recovery.remember_drained({"a"});
+  fresh.recovery.begin_down({"a", "b", "c"}, 5, 0);
+  for (const char* name : {"a", "b", "c"}) fresh.recovery.joined(device(fresh.known, name), {}, 1);
+  fresh.pass(1);
+  REQUIRE(fresh.load.has_value());
+  fresh.all_ready();
+  CHECK_FALSE(fresh.recovery.in_plan("a"));
+  CHECK(fresh.recovery.in_plan("b"));
+  CHECK(fresh.recovery.in_plan("c"));
+}
+
+TEST_CASE("while there is no plan no node has layers: draining one is done at once") {
+  Drill drill;
+  const std::string kept = drill.used();
+  for (const char* node : {"a", "b", "c"})
+    if (node != kept) drill.lose(node);
+  drill.pass(0.5);
+  REQUIRE_FALSE(drill.down.empty());
+  REQUIRE(drill.recovery.in_plan(kept));  // the last
+  REQUIRE(drill.recovery.drain(kept, drill.now_s).has_value());
+  CHECK_FALSE(drill.recovery.is_leaving(kept));
+  CHECK(drill.recovery.is_draining(kept));
+}
+
+TEST_CASE("a plan whose weights take long over its links has longer to load") {
+  PlanInput known = cluster_of({{"head", 60}, {"a", 60}, {"b", 60}});
+  const Plan plan = make_plan(known);
+  const double fast_s = load_patience_s(known, plan);
+  CHECK(fast_s >= Recovery::kLoadPatience_s);
+  CHECK(fast_s < Recovery::kLoadPatience_s + 10);
+  known.links = LinkTable(3, {1e-3, 1e4});  // 10 MiB take 1000 s
+  CHECK(load_patience_s(known, plan) > Recovery::kLoadPatience_s + 5000);
+  known.links = LinkTable(3, {0, 0});  // from others then
+  CHECK(load_patience_s(known, plan) == Recovery::kLoadPatience_s);
+}
+
 TEST_CASE("a faster device is used at a quiet moment, not before") {
   Drill drill;
   DeviceProfile fast = device(drill.known, "a");
@@ -594,7 +756,24 @@ TEST_CASE("layers divided by hand stay so while all hands are there, and again w
     REQUIRE(advice.has_value());
     recovery.planned(order->ticket, advice, 1);
   }
-  CHECK(recovery.state() == Recovery::State::kLoading);
+  REQUIRE(recovery.state() == Recovery::State::kLoading);
+  for (const char* node : {"head", "a"}) recovery.ready(node, recovery.epoch(), "", "", 2);
+  REQUIRE(recovery.state() == Recovery::State::kRunning);
+  recovery.joined(known.devices[2], links_of("b", {"head", "a"}), 3);
+  (void)recovery.take_actions();
+  recovery.tick(/*quiet=*/true, 30);
+  for (const Recovery::Action& action : recovery.take_actions()) {
+    const auto* order = std::get_if<Recovery::MakePlan>(&action);
+    if (order != nullptr) recovery.planned(order->ticket, carry_out(*order), 30);
+  }
+  REQUIRE(recovery.state() == Recovery::State::kLoading);
+  for (const char* node : {"head", "a", "b"}) CHECK(recovery.in_plan(node));
+  for (const char* node : {"head", "a", "b"}) recovery.ready(node, recovery.epoch(), "", "", 31);
+  REQUIRE(recovery.state() == Recovery::State::kRunning);
+  recovery.tick(/*quiet=*/true, 60);  // and there they stay
+  for (const Recovery::Action& action : recovery.take_actions()) {
+    if (const auto* order = std::get_if<Recovery::MakePlan>(&action)) CHECK_FALSE(carry_out(*order)->move);
+  }
 }
 
 }  // namespace shoal

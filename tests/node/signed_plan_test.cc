@@ -4,7 +4,10 @@
 #include <doctest/doctest.h>
 #include <spdlog/spdlog.h>
 
+#include <atomic>
 #include <functional>
+#include <memory>
+#include <thread>
 
 #include "node/node.h"
 #include "tests/node/caller.h"
@@ -178,7 +181,8 @@ TEST_CASE("a node answers an unsigned plan with its reason, follows a signed one
   Node b(s.self, "127.0.0.1", 0);
   PipelineLayout first = two_nodes();
   b.load(first, [] { return Engine::Stages(); });
-  b.set_remake([](const PipelineLayout&, Engine::Stages) { return Engine::Stages(); });
+  b.set_remake(
+      [](const PipelineLayout&, Engine::Stages, const std::stop_token&) { return Engine::Stages(); });
   Caller head(s.head.tls);
   Hello hello = hello_of("a", "b", LinkRole::kControl);
   hello.model_fingerprint = "model";
@@ -207,6 +211,51 @@ TEST_CASE("a node answers an unsigned plan with its reason, follows a signed one
   REQUIRE(answer.has_value());
   CHECK(std::holds_alternative<StatsMessage>(*answer));  // and no answer to the replay
   CHECK(b.refused_results() == refused + 1);
+}
+
+// As above. Stages that take for ever to build, unless their time is over.
+TEST_CASE("a plan is given up while it loads: for the next one, without a head, and when the node ends") {
+  spdlog::set_level(spdlog::level::off);
+  const Signing s;
+  for (const bool head_dies : {true, false}) {
+    std::atomic<int> begun{0}, ended{0};
+    auto b = std::make_unique<Node>(s.self, "127.0.0.1", 0);
+    PipelineLayout layout = two_nodes();
+    b->load(layout, [] { return Engine::Stages(); });
+    b->set_remake([&](const PipelineLayout& wanted, Engine::Stages, const std::stop_token& stop) {
+      if (wanted.plan_hash == "quick") return Engine::Stages();
+      ++begun;
+      while (!stop.stop_requested()) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+      ++ended;
+      throw SetupError("over");
+    });
+    auto head = std::make_unique<Caller>(s.head.tls);
+    Hello hello = hello_of("a", "b", LinkRole::kControl);
+    hello.model_fingerprint = "model";
+    ChannelPtr control = head->call(b->port(), hello);
+    const auto send_slow = [&](uint64_t epoch) {
+      layout.plan_hash = "slow";
+      const int before = begun;
+      head->send(control, signed_plan(s.head, layout, epoch));
+      while (begun == before) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    };
+    send_slow(2);
+    layout.plan_hash = "quick";
+    head->send(control, signed_plan(s.head, layout, 3));
+    const std::optional<Message> answer = head->receive(control);
+    REQUIRE(answer.has_value());
+    CHECK(std::get<Ready>(*answer).epoch == 3);
+    CHECK(std::get<Ready>(*answer).failure == "");
+    CHECK(ended == 1);
+    send_slow(4);
+    if (head_dies) control.reset(), head.reset();
+    for (int i = 0; head_dies && i < 5000 && ended < 2; ++i)
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    CHECK(ended == (head_dies ? 2 : 1));
+    control.reset();
+    b.reset();
+    CHECK(ended == 2);
+  }
 }
 
 }  // namespace shoal::test

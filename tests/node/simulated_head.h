@@ -100,6 +100,7 @@ class SimHead : public PipelineHost {
       const Membership::Verdict verdict =
           membership_.may_join(node, now_s(), recovery_.state() == Recovery::State::kDown);
       if (!verdict.admitted) {
+        if (membership_.quarantined_s(node, now_s()) > 0) recovery_.calls(node, now_s());
         SimMessage refused;
         refused.kind = SimMessage::Kind::kRefused;
         link->send(1, refused);

@@ -113,4 +113,20 @@ TEST_CASE("a shard that cannot be read leaves what is held") {
   CHECK(held.layers.size() == 2);
 }
 
+TEST_CASE("a load that is ended keeps what was loaded whole") {
+  Model model(true);
+  HeldWeights held;
+  const ShardSpec first{true, {0, 1}, false}, after{true, {0, 6}, false};
+  const uint64_t ends = shard_bytes(model.file, model.config, first);
+  const auto end_it = [&](uint64_t done, uint64_t) {
+    if (done > ends) throw SetupError("over");
+  };
+  CHECK_THROWS_WITH_AS(load_missing(model.file, model.config, after, model.pool, end_it, held), "over",
+                       SetupError);
+  CHECK(held.layers.size() == 1);
+  CHECK(held.missing(std::span(&after, 1)).size() == 5);
+  const ShardWeights made = load_missing(model.file, model.config, after, model.pool, {}, held);
+  CHECK(made.bytes() == shard_bytes(model.file, model.config, after));
+}
+
 }  // namespace shoal
