@@ -12,7 +12,8 @@ namespace shoal {
 namespace {
 
 // Called, not inlined: the unrolled kernels have thousands of these, which take minutes to compile inlined.
-[[maybe_unused, gnu::noinline]] __m256i emulated_dpbusd(__m256i sum, __m256i unsigned_bytes, __m256i signed_bytes) {
+[[maybe_unused, gnu::noinline]] __m256i emulated_dpbusd(__m256i sum, __m256i unsigned_bytes,
+                                                        __m256i signed_bytes) {
   return simde_mm256_dpbusd_epi32(sum, unsigned_bytes, signed_bytes);
 }
 
