@@ -232,9 +232,11 @@ class Recovery(ClusterTest):
         taken = join("node-0", "--token", token)
         self.assertEqual(taken.returncode, 1)
         self.assertIn("the head's name", taken.stderr)
+        nowhere = os.path.join(self.folder, "nowhere")
+        os.symlink("/nonexistent/folder", nowhere)
         kept = subprocess.run([PROGRAM, "node", "--join", f"127.0.0.1:{cluster.port}", "--name", "stranger", "--token", token],
                               capture_output=True, text=True, timeout=30, check=False,
-                              env={**cluster.environment, "XDG_DATA_HOME": cluster.config})  # a file, no folder
+                              env={**cluster.environment, "XDG_DATA_HOME": nowhere})
         self.assertEqual(kept.returncode, 1)
         inviting.kill()
         self.assertNotIn("has its certificate", inviting.stdout.read())  # the token was not used up for nothing
