@@ -53,9 +53,16 @@ inline __m512i emulated_srai_epi32(__m512i words, int count) {
                     _mm256_srai_epi32(_mm512_extracti64x4_epi64(words, 1), count));
 }
 
+// Called, not inlined: the unrolled kernels have thousands of these, which take a minute to compile inlined.
+[[maybe_unused, gnu::noinline]] __m512i emulated_dpbusd(__m512i sum, __m512i unsigned_bytes,
+                                                        __m512i signed_bytes) {
+  return simde_mm512_dpbusd_epi32(sum, unsigned_bytes, signed_bytes);
+}
+
 }  // namespace
 }  // namespace shoal
 
+#undef _mm512_dpbusd_epi32
 #undef _mm512_srai_epi32
 #undef _mm512_madd_epi16  // this SIMDe gives the name to the masked form
 #undef _mm512_cvtph_ps
@@ -63,6 +70,8 @@ inline __m512i emulated_srai_epi32(__m512i words, int count) {
 #undef _mm512_cvtepi8_epi32
 #undef _mm512_cvtepu16_epi32
 #define _mm512_madd_epi16(a, b) simde_mm512_madd_epi16(a, b)
+#define _mm512_dpbusd_epi32(sum, unsigned_bytes, signed_bytes) \
+  ::shoal::emulated_dpbusd(sum, unsigned_bytes, signed_bytes)
 #define _mm512_srai_epi32(a, count) ::shoal::emulated_srai_epi32(a, count)
 #define _mm512_cvtph_ps(a) ::shoal::emulated_cvtph_ps(a)
 #define _mm512_cvtepi32_ps(a) ::shoal::emulated_cvtepi32_ps(a)
