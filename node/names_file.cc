@@ -7,8 +7,10 @@
 #include <cctype>
 #include <filesystem>
 #include <fstream>
+#include <sstream>
 
 #include "base/error.h"
+#include "base/small_file.h"
 #include "base/units.h"
 #include "model/gguf_reader.h"
 #include "node/cluster_config.h"
@@ -16,17 +18,16 @@
 namespace shoal {
 namespace {
 
-constexpr size_t kShownBytesMax = 80;  // of a line that is no name
+constexpr size_t kShownBytesMax = 80;      // of a line that is no name
+constexpr size_t kFileBytesMax = 1 << 20;  // of many thousand names and some remarks
 
 }  // namespace
 
 std::set<std::string> read_node_names(const std::string& file, size_t most) {
-  std::error_code failed;
-  const std::filesystem::file_status status = std::filesystem::status(file, failed);
-  if (std::filesystem::exists(status) && !std::filesystem::is_regular_file(status))
-    throw SetupError(file + ": is not a regular file");  // one that nobody writes to would be waited for
-  std::ifstream in(file);
-  if (!in && ::access(file.c_str(), F_OK) == 0) throw SetupError(file + ": cannot be read");
+  if (::access(file.c_str(), F_OK) != 0) return {};
+  const Result<SmallFile> read = read_small_file(file, kFileBytesMax);
+  if (read.has_error()) throw SetupError(fmt::format("{}: cannot be read: {}", file, read.error().message));
+  std::istringstream in(read->text);
   std::set<std::string> names;
   size_t strange = 0;
   std::string first;
@@ -43,7 +44,6 @@ std::set<std::string> read_node_names(const std::string& file, size_t most) {
     spdlog::warn("{}: '{}' is no node's name: {} passed over", file, first,
                  strange == 1 ? "that line is" : fmt::format("{} such lines are", strange));
   }
-  if (in.bad()) throw SetupError(file + ": cannot be read");
   return names;
 }
 

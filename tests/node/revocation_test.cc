@@ -56,7 +56,12 @@ TEST_CASE("nobody is revoked where there is no file, and its length is bounded")
   CHECK_THROWS_AS(set_revoked("/nowhere/at/all", "pi-1", true), SetupError);
   const std::string fifo = dir.file("fifo");
   REQUIRE(::mkfifo(fifo.c_str(), 0600) == 0);
-  CHECK_THROWS_WITH_AS(set_revoked(fifo, "pi-1", true), doctest::Contains("is not a regular file"),
+  CHECK_THROWS_WITH_AS(set_revoked(fifo, "pi-1", true), doctest::Contains("it is not a regular file"),
+                       SetupError);
+  const std::string large = dir.file("large");
+  write_file(large, "pi-1\n");
+  std::filesystem::resize_file(large, uint64_t{2} << 30);  // of zeros that take no room
+  CHECK_THROWS_WITH_AS(set_revoked(large, "pi-1", true), doctest::Contains("it is larger than 1 MiB"),
                        SetupError);
 }
 
