@@ -7,6 +7,7 @@
 
 #include "base/check.h"
 #include "base/error.h"
+#include "base/printable.h"
 #include "model/gguf_header.h"
 #include "model/gguf_reader.h"
 #include "model/sha256.h"

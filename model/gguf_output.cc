@@ -10,6 +10,7 @@
 #include <filesystem>
 
 #include "base/error.h"
+#include "base/printable.h"
 #include "model/gguf_header.h"
 #include "model/gguf_reader.h"
 #include "model/quantize.h"

@@ -11,6 +11,7 @@
 
 #include "base/check.h"
 #include "base/error.h"
+#include "base/printable.h"
 #include "base/small_file.h"
 
 namespace shoal {
@@ -25,13 +26,6 @@ int64_t nanoseconds(const timespec& time) {
 }
 
 }  // namespace
-
-std::string quoted(std::string_view text, size_t bytes_max) {
-  std::string out(1, '\'');
-  out += printable(text, bytes_max);
-  out += '\'';
-  return out;
-}
 
 RegularFile::RegularFile(const std::string& path) : path_(path) {
   // O_NONBLOCK: opening a FIFO without a writer must not hang.

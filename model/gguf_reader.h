@@ -21,11 +21,6 @@ inline constexpr uint64_t kHeaderBytesMax = uint64_t{256} << 20;
 inline constexpr uint64_t kStringBytesMax = uint64_t{16} << 20;
 inline constexpr uint64_t kArrayCountMax = uint64_t{1} << 22;
 
-// Text from outside made safe for a terminal and a log: control characters, bidirectional overrides and
-// invalid UTF-8 become \xNN or \u{NNNN}, and what exceeds `bytes_max` is replaced by "...".
-std::string printable(std::string_view text, size_t bytes_max = 120);
-std::string quoted(std::string_view text, size_t bytes_max = 120);  // the same in single quotes
-
 // A regular file open for reading. Directories, FIFOs, sockets and devices are refused without blocking.
 class RegularFile {
  public:

@@ -6,6 +6,7 @@
 #include <type_traits>
 
 #include "base/error.h"
+#include "base/printable.h"
 #include "base/units.h"
 #include "model/gguf_reader.h"
 #include "model/model_config.h"

@@ -5,6 +5,7 @@
 #include <set>
 
 #include "base/error.h"
+#include "base/printable.h"
 #include "base/units.h"
 #include "model/gguf_reader.h"
 

@@ -2,6 +2,7 @@
 #include <set>
 
 #include "base/error.h"
+#include "base/printable.h"
 #include "model/gguf_reader.h"
 #include "model/layer_weights.h"
 #include "model/model_keys.h"

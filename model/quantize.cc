@@ -7,6 +7,7 @@
 #include <span>
 
 #include "base/error.h"
+#include "base/printable.h"
 #include "base/units.h"
 #include "model/gguf_output.h"
 #include "model/gguf_reader.h"

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "base/error.h"
+#include "base/printable.h"
 #include "base/units.h"
 #include "model/gguf_reader.h"
 #include "model/quantize.h"

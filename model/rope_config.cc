@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "base/printable.h"
 #include "model/gguf_reader.h"
 #include "model/model_keys.h"
 #include "tensor/exact_math.h"

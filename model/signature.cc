@@ -11,6 +11,7 @@
 #include <memory>
 
 #include "base/error.h"
+#include "base/printable.h"
 #include "base/small_file.h"
 #include "model/gguf_reader.h"
 

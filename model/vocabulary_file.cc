@@ -1,5 +1,6 @@
 // Reads VocabData from a GGUF file's metadata.
 #include "base/error.h"
+#include "base/printable.h"
 #include "model/gguf_reader.h"
 #include "model/tokenizer.h"
 #include "model/vocabulary.h"

@@ -7,6 +7,7 @@
 
 #include "base/logging.h"
 #include "base/loopback.h"
+#include "base/printable.h"
 #include "model/gguf_reader.h"
 #include "transport/messages.h"
 

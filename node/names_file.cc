@@ -10,6 +10,7 @@
 #include <sstream>
 
 #include "base/error.h"
+#include "base/printable.h"
 #include "base/small_file.h"
 #include "base/units.h"
 #include "model/gguf_reader.h"

@@ -8,6 +8,7 @@
 #include <optional>
 
 #include "base/error.h"
+#include "base/printable.h"
 #include "base/units.h"
 #include "model/gguf_file.h"
 #include "model/gguf_reader.h"

@@ -9,6 +9,7 @@
 #include <optional>
 #include <thread>
 
+#include "base/printable.h"
 #include "base/small_file.h"
 #include "base/units.h"
 #include "model/gguf_output.h"

@@ -8,6 +8,7 @@
 #include <thread>
 
 #include "base/error.h"
+#include "base/printable.h"
 #include "base/small_file.h"
 #include "model/gguf_reader.h"
 #include "model/signature.h"

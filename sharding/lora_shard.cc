@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "base/error.h"
+#include "base/printable.h"
 #include "model/gguf_reader.h"
 #include "tensor/format.h"
 

@@ -8,6 +8,7 @@
 #include <boost/asio/this_coro.hpp>
 #include <boost/asio/use_awaitable.hpp>
 
+#include "base/printable.h"
 #include "base/units.h"
 #include "model/gguf_reader.h"
 #include "node/pull/partial_file.h"

@@ -7,6 +7,7 @@
 #include <cctype>
 #include <set>
 
+#include "base/printable.h"
 #include "model/gguf_reader.h"
 
 namespace shoal {

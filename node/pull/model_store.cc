@@ -12,6 +12,7 @@
 #include <fstream>
 #include <span>
 
+#include "base/printable.h"
 #include "base/units.h"
 #include "model/gguf_reader.h"
 #include "model/sha256.h"

@@ -10,6 +10,7 @@
 #include <csignal>
 #include <cstdlib>
 
+#include "base/printable.h"
 #include "base/units.h"
 #include "model/gguf_reader.h"
 

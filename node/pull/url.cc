@@ -7,6 +7,7 @@
 #include <charconv>
 
 #include "base/loopback.h"
+#include "base/printable.h"
 #include "model/gguf_reader.h"
 
 namespace shoal {

@@ -1,4 +1,5 @@
 // The GGUF reader: what is written comes back, and nothing hostile gets in.
+#include "base/printable.h"
 #include "model/gguf_file.h"
 
 #include <doctest/doctest.h>

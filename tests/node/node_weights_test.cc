@@ -52,14 +52,14 @@ class Giver : public WeightProvider {
   Result<void> give(size_t tensor, uint64_t offset, std::span<std::byte> out) override {
     ++asked;
     if (lacks && lacks(tensor)) return Error{Errc::kRefused, "it is not here"};
-    if (delay > 0ms) std::this_thread::sleep_for(delay);
+    std::this_thread::sleep_for(delay.load());
     while (silent) std::this_thread::sleep_for(1ms);
     model_file()->read(model_file()->tensor(manifest().tensor(tensor).name), offset, out);
     if (spoil && spoil(tensor)) out[out.size() / 2] ^= std::byte{16};
     return {};
   }
   std::atomic<int> asked{0};
-  std::chrono::milliseconds delay{0};
+  std::atomic<std::chrono::milliseconds> delay{0ms};
   std::atomic<bool> silent{false};
   std::function<bool(size_t)> lacks, spoil;
 };
