@@ -9,10 +9,6 @@
 namespace shoal {
 namespace {
 
-std::string of_row(int32_t row, const std::string& what) {
-  return fmt::format("row {}: {}", row, what);
-}
-
 // `seen`: of each token whether it occurred in this row; all false, before and after.
 std::string why_no_candidates(const RowOutput& output, size_t wanted, std::vector<bool>& seen) {
   const std::vector<Candidate>& candidates = output.candidates;
@@ -67,7 +63,7 @@ std::string why_unusable(const StepOutcome& answer, std::span<const AskedRow> as
                          asked[i].row);
     const std::string wrong = asked[i].embedding ? why_no_embedding(output, layout.n_embd)
                                                  : why_no_candidates(output, asked[i].candidates, seen);
-    if (!wrong.empty()) return of_row(output.row, wrong);
+    if (!wrong.empty()) return fmt::format("row {}: {}", output.row, wrong);
   }
   return "";
 }

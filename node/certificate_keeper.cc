@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "base/units.h"
+#include "base/uptime.h"
 
 namespace shoal {
 namespace {
@@ -95,9 +96,7 @@ NewCertificate CertificateKeeper::answer(const std::string& node, const Certific
   const Result<std::string> made = sign(node, request, now_s);
   if (made) return {*made, ""};
   const std::string what = fmt::format("node {} gets no new certificate: {}", node, made.error().message);
-  const auto uptime = std::chrono::steady_clock::now().time_since_epoch();
-  if (const auto line = lines_.line(node, what, std::chrono::duration<double>(uptime).count()))
-    spdlog::warn(*line);
+  lines_.warn(node, what, uptime_s());
   return {"", made.error().message};
 }
 

@@ -8,7 +8,6 @@
 #include "base/logging.h"
 #include "base/loopback.h"
 #include "base/printable.h"
-#include "model/gguf_reader.h"
 #include "transport/messages.h"
 
 namespace shoal {

@@ -25,6 +25,7 @@
 #include <iostream>
 #include <vector>
 
+#include "base/uptime.h"
 #include "node/cluster_config.h"
 #include "transport/endpoint_text.h"
 
@@ -254,10 +255,7 @@ Result<std::string> Invitation::certify(const std::string& secret, const std::st
 }
 
 void Invitation::warn_of_caller(const std::string& peer, const std::string& why) {
-  const std::chrono::duration<double> now = std::chrono::steady_clock::now().time_since_epoch();
-  const std::optional<std::string> line =
-      lines_.line(peer, fmt::format("a caller from {} was not heard: {}", peer, why), now.count());
-  if (line) spdlog::warn(*line);
+  lines_.warn(peer, fmt::format("a caller from {} was not heard: {}", peer, why), uptime_s());
 }
 
 awaitable<void> Invitation::serve(tcp::socket socket) {

@@ -13,7 +13,6 @@
 #include "base/printable.h"
 #include "base/small_file.h"
 #include "base/units.h"
-#include "model/gguf_reader.h"
 #include "node/cluster_config.h"
 
 namespace shoal {

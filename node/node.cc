@@ -8,6 +8,7 @@
 #include <chrono>
 
 #include "base/check.h"
+#include "base/uptime.h"
 #include "node/process_memory.h"
 #include "node/step_wire.h"
 
@@ -203,7 +204,7 @@ Suspects::Fault Node::blamed(StepFault fault, int stage, const std::string& text
 // ---- The coordinator's host ----
 
 double Node::now_s() const {
-  return std::chrono::duration<double>(Clock::now().time_since_epoch()).count();
+  return uptime_s();
 }
 
 void Node::call(std::function<void()> work) {

@@ -58,7 +58,7 @@ awaitable<void> Node::accept_loop() {
 }
 
 void Node::warn_of_peer(const Channel& channel, const std::string& what) {
-  if (const std::optional<std::string> line = lines_.line(channel.peer(), what, now_s())) spdlog::warn(*line);
+  lines_.warn(channel.peer(), what, now_s());
 }
 
 // Those who stay silent must not keep others out.

@@ -97,7 +97,7 @@ void PipelineKeeper::remember(const std::string& node, const LoadPlan& held) {
 }
 
 void PipelineKeeper::warn_of(const std::string& node, const std::string& what) {
-  if (const std::optional<std::string> line = lines_.line(node, what, now())) spdlog::warn(*line);
+  lines_.warn(node, what, now());
 }
 
 // Those that are there without a link from the node that joins; links that the cluster file states are added.

@@ -11,7 +11,6 @@
 #include "base/printable.h"
 #include "base/units.h"
 #include "model/gguf_file.h"
-#include "model/gguf_reader.h"
 #include "node/commands.h"
 #include "node/progress.h"
 #include "node/pull/pull.h"

@@ -13,7 +13,6 @@
 #include "base/small_file.h"
 #include "base/units.h"
 #include "model/gguf_output.h"
-#include "model/gguf_reader.h"
 #include "model/model_config.h"
 #include "model/quantize.h"
 #include "node/cluster_config.h"

@@ -10,7 +10,6 @@
 #include "base/error.h"
 #include "base/printable.h"
 #include "base/small_file.h"
-#include "model/gguf_reader.h"
 #include "model/signature.h"
 #include "node/cluster_config.h"
 #include "node/cluster_weights.h"

@@ -1,9 +1,10 @@
 // What is done about connections that nobody vouches for: which of them goes when too many wait, and which
 // refused ones get a line in the log. The latter also for what a node of the cluster does wrong, as often as
-// it likes. Pure logic on one thread; times are seconds of one monotonic clock.
+// it likes. For one thread; times are seconds of one monotonic clock.
 #pragma once
 
 #include <fmt/format.h>
+#include <spdlog/spdlog.h>
 
 #include <algorithm>
 #include <cstddef>
@@ -55,6 +56,10 @@ class StrangerLines {
     }
     const uint64_t more = std::exchange(left_out_, 0);
     return more == 0 ? what : fmt::format("{} ({} more since the last such line)", what, more);
+  }
+  // Logs it as a warning, unless there is to be no line.
+  void warn(const std::string& peer, const std::string& what, double now_s) {
+    if (const std::optional<std::string> said = line(peer, what, now_s)) spdlog::warn(*said);
   }
 
  private:

@@ -12,6 +12,7 @@
 #include <deque>
 
 #include "base/units.h"
+#include "base/uptime.h"
 #include "model/weight_manifest.h"
 
 namespace shoal {
@@ -26,10 +27,6 @@ constexpr int kShareOfSteps = 3;    // parts of the link, to one of weights
 constexpr auto kWaitMost = 2s;      // for a slow link
 constexpr auto kLook = 1ms;
 constexpr size_t kPeersKnownMax = 1024;  // whose bytes are counted
-
-double uptime_s() {
-  return std::chrono::duration<double>(Clock::now().time_since_epoch()).count();
-}
 
 // An answer on its way: aligned as a payload must be.
 struct Reply {
@@ -149,7 +146,7 @@ awaitable<uint64_t> WeightServer::answer_all(ChannelPtr channel) {
   channel->set_limits(kHandshakeLimits);  // requests are as short as hellos
   const auto requests = std::make_shared<Requests>(channel);
   const auto warn = [this](const std::string& peer, const std::string& what) {
-    if (const std::optional<std::string> line = lines_.line(peer, what, uptime_s())) spdlog::warn(*line);
+    lines_.warn(peer, what, uptime_s());
   };
   boost::asio::co_spawn(channel->get_executor(), read_ahead(requests, warn), boost::asio::detached);
   uint64_t answers = 0;

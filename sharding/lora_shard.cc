@@ -5,7 +5,6 @@
 
 #include "base/error.h"
 #include "base/printable.h"
-#include "model/gguf_reader.h"
 #include "tensor/format.h"
 
 namespace shoal {

@@ -7,6 +7,7 @@
 #include <boost/beast/core/string.hpp>
 #include <boost/json.hpp>
 
+#include "base/uptime.h"
 #include "node/http/dashboard.h"
 #include "node/http/host_header.h"
 #include "node/http/status_page.h"
@@ -112,11 +113,9 @@ std::optional<HttpResponse> ApiHandler::refuse_early(const HttpRequest& head) {
 // of keys, or the live page before its user has typed one.
 void ApiHandler::note_wrong_key(const HttpRequest& head) {
   if (head.authorization.empty()) return;
-  const auto now = std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch());
   const std::string what = fmt::format("a request from {} was refused: its key is not one for {}", head.peer,
                                        find_route(head.path)->path);
-  if (const std::optional<std::string> line = wrong_keys_.line(head.peer, what, now.count()))
-    spdlog::warn("{}", *line);
+  wrong_keys_.warn(head.peer, what, uptime_s());
 }
 
 std::optional<HttpResponse> ApiHandler::find_refusal(const HttpRequest& head) {
@@ -164,8 +163,7 @@ std::optional<HttpResponse> ApiHandler::find_refusal(const HttpRequest& head) {
 // Only what makes work counts, and only by those who may ask.
 std::optional<HttpResponse> ApiHandler::too_often(const HttpRequest& head) {
   if (head.method != "POST") return std::nullopt;
-  const auto now = std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch());
-  const std::optional<int> wait_s = rate_.take(keys_.user_of(head.authorization).value_or(""), now.count());
+  const std::optional<int> wait_s = rate_.take(keys_.user_of(head.authorization).value_or(""), uptime_s());
   if (!wait_s) return std::nullopt;
   return to_response({429, "more requests in a minute than this server takes of one key", "",
                       "rate_limit_exceeded", *wait_s});

@@ -10,7 +10,6 @@
 
 #include "base/printable.h"
 #include "base/units.h"
-#include "model/gguf_reader.h"
 #include "node/pull/partial_file.h"
 
 namespace shoal {

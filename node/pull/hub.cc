@@ -8,7 +8,6 @@
 #include <set>
 
 #include "base/printable.h"
-#include "model/gguf_reader.h"
 
 namespace shoal {
 namespace {

@@ -14,7 +14,6 @@
 #include "base/check.h"
 #include "base/error.h"
 #include "base/printable.h"
-#include "model/gguf_reader.h"
 
 namespace shoal {
 namespace {

@@ -12,7 +12,6 @@
 
 #include "base/printable.h"
 #include "base/units.h"
-#include "model/gguf_reader.h"
 
 namespace shoal {
 namespace {
