@@ -27,9 +27,11 @@ build_jobs() {
 }
 
 # configure PRESET [CMAKE_ARG...]: only the first time, or when an argument is given; Ninja repeats it when it must.
+# With SHOAL_WERROR=ON in the environment warnings are errors.
 configure() {
   local preset=$1
   shift
+  [[ -z ${SHOAL_WERROR:-} ]] || set -- "-DSHOAL_WERROR=$SHOAL_WERROR" "$@"
   if [[ -f $ROOT/build/$preset/build.ninja && $# -eq 0 ]]; then return; fi
   (cd "$ROOT" && cmake --preset "$preset" "$@") >&2
 }
