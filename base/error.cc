@@ -12,6 +12,10 @@ std::string_view to_string(Errc code) {
       return "bad frame";
     case Errc::kRefused:
       return "refused";
+    case Errc::kOtherModel:
+      return "another model";
+    case Errc::kNameTaken:
+      return "name taken";
     case Errc::kQueueFull:
       return "queue full";
     case Errc::kCancelled:

@@ -2,10 +2,9 @@
 //
 //   A bug                 SHOAL_CHECK (base/check.h): logs and aborts. Never for input from outside.
 //   Set-up is impossible  throw SetupError: flags, cluster file, model file, no feasible plan. Caught once,
-//   in
-//                         main(), which prints the message and exits with the error's code.
+//                         in main(), which prints the message and exits with the error's code.
 //   Run time              [[nodiscard]] Result<T>: a peer lost, a timeout, a bad frame, a queue full, a
-//   cancel.
+//                         cancel.
 //
 // Foreign errors (kj exceptions, MPI codes, OpenSSL) are translated at the door of the one file that calls
 // them. A message names the file, key, node or layer concerned and says what to do.
@@ -22,7 +21,9 @@ enum class Errc {
   kPeerLost,      // the connection to a peer ended
   kTimeout,       // a deadline passed
   kBadFrame,      // a frame that breaks the wire format or the session's state
-  kRefused,       // the peer or this node refused: another model, plan, version, name
+  kRefused,       // the peer or this node refused: another plan, version, cluster, what it does not have
+  kOtherModel,    // refused: the peer holds other weights
+  kNameTaken,     // refused: another node with this one's name is there
   kQueueFull,     // a bounded queue is full; try again later
   kCancelled,     // the caller cancelled
   kContextFull,   // a sequence would exceed the context
@@ -32,6 +33,11 @@ enum class Errc {
 };
 
 std::string_view to_string(Errc code);
+
+// Whether somebody was there, and said no.
+constexpr bool is_refusal(Errc code) {
+  return code == Errc::kRefused || code == Errc::kOtherModel || code == Errc::kNameTaken;
+}
 
 // A run-time error: what kind, and a sentence for a person.
 struct Error {

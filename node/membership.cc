@@ -5,8 +5,6 @@
 #include <algorithm>
 #include <limits>
 
-#include "node/refusal_words.h"
-
 namespace shoal {
 namespace {
 
@@ -24,8 +22,10 @@ Membership::Verdict Membership::may_join(const std::string& node, double now_s, 
   if (member.here)
     return {
         false, kSilence_s,
-        fmt::format("a node called {} {}: choose another name (--name), or wait until its loss was noticed",
-                    node, kNameTaken)};
+        fmt::format("a node called {} is here already: choose another name (--name), or wait until its loss "
+                    "was noticed",
+                    node),
+        /*name_taken=*/true};
   if (needed) return {true, 0, ""};
   if (now_s < member.free_s) {
     return {

@@ -41,6 +41,7 @@ class Membership {
     bool admitted = false;
     double retry_after_s = 0;  // where it is not
     std::string why;
+    bool name_taken = false;  // by another node that is here
   };
   struct Loss {
     std::string node;

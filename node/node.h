@@ -73,6 +73,12 @@ struct Comeback {
   double patience_s = 0;  // how long it calls in vain before it ends
 };
 
+// The head holds other weights than this node, which is of no use to it.
+class OtherModelError : public SetupError {
+ public:
+  explicit OtherModelError(const std::string& message) : SetupError(message, kExitFailed) {}
+};
+
 class Node : public PipelineHost {
  public:
   // Listens at once; port 0 takes a free one. Throws SetupError if it cannot.
@@ -110,7 +116,7 @@ class Node : public PipelineHost {
   void connect();
 
   // A worker: returns when the head says so. Throws SetupError (exit 1) when the head is lost and does not
-  // come back in time.
+  // come back in time, OtherModelError when it has come back with other weights.
   void serve_until_shutdown();
   // A worker is ended in order: its head is told, and serve_until_shutdown() returns. From any thread.
   void leave();
@@ -221,7 +227,7 @@ class Node : public PipelineHost {
   void note_fault(const std::string& peer, const ResultMessage& result);
   Error in_stage(int stage, Error error) const;
   void node_lost(const std::string& peer, const Error& error);
-  void end_service(std::string error);
+  void end_service(std::optional<Error> error);
   void count_refused(const std::string& what);
   Result<std::unique_ptr<StepJob>> job_of(IncomingMessage& incoming, int stage);
   StatsMessage own_stats() const;
@@ -278,8 +284,8 @@ class Node : public PipelineHost {
   // node. In seconds of now_s(), so that a clock that is set wrong ends nothing.
   std::map<std::weak_ptr<Channel>, double, std::owner_less<std::weak_ptr<Channel>>> shown_until_s_;
   std::map<std::string, double> signed_until_s_;
-  bool knows_revoked_;                     // who was shut out: by the launcher, or the head that it has
-  std::promise<std::string> service_end_;  // empty: the head said so
+  bool knows_revoked_;  // who was shut out: by the launcher, or the head that it has
+  std::promise<std::optional<Error>> service_end_;  // nothing: the head said so
   bool service_ended_ = false;
   bool closing_ = false;
 };

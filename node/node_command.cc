@@ -28,7 +28,6 @@
 #include "node/stage_factory.h"
 #include "planner/planner.h"
 #include "tensor/known_answers.h"
-#include "transport/hello.h"
 #include "transport/tls.h"
 
 namespace shoal {
@@ -340,10 +339,9 @@ int node_command(const CommonFlags& common, const NodeFlags& flags) {
     try {
       join_and_serve(common, flags);
       return kExitDone;
-    } catch (const SetupError& end) {
+    } catch (const OtherModelError& end) {
       // A head that was started again with another model or other adapters: they are asked for anew, and what
       // the cache has of them is kept.
-      if (!tells_of_other_model(end.what())) throw;
       spdlog::warn("{}; this node begins anew with the head's", end.what());
       std::this_thread::sleep_for(std::chrono::seconds(1));
     }

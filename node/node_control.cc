@@ -166,7 +166,7 @@ void Node::set_on_outcome(std::function<void(StepOutcome)> on_outcome) {
   });
 }
 
-void Node::end_service(std::string error) {
+void Node::end_service(std::optional<Error> error) {
   if (service_ended_) return;
   service_ended_ = true;
   building_.request_stop();
@@ -174,8 +174,10 @@ void Node::end_service(std::string error) {
 }
 
 void Node::serve_until_shutdown() {
-  const std::string error = service_end_.get_future().get();
-  if (!error.empty()) throw SetupError(error, kExitFailed);
+  const std::optional<Error> error = service_end_.get_future().get();
+  if (!error) return;
+  if (error->code == Errc::kOtherModel) throw OtherModelError(error->message);
+  throw SetupError(error->message, kExitFailed);
 }
 
 awaitable<void> Node::say_goodbye() {

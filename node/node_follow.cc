@@ -12,7 +12,6 @@
 #include <chrono>
 
 #include "node/node.h"
-#include "node/refusal_words.h"
 #include "node/signed_plan.h"
 
 namespace shoal {
@@ -260,7 +259,7 @@ void Node::lose_head(const std::string& why) {
   drop_pipeline();
   const std::string text =
       fmt::format("the head{} is gone: {}", layout_.head.empty() ? "" : " " + layout_.head, why);
-  if (!comeback_) return end_service(text);
+  if (!comeback_) return end_service(Error{Errc::kPeerLost, text});
   spdlog::warn("{}; its weights are kept and it is called again", text);
   if (!calling_) co_spawn(io_.executor(), call_head(), detached);
 }
@@ -274,7 +273,7 @@ awaitable<void> Node::take_leave() {
   closing_ = true;
   if (head_ && head_->post({Shutdown{"it was ended in order"}, {}, {}}).has_value())
     co_await pause_until(io_.executor(), after(kLeavePause));
-  end_service("");
+  end_service(std::nullopt);
 }
 
 void Node::set_comeback(const Comeback& comeback, bool now) {
@@ -317,28 +316,28 @@ awaitable<void> Node::call_head() {
   while (!closing_ && !service_ended_) {
     const Result<void> joined = co_await join_head();
     if (joined) break;
-    const std::string& why = joined.error().message;
+    const auto& [code, why] = joined.error();
     if (why != said)
       spdlog::warn("the head at {}:{} did not take this node: {}", comeback_->head.address,
                    comeback_->head.port, why);
     said = why;
     // Nothing that is here is of use to it. Who started this node begins anew (node_command.cc).
-    if (comeback_->patience_s == 0 && tells_of_other_model(why)) {
-      end_service(why);
+    if (comeback_->patience_s == 0 && code == Errc::kOtherModel) {
+      end_service(joined.error());
       break;
     }
     if (Clock::now() > patience) {
       // One that answers is there: another has this node's name by now, say.
-      const bool there = joined.error().code == Errc::kRefused;
       end_service(
-          fmt::format("the head {} within {:.0f} s: {}",
-                      there ? "lost this node and did not take it back" : "is gone and did not come back",
-                      comeback_->patience_s, why));
+          Error{Errc::kPeerLost, fmt::format("the head {} within {:.0f} s: {}",
+                                             is_refusal(code) ? "lost this node and did not take it back"
+                                                              : "is gone and did not come back",
+                                             comeback_->patience_s, why)});
       break;
     }
     co_await pause_until(io_.executor(), after(pause));
-    const bool taken = why.find(kNameTaken) != std::string::npos;
-    pause = std::min<std::chrono::milliseconds>(pause * 2, taken ? kCallPauseTaken : kCallPauseMost);
+    pause = std::min<std::chrono::milliseconds>(pause * 2,
+                                                code == Errc::kNameTaken ? kCallPauseTaken : kCallPauseMost);
   }
   calling_ = false;
 }

@@ -63,7 +63,7 @@ awaitable<Result<ChannelPtr>> Node::open_again(std::string peer, Endpoint endpoi
   while (true) {
     Result<ChannelPtr> channel = co_await open(peer, endpoint, LinkRole::kPipeline, stage, kRelinkDeadline);
     if (epoch != epoch_) co_return Error{Errc::kCancelled, "another plan came"};
-    if (channel || channel.error().code != Errc::kRefused || Clock::now() > deadline) co_return channel;
+    if (channel || !is_refusal(channel.error().code) || Clock::now() > deadline) co_return channel;
     boost::system::error_code ignored;
     pause.expires_after(kRefusedPause);
     co_await pause.async_wait(boost::asio::redirect_error(boost::asio::use_awaitable, ignored));

@@ -154,7 +154,7 @@ std::optional<RefusalReason> Node::refusal_of(const Hello& hello, const Channel&
     }
     const Membership::Verdict verdict = events_.may_join(hello.node_name);
     if (verdict.admitted) return std::nullopt;
-    return RefusalReason{Refusal::kBusy, verdict.why};
+    return RefusalReason{verdict.name_taken ? Refusal::kDuplicateName : Refusal::kBusy, verdict.why};
   }
   if (layout_.plan_hash.empty()) {
     if (hello.role == LinkRole::kControl) return std::nullopt;  // a peer that measures the link
@@ -241,7 +241,7 @@ awaitable<void> Node::serve_control(ChannelPtr channel, bool of_head) {
         if (head_ == channel) lose_head("it was ended in order");
         channel->close();
       } else {
-        end_service("");
+        end_service(std::nullopt);
       }
       co_return;
     } else if (of_head) {

@@ -25,7 +25,7 @@ void WeightFetch::Worker::run() {
         WeightLink::open(fetch_.io_, fetch_.asker_, peer_, fetch_.patience_, *stop);
     if (link.has_error()) {
       why_ = link.error().message;
-      if (link.error().code == Errc::kRefused) break;
+      if (is_refusal(link.error().code)) break;
       continue;
     }
     link_ = std::move(*link);

@@ -28,7 +28,6 @@ std::string version_text(const std::string& a, uint32_t a_version, const std::st
                      a_older ? a_version : b_version, a_older ? b_version : a_version, a_older ? b : a);
 }
 
-constexpr std::string_view kOtherModel = "has another model file than";
 constexpr size_t kDigitsShown = 12;  // of a digest: enough to compare by eye
 
 // The first figures of each digest of several, between dots.
@@ -43,15 +42,18 @@ std::string shortened(std::string_view digests) {
   }
 }
 
+// Of a refusal that came: those upon which the caller does something else than to say it.
+Errc code_of(Refusal refusal) {
+  if (refusal == Refusal::kModel) return Errc::kOtherModel;
+  if (refusal == Refusal::kDuplicateName) return Errc::kNameTaken;
+  return Errc::kRefused;
+}
+
 Error lost_hello(const Error& error, const std::string& peer) {
   return Error{error.code, "no hello from " + peer + ": " + error.message};
 }
 
 }  // namespace
-
-bool tells_of_other_model(std::string_view text) {
-  return text.find(kOtherModel) != std::string_view::npos;
-}
 
 std::optional<RefusalReason> check_hello(const Hello& hello, const ExpectedHello& expected) {
   const std::string caller = named(hello.node_name, "the calling node");
@@ -84,10 +86,9 @@ std::optional<RefusalReason> check_hello(const Hello& hello, const ExpectedHello
     return RefusalReason{
         Refusal::kModel,
         fmt::format(
-            "{} {} {}, or other adapters ({} and {}): give both the same, or one of them none, so that "
-            "it fetches what it needs",
-            self, kOtherModel, caller, shortened(expected.model_fingerprint),
-            shortened(hello.model_fingerprint))};
+            "{} has another model file than {}, or other adapters ({} and {}): give both the same, or one of "
+            "them none, so that it fetches what it needs",
+            self, caller, shortened(expected.model_fingerprint), shortened(hello.model_fingerprint))};
   }
   if (differ(hello.plan_hash, expected.plan_hash)) {
     return RefusalReason{
@@ -144,7 +145,7 @@ asio::awaitable<Result<PeerInfo>> say_hello(Channel& channel, Hello hello,
     failure = {Errc::kBadFrame,
                fmt::format("{} answered the hello with a {}", callee, message_name(incoming->message))};
   } else if (!ack->accepted) {
-    failure = {Errc::kRefused,
+    failure = {code_of(ack->refusal),
                fmt::format("{} refused {}: {}", named(ack->node_name, callee), hello.node_name,
                            ack->text.empty() ? "it gave no reason" : ack->text)};
   } else if (ack->protocol_version != hello.protocol_version) {

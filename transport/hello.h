@@ -2,8 +2,8 @@
 //
 // The side that connected calls say_hello, the side that accepted calls answer_hello; both within
 // kHelloDeadline. On success the channel knows its peer's name and takes frames of full size; on failure it
-// is closed and the error (Errc::kRefused for a mismatch) names both sides' values and which side to change.
-// The same on the io thread as every channel operation.
+// is closed and the error (kRefused, kOtherModel or kNameTaken for a mismatch) names both sides' values and
+// which side to change. The same on the io thread as every channel operation.
 #pragma once
 
 #include <boost/asio/awaitable.hpp>
@@ -46,9 +46,6 @@ struct RefusalReason {
 // The node's own checks after the standard ones: is the name in the cluster, already connected, the stage
 // mine? std::nullopt accepts.
 using ValidateHello = std::function<std::optional<RefusalReason>(const Hello&)>;
-
-// Whether a refusal, which comes as text, was for another model (Refusal::kModel).
-bool tells_of_other_model(std::string_view text);
 
 // The standard checks of a hello, without a channel.
 std::optional<RefusalReason> check_hello(const Hello& hello, const ExpectedHello& expected);

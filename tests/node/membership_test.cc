@@ -190,6 +190,7 @@ TEST_CASE("a name that is here cannot join a second time") {
   const Membership::Verdict verdict = members.may_join("pi", 1);
   CHECK_FALSE(verdict.admitted);
   CHECK(verdict.why.find("here already") != std::string::npos);
+  CHECK(verdict.name_taken);
 }
 
 }  // namespace shoal
