@@ -64,7 +64,7 @@ std::string printable(std::string_view text, size_t bytes_max) {
   return out;
 }
 
-std::string quoted(std::string_view text, size_t bytes_max) {
+std::string in_quotes(std::string_view text, size_t bytes_max) {
   std::string out(1, '\'');
   out += printable(text, bytes_max);
   out += '\'';

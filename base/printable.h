@@ -11,6 +11,6 @@ namespace shoal {
 // them and invalid UTF-8 become \n, \t, \xNN or \u{NNNN}, and what exceeds `bytes_max` bytes of `text` is
 // replaced by "...".
 std::string printable(std::string_view text, size_t bytes_max = 120);
-std::string quoted(std::string_view text, size_t bytes_max = 120);  // the same in single quotes
+std::string in_quotes(std::string_view text, size_t bytes_max = 120);  // the same in single quotes
 
 }  // namespace shoal

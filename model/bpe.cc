@@ -5,6 +5,7 @@
 #include <bit>
 
 #include "base/error.h"
+#include "base/printable.h"
 #include "model/utf8.h"
 
 namespace shoal {
@@ -98,8 +99,8 @@ BytePairEncoder::BytePairEncoder(const Vocabulary& vocabulary, bool ignore_merge
     const std::string_view merge = merges[rank];
     const size_t space = merge.find(' ', 1);
     if (space == std::string_view::npos || space + 1 == merge.size()) {
-      throw SetupError("tokenizer.ggml.merges: entry " + std::to_string(rank) + " '" +
-                       std::string(merge.substr(0, 80)) + "' is not two symbols with a space between");
+      throw SetupError("tokenizer.ggml.merges: entry " + std::to_string(rank) + " " + in_quotes(merge, 80) +
+                       " is not two symbols with a space between");
     }
     const auto left = merge.substr(0, space), right = merge.substr(space + 1);
     const int32_t result = intern(std::string(left) + std::string(right));

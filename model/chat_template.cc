@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <chrono>
 
+#include "base/printable.h"
 #include "model/gguf_file.h"
 #include "model/template_interpreter.h"
 #include "model/template_parser.h"
@@ -16,6 +17,8 @@ using jinja::MarkedText;
 using jinja::Value;
 
 namespace {
+
+constexpr size_t kMessageBytesMax = 4096;  // of a template's own words in an error
 
 // What one rendering may use, beside what goes with the length of the conversation.
 constexpr size_t kStepsMax = 1'000'000;
@@ -208,7 +211,8 @@ struct ChatTemplate::Impl {
       return jinja::parse(jinja);
     } catch (const jinja::TemplateError& error) {
       throw SetupError("the chat template of " + model() + " (" + key + "), line " +
-                       std::to_string(error.line) + ": " + error.message + kWayOut);
+                       std::to_string(error.line) + ": " + printable(error.message, kMessageBytesMax) +
+                       kWayOut);
     }
   }
 
@@ -344,7 +348,8 @@ Result<std::vector<PromptPiece>> ChatTemplate::render(const ChatConversation& co
     return pieces_of(impl_->run(conversation));
   } catch (const jinja::TemplateError& error) {
     return Error{Errc::kInvalidInput, "the model's chat template cannot render this conversation (line " +
-                                          std::to_string(error.line) + "): " + error.message};
+                                          std::to_string(error.line) +
+                                          "): " + printable(error.message, kMessageBytesMax)};
   }
 }
 

@@ -79,7 +79,7 @@ uint64_t split_value(const GgufHeader& header, const std::string& path, const ch
   if (it == header.metadata.end()) return fallback;
   uint64_t value = 0;
   if (!as_uint(it->second, value)) {
-    throw SetupError(quoted(path, 4096) + ": key '" + key + "' is not a non-negative integer");
+    throw SetupError(in_quotes(path, 4096) + ": key '" + key + "' is not a non-negative integer");
   }
   return value;
 }
@@ -89,7 +89,7 @@ SplitName check_split(const std::string& path, const GgufHeader& header) {
   const SplitName name = SplitName::parse(path);
   const uint64_t count = split_value(header, path, kSplitCount, 1);
   if (count <= 1 && name.count <= 1) return {};
-  const std::string file = quoted(path, 4096);
+  const std::string file = in_quotes(path, 4096);
   if (name.count == 0) {
     throw SetupError(file + " is one part of a model split into " + std::to_string(count) +
                      ", but its name does not end in -00001-of-" + number5(count) +
@@ -138,7 +138,7 @@ GgufFile GgufFile::open(const std::string& path) {
   const SplitName split = check_split(first_path, first);
   const uint64_t tensors_wanted = split_value(first, first_path, kSplitTensors, 0);
   if (by_name.number > std::max<uint64_t>(split.count, 1)) {
-    throw SetupError(quoted(path, 4096) + ": no part of that number can exist; the model has " +
+    throw SetupError(in_quotes(path, 4096) + ": no part of that number can exist; the model has " +
                      std::to_string(std::max<uint64_t>(split.count, 1)));
   }
   for (uint64_t n = 2; n <= split.count; ++n) {
@@ -146,13 +146,14 @@ GgufFile GgufFile::open(const std::string& path) {
       check_split(split.part(n), add_part(split.part(n)));
     } catch (const SetupError& error) {
       throw SetupError(std::string(error.what()) + " (needed as part " + std::to_string(n) + " of " +
-                       std::to_string(split.count) + " of " + quoted(path, 4096) + ")");
+                       std::to_string(split.count) + " of " + in_quotes(path, 4096) + ")");
     }
   }
   if (split.count > 1 && first.metadata.count(kSplitTensors) != 0 &&
       tensors_wanted != model.tensors_.size()) {
-    throw SetupError(quoted(path, 4096) + ": key split.tensors.count says " + std::to_string(tensors_wanted) +
-                     " tensors, the parts hold " + std::to_string(model.tensors_.size()));
+    throw SetupError(in_quotes(path, 4096) + ": key split.tensors.count says " +
+                     std::to_string(tensors_wanted) + " tensors, the parts hold " +
+                     std::to_string(model.tensors_.size()));
   }
   model.version_ = first.version;
   model.metadata_ = std::move(first.metadata);
@@ -187,7 +188,8 @@ GgufHeader GgufFile::add_part(std::shared_ptr<Part> part) {
   GgufHeader header = read_gguf_header(part->file, static_cast<int>(parts_.size()));
   for (TensorInfo& tensor : header.tensors) {
     if (!tensor_index_.emplace(tensor.name, tensors_.size()).second) {
-      throw SetupError(quoted(part->file.path(), 4096) + ": tensor " + quoted(tensor.name) + " occurs twice");
+      throw SetupError(in_quotes(part->file.path(), 4096) + ": tensor " + in_quotes(tensor.name) +
+                       " occurs twice");
     }
     tensors_.push_back(std::move(tensor));
   }
@@ -229,7 +231,7 @@ const TensorInfo* GgufFile::find_tensor(std::string_view name) const {
 
 const TensorInfo& GgufFile::tensor(std::string_view name) const {
   const TensorInfo* found = find_tensor(name);
-  if (!found) throw SetupError(quoted(path_, 4096) + ": tensor " + quoted(name) + " is missing");
+  if (!found) throw SetupError(in_quotes(path_, 4096) + ": tensor " + in_quotes(name) + " is missing");
   return *found;
 }
 
@@ -241,12 +243,12 @@ const MetaValue* GgufFile::find(const std::string& key) const {
 namespace {
 
 const MetaValue& present(const GgufFile& file, const MetaValue* value, const std::string& key) {
-  if (!value) throw SetupError(quoted(file.path(), 4096) + ": key " + quoted(key) + " is missing");
+  if (!value) throw SetupError(in_quotes(file.path(), 4096) + ": key " + in_quotes(key) + " is missing");
   return *value;
 }
 
 [[noreturn]] void wrong_type(const GgufFile& file, const std::string& key, const char* wanted) {
-  throw SetupError(quoted(file.path(), 4096) + ": key " + quoted(key) + " is not " + wanted);
+  throw SetupError(in_quotes(file.path(), 4096) + ": key " + in_quotes(key) + " is not " + wanted);
 }
 
 }  // namespace
@@ -307,8 +309,8 @@ std::vector<uint64_t> GgufFile::get_uint_per_layer(const std::string& key, size_
     wrong_type(*this, key, "a non-negative integer or an array of them");
   }
   if (numbers.size() != n_layer) {
-    throw SetupError(quoted(path_, 4096) + ": key " + quoted(key) + " has " + std::to_string(numbers.size()) +
-                     " entries for " + std::to_string(n_layer) + " layers");
+    throw SetupError(in_quotes(path_, 4096) + ": key " + in_quotes(key) + " has " +
+                     std::to_string(numbers.size()) + " entries for " + std::to_string(n_layer) + " layers");
   }
   return numbers;
 }

@@ -15,7 +15,7 @@ constexpr uint64_t kMetadataMax = 65536;
 constexpr uint64_t kTensorsMax = 65536;
 constexpr uint64_t kKeyBytesMax = 65535;      // the format's own limit
 constexpr uint64_t kTensorNameBytesMax = 63;  // ggml keeps 64 with the final NUL
-constexpr uint64_t kAlignmentDefault = 32, kAlignmentMin = 8, kAlignmentMax = uint64_t{1} << 20;
+constexpr uint64_t kAlignmentMin = 8, kAlignmentMax = uint64_t{1} << 20;
 constexpr uint32_t kDimsMax = 4;
 constexpr uint64_t kKeyBytesLeast = 8 + 4 + 1;             // length, type, one byte of value
 constexpr uint64_t kTensorBytesLeast = 8 + 4 + 8 + 4 + 8;  // length, n_dims, one dim, type, offset
@@ -141,7 +141,7 @@ void read_metadata(HeaderReader& in, uint64_t count, std::map<std::string, MetaV
     in.set_context("metadata key number " + std::to_string(i));
     std::string key = in.read_string(kKeyBytesMax);
     if (key.empty()) in.fail("is empty");
-    in.set_context("key " + quoted(key));
+    in.set_context("key " + in_quotes(key));
     MetaValue value = read_value(in);
     if (!metadata.emplace(std::move(key), std::move(value)).second) in.fail("occurs twice");
   }
@@ -208,7 +208,7 @@ void read_tensors(HeaderReader& in, uint64_t count, int part, uint64_t alignment
     tensor.part = part;
     tensor.name = in.read_string(kTensorNameBytesMax);
     if (tensor.name.empty()) in.fail("has an empty name");
-    in.set_context("tensor " + quoted(tensor.name));
+    in.set_context("tensor " + in_quotes(tensor.name));
     if (!names.insert(tensor.name).second) in.fail("occurs twice");
     read_shape(in, tensor);
     tensor.offset = in.read<uint64_t>();
@@ -226,7 +226,7 @@ void place_tensors(HeaderReader& in, uint64_t alignment, std::vector<TensorInfo>
   const uint64_t data = (in.position() + alignment - 1) / alignment * alignment;
   std::vector<const TensorInfo*> by_offset;
   for (TensorInfo& tensor : tensors) {
-    in.set_context("tensor " + quoted(tensor.name));
+    in.set_context("tensor " + in_quotes(tensor.name));
     uint64_t end = 0;
     if (__builtin_add_overflow(tensor.offset, data, &tensor.offset) ||
         __builtin_add_overflow(tensor.offset, tensor.bytes, &end)) {
@@ -243,21 +243,21 @@ void place_tensors(HeaderReader& in, uint64_t alignment, std::vector<TensorInfo>
   for (size_t i = 1; i < by_offset.size(); ++i) {
     const TensorInfo& before = *by_offset[i - 1];
     if (before.offset + before.bytes <= by_offset[i]->offset) continue;
-    in.set_context("tensor " + quoted(by_offset[i]->name));
-    in.fail("overlaps tensor " + quoted(before.name));
+    in.set_context("tensor " + in_quotes(by_offset[i]->name));
+    in.fail("overlaps tensor " + in_quotes(before.name));
   }
 }
 
 uint32_t read_version(HeaderReader& in, const RegularFile& file) {
   in.set_context("the GGUF magic");
   if (file.size() < sizeof kMagic) {
-    throw SetupError(quoted(file.path(), 4096) + " is not a GGUF file: it has only " +
+    throw SetupError(in_quotes(file.path(), 4096) + " is not a GGUF file: it has only " +
                      std::to_string(file.size()) + " bytes");
   }
   if (in.read<uint32_t>() != kMagic) {
     const auto start = in.consumed();
-    throw SetupError(quoted(file.path(), 4096) + " is not a GGUF file: it starts with " +
-                     quoted({reinterpret_cast<const char*>(start.data()), start.size()}) + ", not 'GGUF'");
+    throw SetupError(in_quotes(file.path(), 4096) + " is not a GGUF file: it starts with " +
+                     in_quotes({reinterpret_cast<const char*>(start.data()), start.size()}) + ", not 'GGUF'");
   }
   in.set_context("the version");
   const uint32_t version = in.read<uint32_t>();

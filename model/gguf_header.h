@@ -14,6 +14,8 @@
 
 namespace shoal {
 
+inline constexpr uint64_t kAlignmentDefault = 32;  // bytes, where the file has no general.alignment
+
 struct GgufHeader {
   uint32_t version = 0;
   std::map<std::string, MetaValue> metadata;

@@ -21,7 +21,6 @@ namespace {
 
 constexpr uint32_t kVersion = 3, kUint32 = 4;  // of the format; gguf_metadata_value_type
 constexpr uint32_t kQuantizationVersion = 2;   // of the block layouts (ggml's GGML_QNT_VERSION)
-constexpr uint64_t kAlignmentDefault = 32;
 
 char unfinished[4096];  // the file being written; a handler of signals may read it
 
@@ -41,7 +40,7 @@ void put_string(std::string& out, const std::string& text) {
 
 }  // namespace
 
-GgufOutput::GgufOutput(const std::string& path) : path_(path), shown_(quoted(path, 4096)) {
+GgufOutput::GgufOutput(const std::string& path) : path_(path), shown_(in_quotes(path, 4096)) {
   constexpr int kLinksMax = 40;  // as the system follows
   if (path.empty()) throw SetupError("the output has no name");
   struct stat there {};
@@ -53,7 +52,7 @@ GgufOutput::GgufOutput(const std::string& path) : path_(path), shown_(quoted(pat
     if (links == kLinksMax) throw SetupError("the output " + shown_ + " is a link to itself");
     path_ = (std::filesystem::path(path_).parent_path() / std::filesystem::read_symlink(path_)).string();
   }
-  if (path_ != path) shown_ += ", a link to " + quoted(path_, 4096) + ",";
+  if (path_ != path) shown_ += ", a link to " + in_quotes(path_, 4096) + ",";
   partial_ = path_ + ".partial-XXXXXX";
   const int descriptor = mkostemp(partial_.data(), O_CLOEXEC);
   if (descriptor < 0) fail("could not be created");

@@ -30,13 +30,13 @@ int64_t nanoseconds(const timespec& time) {
 RegularFile::RegularFile(const std::string& path) : path_(path) {
   // O_NONBLOCK: opening a FIFO without a writer must not hang.
   fd_ = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
-  if (fd_ < 0) throw SetupError("cannot open file " + quoted(path, 4096) + ": " + std::strerror(errno));
+  if (fd_ < 0) throw SetupError("cannot open file " + in_quotes(path, 4096) + ": " + std::strerror(errno));
   struct stat status;
   const int rc = ::fstat(fd_, &status);
   if (rc != 0 || !S_ISREG(status.st_mode)) {
     const std::string reason = rc != 0 ? std::strerror(errno) : kind_of_file(status.st_mode);
     ::close(fd_);
-    throw SetupError("model file " + quoted(path, 4096) + " is not a regular file: " + reason);
+    throw SetupError("model file " + in_quotes(path, 4096) + " is not a regular file: " + reason);
   }
   size_ = static_cast<uint64_t>(status.st_size);
   device_ = status.st_dev;
@@ -76,7 +76,7 @@ void RegularFile::require_unchanged() const {
     return;
   }
   throw SetupError(
-      quoted(path_, 4096) + " was changed while it was in use: start again with the file as it is to be",
+      in_quotes(path_, 4096) + " was changed while it was in use: start again with the file as it is to be",
       kExitFailed);
 }
 
@@ -89,7 +89,7 @@ std::string RegularFile::stamp() const {
 void RegularFile::read_at(uint64_t offset, std::span<std::byte> out) const {
   if (fd_ < 0) {
     if (offset > first_bytes_.size() || out.size() > first_bytes_.size() - offset) {
-      throw SetupError(quoted(path_, 4096) + ": only the header of this model is here, not its weights",
+      throw SetupError(in_quotes(path_, 4096) + ": only the header of this model is here, not its weights",
                        kExitFailed);
     }
     std::copy_n(first_bytes_.begin() + static_cast<ptrdiff_t>(offset), out.size(), out.begin());
@@ -99,9 +99,10 @@ void RegularFile::read_at(uint64_t offset, std::span<std::byte> out) const {
   while (done < out.size()) {
     const ssize_t n = ::pread(fd_, out.data() + done, out.size() - done, static_cast<off_t>(offset + done));
     if (n < 0 && errno == EINTR) continue;
-    if (n < 0) throw SetupError(quoted(path_, 4096) + ": read error: " + std::strerror(errno), kExitFailed);
+    if (n < 0)
+      throw SetupError(in_quotes(path_, 4096) + ": read error: " + std::strerror(errno), kExitFailed);
     if (n == 0) {
-      throw SetupError(quoted(path_, 4096) + " became shorter while it was in use: it now ends at byte " +
+      throw SetupError(in_quotes(path_, 4096) + " became shorter while it was in use: it now ends at byte " +
                            std::to_string(offset + done) + ", it had " + std::to_string(size_) + " bytes",
                        kExitFailed);
     }
@@ -116,12 +117,12 @@ void RegularFile::expect(uint64_t offset, uint64_t bytes) const {
 }
 
 void HeaderReader::fail(const std::string& message) const {
-  throw SetupError(quoted(file_->path(), 4096) + ": " + context_ + " " + message);
+  throw SetupError(in_quotes(file_->path(), 4096) + ": " + context_ + " " + message);
 }
 
 const std::byte* HeaderReader::take(uint64_t n) {
   if (n > remaining()) {
-    throw SetupError(quoted(file_->path(), 4096) + " is truncated: it ends at byte " +
+    throw SetupError(in_quotes(file_->path(), 4096) + " is truncated: it ends at byte " +
                      std::to_string(file_->size()) + ", but " + context_ + " needs " + std::to_string(n) +
                      " bytes at byte " + std::to_string(position_) + "; fetch the file again");
   }

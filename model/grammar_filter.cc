@@ -23,11 +23,13 @@ std::string_view TokenBytes::of(int32_t token) const {
 
 std::vector<Candidate> GrammarFilter::allowed(std::span<const Candidate> candidates, int wanted) {
   if (wanted <= 0 || wanted > kGrammarCandidatesMax) wanted = kGrammarCandidatesMax;
+  const uint64_t moves_most = matcher_.moves() + kGrammarMovesMax;
   const std::bitset<256> next = matcher_.next_bytes();
   const bool complete = matcher_.complete();
   std::vector<Candidate> kept;
   for (const Candidate& candidate : candidates) {
     if (static_cast<int>(kept.size()) == wanted) break;
+    if (!kept.empty() && matcher_.moves() > moves_most) break;
     if (candidate.token < 0 || candidate.token >= grammar_.tokens->size() || std::isnan(candidate.logit))
       continue;
     if (grammar_.tokens->ends(candidate.token)) {

@@ -23,6 +23,11 @@ namespace shoal {
 // Of so many of the likeliest allowed tokens one is drawn at most, whatever top-k says.
 inline constexpr int kGrammarCandidatesMax = 1000;
 
+// So much work is spent on one token of an answer (JsonMatcher::moves), or until the first allowed one is
+// found: some 50 ms. A schema of one meaning takes a twentieth for a whole vocabulary; one with many
+// alternatives that begin alike must not keep other answers waiting.
+inline constexpr uint64_t kGrammarMovesMax = 1'000'000;
+
 // The bytes of each token of a vocabulary; none for tokens that stand for no text.
 class TokenBytes {
  public:
@@ -47,7 +52,8 @@ class GrammarFilter {
  public:
   explicit GrammarFilter(AnswerGrammar grammar) : grammar_(std::move(grammar)), matcher_(*grammar_.json) {}
 
-  // The first `wanted` that are allowed, in their order; 0: kGrammarCandidatesMax.
+  // The first `wanted` that are allowed, in their order; 0: kGrammarCandidatesMax. Fewer where these many are
+  // not found within kGrammarMovesMax, but one at least where there is one.
   std::vector<Candidate> allowed(std::span<const Candidate> candidates, int wanted);
   void accept(int32_t token);                      // one that was allowed and does not end the answer
   bool ended() const { return matcher_.ended(); }  // nothing but the end can follow

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <iterator>
 #include <ostream>
 #include <type_traits>
 
@@ -38,7 +39,7 @@ std::string entry_text(bool value) {
   return value ? "true" : "false";
 }
 std::string entry_text(const std::string& value) {
-  return quoted(value, kEntryShown);
+  return in_quotes(value, kEntryShown);
 }
 
 template <class T>
@@ -46,7 +47,7 @@ std::string value_text(const T& value) {
   return entry_text(value);
 }
 std::string value_text(const std::string& value) {
-  return quoted(value, kTextShown);
+  return in_quotes(value, kTextShown);
 }
 template <class T>
 std::string value_text(const std::vector<T>& values) {
@@ -77,6 +78,7 @@ std::string range_text(const std::vector<int>& values) {
 }
 
 std::string rope_text(const ModelConfig& config) {
+  if (config.ropes.empty() || config.n_rot == 0) return "none";
   std::string text = std::to_string(config.n_rot) + " dimensions";
   for (const RopeScaling& rope : config.ropes) {
     text += std::string(&rope == config.ropes.data() ? ", base " : "; with a window base ") +
@@ -94,7 +96,7 @@ std::string rope_text(const ModelConfig& config) {
 
 std::string attention_text(const ModelConfig& config) {
   const auto all = std::count(config.window.begin(), config.window.end(), 0);
-  if (all == config.n_layer) return "all positions";
+  if (all == std::ssize(config.window)) return "all positions";  // also of families that know no windows
   const int window = *std::max_element(config.window.begin(), config.window.end());
   return "the last " + std::to_string(window) + " positions" +
          (all > 0 ? ", all in " + std::to_string(all) + " layers" : "");
@@ -105,7 +107,9 @@ void print_model(const GgufFile& file, std::ostream& out) {
     const ModelConfig config = ModelConfig::from(file);
     line(out, "name", config.name);
     line(out, "architecture", config.arch->name);
-    line(out, "layers", std::to_string(config.n_layer));
+    line(out, "layers",
+         std::to_string(config.n_layer) +
+             (config.encodes() ? ", " + std::to_string(config.n_encoder) + " of them an encoder's" : ""));
     line(out, "embedding", std::to_string(config.n_embd));
     line(out, "feed-forward", range_text(config.n_ff));
     if (config.n_expert > 0)
@@ -154,7 +158,7 @@ void print_chat_template(const GgufFile& file, std::ostream& out) {
     if (text->find(marker) == std::string::npos) continue;
     return line(out, "chat template", std::string("turns marked by ") + marker);
   }
-  line(out, "chat template", "without a known marker: " + quoted(*text, kTextShown));
+  line(out, "chat template", "without a known marker: " + in_quotes(*text, kTextShown));
 }
 
 void print_tensors(const GgufFile& file, std::ostream& out) {

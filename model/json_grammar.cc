@@ -1,6 +1,8 @@
 #include "model/json_grammar.h"
 
 #include <algorithm>
+#include <set>
+#include <tuple>
 
 #include "base/check.h"
 
@@ -72,6 +74,18 @@ void JsonGrammar::add_alternative(int type, int other) {
   types_[static_cast<size_t>(type)].alternatives.push_back(other);
 }
 
+// Alternatives that accept the same would each be followed. Strings and numbers alone: what else is alike
+// seldom comes twice.
+void JsonGrammar::leave_out_twins(std::vector<int>& shapes) const {
+  std::set<std::tuple<JsonShape::Kind, int, int>> had;
+  std::erase_if(shapes, [&](int index) {
+    const JsonShape& shape = this->shape(index);
+    const bool plain = shape.kind == JsonShape::Kind::kString || shape.kind == JsonShape::Kind::kNumber ||
+                       shape.kind == JsonShape::Kind::kInteger;
+    return plain && !had.insert({shape.kind, shape.least, shape.most}).second;
+  });
+}
+
 // Gives each type the shapes of all types that it may also be, however these refer to each other.
 bool JsonGrammar::spread_alternatives() {
   std::vector<std::vector<int>> spread(types_.size());
@@ -91,6 +105,7 @@ bool JsonGrammar::spread_alternatives() {
     }
     total += spread[type].size();
     if (total > kGrammarShapesMax || spread[type].size() > kShapesOfTypeMax) return false;
+    leave_out_twins(spread[type]);
   }
   for (size_t type = 0; type < types_.size(); ++type) types_[type].shapes = std::move(spread[type]);
   return true;

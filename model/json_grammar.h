@@ -82,6 +82,7 @@ class JsonGrammar {
     int height = kNestingMax + 1;
   };
   bool spread_alternatives();
+  void leave_out_twins(std::vector<int>& shapes) const;
   int height_by_parts(const JsonShape& shape) const;
   void find_heights();
 

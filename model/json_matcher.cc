@@ -32,11 +32,23 @@ uint32_t JsonMatcher::push(const Frame& frame) {
   return static_cast<uint32_t>(frames_.size()) - 1;
 }
 
+// Of what tells most stacks apart.
+uint32_t JsonMatcher::Frame::hash() const {
+  uint32_t hash = static_cast<uint32_t>(kind) << 24 | static_cast<uint32_t>(phase) << 16 | text << 8 | blanks;
+  for (const uint32_t part : {static_cast<uint32_t>(what), position, items, below})
+    hash = (hash ^ part) * 0x9E3779B1u + (hash >> 15);
+  return hash;
+}
+
 void JsonMatcher::add_stack(uint32_t top) {
   if (next_.size() >= kStacksMax) return;
   // Alternatives may have come to the same: one of them is enough.
-  const auto same = [&](uint32_t other) { return other == top || frames_[other] == frames_[top]; };
-  if (std::none_of(next_.begin(), next_.end(), same)) next_.push_back(top);
+  const uint32_t hash = frames_[top].hash();
+  for (size_t i = 0; i < next_.size(); ++i) {
+    if (next_hashes_[i] == hash && (next_[i] == top || frames_[next_[i]] == frames_[top])) return;
+  }
+  next_.push_back(top);
+  next_hashes_.push_back(hash);
 }
 
 // White space where the frame's value lets it stand.
@@ -48,6 +60,8 @@ bool JsonMatcher::blank(Frame frame, uint8_t byte) {
 
 void JsonMatcher::step(uint8_t byte) {
   next_.clear();
+  next_hashes_.clear();
+  moves_ += stacks_.size();
   for (const uint32_t top : stacks_) move(top, byte);
   stacks_.swap(next_);
 }

@@ -28,6 +28,8 @@ class JsonMatcher {
   std::bitset<256> next_bytes();
   bool complete() const;  // the text is a value of the root type
   bool ended() const;     // and nothing may follow
+  // How often a stack was moved by a byte, ever: the measure of the work.
+  uint64_t moves() const { return moves_; }
 
  private:
   static constexpr int kBlanksMax = 40;
@@ -50,6 +52,7 @@ class JsonMatcher {
     uint32_t below = kNone;
     PropertySet seen;  // of an object: members it has
     bool operator==(const Frame&) const = default;
+    uint32_t hash() const;
   };
 
   void step(uint8_t byte);  // from stacks_ to next_, and swaps them
@@ -75,6 +78,8 @@ class JsonMatcher {
   const JsonGrammar& grammar_;
   std::vector<Frame> frames_;
   std::vector<uint32_t> stacks_, next_, saved_;  // tops
+  std::vector<uint32_t> next_hashes_;            // of the frames of next_
+  uint64_t moves_ = 0;
 };
 
 }  // namespace shoal

@@ -53,13 +53,14 @@ class Checker {
   void check() const {
     const GgufFile& file = adapter_.file;
     if (file.get_string("general.type", "model") != "adapter")
-      fail("is no adapter but " + quoted(file.get_string("general.type", "model")) + " (general.type)");
+      fail("is no adapter but " + in_quotes(file.get_string("general.type", "model")) + " (general.type)");
     if (file.get_string("adapter.type", "") != "lora")
-      fail("is an adapter of type " + quoted(file.get_string("adapter.type", "")) + "; only 'lora' is known");
+      fail("is an adapter of type " + in_quotes(file.get_string("adapter.type", "")) +
+           "; only 'lora' is known");
     const std::string architecture = file.get_string("general.architecture", "");
     if (architecture != config_.arch->name)
-      fail("is for the architecture " + quoted(architecture) + ", and the model is a " +
-           quoted(config_.arch->name));
+      fail("is for the architecture " + in_quotes(architecture) + ", and the model is a " +
+           in_quotes(config_.arch->name));
     if (config_.encodes()) fail("cannot be used: adapters are for models without an encoder");
     if (file.find("adapter.alora.invocation_tokens") != nullptr)
       fail("acts only after certain tokens (an activated LoRA), which Shoal does not have");
@@ -73,30 +74,31 @@ class Checker {
 
  private:
   [[noreturn]] void fail(const std::string& what) const {
-    throw SetupError("adapter '" + adapter_.name + "': " + quoted(adapter_.file.path(), 4096) + " " + what);
+    throw SetupError("adapter '" + adapter_.name + "': " + in_quotes(adapter_.file.path(), 4096) + " " +
+                     what);
   }
 
   std::string base_of(const std::string& name) const {
     if (name.ends_with(".lora_a") || name.ends_with(".lora_b")) return name.substr(0, name.size() - 7);
-    fail("holds the tensor " + quoted(name) + ": only pairs NAME.lora_a and NAME.lora_b are known");
+    fail("holds the tensor " + in_quotes(name) + ": only pairs NAME.lora_a and NAME.lora_b are known");
   }
 
   void check_pair(const std::string& base) const {
     const auto found = matrices_.find(base);
     if (found == matrices_.end()) {
       const bool edge = base == "token_embd.weight" || base == "output.weight";
-      fail("changes " + quoted(base) +
+      fail("changes " + in_quotes(base) +
            (edge ? ", and only matrices of layers can be adapted"
                  : ", which is no matrix of a layer that can be adapted"));
     }
     const TensorInfo *a = adapter_.a(base), *b = adapter_.b(base);
-    if (a == nullptr || b == nullptr) fail("has one half of the pair for " + quoted(base) + " only");
+    if (a == nullptr || b == nullptr) fail("has one half of the pair for " + in_quotes(base) + " only");
     const auto [rows, cols] = found->second;
     const int64_t rank = a->rows();
     const bool fits = a->dims.size() == 2 && b->dims.size() == 2 && a->cols() == cols && b->rows() == rows &&
                       b->cols() == rank && rank >= 1 && rank <= kLoraRankMax;
     if (fits) return;
-    fail("does not fit " + quoted(base) + " (" + std::to_string(cols) + " x " + std::to_string(rows) +
+    fail("does not fit " + in_quotes(base) + " (" + std::to_string(cols) + " x " + std::to_string(rows) +
          "): lora_a is " + shape_text(*a) + ", lora_b is " + shape_text(*b) + ", and " +
          std::to_string(cols) + " x rank and rank x " + std::to_string(rows) + " are needed");
   }

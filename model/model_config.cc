@@ -23,7 +23,7 @@ const Architecture& read_architecture(const GgufFile& file) {
   if (const Architecture* found = find_architecture(name)) return *found;
   std::string known;
   for (const std::string& candidate : known_architectures()) known += (known.empty() ? "" : ", ") + candidate;
-  refuse_model(file, "the model's architecture is " + quoted(name) +
+  refuse_model(file, "the model's architecture is " + in_quotes(name) +
                          ", which Shoal does not compute; known are " + known);
 }
 

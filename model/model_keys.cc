@@ -18,7 +18,7 @@ std::string number_text(double value) {
 }  // namespace
 
 void refuse_model(const GgufFile& file, const std::string& message) {
-  throw SetupError(quoted(file.path(), 4096) + ": " + message);
+  throw SetupError(in_quotes(file.path(), 4096) + ": " + message);
 }
 
 void refuse_companion(const GgufFile& file) {
@@ -78,7 +78,7 @@ int32_t ModelKeys::token(const char* what, uint64_t fallback, int n_vocab) const
 }
 
 void ModelKeys::refuse(const char* what, const std::string& message) const {
-  refuse_model(file_, "key " + quoted(name(what)) + " " + message);
+  refuse_model(file_, "key " + in_quotes(name(what)) + " " + message);
 }
 
 int ModelKeys::checked(const char* what, uint64_t value, uint64_t min, uint64_t max) const {

@@ -34,7 +34,7 @@ class TensorCheck {
   void vector(const std::string& name, int64_t n, int64_t rows = 1) {
     const TensorType type = shape(name, {n, rows}).type;
     if (type != TensorType::kF32 && type != TensorType::kF16 && type != TensorType::kBF16) {
-      refuse_model(file_, "tensor " + quoted(name) +
+      refuse_model(file_, "tensor " + in_quotes(name) +
                               " is a vector in a quantised format; F32, F16 and BF16 are possible");
     }
   }
@@ -51,7 +51,7 @@ class TensorCheck {
                            tensor.name.find("ffn_gate_inp") != std::string::npos;
       refuse_model(
           file_,
-          "tensor " + quoted(tensor.name) +
+          "tensor " + in_quotes(tensor.name) +
               (experts ? " belongs to a mixture of experts of a kind that Shoal does not compute"
                        : std::string(" is not part of architecture ") + arch.name + " as Shoal computes it"));
     }
@@ -61,7 +61,7 @@ class TensorCheck {
   const TensorInfo& shape(const std::string& name, const std::vector<int64_t>& dims) {
     const TensorInfo& tensor = file_.tensor(name);
     if (significant(tensor.dims) != significant(dims)) {
-      refuse_model(file_, "tensor " + quoted(name) + " has shape " + shape_text(tensor.dims) +
+      refuse_model(file_, "tensor " + in_quotes(name) + " has shape " + shape_text(tensor.dims) +
                               "; the model's keys ask for " + shape_text(significant(dims)));
     }
     used_.insert(name);

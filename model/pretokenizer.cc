@@ -10,6 +10,7 @@
 
 #include "base/check.h"
 #include "base/error.h"
+#include "base/printable.h"
 #include "model/pretokenizer_table.h"
 
 namespace shoal {
@@ -28,8 +29,8 @@ const PreTokenizerName& find_name(const std::string& wanted) {
     if (name == row.name) return row;
     known += std::string(known.empty() ? "" : ", ") + row.name;
   }
-  throw SetupError("unknown pre-tokenizer '" + wanted.substr(0, 80) +
-                   "' (tokenizer.ggml.pre); known: " + known);
+  throw SetupError("unknown pre-tokenizer " + in_quotes(wanted, 80) +
+                   " (tokenizer.ggml.pre); known: " + known);
 }
 
 struct CodeFree {

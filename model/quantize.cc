@@ -32,7 +32,7 @@ const std::vector<float>* importance_of(const ImportanceMatrix& all, const Tenso
   const auto experts = static_cast<size_t>(tensor.rows() / std::max<int64_t>(1, rows_of_expert(tensor)));
   if (it->second.size() != cols && it->second.size() != cols * experts) {
     throw SetupError("the importance matrix has " + std::to_string(it->second.size()) +
-                     " columns for tensor " + quoted(tensor.name) + ", which has " + std::to_string(cols) +
+                     " columns for tensor " + in_quotes(tensor.name) + ", which has " + std::to_string(cols) +
                      (experts > 1 ? " for each of " + std::to_string(experts) + " experts" : "") +
                      ": it was made for another model");
   }
@@ -68,7 +68,7 @@ class Converter {
     });
     const auto bad = std::find(wrong.begin(), wrong.end(), uint8_t{1});
     if (bad != wrong.end()) {
-      throw SetupError("tensor " + quoted(tensor_.name) + " has a value in row " +
+      throw SetupError("tensor " + in_quotes(tensor_.name) + " has a value in row " +
                        std::to_string(first + (bad - wrong.begin())) +
                        " that is not a finite number; the source is damaged");
     }
@@ -96,7 +96,8 @@ void refuse_same_file(const GgufFile& file, const std::string& out_path) {
     struct stat in, out;
     if (stat(part.c_str(), &in) == 0 && stat(out_path.c_str(), &out) == 0 && in.st_dev == out.st_dev &&
         in.st_ino == out.st_ino) {
-      throw SetupError("the output " + quoted(out_path, 4096) + " is the source itself; give another name");
+      throw SetupError("the output " + in_quotes(out_path, 4096) +
+                       " is the source itself; give another name");
     }
   }
 }
@@ -114,7 +115,7 @@ ImportanceMatrix read_importance(const std::string& path) {
     const auto parts = static_cast<size_t>(tensor.rows());  // one, or one for each expert
     if (tensor.type != TensorType::kF32 || counts.type != TensorType::kF32 ||
         counts.bytes != sizeof(float) * parts) {
-      throw SetupError(quoted(path, 4096) + ": the importance of " + quoted(name) +
+      throw SetupError(in_quotes(path, 4096) + ": the importance of " + in_quotes(name) +
                        " is not rows of F32 with one count for each");
     }
     const auto cols = static_cast<size_t>(tensor.cols());
@@ -126,13 +127,13 @@ ImportanceMatrix read_importance(const std::string& path) {
     }
     const auto usable = [](float v) { return std::isfinite(v) && v >= 0; };
     if (!std::all_of(values.begin(), values.end(), usable)) {
-      throw SetupError(quoted(path, 4096) + ": the importance of " + quoted(name) +
+      throw SetupError(in_quotes(path, 4096) + ": the importance of " + in_quotes(name) +
                        " has values that are negative or not finite");
     }
     all.emplace(name, std::move(values));
   }
   if (all.empty()) {
-    throw SetupError(quoted(path, 4096) +
+    throw SetupError(in_quotes(path, 4096) +
                      " is not an importance matrix: no tensor ends in .in_sum2 (make it with llama-imatrix "
                      "--output-format gguf)");
   }
@@ -153,13 +154,13 @@ std::vector<TensorChange> plan_quantization(const GgufFile& file, const Quantize
     TensorType to = tensor.type;
     if (is_quantized(tensor)) to = type_for(preset, tensor, shape, options.pure);
     if (to != tensor.type && !format_of(tensor.type).is_float && !options.allow_requantize) {
-      throw SetupError("tensor " + quoted(tensor.name) + " of the source is already quantised (" +
+      throw SetupError("tensor " + in_quotes(tensor.name) + " of the source is already quantised (" +
                        format_of(tensor.type).name +
                        "); quantising it again loses more than quantising an F16, BF16 or F32 file: use one, "
                        "or give --allow-requantize");
     }
     if (to != tensor.type && needs_importance(tensor, to) && !options.importance.contains(tensor.name)) {
-      throw SetupError("tensor " + quoted(tensor.name) + " would become " + format_of(to).name +
+      throw SetupError("tensor " + in_quotes(tensor.name) + " would become " + format_of(to).name +
                        ", which spoils a model unless it is known which columns matter: " +
                        (options.importance.empty()
                             ? "give --imatrix FILE (llama-imatrix --output-format gguf makes one)"

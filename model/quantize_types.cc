@@ -244,7 +244,7 @@ const QuantizePreset& quantize_preset(const std::string& name) {
   const std::vector<std::string> names = quantize_types();
   for (const std::string& known : names) list += (list.empty() ? "" : ", ") + known;
   const std::string near = nearest_name(name, names);
-  throw SetupError("no type " + quoted(name) + " to quantize to" +
+  throw SetupError("no type " + in_quotes(name) + " to quantize to" +
                    (near.empty() ? "" : "; did you mean " + near + "?") + "; known are " + list);
 }
 

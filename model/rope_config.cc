@@ -47,7 +47,7 @@ RopeScaling read_scaling(const ModelKeys& keys, const ModelConfig& config) {
   if (type != "none" && type != "linear" && type != "yarn" &&
       !(type == "longrope" && config.rope_factors_by_context)) {
     keys.refuse("rope.scaling.type",
-                "asks for rope scaling " + quoted(type) +
+                "asks for rope scaling " + in_quotes(type) +
                     ", which Shoal does not compute; known are none, linear, yarn, the factors tensor "
                     "rope_freqs.weight (Llama 3) and longrope with its two factors tensors (Phi-3)");
   }

@@ -30,7 +30,7 @@ using ContextPtr = std::unique_ptr<EVP_MD_CTX, decltype(&EVP_MD_CTX_free)>;
 // OpenSSL's own words stay out: they may quote what was read.
 [[noreturn]] void fail(const std::string& path, const std::string& problem) {
   ERR_clear_error();
-  throw SetupError(quoted(path, 4096) + ": " + problem);
+  throw SetupError(in_quotes(path, 4096) + ": " + problem);
 }
 
 // `for_owner`: refused where others may read it.
@@ -146,9 +146,9 @@ void require_signature(const GgufFile& file, const WeightManifest& manifest,
       EVP_DigestVerifyInit(context.get(), nullptr, nullptr, nullptr, key.get()) == 1 &&
       EVP_DigestVerify(context.get(), signature, sizeof signature,
                        reinterpret_cast<const unsigned char*>(signed_text.data()), signed_text.size()) == 1;
-  if (!by_owner) fail(path, "was not made with the key of " + quoted(public_key_path, 4096));
+  if (!by_owner) fail(path, "was not made with the key of " + in_quotes(public_key_path, 4096));
   if (signed_text != said) {
-    fail(path, "is of another model: " + quoted(file.path(), 4096) +
+    fail(path, "is of another model: " + in_quotes(file.path(), 4096) +
                    " was changed since it was signed, or is another file; fetch it again or sign it anew");
   }
 }

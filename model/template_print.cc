@@ -83,7 +83,7 @@ class Printer {
       case Value::Kind::kFloat:
         return put(float_text(value.number()));
       case Value::Kind::kString:
-        return quoted(value.text());
+        return in_quotes(value.text());
       case Value::Kind::kList:
         return list(value.list());
       case Value::Kind::kDict:
@@ -132,7 +132,7 @@ class Printer {
     out_.append(text);
   }
 
-  void quoted(const MarkedText& text) {
+  void in_quotes(const MarkedText& text) {
     const bool single =
         text.bytes.find('\'') == std::string::npos || text.bytes.find('"') != std::string::npos;
     const char quote = single ? '\'' : '"';
@@ -164,7 +164,7 @@ class Printer {
     put("{");
     for (size_t i = 0; i < dict.items.size(); ++i) {
       if (i > 0) put(", ");
-      quoted(dict.items[i].first);
+      in_quotes(dict.items[i].first);
       put(": ");
       repr(dict.items[i].second);
     }

@@ -6,6 +6,7 @@
 
 #include "base/check.h"
 #include "base/error.h"
+#include "base/printable.h"
 #include "model/bpe.h"
 #include "model/pretokenizer.h"
 #include "model/spm.h"
@@ -84,8 +85,8 @@ Tokenizer::Impl::Impl(VocabData data) : vocabulary(std::move(data)) {
     adds_bos = true;
     adds_space_prefix = true;
   } else {
-    throw SetupError("unknown tokenizer model '" + d.model.substr(0, 80) +
-                     "' (tokenizer.ggml.model); known: gpt2, llama, t5, bert");
+    throw SetupError("unknown tokenizer model " + in_quotes(d.model, 80) +
+                     " (tokenizer.ggml.model); known: gpt2, llama, t5, bert");
   }
   if ((ugm || wpm) && vocabulary.unknown() < 0) {
     throw SetupError(

@@ -5,6 +5,7 @@
 #include <limits>
 
 #include "base/error.h"
+#include "base/printable.h"
 
 namespace shoal {
 namespace {
@@ -57,10 +58,6 @@ constexpr std::string_view kFimControlTexts[][8] = {
      "<|middle|>"},
 };
 
-std::string key(const char* name) {
-  return std::string("tokenizer.ggml.") + name;
-}
-
 int hex_digit(char c) {
   if (c >= '0' && c <= '9') return c - '0';
   if (c >= 'A' && c <= 'F') return c - 'A' + 10;
@@ -98,15 +95,15 @@ int32_t Vocabulary::find_byte(uint8_t byte) const {
 
 void Vocabulary::index_tokens() {
   const size_t n = data_.tokens.size();
-  if (n == 0) throw SetupError(key("tokens") + " is empty: the model file has no vocabulary");
+  if (n == 0) throw SetupError(vocabulary_key("tokens") + " is empty: the model file has no vocabulary");
   if (n > static_cast<size_t>(std::numeric_limits<int32_t>::max())) {
-    throw SetupError(key("tokens") + " has " + std::to_string(n) +
+    throw SetupError(vocabulary_key("tokens") + " has " + std::to_string(n) +
                      " entries: more than token ids can number");
   }
   const auto check_length = [&](const char* name, size_t length) {
     if (length != 0 && length != n) {
-      throw SetupError(key(name) + " has " + std::to_string(length) + " entries but " + key("tokens") +
-                       " has " + std::to_string(n) +
+      throw SetupError(vocabulary_key(name) + " has " + std::to_string(length) + " entries but " +
+                       vocabulary_key("tokens") + " has " + std::to_string(n) +
                        ": the model file is damaged, download or convert it again");
     }
   };
@@ -119,17 +116,18 @@ void Vocabulary::index_tokens() {
     std::string& text = data_.tokens[id];
     if (text.empty()) text = "[EMPTY_" + std::to_string(id) + "]";
     if (const auto [it, inserted] = index_.emplace(text, static_cast<int32_t>(id)); !inserted) {
-      throw SetupError(key("tokens") + ": tokens " + std::to_string(it->second) + " and " +
-                       std::to_string(id) + " have the same text '" + text.substr(0, 80) +
-                       "': the vocabulary is ambiguous");
+      throw SetupError(vocabulary_key("tokens") + ": tokens " + std::to_string(it->second) + " and " +
+                       std::to_string(id) + " have the same text " + in_quotes(text, 80) +
+                       ": the vocabulary is ambiguous");
     }
     longest_text_ = std::max(longest_text_, text.size());
     if (data_.types[id] == TokenType::kByte && byte_value(text) < 0) {
-      throw SetupError(key("tokens") + ": token " + std::to_string(id) + " is of type byte but its text '" +
-                       text.substr(0, 80) + "' is not of the form <0xHH>");
+      throw SetupError(vocabulary_key("tokens") + ": token " + std::to_string(id) +
+                       " is of type byte but its text " + in_quotes(text, 80) + " is not of the form <0xHH>");
     }
     if (!data_.scores.empty() && std::isnan(data_.scores[id])) {
-      throw SetupError(key("scores") + ": the score of token " + std::to_string(id) + " is not a number");
+      throw SetupError(vocabulary_key("scores") + ": the score of token " + std::to_string(id) +
+                       " is not a number");
     }
   }
 }
@@ -137,7 +135,7 @@ void Vocabulary::index_tokens() {
 void Vocabulary::resolve_ids() {
   const auto check = [&](const char* name, int64_t id) {
     if (id < -1 || id >= size()) {
-      throw SetupError(key(name) + " is " + std::to_string(id) + " but the vocabulary has " +
+      throw SetupError(vocabulary_key(name) + " is " + std::to_string(id) + " but the vocabulary has " +
                        std::to_string(size()) + " tokens");
     }
     return static_cast<int32_t>(id);

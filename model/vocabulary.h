@@ -26,6 +26,11 @@ enum class TokenType : uint8_t {
   kByte = 6,
 };
 
+// "tokenizer.ggml.NAME".
+inline std::string vocabulary_key(std::string_view name) {
+  return "tokenizer.ggml." + std::string(name);
+}
+
 struct VocabData {
   std::string model;                // tokenizer.ggml.model: "gpt2", "llama", "t5" or "bert"
   std::string pre;                  // tokenizer.ggml.pre; empty if the file has none

@@ -8,10 +8,6 @@
 namespace shoal {
 namespace {
 
-std::string key(const char* name) {
-  return std::string("tokenizer.ggml.") + name;
-}
-
 [[noreturn]] void wrong_type(const GgufFile& file, const std::string& name, const char* expected) {
   throw SetupError(file.path() + ": metadata key " + name + " is not " + expected);
 }
@@ -44,7 +40,7 @@ void for_each_number(const GgufFile& file, const std::string& name, Visit visit)
 }
 
 int64_t read_id(const GgufFile& file, const char* suffix) {
-  const std::string name = key(suffix);
+  const std::string name = vocabulary_key(suffix);
   const MetaValue* value = file.find(name);
   if (value == nullptr) return -1;
   if (const auto* id = std::get_if<uint64_t>(value); id != nullptr && *id <= INT32_MAX)
@@ -57,7 +53,7 @@ int64_t read_id(const GgufFile& file, const char* suffix) {
 }
 
 int read_flag(const GgufFile& file, const char* suffix) {
-  const std::string name = key(suffix);
+  const std::string name = vocabulary_key(suffix);
   return file.find(name) == nullptr ? -1 : static_cast<int>(file.get_bool(name, false));
 }
 
@@ -76,12 +72,13 @@ bool is_phi3(const GgufFile& file, const VocabData& data) {
 
 VocabData VocabData::read(const GgufFile& file) {
   VocabData data;
-  data.model = file.get_string(key("model"));
-  data.pre = file.get_string(key("pre"), "");
-  data.tokens = read_strings(file, key("tokens"), true);
-  data.merges = read_strings(file, key("merges"), data.model == "gpt2");
-  for_each_number(file, key("scores"), [&](double x) { data.scores.push_back(static_cast<float>(x)); });
-  for_each_number(file, key("token_type"), [&](double x) {
+  data.model = file.get_string(vocabulary_key("model"));
+  data.pre = file.get_string(vocabulary_key("pre"), "");
+  data.tokens = read_strings(file, vocabulary_key("tokens"), true);
+  data.merges = read_strings(file, vocabulary_key("merges"), data.model == "gpt2");
+  for_each_number(file, vocabulary_key("scores"),
+                  [&](double x) { data.scores.push_back(static_cast<float>(x)); });
+  for_each_number(file, vocabulary_key("token_type"), [&](double x) {
     const bool known = x >= 0 && x <= static_cast<double>(TokenType::kByte);
     data.types.push_back(known ? static_cast<TokenType>(static_cast<int>(x)) : TokenType::kUndefined);
   });
@@ -101,7 +98,7 @@ VocabData VocabData::read(const GgufFile& file) {
   data.lower_case = read_flag(file, "normalizer.lowercase");
   data.strip_accents = read_flag(file, "normalizer.strip_accents");
   data.strips_after_control = is_phi3(file, data);
-  for_each_number(file, key("precompiled_charsmap"),
+  for_each_number(file, vocabulary_key("precompiled_charsmap"),
                   [&](double x) { data.charsmap += static_cast<char>(static_cast<int>(x)); });
   return data;
 }
@@ -110,7 +107,7 @@ Tokenizer Tokenizer::from(const GgufFile& file) {
   try {
     return Tokenizer::from(VocabData::read(file));
   } catch (const SetupError& error) {  // what the vocabulary itself says names keys and tokens
-    const std::string path = quoted(file.path(), 4096), what = error.what();
+    const std::string path = in_quotes(file.path(), 4096), what = error.what();
     throw SetupError(what.find(path) == std::string::npos ? path + ": " + what : what, error.exit_code());
   }
 }

@@ -21,7 +21,6 @@ constexpr uint64_t kBlockBytes = 128 << 10;
 constexpr uint32_t kMagic = 0x4d574853;  // "SHWM"
 constexpr uint32_t kVersion = 1;
 constexpr uint32_t kGgufVersion = 3;
-constexpr uint64_t kAlignmentDefault = 32;
 constexpr size_t kTokenizerEntryMax =
     256;  // bytes: single numbers and names stay, which a model may depend on
 
@@ -119,7 +118,7 @@ void digest_blocks(const GgufFile& file, ThreadPool& pool, std::span<std::byte> 
 }
 
 [[noreturn]] void refuse(const std::string& name, const std::string& what) {
-  throw SetupError("the manifest of " + quoted(name, 4096) + " " + what, kExitFailed);
+  throw SetupError("the manifest of " + in_quotes(name, 4096) + " " + what, kExitFailed);
 }
 
 // Before anything is computed from the tensors' sizes.
@@ -129,7 +128,7 @@ void check_blocks(const GgufFile& model, const std::string& name) {
     const uint64_t row_bytes = tensor.bytes / rows;
     if (row_bytes <= kBlockBytesMax && row_bytes * std::min<uint64_t>(rows, kRowGroup) <= kBlockBytesMax)
       continue;
-    refuse(name, "cannot be made: tensor " + quoted(tensor.name) + " has rows of " +
+    refuse(name, "cannot be made: tensor " + in_quotes(tensor.name) + " has rows of " +
                      std::to_string(row_bytes) + " bytes, too long to be moved between nodes");
   }
 }

@@ -145,7 +145,12 @@ LayersOfNode parse_layers(const YamlMap& map, const std::string& node) {
   return range;
 }
 
+// After the nodes.
 void read_plan(ClusterConfig& config, const YamlMap& top) {
+  // Also where all that stand in the file are trusted: others may join.
+  if (std::any_of(config.nodes.begin(), config.nodes.end(),
+                  [](const NodeConfig& node) { return node.says_trusted.has_value(); }))
+    config.plan.keep_on_trusted = "ends";
   if (!top.has("plan")) return;
   const YamlMap map(
       top.get("plan"), config.path, "plan",
@@ -171,7 +176,7 @@ void read_plan(ClusterConfig& config, const YamlMap& top) {
   };
   check_layers("keep-on-head", plan.keep_on_head);
   plan.keep_on_trusted = map.text("keep-on-trusted", plan.keep_on_trusted);
-  check_layers("keep-on-trusted", plan.keep_on_trusted);
+  if (map.has("keep-on-trusted")) check_layers("keep-on-trusted", plan.keep_on_trusted);
   if (!map.has("layers")) return;
   const YamlMap layers(map.get("layers"), config.path, "plan.layers", {});
   for (const auto& entry : map.get("layers")) {

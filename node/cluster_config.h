@@ -46,7 +46,7 @@ struct LayersOfNode {
 struct PlanConfig {
   std::string objective = "latency";           // latency | throughput | energy
   std::string keep_on_head = "first-layer";    // none | first-layer | ends | first:K | first:K,last:L
-  std::string keep_on_trusted = "ends";        // the same, of the nodes that are trusted
+  std::string keep_on_trusted;                 // the same, of the nodes that are trusted; empty: none
   std::map<std::string, LayersOfNode> layers;  // a split by hand; empty: the planner's choice
   double ttft_ms = 0, ms_per_token = 0, power_cap = 0;  // targets (power in watts); 0: none
 };

@@ -47,7 +47,7 @@ Result<AdapterChoice> choose_adapter(const ClusterConfig& config, const std::str
     if (errc != std::errc() || rest != end || !(std::abs(choice.scale) <= kAdapterScaleMax))
       return Error{Errc::kInvalidInput,
                    fmt::format("the scale of an adapter is a number from {} to {}, not {}", -kAdapterScaleMax,
-                               kAdapterScaleMax, quoted(text.substr(colon + 1)))};
+                               kAdapterScaleMax, in_quotes(text.substr(colon + 1)))};
   }
   std::string names;
   for (size_t i = 0; i < config.adapters.size(); ++i) {
@@ -56,7 +56,7 @@ Result<AdapterChoice> choose_adapter(const ClusterConfig& config, const std::str
   }
   if (choice.index > 0) return choice;
   return Error{Errc::kInvalidInput,
-               fmt::format("there is no adapter {}; {}", quoted(name),
+               fmt::format("there is no adapter {}; {}", in_quotes(name),
                            names.empty() ? "none was loaded (--adapter NAME=FILE.gguf, or adapters: in "
                                            "the cluster file)"
                                          : "there are: " + names)};

@@ -33,6 +33,10 @@ Engine::Engine(size_t queue_max, std::function<void(std::unique_ptr<StepJob>)> o
     : queue_max_(queue_max), on_done_(std::move(on_done)) {}
 
 Engine::~Engine() {
+  stop();
+}
+
+void Engine::stop() {
   {
     const std::lock_guard lock(mutex_);
     stop_ = true;

@@ -72,7 +72,8 @@ class Engine {
   using Stages = std::vector<std::pair<int, std::unique_ptr<Stage>>>;
   using MakeStages = std::function<Stages()>;
   Engine(size_t queue_max, std::function<void(std::unique_ptr<StepJob>)> on_done);
-  ~Engine();  // finishes the step being computed, drops the rest
+  ~Engine();    // stops
+  void stop();  // finishes the step being computed, drops the rest; what has been done can still be asked
 
   void start(const MakeStages& make_stages);
   // From any thread. False if the queue is full; the job then stays with the caller.

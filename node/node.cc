@@ -51,8 +51,11 @@ Node::~Node() {
     for (const auto& [name, channel] : controls_) channel->close();
     return 0;
   });
-  io_.stop();       // first: it hands steps to the engine, and buffers come back on it alone
-  engine_.reset();  // what it still finishes is posted, and dropped with the io context
+  io_.stop();  // first: it hands steps to the engine, and buffers come back on it alone
+  // What it still finishes is posted, and dropped with the io context. Stages that it builds note their
+  // progress here.
+  if (engine_) engine_->stop();
+  engine_.reset();
 }
 
 void Node::start_engine(const Engine::MakeStages& make_stages) {

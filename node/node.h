@@ -66,6 +66,9 @@ struct NodeEvents {
   std::function<void(const std::string& node, const Join&)> joined;
 };
 
+// Between two calls of a worker to a head that does not answer, twice as long each time.
+inline constexpr std::chrono::milliseconds kCallPauseFirst{100}, kCallPauseMost{2000};
+
 // How a worker finds its head (again): whom it calls, and what it says of itself.
 struct Comeback {
   Endpoint head;

@@ -35,8 +35,7 @@ namespace {
 
 using namespace std::chrono_literals;
 
-constexpr double kShareOfDevice = 0.7;  // of its memory, where nobody says how much may be used
-constexpr auto kCallPauseFirst = 100ms, kCallPauseMost = 2000ms;
+constexpr double kShareOfDevice = 0.7;   // of its memory, where nobody says how much may be used
 constexpr auto kFirstPatience = 1000ms;  // of the first call: a wrong name or port is told of soon
 
 Endpoint parse_endpoint(const std::string& text, const char* place) {

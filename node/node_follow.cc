@@ -27,10 +27,9 @@ namespace json = boost::json;
 
 constexpr auto kBeatEvery = 200ms;
 constexpr auto kCallDeadline = 1500ms;  // of one call to the head
-constexpr auto kCallPauseFirst = 100ms, kCallPauseMost = 2000ms;
-constexpr auto kCallPauseTaken = 60s;  // of one whose name another device has, not for the loss of its own
-constexpr auto kLeavePause = 100ms;    // for the word that this node ends to be sent
-constexpr size_t kPeersMax = 1024;     // of one order to measure
+constexpr auto kCallPauseTaken = 60s;   // of one whose name another device has, not for the loss of its own
+constexpr auto kLeavePause = 100ms;     // for the word that this node ends to be sent
+constexpr size_t kPeersMax = 1024;      // of one order to measure
 
 awaitable<void> pause_until(boost::asio::any_io_executor executor, Clock::time_point moment) {
   boost::asio::steady_timer timer(executor, moment);
@@ -321,8 +320,8 @@ awaitable<void> Node::call_head() {
       spdlog::warn("the head at {}:{} did not take this node: {}", comeback_->head.address,
                    comeback_->head.port, why);
     said = why;
-    // Nothing that is here is of use to it. Who started this node begins anew (node_command.cc).
-    if (comeback_->patience_s == 0 && code == Errc::kOtherModel) {
+    // Nothing that is here is of use to it. `shoal node` begins anew (node_command.cc).
+    if (code == Errc::kOtherModel) {
       end_service(joined.error());
       break;
     }

@@ -81,11 +81,14 @@ awaitable<void> Node::serve_peer(ChannelPtr channel) {
   expected.numeric_class = identity_.numeric_class;
   if (strangers_.size() >= kStrangersMax) close_a_stranger();
   strangers_.push_back(channel);
-  const ValidateHello validate = [this, channel](const Hello& hello) -> std::optional<RefusalReason> {
+  bool planned =
+      false;  // when it was let in: a plan that comes while the answer goes out makes nobody the head
+  const ValidateHello validate = [&, this, channel](const Hello& hello) -> std::optional<RefusalReason> {
     std::erase_if(accepted_, [](const Accepted& accepted) { return !accepted.channel->is_open(); });
     std::optional<RefusalReason> refusal = crowd_refusal(hello);
     if (!refusal) refusal = refusal_of(hello, *channel);
     if (!refusal) accepted_.push_back({channel, hello.node_name, hello.role});
+    planned = !layout_.plan_hash.empty();
     return refusal;
   };
   Result<PeerInfo> peer = co_await answer_hello(*channel, expected, validate);
@@ -106,8 +109,8 @@ awaitable<void> Node::serve_peer(ChannelPtr channel) {
     case LinkRole::kJoin:
       co_return co_await serve_join(channel, peer->hello.node_name);
     case LinkRole::kControl:
-      if (layout_.plan_hash.empty()) channel->set_limits(kHandshakeLimits);
-      co_return co_await serve_control(channel, /*of_head=*/!layout_.plan_hash.empty());
+      if (!planned) channel->set_limits(kHandshakeLimits);
+      co_return co_await serve_control(channel, /*of_head=*/planned);
     case LinkRole::kProbe:
       channel->set_limits({kHandshakeBytesMax, kProbeBytesMax});  // it measures, no more
       co_return co_await serve_control(channel, /*of_head=*/false);
@@ -233,7 +236,7 @@ awaitable<void> Node::serve_control(ChannelPtr channel, bool of_head) {
     if (of_head) head_watch_.heard("head", now_s());
     if (const auto* probe = std::get_if<LinkProbe>(&incoming->message)) {
       (void)channel->post({LinkProbeAck{probe->sequence, clock_microseconds(Clock::now())}});
-    } else if (std::holds_alternative<StatsRequest>(incoming->message)) {
+    } else if (of_head && std::holds_alternative<StatsRequest>(incoming->message)) {
       (void)channel->post({own_stats()});
     } else if (of_head && std::holds_alternative<Shutdown>(incoming->message)) {
       // Who joined by address belongs to no launch: the head may be started again, after an update say.

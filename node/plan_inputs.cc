@@ -22,7 +22,7 @@ void fill_constraints(const ClusterConfig& config, int n_layer, PlanInput& input
   input.workload.concurrency = config.sequences;
   input.constraints.head = config.head_index();
   input.constraints.keep_on_head = parse_keep_on_head(config.plan.keep_on_head);
-  if (std::any_of(config.nodes.begin(), config.nodes.end(), [](const NodeConfig& n) { return !n.trusted; })) {
+  if (!config.plan.keep_on_trusted.empty()) {
     const KeepOnHead keep = parse_keep_on_head(config.plan.keep_on_trusted);
     input.constraints.trusted_first_layers = keep.first;
     // Who computes the output head has what the last layer gave: both or neither.

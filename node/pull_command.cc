@@ -27,7 +27,7 @@ ModelName name_or_fail(const std::string& text) {
   for (const KnownModel& model : known_models()) aliases.push_back(model.alias);
   const std::string near = nearest_name(text, aliases);
   throw SetupError(fmt::format(
-      "{} is no name of a model: USER/REPO:QUANT, USER/REPO/FILE.gguf or one of {}{}", shoal::quoted(text),
+      "{} is no name of a model: USER/REPO:QUANT, USER/REPO/FILE.gguf or one of {}{}", in_quotes(text),
       fmt::join(aliases, ", "), near.empty() ? "" : fmt::format("; did you mean '{}'?", near)));
 }
 
@@ -119,7 +119,7 @@ void print_table(const std::vector<Row>& rows) {
       line += fmt::format("incomplete: {} here; shoal pull goes on", format_bytes(row.bytes_here));
     } else if (row.damaged && !row.damaged->empty()) {
       line += fmt::format("damaged: {} has another SHA-256 than it was pulled with; shoal pull gets it anew",
-                          shoal::quoted(row.damaged->front().path));
+                          in_quotes(row.damaged->front().path));
     } else if (!row.file.problem.empty()) {
       line += "unreadable: " + row.file.problem;
     } else {
@@ -165,7 +165,7 @@ int pull_command(const PullFlags& flags) {
     for (const HubFile& file : damaged_files(store, *model)) {
       here = false;
       std::fputs(fmt::format("{} has another SHA-256 than it was pulled with: getting it anew\n",
-                             shoal::quoted(file.path))
+                             in_quotes(file.path))
                      .c_str(),
                  stderr);
       store.remove_file(*model, file);
@@ -198,7 +198,7 @@ int list_command(const ListFlags& flags) {
     print_json(rows);
   } else if (rows.empty()) {
     std::fputs(fmt::format("no pulled models in {}; shoal list --known names some to pull\n",
-                           shoal::quoted(store.root().string(), 4096))
+                           in_quotes(store.root().string(), 4096))
                    .c_str(),
                stderr);
   } else {
@@ -216,7 +216,7 @@ int rm_command(const std::string& text) {
   if (!model) {
     std::vector<std::string> names;
     for (const PulledModel& each : store.models()) names.push_back(each.shown_name());
-    throw SetupError(fmt::format("no pulled model is named {}; {}", shoal::quoted(text),
+    throw SetupError(fmt::format("no pulled model is named {}; {}", in_quotes(text),
                                  names.empty() ? std::string("there are none")
                                                : fmt::format("there are: {}", fmt::join(names, ", "))));
   }

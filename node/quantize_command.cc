@@ -29,7 +29,8 @@ constexpr size_t kReportBytesMax = size_t{1} << 30;  // of the text that is pred
 std::string read_text(const std::string& path) {
   Result<SmallFile> read = read_small_file(path, kReportBytesMax, Pipes::kTaken);
   if (read) return std::move(read->text);
-  throw SetupError("the text " + quoted(path, 4096) + " of --report cannot be read: " + read.error().message);
+  throw SetupError("the text " + in_quotes(path, 4096) +
+                   " of --report cannot be read: " + read.error().message);
 }
 
 // A model half written is gigabytes that nobody wants.
@@ -56,13 +57,13 @@ int quantize_command(const QuantizeFlags& flags) {
   const GgufFile source = GgufFile::open(resolve_model_path(flags.in, ""));
   if (text && ModelConfig::from(source).encodes()) {
     throw SetupError("--report: how well a text is predicted can be told of models that only decode, and " +
-                     quoted(flags.in, 4096) + " has an encoder; leave --report out");
+                     in_quotes(flags.in, 4096) + " has an encoder; leave --report out");
   }
   if (text) check_report_text(source, *text);
   for (const std::string& read : {flags.imatrix, flags.report}) {
     std::error_code absent;
     if (!read.empty() && std::filesystem::equivalent(read, flags.out, absent))
-      throw SetupError("the output " + quoted(flags.out, 4096) + " is read too; give another name");
+      throw SetupError("the output " + in_quotes(flags.out, 4096) + " is read too; give another name");
   }
   for (const int signal : {SIGINT, SIGTERM, SIGHUP, SIGQUIT}) {
     if (std::signal(signal, end_without_remains) == SIG_IGN) std::signal(signal, SIG_IGN);  // as nohup asks
@@ -82,7 +83,7 @@ int quantize_command(const QuantizeFlags& flags) {
   }
   const GgufFile result = GgufFile::open(flags.out);
   std::fputs(fmt::format("{}: {} -> {}: {} ({})\n", flags.type, format_bytes(source.total_bytes()),
-                         quoted(flags.out, 4096), format_bytes(result.total_bytes()), types_of(result))
+                         in_quotes(flags.out, 4096), format_bytes(result.total_bytes()), types_of(result))
                  .c_str(),
              stderr);
   if (!text) return kExitDone;

@@ -21,7 +21,7 @@ int sign_command(const SignFlags& flags) {
   if (!flags.new_key.empty()) {
     const std::string open = make_signing_key(flags.new_key);
     std::fputs(fmt::format("the private key {} stays with you; {} is for those who use your models\n",
-                           quoted(flags.new_key, 4096), quoted(open, 4096))
+                           in_quotes(flags.new_key, 4096), in_quotes(open, 4096))
                    .c_str(),
                stderr);
     if (flags.model.empty()) return kExitDone;
@@ -33,14 +33,14 @@ int sign_command(const SignFlags& flags) {
   std::error_code failed;
   const std::filesystem::file_status there = std::filesystem::status(signature_path, failed);
   if (std::filesystem::exists(there) && !std::filesystem::is_regular_file(there))
-    throw SetupError(quoted(signature_path, 4096) + " is not a regular file: remove it");
+    throw SetupError(in_quotes(signature_path, 4096) + " is not a regular file: remove it");
   const GgufFile file = GgufFile::open(path);
   const auto manifest =
       make_manifest_anew(file, static_cast<int>(std::max(1u, std::thread::hardware_concurrency())));
   if (!flags.verify.empty()) {
     require_signature(file, *manifest, flags.verify);
     std::fputs(
-        fmt::format("{} is signed with the key of {}\n", quoted(path, 4096), quoted(flags.verify, 4096))
+        fmt::format("{} is signed with the key of {}\n", in_quotes(path, 4096), in_quotes(flags.verify, 4096))
             .c_str(),
         stdout);
     return kExitDone;
@@ -50,7 +50,7 @@ int sign_command(const SignFlags& flags) {
   std::ofstream out = open_output(signature_path, "shoal sign");
   out << signature;
   out.close();
-  if (!out) throw SetupError(quoted(signature_path, 4096) + " cannot be written", kExitFailed);
+  if (!out) throw SetupError(in_quotes(signature_path, 4096) + " cannot be written", kExitFailed);
   std::fputs((signature_path + "\n").c_str(), stdout);
   return kExitDone;
 }

@@ -17,7 +17,7 @@ namespace {
 constexpr int kProcess = 1;  // all tracks belong to one
 constexpr std::string_view kEnd = "\n]\n";
 
-std::string quoted(const std::string& text) {
+std::string in_quotes(const std::string& text) {
   std::string result = "\"";
   for (const char c : text) {
     if (c == '"' || c == '\\') result += '\\';
@@ -101,7 +101,7 @@ void Trace::write() {
     if (i < steps.size()) put_step(steps[i]);
   }
   for (const TracedEvent& event : events) {
-    put(fmt::format(R"({{"name":{},"ph":"i","s":"g","ts":{},"pid":{},"tid":0}})", quoted(event.text),
+    put(fmt::format(R"({{"name":{},"ph":"i","s":"g","ts":{},"pid":{},"tid":0}})", in_quotes(event.text),
                     microseconds(event.time_s), kProcess));
   }
   for (const TracedRequest& request : requests) put_request(request);
@@ -126,7 +126,7 @@ void Trace::put_tracks() {
                   kProcess));
   for (int stage = 0; stage <= layout_.last_stage(); ++stage) {
     put(fmt::format(R"({{"name":"thread_name","ph":"M","pid":{},"tid":{},"args":{{"name":{}}}}})", kProcess,
-                    stage + 1, quoted(fmt::format("stage {}: {}", stage, layout_.stage_text(stage)))));
+                    stage + 1, in_quotes(fmt::format("stage {}: {}", stage, layout_.stage_text(stage)))));
   }
 }
 
@@ -146,7 +146,7 @@ void Trace::put_step(const TracedStep& step) {
                             double end_s) {
     for (const auto& [kind, time_s] : {std::pair("b", begin_s), std::pair("e", end_s)}) {
       put(fmt::format(R"({{"name":{},"cat":"{}","ph":"{}","id":"{}","ts":{},"pid":{},"tid":0}})",
-                      quoted(name), category, kind, step.id, microseconds(time_s), kProcess));
+                      in_quotes(name), category, kind, step.id, microseconds(time_s), kProcess));
     }
   };
   double now_s = step.sent_s;

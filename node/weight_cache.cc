@@ -64,8 +64,12 @@ uint64_t disk_free(const std::string& folder) {
 
 // Also where somebody has removed them. Empty, or what cannot be made.
 std::optional<Error> make_folders(const std::string& folder) {
+  const fs::path above = fs::path(folder).parent_path();
   std::error_code failed;
-  fs::create_directories(fs::path(folder).parent_path(), failed);
+  fs::create_directories(above, failed);
+  if (failed)
+    return Error{Errc::kIo,
+                 fmt::format("{} cannot be made: {}: {}", folder, above.string(), failed.message())};
   for (const std::string& path : {folder, folder + "/" + kInUse}) {
     if (::mkdir(path.c_str(), 0700) != 0 && errno != EEXIST) return refused("cannot be made", path);
   }

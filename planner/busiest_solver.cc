@@ -21,8 +21,7 @@
 namespace shoal {
 namespace {
 
-constexpr size_t kNear = 8;   // a probe leaves this part of the open values above it
-constexpr size_t kLanes = 8;  // types looked at together in the inner loop
+constexpr size_t kNear = 8;  // a probe leaves this part of the open values above it
 constexpr uint32_t kLaneMask = (uint32_t{1} << kLanes) - 1;
 
 class BusiestSearch {

@@ -6,7 +6,6 @@
 namespace shoal {
 namespace {
 
-constexpr size_t kLanes = 8;          // types looked at together in the inner loops
 constexpr int16_t kBarred = 16'000;   // and no price or sum of prices is more: two of them fit 16 bits
 constexpr double kPathPrice = 8'000;  // about what the cheapest path costs
 constexpr double kGoal = 0.01;        // of kPathPrice: how far beyond the budget a step aims

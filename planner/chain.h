@@ -10,6 +10,7 @@
 // that.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <optional>
 #include <vector>
@@ -17,6 +18,9 @@
 #include "planner/cost_model.h"
 
 namespace shoal {
+
+// Types that the solvers look at together in their inner loops, in registers.
+inline constexpr size_t kLanes = 8;
 
 // A segment of a solution: units [begin, end) on one device of `type`.
 struct Segment {

@@ -8,7 +8,6 @@
 namespace shoal {
 namespace {
 
-constexpr size_t kLanes = 8;        // types looked at together in the inner loops, in registers
 constexpr size_t kCountsMax = 512;  // tables of one relaxation
 constexpr int kPatience = 6;        // steps without a better bound before they get shorter
 constexpr double kFirstStep = 1.2;  // of the step that would close the gap if the bound were linear

@@ -29,8 +29,9 @@ WeightMatrix read_matrix(const LoraFile& adapter, BlockSource* source, const Ten
   for (int64_t r = 0; r < rows; ++r) read.decode_row(r, values.data() + r * tensor.cols());
   for (const float value : values) {
     if (!std::isfinite(value))
-      throw SetupError("adapter '" + adapter.name + "': tensor " + quoted(tensor.name) + " of " +
-                       quoted(adapter.file.path(), 4096) + " holds what is no number; the file is damaged");
+      throw SetupError("adapter '" + adapter.name + "': tensor " + in_quotes(tensor.name) + " of " +
+                       in_quotes(adapter.file.path(), 4096) +
+                       " holds what is no number; the file is damaged");
   }
   if (format_of(tensor.type).is_float) return read;
   WeightMatrix floats(TensorType::kF32, rows, tensor.cols());

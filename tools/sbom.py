@@ -105,7 +105,10 @@ def main():
     program = arguments[0] if arguments else str(ROOT / "build" / "release" / "shoal")
     if not pathlib.Path(program).is_file():
         sys.exit(f"sbom.py: {program}: no such program; build it, or name it")
-    packages = [describe(name) for name in packages_of(program)]
+    try:
+        packages = [describe(name) for name in packages_of(program)]
+    except subprocess.CalledProcessError as failed:
+        sys.exit(f"sbom.py: {program}: {failed.cmd[0]} says: {(failed.stderr or failed.stdout).strip()}")
     if "--fixes" in sys.argv[1:]:
         print_fixes(packages)
     else:

@@ -5,6 +5,7 @@
 #include <iterator>
 #include <optional>
 
+#include "base/trimmed.h"
 #include "node/http/call_tags.h"
 
 namespace shoal {
@@ -20,12 +21,6 @@ constexpr std::string_view kArguments = "[ARGS]", kCallId = "[CALL_ID]";
 constexpr std::string_view kCallsFollow = "[TOOL_CALLS]", kPythonTag = "<|python_tag|>";
 constexpr std::string_view kSpaces = " \t\r\n";
 constexpr int kArgumentsDepthMax = 64;
-
-std::string_view trimmed(std::string_view text) {
-  const size_t begin = text.find_first_not_of(kSpaces);
-  if (begin == std::string_view::npos) return {};
-  return text.substr(begin, text.find_last_not_of(kSpaces) - begin + 1);
-}
 
 // How many bytes at the end of `text` may be the beginning of `marker`.
 size_t open_end(std::string_view text, std::string_view marker) {

@@ -7,6 +7,7 @@
 #include <boost/beast/core/string.hpp>
 #include <boost/json.hpp>
 
+#include "base/trimmed.h"
 #include "base/uptime.h"
 #include "node/http/dashboard.h"
 #include "node/http/host_header.h"
@@ -47,11 +48,6 @@ const Route* find_route(std::string_view path) {
     if (route.path == path) return &route;
   }
   return nullptr;
-}
-
-std::string_view trimmed(std::string_view text) {
-  text.remove_prefix(std::min(text.find_first_not_of(" \t"), text.size()));
-  return text.substr(0, text.find_last_not_of(" \t") + 1);
 }
 
 // JSON is UTF-8 (RFC 8259, 8.1); a client that says otherwise would have its text misread.

@@ -8,6 +8,7 @@
 #include <sstream>
 
 #include "base/small_file.h"
+#include "base/trimmed.h"
 
 namespace shoal {
 namespace {
@@ -19,12 +20,6 @@ std::array<unsigned char, 32> digest_of(std::string_view key) {
   std::array<unsigned char, 32> digest;
   SHA256(reinterpret_cast<const unsigned char*>(key.data()), key.size(), digest.data());
   return digest;
-}
-
-std::string_view trimmed(std::string_view text) {
-  const size_t first = text.find_first_not_of(" \t\r");
-  if (first == std::string_view::npos) return {};
-  return text.substr(first, text.find_last_not_of(" \t\r") - first + 1);
 }
 
 std::vector<KeyLine> keys_of(const std::string& text) {

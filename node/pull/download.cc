@@ -51,7 +51,7 @@ class FileSink : public BodySink {
   Result<void> write(std::span<const char> bytes) override {
     if (bytes.size() > file_.bytes - partial_.bytes())
       return Error{Errc::kRefused, fmt::format("the server sends more than the {} bytes of {}", file_.bytes,
-                                               shoal::quoted(file_.path))};
+                                               in_quotes(file_.path))};
     partial_.write(bytes);
     progress_(partial_.bytes());
     return boost::system::in_place_value;
@@ -59,7 +59,7 @@ class FileSink : public BodySink {
 
  private:
   Error wrong(const Url& url, const std::string& what) const {
-    return {Errc::kRefused, fmt::format("{} {} of {}", url.origin(), what, shoal::quoted(file_.path))};
+    return {Errc::kRefused, fmt::format("{} {} of {}", url.origin(), what, in_quotes(file_.path))};
   }
 
   PartialFile& partial_;
@@ -145,7 +145,7 @@ awaitable<void> download_file(const DownloadOptions& options, const Url& url, co
             fmt::format(
                 "{}: what arrived has another SHA-256 ({}) than the hub says ({}); it was removed. Try "
                 "again, or another --mirror",
-                shoal::quoted(file.path), sha256, file.sha256),
+                in_quotes(file.path), sha256, file.sha256),
             kExitFailed);
       }
       options.say("what was left of an earlier download does not belong to this file; beginning anew");

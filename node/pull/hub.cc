@@ -33,10 +33,6 @@ std::string text_of(const json::object& object, const char* key) {
   return value != nullptr && value->is_string() ? std::string(value->get_string()) : "";
 }
 
-bool ends_in_gguf(std::string_view path) {
-  return path.ends_with(".gguf") || path.ends_with(".GGUF");
-}
-
 bool is_sha256(std::string_view text) {
   return text.size() == 64 && std::all_of(text.begin(), text.end(), [](unsigned char c) {
            return std::isdigit(c) || (c >= 'a' && c <= 'f');
@@ -46,23 +42,22 @@ bool is_sha256(std::string_view text) {
 Result<HubFile> read_file(const json::object& entry) {
   HubFile file;
   file.path = text_of(entry, "path");
-  if (!is_safe_path(file.path))
-    return bad_listing(fmt::format("it names a file {}", shoal::quoted(file.path)));
+  if (!is_safe_path(file.path)) return bad_listing(fmt::format("it names a file {}", in_quotes(file.path)));
   const json::value* lfs = field(entry, "lfs");
   if (lfs == nullptr || !lfs->is_object())
-    return bad_listing(fmt::format("it gives no SHA-256 for {}", shoal::quoted(file.path)));
+    return bad_listing(fmt::format("it gives no SHA-256 for {}", in_quotes(file.path)));
   file.sha256 = text_of(lfs->get_object(), "oid");
   if (file.sha256.starts_with("sha256:")) file.sha256.erase(0, 7);  // as some mirrors write it
   const json::value* size = field(lfs->get_object(), "size");
   if (size == nullptr) size = field(entry, "size");
   if (size == nullptr || !(size->is_int64() || size->is_uint64()))
-    return bad_listing(fmt::format("it gives no size for {}", shoal::quoted(file.path)));
+    return bad_listing(fmt::format("it gives no size for {}", in_quotes(file.path)));
   boost::system::error_code inexact;
   file.bytes = size->to_number<uint64_t>(inexact);
   if (inexact || file.bytes == 0 || file.bytes > kFileBytesMax)
-    return bad_listing(fmt::format("it gives an impossible size for {}", shoal::quoted(file.path)));
+    return bad_listing(fmt::format("it gives an impossible size for {}", in_quotes(file.path)));
   if (!is_sha256(file.sha256))
-    return bad_listing(fmt::format("the SHA-256 of {} is malformed", shoal::quoted(file.path)));
+    return bad_listing(fmt::format("the SHA-256 of {} is malformed", in_quotes(file.path)));
   return file;
 }
 
@@ -96,7 +91,7 @@ std::string offered(const std::vector<HubFile>& files) {
   std::set<std::string> names;
   for (const HubFile& file : files) {
     const std::string quant = quant_of(file.path);
-    names.insert(quant.empty() ? shoal::quoted(file.path) : quant);
+    names.insert(quant.empty() ? in_quotes(file.path) : quant);
   }
   std::vector<std::string> list(names.begin(), names.end());
   const size_t more = list.size() > 40 ? list.size() - 40 : 0;
@@ -115,7 +110,7 @@ Result<std::vector<HubFile>> all_parts(const std::vector<HubFile>& files, const 
   for (size_t i = 0; i < parts.size(); ++i) {
     if (parts[i].path.empty())
       return Error{Errc::kRefused, fmt::format("part {} of {} of {} is not on the hub", i + 1, parts.size(),
-                                               shoal::quoted(wanted.stem))};
+                                               in_quotes(wanted.stem))};
   }
   return parts;
 }
@@ -158,10 +153,9 @@ Result<std::vector<HubFile>> choose_files(const std::vector<HubFile>& files, con
     if (fits && !seen) found.push_back(part);
   }
   if (found.empty()) {
-    return Error{
-        Errc::kRefused,
-        fmt::format("{} has no {}; it has {}", name.repository(),
-                    name.file.empty() ? name.quant : "file " + shoal::quoted(name.file), offered(models))};
+    return Error{Errc::kRefused, fmt::format("{} has no {}; it has {}", name.repository(),
+                                             name.file.empty() ? name.quant : "file " + in_quotes(name.file),
+                                             offered(models))};
   }
   if (found.size() == 1) return all_parts(files, found.front());
   if (name.quant.empty()) {
@@ -169,8 +163,7 @@ Result<std::vector<HubFile>> choose_files(const std::vector<HubFile>& files, con
                                              name.repository(), name.repository(), offered(models))};
   }
   std::string stems;
-  for (const PartName& part : found)
-    stems += (stems.empty() ? "" : ", ") + shoal::quoted(part.stem + ".gguf");
+  for (const PartName& part : found) stems += (stems.empty() ? "" : ", ") + in_quotes(part.stem + ".gguf");
   return Error{Errc::kRefused,
                fmt::format("{} has {} models in {}: {}; name one as {}/FILE.gguf", name.repository(),
                            found.size(), name.quant, stems, name.repository())};

@@ -29,10 +29,6 @@ std::string upper(std::string_view text) {
   return out;
 }
 
-bool ends_in_gguf(std::string_view path) {
-  return path.size() > 5 && upper(path.substr(path.size() - 5)) == ".GGUF";
-}
-
 bool all_digits(std::string_view text) {
   return !text.empty() &&
          std::all_of(text.begin(), text.end(), [](unsigned char c) { return std::isdigit(c); });
@@ -70,6 +66,10 @@ std::string quant_at_end(std::string_view stem) {
 std::string ModelName::text() const {
   if (!file.empty()) return repository() + "/" + file;
   return quant.empty() ? repository() : repository() + ":" + quant;
+}
+
+bool ends_in_gguf(std::string_view path) {
+  return path.size() > 5 && upper(path.substr(path.size() - 5)) == ".GGUF";
 }
 
 bool is_safe_path(std::string_view path) {

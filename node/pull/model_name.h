@@ -24,6 +24,9 @@ struct ModelName {
 // Nothing where the text is no such name, for example because it is a path of a file.
 std::optional<ModelName> parse_model_name(std::string_view text);
 
+// ".gguf" in any case, and something before it.
+bool ends_in_gguf(std::string_view path);
+
 // Whether a path within a repository may become a path on this disk: relative, plain components.
 bool is_safe_path(std::string_view path);
 

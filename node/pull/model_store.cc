@@ -16,6 +16,7 @@
 #include "base/units.h"
 #include "model/gguf_reader.h"
 #include "model/sha256.h"
+#include "node/pull/partial_file.h"
 
 namespace shoal {
 namespace {
@@ -26,7 +27,6 @@ namespace json = boost::json;
 constexpr const char* kRecordSuffix = ".pulled";
 constexpr const char* kPartialSuffix = ".partial";
 constexpr size_t kRecordBytesMax = size_t{1} << 20;
-constexpr size_t kHashedAtOnce = size_t{4} << 20;
 constexpr int kDepthMax = 8;  // folders below USER/REPO
 
 uint64_t size_or_0(const fs::path& path) {
@@ -37,7 +37,7 @@ uint64_t size_or_0(const fs::path& path) {
 
 [[noreturn]] void fail(const fs::path& path, const std::string& what, const std::error_code& error) {
   const bool forbidden = error == std::errc::permission_denied || error == std::errc::read_only_file_system;
-  throw SetupError(fmt::format("{} {}: {}{}", what, shoal::quoted(path.string(), 4096), error.message(),
+  throw SetupError(fmt::format("{} {}: {}{}", what, in_quotes(path.string(), 4096), error.message(),
                                forbidden ? "; set XDG_CACHE_HOME to a folder that can be written" : ""),
                    kExitFailed);
 }
@@ -132,8 +132,7 @@ std::vector<PulledModel> ModelStore::models() const {
         if (model) {
           found.push_back(std::move(*model));
         } else {
-          spdlog::warn("{} is no record of a pulled model; ignored",
-                       shoal::quoted(entry->path().string(), 4096));
+          spdlog::warn("{} is no record of a pulled model; ignored", in_quotes(entry->path().string(), 4096));
         }
       }
     }

@@ -18,8 +18,6 @@
 namespace shoal {
 namespace {
 
-constexpr size_t kHashedAtOnce = size_t{4} << 20;
-
 [[noreturn]] void fail(const std::filesystem::path& path, const char* what, int error) {
   const char* advice = "";
   if (error == ENOSPC || error == EDQUOT || error == EFBIG)
@@ -27,7 +25,7 @@ constexpr size_t kHashedAtOnce = size_t{4} << 20;
   if (error == EACCES || error == EROFS || error == EPERM)
     advice = "; set XDG_CACHE_HOME to a folder that can be written";
   throw SetupError(
-      fmt::format("{} {}: {}{}", what, shoal::quoted(path.string(), 4096), std::strerror(error), advice),
+      fmt::format("{} {}: {}{}", what, in_quotes(path.string(), 4096), std::strerror(error), advice),
       kExitFailed);
 }
 

@@ -4,6 +4,7 @@
 
 #include <openssl/evp.h>
 
+#include <cstddef>
 #include <cstdint>
 #include <filesystem>
 #include <memory>
@@ -11,6 +12,9 @@
 #include <string>
 
 namespace shoal {
+
+inline constexpr size_t kHashedAtOnce = size_t{4}
+                                        << 20;  // bytes of a file that are read and hashed in one go
 
 class PartialFile {
  public:
@@ -22,7 +26,7 @@ class PartialFile {
   // False where another process is at work on it, or finished it just now.
   bool try_open();
   uint64_t bytes() const { return bytes_; }
-  // Takes up to a few MiB that the file held when it was opened into the hash; false when that is done.
+  // Takes up to kHashedAtOnce that the file held when it was opened into the hash; false when that is done.
   bool hash_more();
   void write(std::span<const char> data);
   void clear();          // begins anew

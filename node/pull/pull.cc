@@ -69,7 +69,7 @@ void check_room(const ModelStore& store, const PulledModel& model) {
       fmt::format("{} needs {} more on the disk of {}, where {} are free; make room (shoal list, shoal rm "
                   "NAME) or set XDG_CACHE_HOME to another disk",
                   model.shown_name(), format_bytes(model.bytes() - here),
-                  shoal::quoted(store.root().string(), 4096), format_bytes(space.available)),
+                  in_quotes(store.root().string(), 4096), format_bytes(space.available)),
       kExitFailed);
 }
 

@@ -15,8 +15,7 @@ namespace {
 constexpr size_t kUrlBytesMax = 8192;
 
 Error bad(std::string_view text, const std::string& why) {
-  return {Errc::kInvalidInput,
-          fmt::format("{} is no address to download from: {}", shoal::quoted(text), why)};
+  return {Errc::kInvalidInput, fmt::format("{} is no address to download from: {}", in_quotes(text), why)};
 }
 
 bool is_port(std::string_view text) {

@@ -505,6 +505,20 @@ TEST_CASE("inspect shows the model, its tensors and totals, and no control chara
              "73728", "Q4_K", "15 tensors", "'\\x1B[2J', 'zzzzzzzzzzzzzzzzzzzz...'] (2)"});
   for (char c : text) CHECK((c == '\n' || static_cast<unsigned char>(c) >= 0x20));
 
+  // Encoders too, which have neither windows nor rotation.
+  int files = 0;
+  for (const auto& entry :
+       std::filesystem::directory_iterator(std::string(SHOAL_SOURCE_DIR) + "/tests/sharding/fixtures")) {
+    if (entry.path().extension() != ".gguf") continue;
+    std::ostringstream shown;
+    inspect_model(GgufFile::open(entry.path().string()), shown);
+    CAPTURE(entry.path().string());
+    check_says(shown.str(), {"of them an encoder's", "attention     all positions", "tensors"});
+    CHECK(shown.str().find("not runnable") == std::string::npos);
+    ++files;
+  }
+  CHECK(files > 0);
+
   writer.set_string("general.architecture", "gemma9");
   std::ostringstream other;
   inspect_model(open_bytes(writer.bytes()), other);

@@ -196,6 +196,20 @@ TEST_CASE("alternatives that begin alike are followed together") {
     CHECK_FALSE(takes(grammar, text));
 }
 
+TEST_CASE("alternatives that accept the same are one") {
+  JsonGrammar grammar;
+  const int root = grammar.add_type();
+  JsonShape text, longer;
+  text.kind = longer.kind = JsonShape::Kind::kString;
+  text.most = 1, longer.most = 2;
+  for (int i = 0; i < 100; ++i) grammar.add_shape(root, i % 2 == 0 ? text : longer);
+  std::string problem;
+  REQUIRE(grammar.finish(root, problem));
+  CHECK(grammar.shapes_of(root).size() == 2);
+  CHECK(takes(grammar, "\"ab\""));
+  CHECK_FALSE(takes(grammar, "\"abc\""));
+}
+
 TEST_CASE("a grammar without a value that ends is refused") {
   JsonGrammar grammar;
   const int root = grammar.add_type();

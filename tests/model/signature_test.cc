@@ -5,6 +5,7 @@
 
 #include "base/error.h"
 #include "tensor/thread_pool.h"
+#include "tests/support/mentions.h"
 #include "tests/support/temp_dir.h"
 #include "tests/support/tiny_model.h"
 
@@ -46,21 +47,17 @@ struct Signed {
   std::string path, key, open_key;
 };
 
-bool has(const std::string& text, const char* part) {
-  return text.find(part) != std::string::npos;
-}
-
 TEST_CASE_FIXTURE(Signed, "a signature is of one model by one key, and of nothing else") {
   CHECK(refusal(open_key) == "");
   const std::string other = make_signing_key(dir.file("other.key"));
-  CHECK(has(refusal(other), "was not made with the key of"));
+  CHECK(mentions(refusal(other), "was not made with the key of"));
   // A bit of a weight, of the vocabulary, and of what else the header says.
   const std::string whole = read_whole_file(path);
   for (const size_t at : {whole.size() - 1, whole.find("im_start"), whole.find("Tiny llama")}) {
     std::string changed = whole;
     changed[at] = static_cast<char>(changed[at] ^ 1);
     write_file(path, changed);
-    CHECK(has(refusal(open_key), "is of another model"));
+    CHECK(mentions(refusal(open_key), "is of another model"));
   }
   write_file(path, whole);
   CHECK(refusal(open_key) == "");
@@ -77,9 +74,9 @@ TEST_CASE_FIXTURE(Signed, "any changed byte of a signature is found") {
     CHECK_FALSE(refusal(open_key).empty());
   }
   write_file(path + kSignatureSuffix, std::string(100'000, 'x'));
-  CHECK(has(refusal(open_key), "it is larger than 4.00 KiB"));
+  CHECK(mentions(refusal(open_key), "it is larger than 4.00 KiB"));
   std::remove((path + kSignatureSuffix).c_str());
-  CHECK(has(refusal(open_key), "cannot read the model's signature"));
+  CHECK(mentions(refusal(open_key), "cannot read the model's signature"));
 }
 
 TEST_CASE_FIXTURE(Signed, "a private key is for its owner's eyes, and never overwritten") {
@@ -95,12 +92,12 @@ TEST_CASE_FIXTURE(Signed, "a private key is for its owner's eyes, and never over
   CHECK_THROWS_WITH_AS(with(open_key), doctest::Contains("read by others"), SetupError);
   ::chmod(open_key.c_str(), 0600);
   CHECK_THROWS_WITH_AS(with(open_key), doctest::Contains("is not a private key"), SetupError);
-  CHECK(has(refusal(key), "is not a public key"));
-  CHECK(has(refusal(dir.file("none")), "cannot read a public key"));
+  CHECK(mentions(refusal(key), "is not a public key"));
+  CHECK(mentions(refusal(dir.file("none")), "cannot read a public key"));
   write_file(open_key, secret.substr(0, 40) + "x" + secret.substr(41));
   const std::string said = refusal(open_key);
-  CHECK(has(said, "is not a public key"));
-  CHECK_FALSE(has(said, secret.substr(28, 20).c_str()));  // nothing of a key in a message
+  CHECK(mentions(said, "is not a public key"));
+  CHECK_FALSE(mentions(said, secret.substr(28, 20).c_str()));  // nothing of a key in a message
 }
 
 // At each of the three places a FIFO that nobody writes to would be waited for; the test would not end.
@@ -110,12 +107,12 @@ TEST_CASE_FIXTURE(Signed,
   REQUIRE(::mkfifo(fifo.c_str(), 0600) == 0);
   CHECK_THROWS_WITH_AS(with(fifo), doctest::Contains("cannot read a private key: it is not a regular file"),
                        SetupError);
-  CHECK(has(refusal(fifo), "cannot read a public key: it is not a regular file"));
-  CHECK(has(refusal(dir.path()), "cannot read a public key: it is not a regular file"));
+  CHECK(mentions(refusal(fifo), "cannot read a public key: it is not a regular file"));
+  CHECK(mentions(refusal(dir.path()), "cannot read a public key: it is not a regular file"));
   std::remove((path + kSignatureSuffix).c_str());
   REQUIRE(::mkfifo((path + kSignatureSuffix).c_str(), 0600) == 0);
-  CHECK(has(refusal(open_key), "m.gguf.sig': cannot read the model's signature"));
-  CHECK(has(refusal(open_key), "it is not a regular file"));
+  CHECK(mentions(refusal(open_key), "m.gguf.sig': cannot read the model's signature"));
+  CHECK(mentions(refusal(open_key), "it is not a regular file"));
 }
 
 }  // namespace

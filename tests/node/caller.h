@@ -10,14 +10,11 @@
 
 #include "node/io_thread.h"
 #include "tests/node/local_cluster.h"
+#include "tests/support/mentions.h"
 #include "transport/channel.h"
 #include "transport/hello.h"
 
 namespace shoal::test {
-
-inline bool mentions(const std::string& text, const std::string& part) {
-  return text.find(part) != std::string::npos;
-}
 
 inline Hello hello_of(const std::string& from, const std::string& to, LinkRole role, uint32_t stage = 0) {
   Hello hello;

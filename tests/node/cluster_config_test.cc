@@ -5,10 +5,13 @@
 #include <string>
 
 #include "base/error.h"
+#include "tests/support/mentions.h"
 #include "tests/support/temp_dir.h"
 
 namespace shoal {
 namespace {
+
+using test::mentions;
 
 constexpr const char* kWhole = R"(
 cluster: home
@@ -33,10 +36,6 @@ std::string problem(const std::string& yaml) {
     return error.what();
   }
   return "accepted";
-}
-
-bool mentions(const std::string& text, const std::string& part) {
-  return text.find(part) != std::string::npos;
 }
 
 }  // namespace
@@ -132,6 +131,15 @@ TEST_CASE("who is trusted, and what is kept on the head and from the others") {
       node + "plan: {keep-on-head: 'first:2,last:1', keep-on-trusted: first:3}", "c.yaml");
   CHECK(config.plan.keep_on_head == "first:2,last:1");
   CHECK(config.plan.keep_on_trusted == "first:3");
+  // Kept from those who join as soon as the file says a word of trust.
+  const auto kept = [](const std::string& text) {
+    return parse_cluster_config(text, "c.yaml").plan.keep_on_trusted;
+  };
+  CHECK(kept(node).empty());
+  CHECK(kept("nodes: {a: {memory: 1GiB, trusted: true}}") == "ends");
+  CHECK(kept("nodes: {a: {memory: 1GiB}, b: {memory: 1GiB, trusted: false}}\nplan: {objective: latency}") ==
+        "ends");
+  CHECK(kept("nodes: {a: {memory: 1GiB, trusted: true}}\nplan: {keep-on-trusted: none}") == "none");
   CHECK(
       mentions(problem(node + "plan: {keep-on-head: first:2,last:1}"),
                "c.yaml:2: 'last:1' stands where a key belongs: in braces a value with a comma needs quotes"));

@@ -14,6 +14,7 @@
 #include "tests/node/local_cluster.h"
 #include "tests/node/thread_ranks.h"
 #include "tests/node/tls_nodes.h"
+#include "tests/support/mentions.h"
 #include "tests/support/temp_dir.h"
 
 namespace shoal::test {
@@ -36,10 +37,6 @@ std::vector<std::string> each(const std::function<void(Bootstrap&, const std::st
     }
   });
   return ends;
-}
-
-bool mentions(const std::string& text, const std::string& part) {
-  return text.find(part) != std::string::npos;
 }
 
 constexpr const char* kOpen =

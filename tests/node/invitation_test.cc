@@ -14,10 +14,13 @@
 
 #include "node/revocation.h"
 #include "tests/node/log_lines.h"
+#include "tests/support/mentions.h"
 #include "tests/support/temp_dir.h"
 
 namespace shoal {
 namespace {
+
+using test::mentions;
 
 using namespace std::chrono_literals;
 using test::TempDir;
@@ -40,10 +43,6 @@ struct Inviting {
   InvitationToken token;
   std::future<Result<std::string>> outcome;
 };
-
-bool mentions(const std::string& text, const std::string& part) {
-  return text.find(part) != std::string::npos;
-}
 
 }  // namespace
 

@@ -97,10 +97,11 @@ TEST_CASE("before there is a plan nobody can feed a stage or end the service") {
   REQUIRE(feeding != nullptr);
   CHECK(mentions(caller.greet(feeding, hello_of("a", "b", LinkRole::kPipeline)), "b has no plan yet"));
   const ChannelPtr control = caller.call(b.port(), hello_of("a", "b", LinkRole::kControl));
-  caller.send(control, StatsRequest{});
-  const std::optional<Message> stats = caller.receive(control);
-  REQUIRE(stats.has_value());
-  CHECK(std::get<StatsMessage>(*stats).stages.empty());
+  caller.send(control, StatsRequest{});  // the head's to ask
+  caller.send(control, LinkProbe{7});
+  const std::optional<Message> answer = caller.receive(control);
+  REQUIRE(answer.has_value());
+  CHECK(std::get<LinkProbeAck>(*answer).sequence == 7);
   caller.send(control, Shutdown{"by nobody"});
   std::future<void> service = std::async(std::launch::async, [&] { b.serve_until_shutdown(); });
   CHECK(service.wait_for(200ms) == std::future_status::timeout);

@@ -3,13 +3,10 @@
 #include <doctest/doctest.h>
 
 #include "tests/node/local_cluster.h"
+#include "tests/support/mentions.h"
 
 namespace shoal::test {
 namespace {
-
-bool mentions(const std::string& text, const std::string& part) {
-  return text.find(part) != std::string::npos;
-}
 
 GenerationRequest with_sampling(SamplerOptions sampling) {
   GenerationRequest request = greedy({5}, 1);

@@ -220,12 +220,17 @@ TEST_CASE("a plan is given up while it loads: for the next one, without a head, 
   for (const bool head_dies : {true, false}) {
     std::atomic<int> begun{0}, ended{0};
     auto b = std::make_unique<Node>(s.self, "127.0.0.1", 0);
+    Node* const node = b.get();
     PipelineLayout layout = two_nodes();
     b->load(layout, [] { return Engine::Stages(); });
     b->set_remake([&](const PipelineLayout& wanted, Engine::Stages, const std::stop_token& stop) {
       if (wanted.plan_hash == "quick") return Engine::Stages();
       ++begun;
       while (!stop.stop_requested()) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+      for (int i = 0; i < 20; ++i) {  // a while longer, as who reads a block does
+        node->note_progress();
+        std::this_thread::sleep_for(std::chrono::milliseconds(1));
+      }
       ++ended;
       throw SetupError("over");
     });

@@ -12,6 +12,7 @@
 #include "planner/privacy.h"
 #include "planner/random_input.h"
 #include "tests/planner/try_plan.h"
+#include "tests/support/mentions.h"
 
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__) || !defined(__OPTIMIZE__)
 #define SHOAL_SLOW_BUILD 1
@@ -22,6 +23,8 @@
 namespace shoal {
 namespace {
 
+using test::mentions;
+
 std::string error_of(const PlanInput& input) {
   try {
     make_plan(input);
@@ -29,10 +32,6 @@ std::string error_of(const PlanInput& input) {
     return error.what();
   }
   return "";
-}
-
-bool has(const std::string& text, const std::string& part) {
-  return text.find(part) != std::string::npos;
 }
 
 // Three nodes, ten layers of 100 MiB; the head is small and slow.
@@ -102,7 +101,7 @@ TEST_CASE("plans hold every layer once, fit memory, and do not depend on the dev
     for (size_t d = 0; d < input.devices.size(); ++d)
       CHECK(device_memory(plan->stages, static_cast<int>(d)).total() <= input.devices[d].memory_bytes);
     CHECK(plan->reasons.size() == input.devices.size());
-    CHECK(has(render_explanation(input, *plan), "bottleneck"));
+    CHECK(mentions(render_explanation(input, *plan), "bottleneck"));
   }
   CHECK(planned > 100);
 }
@@ -200,37 +199,37 @@ TEST_CASE("manual ranges are checked and priced") {
     wrong.constraints.manual = std::move(ranges);
     return error_of(wrong);
   };
-  CHECK(has(message({{0, 0, 5}}), "no node is given layers 5-9"));
-  CHECK(has(message({{0, 0, 5}, {1, 6, 10}}), "layer 5"));
-  CHECK(has(message({{0, 0, 5}, {1, 4, 10}}), "twice"));
-  CHECK(has(message({{0, 0, 5}, {0, 5, 10}}), "two ranges"));
-  CHECK(has(message({{0, 0, 11}}), "does not have"));
-  CHECK(has(message({{7, 0, 10}}), "does not exist"));
-  CHECK(has(message({{0, 3, 3}}), "does not have"));
-  CHECK(has(message({{1, 0, 5}, {0, 5, 10}}), "layer 0 must be on node laptop"));
-  CHECK(has(message({{0, 0, 10}}), "are missing"));
+  CHECK(mentions(message({{0, 0, 5}}), "no node is given layers 5-9"));
+  CHECK(mentions(message({{0, 0, 5}, {1, 6, 10}}), "layer 5"));
+  CHECK(mentions(message({{0, 0, 5}, {1, 4, 10}}), "twice"));
+  CHECK(mentions(message({{0, 0, 5}, {0, 5, 10}}), "two ranges"));
+  CHECK(mentions(message({{0, 0, 11}}), "does not have"));
+  CHECK(mentions(message({{7, 0, 10}}), "does not exist"));
+  CHECK(mentions(message({{0, 3, 3}}), "does not have"));
+  CHECK(mentions(message({{1, 0, 5}, {0, 5, 10}}), "layer 0 must be on node laptop"));
+  CHECK(mentions(message({{0, 0, 10}}), "are missing"));
 }
 
 TEST_CASE("errors say what is missing") {
   PlanInput input = small_cluster();
   for (DeviceProfile& device : input.devices) device.memory_bytes = uint64_t{300} << 20;
-  CHECK(has(error_of(input), "the model needs " + format_bytes(uint64_t{1200} << 20)));
-  CHECK(has(error_of(input), "are missing"));
+  CHECK(mentions(error_of(input), "the model needs " + format_bytes(uint64_t{1200} << 20)));
+  CHECK(mentions(error_of(input), "are missing"));
   input = small_cluster();
   input.devices[0].memory_bytes = uint64_t{100} << 20;
-  CHECK(has(error_of(input), "node laptop has " + format_bytes(uint64_t{100} << 20) + " and needs " +
-                                 format_bytes(uint64_t{185} << 20)));
+  CHECK(mentions(error_of(input), "node laptop has " + format_bytes(uint64_t{100} << 20) + " and needs " +
+                                      format_bytes(uint64_t{185} << 20)));
   input = small_cluster();
   input.model.layer_bytes[3] = uint64_t{700} << 20;
-  CHECK(has(error_of(input), "layer 3 alone needs"));
+  CHECK(mentions(error_of(input), "layer 3 alone needs"));
   input = small_cluster();
   input.constraints.excluded = {0};
-  CHECK(has(error_of(input), "excluded"));
+  CHECK(mentions(error_of(input), "excluded"));
   input = small_cluster();
   input.devices[1].decode_layer[0].seconds = std::nan("");
-  CHECK(has(error_of(input), "pi-1"));
+  CHECK(mentions(error_of(input), "pi-1"));
   input.devices[1].decode_layer.clear();
-  CHECK(has(error_of(input), "no measured time"));
+  CHECK(mentions(error_of(input), "no measured time"));
 }
 
 TEST_CASE("a slow device is left out and the plan says why") {
@@ -238,9 +237,9 @@ TEST_CASE("a slow device is left out and the plan says why") {
   input.devices[2].decode_layer = input.devices[2].output_head = {{1, 0.5}};
   const Plan plan = make_plan(input);
   CHECK_FALSE(plan.reasons[2].used);
-  CHECK(has(plan.reasons[2].text, "left out: with it in this pipeline a token would take"));
+  CHECK(mentions(plan.reasons[2].text, "left out: with it in this pipeline a token would take"));
   input.objective = Objective::kThroughput;
-  CHECK(has(make_plan(input).reasons[2].text, "left out"));
+  CHECK(mentions(make_plan(input).reasons[2].text, "left out"));
 }
 
 TEST_CASE("a device that would change nothing is left out with words for it, not with two equal numbers") {
@@ -253,8 +252,8 @@ TEST_CASE("a device that would change nothing is left out with words for it, not
   input.links = LinkTable(3, {1e-9, 1e15});
   const Plan plan = make_plan(input);
   REQUIRE(plan.stages.size() == 1);
-  CHECK(has(plan.reasons[1].text,
-            "left out: it would save nothing, with it in this pipeline a token would take the same"));
+  CHECK(mentions(plan.reasons[1].text,
+                 "left out: it would save nothing, with it in this pipeline a token would take the same"));
 }
 
 TEST_CASE("a node that is alone is told what it lacks for the whole model") {
@@ -263,9 +262,9 @@ TEST_CASE("a node that is alone is told what it lacks for the whole model") {
   input.links = LinkTable(1, {});
   input.devices[0].memory_bytes = 10 << 20;
   const std::string error = error_of(input);
-  CHECK(has(error, "is alone, has 10.0 MiB and needs"));
-  CHECK(has(error, "are missing"));
-  CHECK_FALSE(has(error, "keep-on-head"));
+  CHECK(mentions(error, "is alone, has 10.0 MiB and needs"));
+  CHECK(mentions(error, "are missing"));
+  CHECK_FALSE(mentions(error, "keep-on-head"));
 }
 
 TEST_CASE("layers kept on trusted nodes") {
@@ -309,16 +308,16 @@ TEST_CASE("layers at both ends kept on the head, and what that costs") {
     free.constraints.keep_on_head = KeepOnHead::kNone;
     CHECK(make_plan(free).predicted.seconds_per_token == price.seconds_without);
     const std::string told = render_explanation(input, plan);
-    CHECK(has(told, "keep-on-head first:3,last:2: "));
-    CHECK(has(told, "ms a token more ("));
-    CHECK(has(told, "node-1: prompts come in and answers go out here"));
-    CHECK(has(told, "no tokens, but prompts and answers can be inferred from the activations of layer"));
+    CHECK(mentions(told, "keep-on-head first:3,last:2: "));
+    CHECK(mentions(told, "ms a token more ("));
+    CHECK(mentions(told, "node-1: prompts come in and answers go out here"));
+    CHECK(mentions(told, "no tokens, but prompts and answers can be inferred from the activations of layer"));
     std::vector<StageAssignment> moved = plan.stages;
     moved.front().layer_end = moved[1].layer_begin = 2;
-    CHECK(has(why_infeasible(input, moved), "layers 0-2 must be on node node-1"));
+    CHECK(mentions(why_infeasible(input, moved), "layers 0-2 must be on node node-1"));
   }
   input.constraints.keep_on_head = {7, 2};
-  CHECK(has(error_of(input), "keep-on-head first:7,last:2: the model has 8 layers"));
+  CHECK(mentions(error_of(input), "keep-on-head first:7,last:2: the model has 8 layers"));
   input.constraints.keep_on_head = {4, 4};  // nothing is left for others: one stage
   CHECK(make_plan(input).stages.size() == 1);
 }
@@ -334,9 +333,9 @@ TEST_CASE("by hand the head's end need not be given") {
   CHECK(plan.stages[2].layer_begin == 5);
   CHECK_FALSE(privacy_price(input, plan).known);
   input.constraints.manual = {{1, 0, 3}, {0, 3, 4}};
-  CHECK(has(error_of(input), "no node is given"));
+  CHECK(mentions(error_of(input), "no node is given"));
   input.constraints.manual = {{1, 0, 3}, {0, 3, 8}};
-  CHECK(has(error_of(input), "must be on node node-1"));
+  CHECK(mentions(error_of(input), "must be on node node-1"));
 }
 
 TEST_CASE("who could learn what is told for each node") {
@@ -344,12 +343,12 @@ TEST_CASE("who could learn what is told for each node") {
   input.constraints.head = 0;
   input.constraints.keep_on_head = KeepOnHead::kNone;
   input.constraints.manual = {{1, 0, 4}};
-  CHECK(has(privacy_text(input, make_plan(input)), "node-1: reads every prompt and every answer"));
+  CHECK(mentions(privacy_text(input, make_plan(input)), "node-1: reads every prompt and every answer"));
   input.constraints.manual = {{1, 0, 2}, {0, 2, 4}};
-  CHECK(has(privacy_text(input, make_plan(input)), "node-1: reads every prompt: "));
+  CHECK(mentions(privacy_text(input, make_plan(input)), "node-1: reads every prompt: "));
   input.constraints.manual = {{0, 0, 2}, {1, 2, 4}};
   input.devices[1].trusted = false;
-  CHECK(has(privacy_text(input, make_plan(input)), "node-1 (not trusted): reads every answer: "));
+  CHECK(mentions(privacy_text(input, make_plan(input)), "node-1 (not trusted): reads every answer: "));
 }
 
 TEST_CASE("a head that keeps the output head must be trusted with it") {
@@ -358,8 +357,8 @@ TEST_CASE("a head that keeps the output head must be trusted with it") {
   input.constraints.trusted_last_layers = 1;
   REQUIRE(try_plan(input));
   input.devices[static_cast<size_t>(input.constraints.head)].trusted = false;
-  CHECK(has(error_of(input), "not trusted"));
-  CHECK_FALSE(has(error_of(input), "made a plan that is not one"));
+  CHECK(mentions(error_of(input), "not trusted"));
+  CHECK_FALSE(mentions(error_of(input), "made a plan that is not one"));
 }
 
 TEST_CASE("devices of one type collapse: 40 alike are exact, 30 different ones get a plan") {

@@ -13,9 +13,12 @@
 #include "planner/random_input.h"
 #include "planner/replan.h"
 #include "planner/what_if.h"
+#include "tests/support/mentions.h"
 
 namespace shoal {
 namespace {
+
+using test::mentions;
 
 std::string profile_text(const std::string& name) {
   std::ifstream in(std::string(SHOAL_SOURCE_DIR) + "/configs/" + name);
@@ -28,10 +31,6 @@ PlanInput edgeshard() {
   const Result<PlanInput> input = profile_from_json(profile_text("edgeshard-7b.json"), "edgeshard-7b.json");
   REQUIRE_MESSAGE(input.has_value(), input.error().message);
   return *input;
-}
-
-bool has(const std::string& text, const std::string& part) {
-  return text.find(part) != std::string::npos;
 }
 
 TEST_CASE("profile: random inputs come back the same") {
@@ -85,13 +84,13 @@ TEST_CASE("profile: hostile and mistaken text is refused with the key named") {
     const Result<PlanInput> read = profile_from_json(text.replace(at, from.size(), to), "file");
     return read.has_error() ? read.error().message : "";
   };
-  CHECK(has(changed("\"memory_bytes\"", "\"memory_byte\""), "did you mean \"memory_bytes\""));
-  CHECK(has(changed("\"count\": 12", "\"count\": 1e9"), "count"));
-  CHECK(has(changed("\"count\": 12", "\"count\": 1024"), "1024"));
-  CHECK(has(changed("\"orin-1\", \"rtx3090\"", "\"orin-1\", \"rtx309\""), "did you mean \"rtx3090\""));
-  CHECK(has(changed("\"n_layer\": 32", "\"n_layer\": -3"), "n_layer"));
-  CHECK(has(changed("\"head\": \"orin-1\"", "\"head\": \"orin\""), "orin"));
-  CHECK(has(changed("first-layer", "second-layer"), "keep-on-head"));
+  CHECK(mentions(changed("\"memory_bytes\"", "\"memory_byte\""), "did you mean \"memory_bytes\""));
+  CHECK(mentions(changed("\"count\": 12", "\"count\": 1e9"), "count"));
+  CHECK(mentions(changed("\"count\": 12", "\"count\": 1024"), "1024"));
+  CHECK(mentions(changed("\"orin-1\", \"rtx3090\"", "\"orin-1\", \"rtx309\""), "did you mean \"rtx3090\""));
+  CHECK(mentions(changed("\"n_layer\": 32", "\"n_layer\": -3"), "n_layer"));
+  CHECK(mentions(changed("\"head\": \"orin-1\"", "\"head\": \"orin\""), "orin"));
+  CHECK(mentions(changed("first-layer", "second-layer"), "keep-on-head"));
   CHECK(profile_from_json("{\"profile\":{\"profile\":1}}", "file").has_error());
   CHECK(profile_from_json(std::string(100'000, '['), "file").has_error());
   for (size_t size = 0; size < good.size(); size += 97)
@@ -146,10 +145,10 @@ TEST_CASE("what if: a device less, one more, another link, another context") {
   context.context_factor = 4000;
   const WhatIfAnswer long_context = ask_what_if(input, context, make_plan);
   CHECK_FALSE(long_context.after.has_value());
-  CHECK(has(long_context.problem, "missing"));
+  CHECK(mentions(long_context.problem, "missing"));
   const std::string table = render_answers(plan, {less, more, long_context});
-  CHECK(has(table, "without rtx3090"));
-  CHECK(has(table, "%"));
+  CHECK(mentions(table, "without rtx3090"));
+  CHECK(mentions(table, "%"));
   for (const char* text : {"", "count=2", "pi,count=0", "pi,count=x", "pi,pi"})
     CHECK_THROWS_AS(parse_add(text), SetupError);
   for (const char* text : {"", "a=5Mbps", "a,b", "a,b=fast", ",b=1Mbps", "a,=1Mbps"})
@@ -204,8 +203,8 @@ TEST_CASE("trade-offs: no plan of the front beats another, and its ends are the 
   }
   const std::string csv = front_csv(front);
   CHECK(static_cast<size_t>(std::count(csv.begin(), csv.end(), '\n')) == front.size() + 1);
-  CHECK(has(front_svg(input, front), "</svg>"));
-  CHECK(has(render_front(input, front, true), "tokens/s"));
+  CHECK(mentions(front_svg(input, front), "</svg>"));
+  CHECK(mentions(render_front(input, front, true), "tokens/s"));
 }
 
 TEST_CASE("targets: met where possible, the best quality first, and said what is missed") {
@@ -226,10 +225,11 @@ TEST_CASE("targets: met where possible, the best quality first, and said what is
   CHECK(choice.offer == 1);
   CHECK(choice.candidate.service.seconds_per_token <= targets.seconds_per_token);
   REQUIRE(choice.rejected.size() == 1);
-  CHECK(has(choice.rejected[0], "large"));
+  CHECK(mentions(choice.rejected[0], "large"));
   CHECK(choice.candidate.plan.for_targets);
-  CHECK(has(render_explanation(small, choice.candidate.plan), "meet the targets"));
-  for (const DeviceReason& reason : choice.candidate.plan.reasons) CHECK_FALSE(has(reason.text, "excluded"));
+  CHECK(mentions(render_explanation(small, choice.candidate.plan), "meet the targets"));
+  for (const DeviceReason& reason : choice.candidate.plan.reasons)
+    CHECK_FALSE(mentions(reason.text, "excluded"));
   targets.watts_max = 40;  // the laptop and one of the small boards
   targets.seconds_per_token = 100;
   const TargetChoice frugal = choose_for_targets(std::vector<PlanInput>{large}, targets);
@@ -257,7 +257,7 @@ TEST_CASE("replanning: nothing drifted, nothing moves") {
   CHECK_FALSE(advice.move);
   CHECK(advice.moves.empty());
   CHECK(advice.gain == doctest::Approx(0));
-  CHECK(has(render_advice(input, advice), "Stay"));
+  CHECK(mentions(render_advice(input, advice), "Stay"));
 }
 
 TEST_CASE("replanning: only a gain that pays for the moves") {
@@ -285,7 +285,7 @@ TEST_CASE("replanning: only a gain that pays for the moves") {
     });
     CHECK(moves == (holder(advice.plan) == holder(running) ? 0 : 1));
   }
-  CHECK(has(render_advice(live, advice, options), "loads"));
+  CHECK(mentions(render_advice(live, advice, options), "loads"));
   // Reading from a disk is part of the move.
   for (DeviceProfile& device : live.devices) device.load_bytes_per_s = 1e6;
   const ReplanAdvice read = advise_replan(live, running, options);
@@ -308,7 +308,7 @@ TEST_CASE("replanning: a lost node forces a move; another model is refused") {
   const ReplanAdvice advice = advise_replan(live, running);
   CHECK(advice.move);
   CHECK_FALSE(advice.old_runs);
-  CHECK(has(render_advice(live, advice), "cannot run"));
+  CHECK(mentions(render_advice(live, advice), "cannot run"));
   Plan other = running;
   other.n_layer = 31;
   CHECK_THROWS_AS(advise_replan(live, other), SetupError);

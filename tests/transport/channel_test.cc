@@ -7,6 +7,7 @@
 #include <string>
 #include <thread>
 
+#include "tests/support/mentions.h"
 #include "tests/transport/support.h"
 
 namespace shoal::test {
@@ -18,10 +19,6 @@ ChannelPair make_pair_of(const std::string& kind, asio::io_context& io, const Ch
 }
 
 const char* const kKinds[] = {"tcp", "local"};
-
-bool holds(const std::string& text, const char* part) {
-  return text.find(part) != std::string::npos;
-}
 
 // A caller's own receive buffers, to see where payloads land.
 struct FixedBuffer : BufferSource {
@@ -100,7 +97,7 @@ TEST_CASE("a payload is received where the receiver wants it, aligned, with noth
       CHECK(ends.first->post(std::move(outgoing)));
       const Result<IncomingMessage> incoming = co_await ends.second->receive(buffer);
       REQUIRE_FALSE(incoming);
-      CHECK(holds(incoming.error().message, "too large for this stage"));
+      CHECK(mentions(incoming.error().message, "too large for this stage"));
       CHECK_FALSE(ends.second->is_open());
     };
     run(io, both);
@@ -210,7 +207,7 @@ TEST_CASE("closing: what was sent before arrives, then the loss is told; an own 
       incoming = co_await ends.second->receive(heap);
       REQUIRE_FALSE(incoming);
       CHECK(incoming.error().code == Errc::kPeerLost);
-      CHECK(holds(incoming.error().message, "pi-7 at "));
+      CHECK(mentions(incoming.error().message, "pi-7 at "));
       incoming = co_await ends.first->receive(heap);
       CHECK(incoming.error().code == Errc::kCancelled);
     };
