@@ -44,11 +44,12 @@ Result<void> AdmissionQueue::offer(const WaitingRequest& request, double row_s) 
 double AdmissionQueue::predicted_wait_s(const std::string& user, double row_s) const {
   struct Line {
     int64_t requests = 0, rows = 0;
+    double turns = 0;
   };
   std::map<std::string_view, Line> lines;
   for (const WaitingRequest& r : waiting_) {
     Line& line = lines[r.user];
-    ++line.requests, line.rows += r.prompt_rows;
+    ++line.requests, line.rows += r.prompt_rows, line.turns += turns_of(r);
   }
   const auto own = lines.find(user);
   const int64_t before = own == lines.end() ? 0 : own->second.requests;
@@ -56,10 +57,16 @@ double AdmissionQueue::predicted_wait_s(const std::string& user, double row_s) c
   for (const auto& [name, line] : lines) {
     const int64_t level = before + 1 + running_of(user) - running_of(std::string(name));
     const int64_t ahead = name == user ? line.requests : std::clamp<int64_t>(level, 0, line.requests);
-    turns += static_cast<double>(ahead);
-    rows += static_cast<double>(line.rows) * static_cast<double>(ahead) / static_cast<double>(line.requests);
+    const double share = static_cast<double>(ahead) / static_cast<double>(line.requests);
+    turns += line.turns * share;
+    rows += static_cast<double>(line.rows) * share;
   }
   return std::max(kMargin * rows * row_s, turns * turn_s_);
+}
+
+double AdmissionQueue::turns_of(const WaitingRequest& request) const {
+  const bool shorter = request.answer_tokens > 0 && request.answer_tokens < turn_tokens_;
+  return shorter ? request.answer_tokens / turn_tokens_ : 1;
 }
 
 bool AdmissionQueue::is_full_for(const std::string& user, size_t places) const {
@@ -129,13 +136,14 @@ void AdmissionQueue::take(uint64_t id) {
   waiting_.erase(found);
 }
 
-void AdmissionQueue::ended(const std::string& user, double now_s) {
+void AdmissionQueue::ended(const std::string& user, double now_s, int answer_tokens) {
   const auto found = running_.find(user);
   SHOAL_CHECK(found != running_.end());
   if (--found->second == 0) running_.erase(found);  // users come and go: no entry for those who left
   if (waiting_.empty()) return;
   turns_ = std::min(turns_ + 1, kTurnsRemembered);
   turn_s_ += (now_s - turns_since_ - turn_s_) / turns_;
+  turn_tokens_ += (answer_tokens - turn_tokens_) / turns_;
   turns_since_ = now_s;
 }
 

@@ -10,7 +10,7 @@
 // go elsewhere, one who waits a minute in silence cannot. What goes before it are its user's own, and as many
 // turns of each other user as these leave room for, so nobody is refused for another's backlog: their
 // prompts' rows; or, where answers are long, as long as it took lately for so many turns to end while others
-// waited.
+// waited. One that asks for fewer tokens than those answers had counts as so much less of a turn.
 #pragma once
 
 #include <algorithm>
@@ -41,8 +41,9 @@ struct WaitingRequest {
   int prompt_rows = 0;
   double since_s = 0;
   double deadline_s = std::numeric_limits<double>::infinity();  // to be done with; no use afterwards
-  int together = 1;      // places that are needed for it and for those that come with it
-  bool follows = false;  // one that came with it found time for all of them
+  int together = 1;       // places that are needed for it and for those that come with it
+  bool follows = false;   // one that came with it found time for all of them
+  int answer_tokens = 0;  // that it asks for, at most; 0: not known
 };
 
 class AdmissionQueue {
@@ -58,7 +59,7 @@ class AdmissionQueue {
   std::optional<uint64_t> next(double now_s, double row_s) const;
   // It runs now. ended() when it is over.
   void take(uint64_t id);
-  void ended(const std::string& user, double now_s);
+  void ended(const std::string& user, double now_s, int answer_tokens);
   // Since then nothing was computed; now it is. Those who wait have not had their turns meanwhile.
   void stood_still(double since_s, double now_s);
   bool remove(uint64_t id);  // false: it does not wait
@@ -78,6 +79,7 @@ class AdmissionQueue {
   uint64_t last_turn_of(const std::string& user) const;
   bool is_full_for(const std::string& user, size_t places) const;
   size_t waiting_of(const std::string& user) const;
+  double turns_of(const WaitingRequest& request) const;
 
   AdmissionLimits limits_;
   std::list<WaitingRequest> waiting_;  // by arrival
@@ -85,7 +87,8 @@ class AdmissionQueue {
   std::map<std::string, uint64_t> last_turn_;  // of users who have had one: as many as there are keys
   uint64_t turns_taken_ = 0;
   double turn_s_ = 0;       // between two ends while others waited
-  int turns_ = 0;           // that it is the mean of
+  double turn_tokens_ = 0;  // of the answers that ended so
+  int turns_ = 0;           // that these are the means of
   double turns_since_ = 0;  // the last end, or when somebody began to wait after nobody had
 };
 

@@ -339,7 +339,7 @@ void Coordinator::finish(uint64_t id, FinishReason reason, const Error& error, d
                                               : Mark::kArrived;
   mark(id, Mark::kEnded, sequence->answered, reached);
   scheduler_.remove(id);
-  queue_.ended(sequence->request.user, host_.now_s());
+  queue_.ended(sequence->request.user, host_.now_s(), sequence->answered);
   if (sequence->slot >= 0) cache_.give_back(sequence->slot);
   sequence->request.on_event({id, -1, true, reason, error, retry_after_s});
 }

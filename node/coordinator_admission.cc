@@ -21,9 +21,10 @@ void Coordinator::start(uint64_t id, GenerationRequest request) {
   const int length = static_cast<int>(request.prompt.size());
   const double now = host_.now_s();
   const double deadline_s = request.deadline_s > 0 ? now + request.deadline_s : Scheduler::kNever;
-  const Result<void> queued = queue_.offer(
-      {id, request.user, request.priority, length, now, deadline_s, request.together, request.follows},
-      row_seconds());
+  const Result<void> queued =
+      queue_.offer({id, request.user, request.priority, length, now, deadline_s, request.together,
+                    request.follows, request.embeds ? 1 : request.max_tokens},
+                   row_seconds());
   if (queued.has_error()) {
     GenerationEvent event{id, -1, true, FinishReason::kError, queued.error()};
     event.retry_after_s = queue_.retry_after_s(request.user, length, row_seconds());

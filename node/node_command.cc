@@ -1,6 +1,7 @@
 // shoal node: a device that joins a head by address, without mpirun.
 #include <fmt/format.h>
 #include <spdlog/spdlog.h>
+#include <unistd.h>
 
 #include <boost/asio/post.hpp>
 #include <boost/asio/signal_set.hpp>
@@ -229,6 +230,18 @@ Join describe(const NodeFlags& flags, const std::string& name, int threads, cons
   return join;
 }
 
+// While it lives, SIGTERM and SIGINT end the process at once, and as well as later: before the node has
+// joined nobody waits for it, and what it keeps on the disk bears being killed.
+class EndAtOnce {
+ public:
+  EndAtOnce() {
+    for (const int number : {SIGTERM, SIGINT}) std::signal(number, [](int) { ::_exit(kExitDone); });
+  }
+  ~EndAtOnce() {
+    for (const int number : {SIGTERM, SIGINT}) std::signal(number, SIG_DFL);
+  }
+};
+
 // While it lives, a first SIGTERM or SIGINT ends the node in order; another one at once.
 class EndSignals {
  public:
@@ -253,6 +266,7 @@ class EndSignals {
 
 // Joins the head's cluster with what the head has now. Throws SetupError.
 void join_and_serve(const CommonFlags& common, const NodeFlags& flags) {
+  std::optional<EndAtOnce> not_joined_yet(std::in_place);
   const Endpoint head = parse_endpoint(flags.join, "--join");
   const std::string name = flags.name.empty() ? host_name() : flags.name;
   if (!is_node_name(name))
@@ -324,6 +338,7 @@ void join_and_serve(const CommonFlags& common, const NodeFlags& flags) {
   spdlog::info("node {} listens on port {} and calls the head at {}", name, node.port(), flags.join);
   node.set_comeback(comeback, /*now=*/true);
   {
+    not_joined_yet.reset();
     const EndSignals signals(node);
     node.serve_until_shutdown();
   }

@@ -217,6 +217,15 @@ class Recovery(ClusterTest):
         cluster.wait_for(lambda: cluster.node_state(drained) in ("spare", "in use"), 10, "its use")
         cluster.wait_for(lambda: cluster.node_state("visitor") in ("spare", "in use"), 20, "the visitor")
 
+    def test_a_node_that_calls_nobody_ends_in_order(self):
+        for number in (signal.SIGTERM, signal.SIGINT):
+            with subprocess.Popen([PROGRAM, "node", "--insecure", "--join", "127.0.0.1:9", "--name", "caller"], text=True,
+                                  stderr=subprocess.PIPE, env=ENVIRONMENT) as process:
+                while "calls the head" not in (line := process.stderr.readline()):
+                    self.assertTrue(line, "it ended before it called")
+                process.send_signal(number)
+                self.assertEqual(process.wait(10), 0)
+
     def check_who_may_come_in(self, cluster):
         """A device without a certificate does not, nor does one with a used token; a proxy's client drains nothing."""
         def join(name, *more):

@@ -52,7 +52,7 @@ TEST_CASE("users take turns, and priority orders a user's own requests") {
   REQUIRE(queue.offer(request(5, 900, "modest"), kRowS).has_value());
   REQUIRE(queue.offer(request(6, 900, "urgent", 1), kRowS).has_value());
   CHECK(drain(queue) == std::vector<uint64_t>{1, 5, 6, 2, 3, 4});
-  for (int i = 0; i < 4; ++i) queue.ended("greedy", 0);
+  for (int i = 0; i < 4; ++i) queue.ended("greedy", 0, 0);
   REQUIRE(queue.offer(request(7, 20, "modest"), kRowS).has_value());
   REQUIRE(queue.offer(request(8, 30, "greedy"), kRowS).has_value());
   CHECK(queue.next(0, kRowS) == 8);  // modest has one running still
@@ -71,7 +71,7 @@ TEST_CASE("whoever asks urgently and always again lets others have their turn") 
     const std::optional<uint64_t> next = queue.next(now, kRowS);
     if (next == 1) break;
     queue.take(*next);
-    queue.ended("urgent", now);
+    queue.ended("urgent", now, 0);
   }
   CHECK(id == 3);  // the first turn is the short one's, the second the other user's
 }
@@ -85,10 +85,10 @@ TEST_CASE("a backlog of short prompts keeps another user's long one waiting for 
     const uint64_t last_of_flood = *queue.next(0, kRowS);
     queue.take(last_of_flood);
     REQUIRE(queue.offer(request(static_cast<uint64_t>(round), 30000, "modest"), kRowS).has_value());
-    queue.ended("flood", 0);
+    queue.ended("flood", 0, 0);
     CHECK(queue.next(0, kRowS) == static_cast<uint64_t>(round));
     queue.take(static_cast<uint64_t>(round));
-    queue.ended("modest", 0);
+    queue.ended("modest", 0, 0);
   }
   CHECK(queue.size() == 157);
 }
@@ -102,7 +102,7 @@ TEST_CASE("of three users who wait, each has every third turn") {
   std::vector<uint64_t> order;
   while (const auto next = queue.next(0, kRowS)) {
     queue.take(*next);
-    queue.ended(std::string(1, "abc"[(*next - 1) / 3]), 0);
+    queue.ended(std::string(1, "abc"[(*next - 1) / 3]), 0, 0);
     order.push_back(*next);
   }
   CHECK(order == std::vector<uint64_t>{1, 7, 4, 2, 8, 5, 3, 9, 6});
@@ -142,12 +142,12 @@ TEST_CASE("long answers before it count too, as often as turns have ended while 
     for (int i = 0; i < times; ++i) REQUIRE(queue.offer(request(++id, 10, "", 0, now_s), kRowS).has_value());
   };
   const auto turn = [&](double now_s) {  // one ends, and the next has its place
-    queue.ended("", now_s);
+    queue.ended("", now_s, 0);
     queue.take(*queue.next(now_s, kRowS));
   };
   wait(2, 0);
   drain(queue);
-  queue.ended("", 100);  // nobody waited: that says nothing of how long turns take
+  queue.ended("", 100, 0);  // nobody waited: that says nothing of how long turns take
   wait(1, 100);
   queue.take(*queue.next(100, kRowS));
   CHECK(queue.predicted_wait_s("", kRowS) == 0);
@@ -167,16 +167,36 @@ TEST_CASE("long answers before it count too, as often as turns have ended while 
   CHECK(queue.predicted_wait_s("", kRowS) == 0);
 }
 
+TEST_CASE("who asks for fewer tokens than answers had lately takes less of a turn") {
+  AdmissionQueue queue({.wait_max_s = 60});
+  const auto asks = [](uint64_t id, int tokens) {
+    WaitingRequest r = request(id, 1);
+    r.answer_tokens = tokens;
+    return r;
+  };
+  for (uint64_t id = 1; id <= 3; ++id) REQUIRE(queue.offer(asks(id, 400), kRowS).has_value());
+  queue.take(*queue.next(0, kRowS));
+  queue.ended("", 10, 200);
+  queue.take(*queue.next(10, kRowS));
+  queue.ended("", 20, 200);
+  CHECK(queue.predicted_wait_s("", kRowS) ==
+        doctest::Approx(10));  // one waits, for as much as the others had
+  for (uint64_t id = 10; id < 60; ++id) CHECK(queue.offer(asks(id, 8), kRowS).has_value());
+  CHECK(queue.predicted_wait_s("", kRowS) == doctest::Approx(10 + 50 * 10 * 8 / 200.0));
+  CHECK(queue.offer(asks(99, 0), kRowS).has_value());  // nobody knows how many: a turn
+  CHECK(queue.predicted_wait_s("", kRowS) == doctest::Approx(20 + 50 * 10 * 8 / 200.0));
+}
+
 TEST_CASE("time in which nothing is computed is nobody's turn") {
   AdmissionQueue queue({.wait_max_s = 60});
   for (uint64_t id = 1; id <= 4; ++id) REQUIRE(queue.offer(request(id, 10), kRowS).has_value());
   queue.take(*queue.next(0, kRowS));
   queue.stood_still(1, 31);
-  queue.ended("", 32);  // after 2 s of work
+  queue.ended("", 32, 0);  // after 2 s of work
   CHECK(queue.predicted_wait_s("", kRowS) == doctest::Approx(3 * 2));
   queue.take(*queue.next(32, kRowS));
   queue.stood_still(20, 34);  // it was told late: of the time before the last end nothing is taken off again
-  queue.ended("", 38);
+  queue.ended("", 38, 0);
   CHECK(queue.predicted_wait_s("", kRowS) == doctest::Approx(2 * 3));
 }
 

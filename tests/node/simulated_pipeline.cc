@@ -90,7 +90,8 @@ class Simulation {
     const SimulatedRequest& request = requests_[i];
     lives_[i].known = request.prompt;
     const Result<void> queued = queue_.offer(
-        {i, request.user, request.priority, request.prompt, now_, deadline_s(i), 1}, row_seconds());
+        {i, request.user, request.priority, request.prompt, now_, deadline_s(i), 1, false, request.output},
+        row_seconds());
     lives_[i].waiting = queued.has_value();
     run_.answers[i].refused = lives_[i].over = queued.has_error();
   }
@@ -192,7 +193,7 @@ class Simulation {
     if (life.waiting) {
       queue_.remove(i);
     } else {
-      queue_.ended(requests_[i].user, now_);
+      queue_.ended(requests_[i].user, now_, static_cast<int>(run_.answers[i].token_s.size()));
       taken_off_ -= life.taken_off;
       life.taken_off = false;
     }
