@@ -154,7 +154,7 @@ def flap(ground, rng):
     ground.start_node(moth)
     ground.wait_for(lambda: "it may come back in" in ground.log(moth), 30, "the quarantine")
     ground.kill(moth)
-    if ground.node_state(moth) != "lost":
+    if ground.node_state(moth) != "quarantined":
         raise AssertionError("the fourth time it was let in")
     return Outcome(streams)
 
