@@ -63,6 +63,8 @@ def on_own_files(folder):
 
 def under_false_clocks(folder):
     from chaos_lib.process_faults import set_clock
+    if not os.path.isfile(FAKETIME):
+        sys.exit(f"chaos.py: the rows of clocks need {FAKETIME}: apt-get install faketime, or leave them out with --only")
 
     def environment(name):
         path = os.path.join(folder, "clock-" + name)
