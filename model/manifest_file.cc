@@ -14,6 +14,7 @@
 #include <filesystem>
 #include <optional>
 
+#include "base/descriptor.h"
 #include "base/error.h"
 #include "model/gguf_reader.h"
 #include "model/weight_manifest.h"
@@ -25,13 +26,15 @@ std::string label_of(const GgufFile& file, const std::string& stamp) {
   return "shoal manifest 1\n" + file.fingerprint() + "\n" + stamp + "\n";
 }
 
-// Whether nobody else can write to a folder, from now on at least; it is made where it is not there.
+// Whether nobody else can write to a folder, from now on at least; it is made where it is not there. A link
+// is not followed: what it leads to may be anything, and would be closed to all others.
 bool is_own_folder(const std::string& folder) {
   std::error_code failed;
   std::filesystem::create_directories(folder, failed);
+  const Descriptor opened(::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
   struct stat status;
-  return ::stat(folder.c_str(), &status) == 0 && status.st_uid == ::geteuid() &&
-         ::chmod(folder.c_str(), 0700) == 0;
+  return opened.get() >= 0 && ::fstat(opened.get(), &status) == 0 && status.st_uid == ::geteuid() &&
+         ::fchmod(opened.get(), 0700) == 0;
 }
 
 bool is_own_file(const std::string& path) {

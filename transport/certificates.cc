@@ -182,9 +182,12 @@ void make_private_directory(const std::filesystem::path& directory) {
   const std::filesystem::path above = directory.parent_path();
   if (!above.empty() && above != directory && !std::filesystem::exists(above, failed))
     make_private_directory(above);
-  const bool made = ::mkdir(directory.c_str(), 0700) == 0 || errno == EEXIST;
-  if (!made) failed.assign(errno, std::generic_category());
-  if (made) std::filesystem::permissions(directory, std::filesystem::perms::owner_all, failed);
+  failed.clear();
+  if (::mkdir(directory.c_str(), 0700) == 0) {
+    std::filesystem::permissions(directory, std::filesystem::perms::owner_all, failed);
+  } else if (errno != EEXIST) {
+    failed.assign(errno, std::generic_category());
+  }
   if (failed)
     throw SetupError(fmt::format("cannot make {}: {}", directory.string(), failed.message()), kExitFailed);
 }
@@ -361,7 +364,6 @@ CertificateAuthority CertificateAuthority::in(const std::string& directory, cons
     }
   }
   CertificateAuthority made = create(cluster);
-  make_private_directory(directory);
   write_file(certificate_path, made.certificate(), 0644);
   write_file(key_path, made.key_.pem(), 0600);
   return made;

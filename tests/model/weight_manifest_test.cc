@@ -3,6 +3,7 @@
 #include <doctest/doctest.h>
 #include <fcntl.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <chrono>
@@ -194,6 +195,15 @@ TEST_CASE("a kept manifest serves until the file changes, and damage to it is no
   CHECK((status.st_mode & 0777) == 0700);
   REQUIRE(stat(kept.c_str(), &status) == 0);
   CHECK((status.st_mode & 0777) == 0600);
+  // Where a link leads (to /etc, say) stays as it is, and nothing is kept there.
+  const std::string elsewhere = model.dir.file("elsewhere"), link = model.dir.file("link");
+  REQUIRE(::mkdir(elsewhere.c_str(), 0755) == 0);
+  REQUIRE(::chmod(elsewhere.c_str(), 0755) == 0);
+  REQUIRE(::symlink(elsewhere.c_str(), link.c_str()) == 0);
+  CHECK(manifest_of(model.file, link, pool, progress).digest() == digest);
+  REQUIRE(stat(elsewhere.c_str(), &status) == 0);
+  CHECK((status.st_mode & 0777) == 0755);
+  CHECK(std::filesystem::is_empty(elsewhere));
   std::string bytes = read_whole_file(kept);
   for (const size_t at : {size_t{0}, bytes.size() / 2, bytes.size() - 1}) {
     std::string bad = bytes;
