@@ -24,9 +24,9 @@ namespace shoal {
 inline constexpr int kGrammarCandidatesMax = 1000;
 
 // So much work is spent on one token of an answer (JsonMatcher::moves), or until the first allowed one is
-// found: some 50 ms. A schema of one meaning takes a twentieth for a whole vocabulary; one with many
+// found: some 15 ms. A schema of one meaning takes a tenth for a whole vocabulary; one with many
 // alternatives that begin alike must not keep other answers waiting.
-inline constexpr uint64_t kGrammarMovesMax = 1'000'000;
+inline constexpr uint64_t kGrammarMovesMax = 250'000;
 
 // The bytes of each token of a vocabulary; none for tokens that stand for no text.
 class TokenBytes {
