@@ -31,7 +31,10 @@ int sign_command(const SignFlags& flags) {
     throw SetupError("shoal sign: name a model file, or make a key with --new-key FILE");
   const std::string path = resolve_model_path(flags.model, ""), signature_path = path + kSignatureSuffix;
   std::error_code failed;
-  const std::filesystem::file_status there = std::filesystem::status(signature_path, failed);
+  // Who signs follows no link: others may have put it there, to a file of his.
+  const std::filesystem::file_status there = flags.verify.empty()
+                                                 ? std::filesystem::symlink_status(signature_path, failed)
+                                                 : std::filesystem::status(signature_path, failed);
   if (std::filesystem::exists(there) && !std::filesystem::is_regular_file(there))
     throw SetupError(in_quotes(signature_path, 4096) + " is not a regular file: remove it");
   const GgufFile file = GgufFile::open(path);

@@ -2,10 +2,13 @@
 
 #include <cmath>
 
+#include "base/printable.h"
+
 namespace shoal::json_reading {
 
 void bad(const std::string& what) {
-  throw BadJson{what};
+  constexpr size_t kBytesMax = 4096;
+  throw BadJson{printable(what, kBytesMax)};
 }
 
 const json::value& member(const json::object& object, const char* key) {

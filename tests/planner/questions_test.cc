@@ -91,6 +91,8 @@ TEST_CASE("profile: hostile and mistaken text is refused with the key named") {
   CHECK(mentions(changed("\"n_layer\": 32", "\"n_layer\": -3"), "n_layer"));
   CHECK(mentions(changed("\"head\": \"orin-1\"", "\"head\": \"orin\""), "orin"));
   CHECK(mentions(changed("first-layer", "second-layer"), "keep-on-head"));
+  // Safe for a terminal.
+  CHECK(mentions(changed("\"orin-1\", \"rtx3090\"", "\"orin-1\", \"\\u001b[31m\""), "named \"\\x1B[31m\""));
   CHECK(profile_from_json("{\"profile\":{\"profile\":1}}", "file").has_error());
   CHECK(profile_from_json(std::string(100'000, '['), "file").has_error());
   for (size_t size = 0; size < good.size(); size += 97)
