@@ -133,6 +133,7 @@ class Coordinator {
   void trace_step(uint64_t id, const StepInFlight& in_flight, const std::vector<StageTime>& times);
   void finish(uint64_t id, FinishReason reason, const Error& error = {}, double retry_after_s = 0);
   void broken(Error error);
+  bool ends_its_own(const StepOutcome& failed);
   void watch();
 
   PipelineHost& host_;

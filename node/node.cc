@@ -167,7 +167,9 @@ void Node::fail(uint64_t epoch, uint64_t step_id, Error error, StepFault fault, 
   if (epoch != epoch_ || !linked_) return;
   if (is_head()) {
     if (fault != StepFault::kNone && events_.faulted) events_.faulted(blamed(fault, stage, error.message));
-    if (on_outcome_) on_outcome_({step_id, {}, true, std::move(error), {}});
+    StepOutcome outcome{step_id, {}, true, std::move(error), {}};
+    outcome.not_finite = fault == StepFault::kInput || fault == StepFault::kOutput;
+    if (on_outcome_) on_outcome_(std::move(outcome));
   } else if (head_) {
     ResultMessage result;
     result.epoch = epoch;

@@ -28,6 +28,7 @@ struct StepOutcome {
   Error error;
   std::vector<StageTime> stage_times;  // in pipeline order, where it did not fail
   std::vector<Sha256> digests = {};    // the same, where they were asked for
+  bool not_finite = false;             // why it failed: numbers that a stage got or computed
 };
 
 class PipelineHost {

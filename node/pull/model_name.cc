@@ -119,8 +119,11 @@ PartName part_name(std::string_view path) {
   if (tail[0] != '-' || !all_digits(tail.substr(1, 5)) || tail.substr(6, 4) != "-of-" ||
       !all_digits(tail.substr(10)))
     return part;
-  std::from_chars(tail.data() + 1, tail.data() + 6, part.part);
-  std::from_chars(tail.data() + 10, tail.data() + 15, part.parts);
+  int number = 0, parts = 0;
+  std::from_chars(tail.data() + 1, tail.data() + 6, number);
+  std::from_chars(tail.data() + 10, tail.data() + 15, parts);
+  if (number < 1 || number > parts) return part;  // it only looks like a part
+  part.part = number, part.parts = parts;
   part.stem = path.substr(0, path.size() - kTail);
   return part;
 }

@@ -48,8 +48,10 @@ const std::string& small_model_file(TensorType type) {
 LoraFile small_lora(int index, const ModelConfig& config) {
   static const TempDir dir;
   const std::string path = dir.file("lora-" + std::to_string(index) + ".gguf");
+  const float deviation = index == kOverflowingLora ? 1e30f : 0;
   if (!std::filesystem::exists(path))
-    tiny_lora(config, {.rank = 2 + index, .seed = static_cast<uint64_t>(index)}).write(path);
+    tiny_lora(config, {.rank = 2 + index, .deviation = deviation, .seed = static_cast<uint64_t>(index)})
+        .write(path);
   return LoraFile::open("lora-" + std::to_string(index), path, config);
 }
 

@@ -28,6 +28,7 @@ TinyModelOptions small_model(TensorType type = TensorType::kF32);
 const std::string& small_model_file(TensorType type = TensorType::kF32);
 
 // The adapter of number `index`, from 1, for small_model(): opened.
+inline constexpr int kOverflowingLora = 3;  // gives no finite numbers; the others do
 LoraFile small_lora(int index, const ModelConfig& config);
 
 struct ClusterShape {

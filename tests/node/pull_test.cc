@@ -79,6 +79,11 @@ TEST_CASE("quants and parts are found in file names") {
   CHECK(part.part == 2);
   CHECK(part.parts == 10);
   CHECK(part_name("x-2-of-3.gguf").parts == 1);
+  for (const char* none :
+       {"m-00000-of-00000.gguf", "m-00001-of-00000.gguf", "m-00000-of-00002.gguf", "m-00003-of-00002.gguf"}) {
+    CHECK(part_name(none).parts == 1);
+    CHECK(part_name(none).stem + ".gguf" == none);
+  }
 }
 
 TEST_CASE("files are chosen by quant, with all their parts, and nothing is guessed") {
