@@ -19,7 +19,6 @@ constexpr std::string_view kCallOpens = "<tool_call>", kCallCloses = "</tool_cal
 constexpr std::string_view kMarkedOpens = "<|tool_call|>", kMarkedCloses = "<|/tool_call|>";
 constexpr std::string_view kArguments = "[ARGS]", kCallId = "[CALL_ID]";
 constexpr std::string_view kCallsFollow = "[TOOL_CALLS]", kPythonTag = "<|python_tag|>";
-constexpr std::string_view kSpaces = " \t\r\n";
 constexpr int kArgumentsDepthMax = 64;
 
 // How many bytes at the end of `text` may be the beginning of `marker`.

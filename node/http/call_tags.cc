@@ -4,6 +4,8 @@
 #include <boost/json.hpp>
 #include <optional>
 
+#include "base/trimmed.h"
+
 namespace shoal {
 
 namespace json = boost::json;
@@ -12,7 +14,6 @@ namespace {
 
 constexpr std::string_view kFunction = "<function=", kFunctionEnds = "</function>";
 constexpr std::string_view kParameter = "<parameter=", kParameterEnds = "</parameter>";
-constexpr std::string_view kSpaces = " \t\r\n";
 
 void skip_spaces(std::string_view& text) {
   text.remove_prefix(std::min(text.find_first_not_of(kSpaces), text.size()));

@@ -192,6 +192,7 @@ std::string refused_with(Running& running, const std::string& request) {
   CHECK(closed);
   return text.substr(0, 12);
 }
+
 }  // namespace
 
 TEST_CASE("an address to listen on is an IP address and a port") {
