@@ -134,6 +134,12 @@ void CacheSlots::give_back(int slot) {
   slots_[index(slot)].used = false;
 }
 
+void CacheSlots::forget(const std::string& user) {
+  for (size_t i = 0; i < slots_.size(); ++i) {
+    if (!slots_[i].used && slots_[i].user == user) trim(static_cast<int>(i), 0);
+  }
+}
+
 std::vector<Resident> by_rank(std::vector<Resident> running) {
   std::sort(running.begin(), running.end(), [](const Resident& a, const Resident& b) {
     return a.priority != b.priority ? a.priority > b.priority : a.id < b.id;

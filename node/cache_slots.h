@@ -54,7 +54,8 @@ class CacheSlots {
   int held(int slot) const { return static_cast<int>(slots_[index(slot)].tokens.size()); }
   // The sequence has so many tokens now.
   void grow(int slot, int length) { slots_[index(slot)].length = length; }
-  void give_back(int slot);  // its sequence has ended, or was taken off
+  void give_back(int slot);              // its sequence has ended, or was taken off
+  void forget(const std::string& user);  // what unused slots hold of it
 
   std::vector<CacheOp> take_ops() { return std::exchange(ops_, {}); }
 

@@ -184,7 +184,6 @@ bool Coordinator::hand_over(StepInFlight& in_flight, const StepOutcome& outcome)
 void Coordinator::on_outcome(StepOutcome outcome) {
   if (suspended_) return;  // it belongs to the pipeline before
   last_outcome_s_ = host_.now_s();
-  if (outcome.failed && !keeper_.broken && ends_its_own(outcome)) return;
   if (outcome.failed) {
     // What a stage refuses is not the asker's fault: requests were checked before anything was sent.
     const bool of_pipeline = outcome.error.code == Errc::kPeerLost || outcome.error.code == Errc::kTimeout;
@@ -214,13 +213,15 @@ void Coordinator::on_outcome(StepOutcome outcome) {
   std::string wrong = why_unusable(outcome, asked, layout_);
   if (wrong.empty() && !hand_over(in_flight, outcome))
     wrong = "it lacks the hashes that the stages were asked for";
+  if (wrong.empty()) wrong = why_overflow_unusable(in_flight, outcome.overflowed);
   if (!wrong.empty()) return unusable(wrong);
   last_step_s_ = last_outcome_s_;
   learn(in_flight, outcome.stage_times);
   trace_step(outcome.step_id, in_flight, outcome.stage_times);
+  take_overflows(in_flight, outcome.step_id, outcome.overflowed);
   for (size_t i = 0; i < outcome.rows.size(); ++i) {
     const auto sequence = running_.find(in_flight.wanted[i].second);
-    if (sequence == running_.end()) continue;  // cancelled meanwhile
+    if (sequence == running_.end() || sequence->second->begins_anew) continue;  // ended meanwhile
     if (in_flight.step.kind == StepKind::kEmbed) {
       take_embedding(*sequence->second, outcome.rows[i]);
     } else {
@@ -228,6 +229,7 @@ void Coordinator::on_outcome(StepOutcome outcome) {
     }
   }
   if (keeper_.answered) keeper_.answered();
+  begin_anew();
   admit();
   pump();
 }
@@ -363,37 +365,6 @@ void Coordinator::watch() {
 
 // ---- A pipeline is lost, another comes ----
 
-// Without a keeper nobody makes the pipeline anew. A scale can make an adapter overflow that is sound
-// otherwise, so numbers that are not finite in a step with a request behind one end what was in the step, and
-// no more.
-bool Coordinator::ends_its_own(const StepOutcome& failed) {
-  const auto found = steps_.find(failed.step_id);
-  const bool lost = failed.error.code == Errc::kPeerLost || failed.error.code == Errc::kTimeout;
-  if (found == steps_.end() || lost) return false;
-  std::vector<uint64_t> under_way;
-  bool adapted = false;
-  for (const StepPart& part : found->second.step.parts) {
-    const auto running = running_.find(part.sequence);
-    if (running == running_.end()) continue;
-    under_way.push_back(part.sequence);
-    adapted = adapted || running->second->request.adapter.index > 0;
-  }
-  // None is left where an earlier step of theirs failed so.
-  if (!under_way.empty() && !(adapted && failed.not_finite)) return false;
-  spdlog::warn("{}; the answers in that step end, since one of them is behind an adapter",
-               failed.error.message);
-  scheduler_.step_done(found->second.step, {}, 0);
-  steps_.erase(found);
-  for (const uint64_t id : under_way) {
-    if (const int slot = running_.at(id)->slot; slot >= 0)
-      cache_.reserve(slot, 0, 0);  // nothing of it serves again
-    finish(id, FinishReason::kError, {Errc::kIo, failed.error.message});
-  }
-  admit();
-  pump();
-  return true;
-}
-
 void Coordinator::broken(Error error) {
   if (keeper_.broken) return keeper_.broken(error);
   close(error, 0);
@@ -411,6 +382,7 @@ void Coordinator::suspend() {
     if (sequence->slot >= 0 && sequence->answered == 0) mark(id, TracedRequest::Mark::kTakenOff);
     sequence->slot = -1;
     sequence->was_lost = true;
+    sequence->begins_anew = false;
   }
 }
 

@@ -11,6 +11,8 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <span>
+#include <string>
 #include <vector>
 
 #include "model/tokenizer.h"
@@ -48,11 +50,12 @@ class Coordinator {
   uint64_t replayed() const { return replayed_; }
 
   // ---- For who keeps the pipeline (node/pipeline_keeper.h); on the io thread ----
-  // `broken`: a step failed, or none is answered. `answered`: one was. Without a keeper a failure ends
-  // everything.
+  // `broken`: a step failed, or none is answered. `answered`: one was. `overflowed`: behind an adapter the
+  // same answer came to numbers that are not finite, twice. Without a keeper a failure ends everything.
   struct Keeper {
     std::function<void(const Error&)> broken;
     std::function<void()> answered;
+    std::function<void()> overflowed;
   };
   void set_keeper(Keeper keeper) { keeper_ = std::move(keeper); }
   // The pipeline is gone: what is under way in it is forgotten, requests wait.
@@ -84,7 +87,10 @@ class Coordinator {
     double deadline_s;
     int answered = 0;
     std::optional<GrammarFilter> grammar = {};
-    bool was_lost = false;  // with its pipeline, and has not been begun again
+    bool was_lost = false;    // with its pipeline, and has not been begun again
+    uint64_t first_step = 0;  // that can have rows of it since it was begun last
+    int overflows = 0;
+    bool begins_anew = false;  // once what is under way of it has come back; no row is sent until then
   };
   struct Waiting {
     GenerationRequest request;
@@ -133,7 +139,10 @@ class Coordinator {
   void trace_step(uint64_t id, const StepInFlight& in_flight, const std::vector<StageTime>& times);
   void finish(uint64_t id, FinishReason reason, const Error& error = {}, double retry_after_s = 0);
   void broken(Error error);
-  bool ends_its_own(const StepOutcome& failed);
+  std::string why_overflow_unusable(const StepInFlight& in_flight, std::span<const int32_t> rows) const;
+  void take_overflows(const StepInFlight& in_flight, uint64_t step_id, std::span<const int32_t> rows);
+  void compute_anew(Sequence& sequence);
+  void begin_anew();
   void watch();
 
   PipelineHost& host_;
@@ -157,7 +166,8 @@ class Coordinator {
   std::optional<Error> refusal_;  // and none to come soon: requests end at once
   double refusal_retry_s_ = 0;
   std::atomic<uint64_t> preempted_{0}, replayed_{0};
-  bool watching_ = false;  // steps that are not answered are noticed: a node that hangs closes nothing
+  uint64_t overflowed_ = 0;  // answers that ended for it
+  bool watching_ = false;    // steps that are not answered are noticed: a node that hangs closes nothing
   double last_outcome_s_ = 0;
   std::optional<double> last_step_s_;                     // of the present pipeline
   std::shared_ptr<int> alive_ = std::make_shared<int>();  // gone with the coordinator; a timer may outlast it

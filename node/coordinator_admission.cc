@@ -162,6 +162,7 @@ void Coordinator::begin(Sequence& sequence, const CacheSlots::Prefix& prefix) {
   cache_.take(prefix, cache_owner(sequence.request), length);
   sequence.slot = prefix.slot;
   sequence.reused = prefix.length;
+  sequence.first_step = next_step_;
   const GenerationRequest& request = sequence.request;
   if (layout_.inputs > 0) {
     scheduler_.add_input(sequence.id, request.embeds ? StepKind::kEmbed : StepKind::kEncode,
@@ -180,7 +181,8 @@ std::vector<Resident> Coordinator::residents() const {
   std::vector<Resident> all;
   for (const auto& [id, sequence] : running_) {
     const GenerationRequest& request = sequence->request;
-    all.push_back({id, request.user, request.priority, sequence->slot >= 0, scheduler_.in_flight(id)});
+    const bool in_flight = scheduler_.in_flight(id) || sequence->begins_anew;
+    all.push_back({id, request.user, request.priority, sequence->slot >= 0, in_flight});
   }
   return by_rank(std::move(all));
 }

@@ -17,6 +17,16 @@ uint32_t microseconds(std::chrono::steady_clock::duration duration) {
   return static_cast<uint32_t>(std::clamp<int64_t>(us, 0, std::numeric_limits<uint32_t>::max()));
 }
 
+// Those of a slot that overflowed in a stage before are known.
+void note_overflows(StepJob& job, std::span<const int32_t> rows) {
+  const auto slot_of = [&](int32_t row) { return job.rows[static_cast<size_t>(row)].slot; };
+  for (const int32_t row : rows) {
+    const bool known = std::any_of(job.overflowed.begin(), job.overflowed.end(),
+                                   [&](int32_t other) { return slot_of(other) == slot_of(row); });
+    if (!known) job.overflowed.push_back(row);
+  }
+}
+
 }  // namespace
 
 Sha256 digest_of(const float* hidden, int n_embd, std::span<const BatchRow> rows, int slot) {
@@ -196,6 +206,7 @@ void Engine::compute(StepJob& job) {
     hosted->busy_ns += static_cast<uint64_t>(std::chrono::nanoseconds(busy).count());
     if (result && job.verify_slot >= 0)
       job.digests.push_back(digest_of(hidden, hosted->stage->n_embd(), job.rows, job.verify_slot));
+    note_overflows(job, hosted->stage->overflowed());
     if (result.has_error()) job.failed = true, job.error = result.error(), job.fault = hosted->stage->fault();
     return;
   }

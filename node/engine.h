@@ -35,11 +35,12 @@ struct StepJob {
   std::vector<CacheOp> ops;
   std::vector<BatchRow> rows;
   StepKind kind = StepKind::kDecode;
-  int candidates = 1;            // wanted for each row with wants_logits; 0: the whole vocabulary
-  StepBuffer buffer;             // [rows, n_embd]
-  std::vector<StageTime> times;  // of the stages behind it; the engine adds its own
-  int verify_slot = -1;          // whose rows the stages hash
-  std::vector<Sha256> digests;   // as times
+  int candidates = 1;               // wanted for each row with wants_logits; 0: the whole vocabulary
+  StepBuffer buffer;                // [rows, n_embd]
+  std::vector<StageTime> times;     // of the stages behind it; the engine adds its own
+  int verify_slot = -1;             // whose rows the stages hash
+  std::vector<Sha256> digests;      // as times
+  std::vector<int32_t> overflowed;  // rows behind an adapter, of each slot the first (Stage::overflowed)
   std::chrono::steady_clock::time_point queued;  // when the engine took it
 
   // Filled by the engine.

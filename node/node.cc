@@ -150,6 +150,7 @@ void Node::finish(std::unique_ptr<StepJob> job) {
   if (is_head()) {
     StepOutcome outcome{job->step_id, std::move(job->outputs), false, {}, std::move(job->times)};
     outcome.digests = std::move(job->digests);
+    outcome.overflowed = std::move(job->overflowed);
     if (on_outcome_) on_outcome_(std::move(outcome));
   } else if (head_) {
     (void)head_->post({to_message(*job, std::move(job->outputs))});
@@ -168,7 +169,6 @@ void Node::fail(uint64_t epoch, uint64_t step_id, Error error, StepFault fault, 
   if (is_head()) {
     if (fault != StepFault::kNone && events_.faulted) events_.faulted(blamed(fault, stage, error.message));
     StepOutcome outcome{step_id, {}, true, std::move(error), {}};
-    outcome.not_finite = fault == StepFault::kInput || fault == StepFault::kOutput;
     if (on_outcome_) on_outcome_(std::move(outcome));
   } else if (head_) {
     ResultMessage result;

@@ -119,8 +119,10 @@ awaitable<std::string> Node::rebuild_stages() {
 awaitable<std::string> Node::examine() {
   if (!examination_ || !engine_) co_return fmt::format("{} knows no answers", identity_.name);
   std::function<void(std::function<void(std::string)>)> order = [this](auto done) {
-    // Weights that it may still hold, where there was no plan without it, are what may be wrong.
-    engine_->rebuild([](Engine::Stages) { return Engine::Stages(); }, [](const std::string&) {});
+    // Weights that it may still hold, where there was no plan without it, are what may be wrong. Stages that
+    // compute stay: then its kernels alone are in doubt.
+    if (!linked_ || hosted() == 0)
+      engine_->rebuild([](Engine::Stages) { return Engine::Stages(); }, [](const std::string&) {});
     engine_->run(examination_, std::move(done));
   };
   co_return co_await on_engine(std::move(order));

@@ -352,6 +352,7 @@ Result<std::unique_ptr<StepJob>> Node::job_of(IncomingMessage& incoming, int sta
     const int32_t token = stage == 0 ? static_cast<int32_t>(step->token_ids[i]) : -1;
     job->rows.push_back({token, static_cast<int32_t>(row.position), static_cast<int32_t>(row.slot),
                          row.wants_logits, row.adapter, row.adapter_scale});
+    if (row.overflowed) job->overflowed.push_back(static_cast<int32_t>(i));
   }
   job->buffer = stage == 0 ? buffers_->take() : StepBuffers::of_payload(incoming.payload);
   if (!job->buffer && !job->rows.empty()) return Error{Errc::kQueueFull, "more steps in flight than agreed"};

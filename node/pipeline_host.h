@@ -26,9 +26,9 @@ struct StepOutcome {
   std::vector<RowOutput> rows;
   bool failed = false;
   Error error;
-  std::vector<StageTime> stage_times;  // in pipeline order, where it did not fail
-  std::vector<Sha256> digests = {};    // the same, where they were asked for
-  bool not_finite = false;             // why it failed: numbers that a stage got or computed
+  std::vector<StageTime> stage_times;    // in pipeline order, where it did not fail
+  std::vector<Sha256> digests = {};      // the same, where they were asked for
+  std::vector<int32_t> overflowed = {};  // rows behind adapters, of each sequence at least the first
 };
 
 class PipelineHost {

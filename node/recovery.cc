@@ -189,7 +189,22 @@ std::string Recovery::suspects_text() const {
   return text;
 }
 
+void Recovery::overflowed(double now_s) {
+  if (state_ != State::kRunning) return;
+  for (const std::string& node : here_) {
+    if (in_plan(node) && suspects_.doubt(node, now_s)) actions_.push_back(Examine{node});
+  }
+}
+
 void Recovery::examined(const std::string& node, const std::string& failure, double now_s) {
+  if (suspects_.settle_doubt(node) && !failure.empty()) {
+    Suspects::Fault fault;
+    fault.nodes = {node};
+    fault.where = node;
+    fault.proven = true;
+    fault.text = fmt::format("node {} computes known numbers wrongly: {}", node, failure);
+    return faulted(fault, now_s);
+  }
   if (!suspects_.out(node)) return;
   if (!suspects_.examined(node, failure.empty(), now_s)) {
     tell(ClusterEvent::Kind::kRefused, now_s, node,
@@ -246,7 +261,12 @@ void Recovery::planned(uint64_t ticket, const Result<ReplanAdvice>& advice, doub
   if (advice.has_error() && lend_drained(advice.error().message, now_s)) return ask_for_plan(now_s);
   if (advice.has_error()) {
     for (const std::string& node : suspects_.all_out()) suspects_.hurry(node, now_s);
-    return go_down(advice.error().message + suspects_text(), now_s);
+    const std::string head = name_of(known_.constraints.head);
+    // What the planner advises without a head is not what helps.
+    return go_down(suspects_.out(head) ? fmt::format("the head, {}, is suspect and takes no layers: {}", head,
+                                                     suspects_.why(head))
+                                       : advice.error().message + suspects_text(),
+                   now_s);
   }
   load(advice->plan, now_s);
 }

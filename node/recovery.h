@@ -132,6 +132,9 @@ class Recovery {
   // Numbers in a step were wrong. Of one epoch the first fault counts, since the steps behind it have the
   // same; and one that is proven, where its node still takes part.
   void faulted(const Suspects::Fault& fault, double now_s);
+  // Numbers in a step were not finite behind an adapter, again: whether a node is to blame is asked of those
+  // that compute. Not often, however often that is.
+  void overflowed(double now_s);
   // `failure`: empty where the known answers were given.
   void examined(const std::string& node, const std::string& failure, double now_s);
   void planned(uint64_t ticket, const Result<ReplanAdvice>& advice, double now_s);

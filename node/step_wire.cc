@@ -62,6 +62,7 @@ StepMessage to_message(const StepJob& job) {
                          row.wants_logits, static_cast<uint16_t>(row.adapter), row.adapter_scale});
     if (job.stage == 0) step.token_ids.push_back(static_cast<uint32_t>(row.token));
   }
+  for (const int32_t row : job.overflowed) step.rows[static_cast<size_t>(row)].overflowed = true;
   return step;
 }
 
@@ -71,6 +72,7 @@ ResultMessage to_message(const StepJob& job, std::vector<RowOutput>&& outputs) {
   result.step_id = job.step_id;
   result.stage_times = job.times;
   result.digests = to_wire(job.digests);
+  result.overflowed.assign(job.overflowed.begin(), job.overflowed.end());
   for (const RowOutput& output : outputs) {
     RowResult row{static_cast<uint32_t>(output.row), output.log_sum_exp, {}, {}, output.embedding};
     for (const Candidate& c : output.candidates) {
@@ -86,6 +88,7 @@ StepOutcome from_message(const ResultMessage& message, int n_vocab) {
   StepOutcome outcome{
       message.step_id, {}, message.failed, {message.failure_code, message.failure_text}, message.stage_times};
   outcome.digests = digests_from_wire(message.digests);
+  outcome.overflowed.assign(message.overflowed.begin(), message.overflowed.end());
   for (const RowResult& row : message.rows) {
     RowOutput output{static_cast<int32_t>(row.row), row.log_sum_exp, {}, row.embedding};
     for (size_t i = 0; i < row.tokens.size(); ++i)

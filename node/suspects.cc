@@ -1,6 +1,7 @@
 #include "node/suspects.h"
 
 #include <algorithm>
+#include <utility>
 
 namespace shoal {
 
@@ -86,6 +87,18 @@ std::vector<std::string> Suspects::due(double now_s) {
     nodes.push_back(node);
   }
   return nodes;
+}
+
+bool Suspects::doubt(const std::string& node, double now_s) {
+  Record& record = records_[node];
+  if (record.out || now_s < record.doubt_again_s) return false;
+  record.doubt_again_s = now_s + kDoubtEvery_s;
+  return record.doubted = true;
+}
+
+bool Suspects::settle_doubt(const std::string& node) {
+  const auto found = records_.find(node);
+  return found != records_.end() && std::exchange(found->second.doubted, false);
 }
 
 bool Suspects::examined(const std::string& node, bool passed, double now_s) {

@@ -9,6 +9,9 @@
 // second node, after the first was taken out for it, are not the nodes' doing but the model's or the
 // prompt's: whoever was taken out is let in again.
 //
+// Numbers that are not finite behind an adapter are most likely the adapter's own; but the nodes that compute
+// are examined, since they might be theirs, and who fails is taken out.
+//
 // A suspect comes in again after a rest, twice as long each time, when its kernels have given the known
 // answers.
 #pragma once
@@ -26,6 +29,7 @@ class Suspects {
   static constexpr double kAgain_s = 600;
   static constexpr double kRest_s = 60, kRestMax_s = 600;
   static constexpr double kExamPatience_s = 10;  // after that it is asked again
+  static constexpr double kDoubtEvery_s = 60;    // between two exams of one that computes
 
   struct Fault {
     std::vector<std::string> nodes;  // one, or the sender and the receiver of a hop
@@ -54,6 +58,10 @@ class Suspects {
   void hurry(const std::string& node, double now_s);
   // Who is to be examined now; each is told once for kExamPatience_s.
   std::vector<std::string> due(double now_s);
+  // Whether one that computes is to be examined now, since it might compute wrongly.
+  bool doubt(const std::string& node, double now_s);
+  // Whether it was doubted, and what came of that has not been told yet; told now.
+  bool settle_doubt(const std::string& node);
   // What came of it. Whether the node may come in again.
   bool examined(const std::string& node, bool passed, double now_s);
 
@@ -64,6 +72,8 @@ class Suspects {
     Fault last;
     double rest_s = 0;  // the last one's length
     double exam_s = 0;  // when it is to be examined
+    bool doubted = false;
+    double doubt_again_s = 0;
   };
   size_t count(const std::string& node, double now_s);
   bool same_layers_elsewhere(const Fault& fault, double now_s);

@@ -55,6 +55,24 @@ Error invalid(const std::string& message) {
   return {Errc::kInvalidInput, message};
 }
 
+bool is_finite(StepKind kind, const RowOutput& out, int candidates) {
+  if (kind == StepKind::kEmbed)
+    return all_finite(out.embedding.data(), static_cast<int64_t>(out.embedding.size()));
+  // A logit that is NaN is no candidate.
+  return std::isfinite(out.log_sum_exp) && out.candidates.size() == static_cast<size_t>(candidates);
+}
+
+// As if each logit, or the embedding, were zero.
+void clear_output(StepKind kind, RowOutput& out, int candidates, int n_vocab) {
+  if (kind == StepKind::kEmbed) {
+    std::fill(out.embedding.begin(), out.embedding.end(), 0.0f);
+    return;
+  }
+  out.log_sum_exp = std::log(static_cast<float>(n_vocab));
+  out.candidates.clear();
+  for (int token = 0; token < candidates; ++token) out.candidates.push_back({token, 0});
+}
+
 }  // namespace
 
 struct Stage::Impl {
@@ -71,6 +89,7 @@ struct Stage::Impl {
               decoder_part(config, weights.spec.layers).end, options.context, options.slots, options.kv_type,
               options.kv_cells),
         lengths(options.slots),
+        in_overflow(options.slots),
         logits(weights.spec.output && config.decodes()
                    ? sizeof(float) * logit_rows(options) * (size_t{0} + config.n_vocab + config.n_embd)
                    : 0),
@@ -86,6 +105,7 @@ struct Stage::Impl {
            weights.spec.layers.begin} {
     if (config.encodes()) encoder = std::make_unique<EncoderState>(config, weights, options);
     if (weights.spec.output) pooler = std::make_unique<Pooler>(config, options.slots);
+    overflowed.reserve(static_cast<size_t>(options.slots));
   }
 
   Result<void> check_ops(std::span<const CacheOp> ops);
@@ -93,8 +113,9 @@ struct Stage::Impl {
   Result<void> check_rows(StepKind kind, std::span<const BatchRow> rows, const float* hidden);
   void apply(std::span<const CacheOp> ops);
   Result<void> make_room(StepKind kind, std::span<const BatchRow> rows);
-  Result<void> check_computed(StepKind kind, std::span<const BatchRow> rows, int candidates,
-                              const float* hidden, std::vector<RowOutput>& outputs);
+  Result<void> check_computed(StepKind kind, std::span<const BatchRow> rows, int candidates, float* hidden,
+                              std::vector<RowOutput>& outputs);
+  bool overflow(std::span<const BatchRow> rows, int32_t row);
   void compute_layers(StepKind kind, std::span<const BatchRow> rows, float* hidden);
   void compute_outputs(std::span<const BatchRow> rows, int candidates, const float* hidden,
                        std::vector<RowOutput>& outputs);
@@ -107,7 +128,9 @@ struct Stage::Impl {
   Activations act;
   KvCache cache;
   std::vector<int32_t> lengths;  // of the slots as the step being checked would leave them
-  AlignedBuffer logits;          // [logit_rows, n_vocab], then [logit_rows, n_embd] of gathered hidden
+  std::vector<int32_t> overflowed;
+  std::vector<bool> in_overflow;  // by slot
+  AlignedBuffer logits;           // [logit_rows, n_vocab], then [logit_rows, n_embd] of gathered hidden
   TopCandidates top;
   std::vector<double> frequencies;
   LoraStage lora;
@@ -277,29 +300,39 @@ void Stage::Impl::compute_outputs(std::span<const BatchRow> rows, int candidates
   }
 }
 
+// Notes a row whose numbers are not finite. False: it passes through no adapter.
+bool Stage::Impl::overflow(std::span<const BatchRow> rows, int32_t row) {
+  const BatchRow& at = rows[static_cast<size_t>(row)];
+  if (at.adapter == 0) return false;
+  if (!in_overflow[at.slot]) overflowed.push_back(row);
+  in_overflow[at.slot] = true;
+  return true;
+}
+
 // No token may be drawn from numbers that are not finite, and what the step left in the cache is as little
-// to be trusted: it goes.
+// to be trusted: where it fails it goes, and where a row overflowed behind an adapter the caller is told.
 Result<void> Stage::Impl::check_computed(StepKind kind, std::span<const BatchRow> rows, int candidates,
-                                         const float* hidden, std::vector<RowOutput>& outputs) {
+                                         float* hidden, std::vector<RowOutput>& outputs) {
   std::string what;
   for (size_t r = 0; r < rows.size() && what.empty(); ++r) {
-    if (!all_finite(hidden + r * config.n_embd, config.n_embd))
+    float* const row = hidden + r * config.n_embd;
+    if (all_finite(row, config.n_embd)) continue;
+    std::fill_n(row, config.n_embd, 0.0f);
+    if (!overflow(rows, static_cast<int32_t>(r)))
       what = "row " + std::to_string(r) + " (slot " + std::to_string(rows[r].slot) + ", position " +
              std::to_string(rows[r].position) + "): hidden as it was computed is not finite";
   }
   for (size_t i = 0; i < outputs.size() && what.empty(); ++i) {
-    const RowOutput& out = outputs[i];
-    // A logit that is NaN is no candidate.
-    const bool finite =
-        kind == StepKind::kEmbed
-            ? all_finite(out.embedding.data(), static_cast<int64_t>(out.embedding.size()))
-            : std::isfinite(out.log_sum_exp) && out.candidates.size() == static_cast<size_t>(candidates);
-    if (!finite)
+    RowOutput& out = outputs[i];
+    if (is_finite(kind, out, candidates)) continue;
+    clear_output(kind, out, candidates, config.n_vocab);
+    if (!overflow(rows, out.row))
       what = "row " + std::to_string(out.row) + ": its " +
              (kind == StepKind::kEmbed ? "embedding is" : "logits are") + " not finite";
   }
   if (what.empty()) return {};
   fault = NumericFault::kOutput;
+  overflowed.clear();
   for (const BatchRow& row : rows) cache.trim(row.slot, row.position);
   outputs.clear();
   return invalid(what);
@@ -325,6 +358,8 @@ Result<void> Stage::run(std::span<const CacheOp> ops, std::span<const BatchRow> 
   Impl& s = *impl_;
   const ShardSpec& spec = s.weights.spec;
   s.fault = NumericFault::kNone;
+  s.overflowed.clear();
+  std::fill(s.in_overflow.begin(), s.in_overflow.end(), false);
   if (candidates < 0) return invalid(std::to_string(candidates) + " candidates wanted");
   if (candidates == 0 || candidates > s.config.n_vocab) candidates = s.config.n_vocab;
   if (Result<void> checked = s.check_ops(ops); !checked) return checked;
@@ -359,6 +394,10 @@ int Stage::n_embd() const {
 
 NumericFault Stage::fault() const {
   return impl_->fault;
+}
+
+std::span<const int32_t> Stage::overflowed() const {
+  return impl_->overflowed;
 }
 
 ShardWeights Stage::release_weights() {

@@ -37,7 +37,7 @@ struct RowOutput {
 enum class NumericFault : uint8_t {
   kNone,
   kInput,   // hidden as it came was not finite
-  kOutput,  // what the stage computed of finite numbers was not
+  kOutput,  // what the stage computed of finite numbers was not, of a row that passes through no adapter
 };
 
 struct StageOptions {
@@ -72,6 +72,11 @@ class Stage {
   int n_embd() const;
   // Whether that is why the last run failed.
   NumericFault fault() const;
+  // Rows of the last run, of each slot the first, that came to numbers that are not finite behind an adapter:
+  // a scale can make a sound one do so, so it is no fault, and the step's other rows are what they would be
+  // without them. Their hidden or logits are zero instead. Nothing may be made of those, nor of what the
+  // cache holds of such a slot from there on.
+  std::span<const int32_t> overflowed() const;
 
   uint64_t weight_bytes() const;
   uint64_t kv_bytes() const;

@@ -94,6 +94,10 @@ Result<void> check_rows(const StepMessage& step, const StepLimits& limits) {
       return bad_step(step, "a row for adapter " + std::to_string(row.adapter) + ", this stage has " +
                                 std::to_string(limits.adapters));
     }
+    if (row.overflowed && row.adapter == 0) {
+      return bad_step(step, "a row of slot " + std::to_string(row.slot) +
+                                " is said to have overflowed, and passes through no adapter");
+    }
     if (!(std::abs(row.adapter_scale) <= kAdapterScaleMax)) {
       return bad_step(step, "an adapter's scale of " + std::to_string(row.adapter_scale));
     }

@@ -114,6 +114,7 @@ struct StepRow {
   bool wants_logits = false;
   uint16_t adapter = 0;     // from 1; 0: none
   float adapter_scale = 1;  // of what it adds
+  bool overflowed = false;  // behind its adapter, in a stage before
   bool operator==(const StepRow&) const = default;
 };
 
@@ -172,8 +173,9 @@ struct ResultMessage {
   Errc failure_code = Errc::kIo;       // where failed is true
   std::string failure_text;
   StepFault fault = StepFault::kNone;
-  uint32_t fault_stage = 0;  // that found it, where there is one
-  std::string digests = {};  // of all stages, as in StepMessage
+  uint32_t fault_stage = 0;               // that found it, where there is one
+  std::string digests = {};               // of all stages, as in StepMessage
+  std::vector<uint16_t> overflowed = {};  // rows behind adapters, of each slot at least the first
   bool operator==(const ResultMessage&) const = default;
 };
 

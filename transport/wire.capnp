@@ -314,6 +314,9 @@ struct AdaptedRow {
   # Which one the row passes through, counted from 1 in the order of the cluster file; 0: none.
   scale @2 :Float32;
   # Multiplies what the adapter adds, between -100 and 100.
+  overflowed @3 :Bool;
+  # A stage before this one came to numbers that are not finite there; the row's hidden is zero since. Of each slot's
+  # rows one says so at least, and none that passes through no adapter.
 }
 
 struct StageTime {
@@ -347,6 +350,9 @@ struct StepResult {
   # Of all stages, where rows is set; as in Step.
   digests @6 :Data;
   # As in VerifiedRows, of all stages, where rows is set.
+  overflowed @7 :List(UInt16);
+  # Indices of the step's rows that overflowed behind an adapter in any stage, of each slot at least the first. Nothing is
+  # to be made of what is answered to any row of such a slot, nor of what the caches hold of it.
 
   struct Failure {
     code @0 :Code;
@@ -363,7 +369,7 @@ struct StepResult {
     input @2;
     # Hidden as it came was not finite.
     output @3;
-    # What the stage computed of finite numbers was not finite.
+    # What the stage computed of finite numbers was not finite, of a row that passes through no adapter.
   }
 
   enum Code {

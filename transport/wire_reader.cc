@@ -209,6 +209,7 @@ class Reader {
         rows[i].wants_logits = adapted[i].getWantsLogits();
         rows[i].adapter = adapted[i].getAdapter();
         rows[i].adapter_scale = adapted[i].getScale();
+        rows[i].overflowed = adapted[i].getOverflowed();
       }
       return;
     }
@@ -255,6 +256,7 @@ class Reader {
       case wire::StepResult::ROWS: {
         m.stage_times = stage_times(r.getStageTimes(), r.getArrivedUs());
         m.digests = digests(r.getDigests());
+        m.overflowed = numbers<uint16_t>(r.getOverflowed());
         const auto rows = r.getRows();
         if (!at_most(rows.size(), kStepRowsMax, "result rows")) return m;
         m.rows.reserve(rows.size());

@@ -300,6 +300,7 @@ struct Writer {
       list[i].setWantsLogits(rows[i].wants_logits);
       list[i].setAdapter(rows[i].adapter);
       list[i].setScale(rows[i].adapter_scale);
+      list[i].setOverflowed(rows[i].overflowed);
     }
   }
   template <class Builder>
@@ -327,6 +328,7 @@ struct Writer {
     }
     if (!m.stage_times.empty()) write_times(m.stage_times, b);
     if (!m.digests.empty()) b.setDigests(data_of(m.digests));
+    if (!m.overflowed.empty()) b.setOverflowed(kj::arrayPtr(m.overflowed.data(), m.overflowed.size()));
     auto rows = b.initRows(static_cast<unsigned>(m.rows.size()));
     for (unsigned i = 0; i < rows.size(); ++i) {
       const RowResult& row = m.rows[i];

@@ -20,13 +20,13 @@ GREEDY = ["-q", "--raw", "-p", PROMPT, "--temp", "0", "--ignore-eos", "-n", "24"
 LAYERS, N_EMBD, N_FF, RANK = 30, 576, 1536, 4
 
 
-def write_adapter(path, seed, architecture="llama", n_in=N_EMBD):
+def write_adapter(path, seed, architecture="llama", n_in=N_EMBD, deviation=0.3):
     """A random adapter of attn_q and ffn_down for SmolLM2-135M."""
     numbers = random.Random(seed)
     tensors = []
     for layer in range(LAYERS):
         for name, cols, rows in (("attn_q", n_in, N_EMBD), ("ffn_down", N_FF, N_EMBD)):
-            for half, dims, size in (("a", (cols, RANK), cols ** -0.5), ("b", (RANK, rows), 0.3)):
+            for half, dims, size in (("a", (cols, RANK), cols ** -0.5), ("b", (RANK, rows), deviation)):
                 values = array.array("f", (numbers.gauss(0, size) for _ in range(dims[0] * dims[1])))
                 tensors.append((f"blk.{layer}.{name}.weight.lora_{half}", dims, values.tobytes()))
 
@@ -175,6 +175,26 @@ class Lora(ClusterTest):
             adapter.write(b"\1\2\3\4")
         self.assert_refused(run(["run", link, *key, *arguments]), 2, "tone.gguf")
         self.assert_refused(run(["run", "-c", path, "--lora", "tone", *GREEDY], 3), 2, "tone.gguf")
+
+    def test_what_overflows_ends_alone_and_nobody_is_blamed(self):
+        huge = write_adapter(os.path.join(self.folder, "huge.gguf"), 3, deviation=3e37)
+        cluster = Elastic(self.folder, nodes=2, memory="150MiB", sequences=3)  # one alone is too small
+        with open(cluster.config, "a", encoding="utf-8") as out:
+            out.write(f"adapters: {{tone: {self.tone}, huge: {huge}}}\n")
+        with cluster:
+            plain, tone = cluster.complete(150), cluster.complete(150, lora="tone")
+            streams = [cluster.stream(150), cluster.stream(150, lora="tone")]
+            self.assertTrue(all(stream.wait_for_pieces(10) for stream in streams))
+            for _ in range(8):
+                status, _, answer = cluster.request("POST", "/v1/completions", {
+                    "prompt": ELASTIC_PROMPT, "max_tokens": 4, "lora": "huge:100"})
+                self.assertEqual(status, 400, answer)
+                self.assertIn("ask for a smaller scale", json.loads(answer)["error"]["message"])
+            for stream, expected in zip(streams, (plain, tone)):
+                stream.join(60)
+                self.assertIsNone(stream.error)
+                self.assertEqual(stream.text, expected)
+            self.assertEqual({event["kind"] for event in cluster.status()["events"]} & {"failed", "suspect", "lost"}, set())
 
     def test_a_node_is_lost_and_one_without_files_takes_its_layers(self):
         cluster = Elastic(self.folder, nodes=2, memory="150MiB", sequences=2)  # one alone is too small

@@ -81,20 +81,6 @@ TEST_CASE("an adapter that is not there, or a scale beyond all reason, is refuse
   }
 }
 
-TEST_CASE("where an adapter overflows, what is in its steps ends, and everything else goes on") {
-  ClusterShape shape;
-  shape.adapters = kOverflowingLora;
-  const std::vector<int32_t> prompt = prompt_of(70, 1);  // several steps, under way at once
-  LocalCluster alone(shape), cluster(shape);
-  const std::vector<int32_t> expected = answers(alone, {through(prompt, 0)})[0].tokens;
-  for (int round = 0; round < 3; ++round) {
-    const Reply reply = answers(cluster, {through(prompt, kOverflowingLora)})[0];
-    CHECK(reply.reason == FinishReason::kError);
-    CHECK(reply.error.message.find("finite") != std::string::npos);
-    CHECK(answers(cluster, {through(prompt, 0)})[0].tokens == expected);
-  }
-}
-
 // What a stage of the whole model computes of two rows behind two adapters.
 std::vector<float> computed(Stage& stage, int n_embd) {
   AlignedBuffer hidden(sizeof(float) * 2 * static_cast<size_t>(n_embd));

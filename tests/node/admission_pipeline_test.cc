@@ -5,6 +5,7 @@
 #include <thread>
 
 #include "tests/node/local_cluster.h"
+#include "tests/support/comes_true.h"
 
 namespace shoal::test {
 namespace {
@@ -120,9 +121,7 @@ TEST_CASE("whose cache was given away goes on before anything new of the same us
     Requests requests;
     const size_t first = requests.submit(cluster.coordinator(), of("anna", greedy({5, 6}, 1800)));
     const size_t second = requests.submit(cluster.coordinator(), of("anna", greedy({5, 7}, 1800)));
-    for (int i = 0; i < 60000 && cluster.coordinator().preempted() == 0; ++i)
-      std::this_thread::sleep_for(std::chrono::milliseconds(1));
-    REQUIRE(cluster.coordinator().preempted() > 0);
+    REQUIRE(comes_true([&] { return cluster.coordinator().preempted() > 0; }));
     // There would be room for it.
     const size_t fresh =
         requests.submit(cluster.coordinator(), of(same_user ? "anna" : "bert", greedy({5, 8}, 4)));

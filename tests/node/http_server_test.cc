@@ -16,6 +16,7 @@
 
 #include "base/error.h"
 #include "node/http/notifier.h"
+#include "tests/support/comes_true.h"
 #include "tests/support/mentions.h"
 
 namespace shoal::test {
@@ -111,11 +112,6 @@ struct Running {
       : server(io, handler, limits), port(server.listen({asio::ip::make_address("127.0.0.1"), 0}).port()) {}
   HttpCounters counters() {
     return io.call([this] { return server.counters(); });
-  }
-  template <class Condition>
-  bool within(Condition condition) {
-    for (int i = 0; i < 500 && !condition(); ++i) std::this_thread::sleep_for(10ms);
-    return condition();
   }
   IoThread io;
   Handler handler{io};
@@ -347,7 +343,7 @@ TEST_CASE("where no file is left to open, those who idle make room, and a newcom
   Client a(running.port), b(running.port);
   a.send(get("/wait"));
   b.send(get("/wait"));
-  REQUIRE(running.within([&] { return running.handler.waiting == 2; }));
+  REQUIRE(comes_true([&] { return running.handler.waiting == 2; }));
   {
     Client c(running.port, /*connects=*/false), d(running.port, /*connects=*/false);
     const FewFiles none(0);
@@ -387,8 +383,8 @@ TEST_CASE("the slow are dropped: header, body, reader, idle") {
   CHECK(closed);
   Client reader(running.port);
   reader.send(get("/flood"));  // and never reads
-  CHECK(running.within([&] { return running.handler.gone == 1; }));
-  CHECK(running.within([&] { return running.counters().connections == 0; }));
+  CHECK(comes_true([&] { return running.handler.gone == 1; }));
+  CHECK(comes_true([&] { return running.counters().connections == 0; }));
   CHECK(running.counters().dropped == 4);
 }
 
@@ -406,7 +402,7 @@ TEST_CASE("a stream's client that stops reading is dropped soon, one that reads 
     REQUIRE(slow.read_some());
     std::this_thread::sleep_for(20ms);
   }
-  CHECK(running.within([&] { return running.handler.gone == 1; }));
+  CHECK(comes_true([&] { return running.handler.gone == 1; }));
   CHECK(running.counters().dropped == 1);
   CHECK(running.counters().connections == 1);
   CHECK(slow.read_some());
@@ -416,10 +412,10 @@ TEST_CASE("a handler hears at once that its client is gone") {
   Running running;
   auto client = std::make_unique<Client>(running.port);
   client->send(get("/wait"));
-  REQUIRE(running.within([&] { return running.handler.waiting == 1; }));
+  REQUIRE(comes_true([&] { return running.handler.waiting == 1; }));
   client.reset();
-  CHECK(running.within([&] { return running.handler.gone == 1; }));
-  CHECK(running.within([&] { return running.counters().connections == 0; }));
+  CHECK(comes_true([&] { return running.handler.gone == 1; }));
+  CHECK(comes_true([&] { return running.counters().connections == 0; }));
 }
 
 TEST_CASE("a handler that fails answers 500 and ends its connection alone") {
@@ -435,7 +431,7 @@ TEST_CASE("those who send slowly keep nobody out") {
     slow.push_back(std::make_unique<Client>(running.port));
     slow.back()->send("GET /echo HTTP/1.1\r\nHos");
   }
-  REQUIRE(running.within([&] { return running.counters().connections == 3; }));
+  REQUIRE(comes_true([&] { return running.counters().connections == 3; }));
   CHECK(mentions(Client(running.port).send(get("/echo?zebra")).read_until("zebra"), "200 OK"));
   bool closed = false;
   slow[0]->read_all(&closed);
@@ -447,16 +443,16 @@ TEST_CASE("beyond the limit an idle connection makes room, a busy one does not")
   Running running;
   Client idle(running.port), busy(running.port), busy_too(running.port);
   busy.send(get("/wait"));
-  REQUIRE(running.within([&] { return running.handler.waiting == 1; }));
+  REQUIRE(comes_true([&] { return running.handler.waiting == 1; }));
   CHECK(mentions(busy_too.send(get("/echo?zebra")).read_until("zebra"), "200 OK"));
   busy_too.send(get("/wait"));
-  REQUIRE(running.within([&] { return running.handler.waiting == 2; }));
+  REQUIRE(comes_true([&] { return running.handler.waiting == 2; }));
   Client fourth(running.port);
   bool closed = false;
   idle.read_all(&closed);
   CHECK(closed);
   fourth.send(get("/wait"));
-  REQUIRE(running.within([&] { return running.handler.waiting == 3; }));
+  REQUIRE(comes_true([&] { return running.handler.waiting == 3; }));
   CHECK(Client(running.port).read_all().substr(0, 12) == "HTTP/1.1 503");
   CHECK(running.counters().refused == 1);
 }
@@ -465,7 +461,7 @@ TEST_CASE("stopping lets what is under way finish, and no longer than it may") {
   Running running;
   Client idle(running.port), busy(running.port);
   busy.send(get("/wait?answered"));
-  REQUIRE(running.within([&] { return running.handler.waiting == 1; }));
+  REQUIRE(comes_true([&] { return running.handler.waiting == 1; }));
   auto stopped = std::async(std::launch::async, [&] { running.server.stop(5s); });
   bool closed = false;
   idle.read_all(&closed);
@@ -479,7 +475,7 @@ TEST_CASE("stopping lets what is under way finish, and no longer than it may") {
   Running other;
   Client endless(other.port);
   endless.send(get("/wait"));
-  REQUIRE(other.within([&] { return other.handler.waiting == 1; }));
+  REQUIRE(comes_true([&] { return other.handler.waiting == 1; }));
   bool hurried = false;
   other.server.stop(50ms, [&] { hurried = true; });  // the handler does not listen: it is cut off
   CHECK(hurried);

@@ -119,16 +119,18 @@ inline std::string spoiled_model(const std::string& path, int layer, uint32_t fl
 class KeptCluster {
  public:
   // `spoiled`: that node has `flip` in its weights of every layer that it can get, for its first `times`
-  // plans.
+  // plans. `adapters`: small_lora() of 1, 2, ...
   KeptCluster(std::vector<std::string> names, const std::string& spoiled = "", uint32_t flip = 0,
-              int times = 1 << 20)
+              int times = 1 << 20, int adapters = 0)
       : names_(std::move(names)),
         sound_(GgufFile::open(small_model_file())),
         spoiled_(
             GgufFile::open(spoiled_model(folder_.file("spoiled.gguf"), small_model().n_layer - 1, flip))),
         loads_left_(times) {
     spdlog::set_level(spdlog::level::off);
-    base_ = layout_of({});
+    ClusterShape shape;
+    shape.adapters = adapters;
+    base_ = layout_of(shape);
     base_.node_of_stage.clear(), base_.shard_of_stage.clear();
     base_.steps_in_flight_max = 3;
     std::map<std::string, Endpoint> endpoints;

@@ -15,6 +15,7 @@
 #include "tests/node/kept_cluster.h"
 #include "tests/node/local_cluster.h"
 #include "tests/node/log_lines.h"
+#include "tests/support/comes_true.h"
 
 namespace shoal::test {
 namespace {
@@ -142,10 +143,7 @@ TEST_CASE("an answer of another epoch, or of a node that has none to give, is re
   lie.failed = true;
   lie.failure_text = "b is broken";
   fakes.c.say(lie);
-  const auto deadline = std::chrono::steady_clock::now() + 10s;
-  while (fakes.a->refused_results() < 4 && std::chrono::steady_clock::now() < deadline)
-    std::this_thread::sleep_for(5ms);
-  CHECK(fakes.a->refused_results() == 4);
+  CHECK(comes_true([&] { return fakes.a->refused_results() == 4; }));
   CHECK_FALSE(requests.reply(0).finished);
   fakes.b.say(answer_to(1, 1, 8));
   REQUIRE(requests.wait_all());
@@ -160,10 +158,7 @@ TEST_CASE("answers that were under way when their epoch ended are counted, and n
   log.listen();
   fakes.a->set_remake([](const PipelineLayout&, Engine::Stages old, const std::stop_token&) { return old; });
   const auto counted = [&](uint64_t refused) {
-    const auto deadline = std::chrono::steady_clock::now() + 10s;
-    while (fakes.a->refused_results() < refused && std::chrono::steady_clock::now() < deadline)
-      std::this_thread::sleep_for(5ms);
-    return fakes.a->refused_results() == refused;
+    return comes_true([&] { return fakes.a->refused_results() == refused; });
   };
   std::string unreachable;
   const Result<void> followed = fakes.a->io().run(fakes.a->follow(fakes.layout, 2, unreachable));
@@ -310,7 +305,7 @@ TEST_CASE("a node that is ended in order tells its head, which plans without it 
   const auto begun = std::chrono::steady_clock::now();
   cluster.node(leaving).leave();
   cluster.node(leaving).serve_until_shutdown();
-  for (int i = 0; i < 500 && cluster.counters().resumed == 0; ++i) std::this_thread::sleep_for(10ms);
+  CHECK(comes_true([&] { return cluster.counters().resumed > 0; }));
   CHECK(std::chrono::steady_clock::now() - begun < 5s);
   CHECK(cluster.told(ClusterEvent::Kind::kLost) == "node " + leaving + " is lost: it was ended in order");
   CHECK(cluster.counters().lost == 1);

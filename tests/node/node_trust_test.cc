@@ -13,6 +13,7 @@
 #include "tests/node/caller.h"
 #include "tests/node/log_lines.h"
 #include "tests/node/tls_nodes.h"
+#include "tests/support/comes_true.h"
 
 namespace shoal::test {
 namespace {

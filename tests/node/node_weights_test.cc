@@ -16,6 +16,7 @@
 #include "tests/node/caller.h"
 #include "tests/node/local_cluster.h"
 #include "tests/node/log_lines.h"
+#include "tests/support/comes_true.h"
 #include "tests/support/temp_dir.h"
 #include "transport/hello.h"
 
@@ -457,9 +458,7 @@ TEST_CASE("the manifest comes over the wire, and so does what a node has") {
   const auto manifest = fetch_manifest({"home", "z"}, head.peer(), "m.gguf");
   REQUIRE_MESSAGE(manifest.has_value(), manifest.error().message);
   CHECK(manifest->manifest->digest() == the_manifest()->digest());
-  for (int i = 0; i < 500 && log.count("of weights were sent to z at 127.0.0.1:") == 0; ++i)
-    std::this_thread::sleep_for(std::chrono::milliseconds(5));
-  CHECK(log.count("of weights were sent to z at 127.0.0.1:") == 1);
+  CHECK(comes_true([&] { return log.count("of weights were sent to z at 127.0.0.1:") == 1; }));
   head.node.offer_weights({});
   CHECK(
       mentions(fetch_manifest({"home", "z"}, head.peer(), "m").error().message, "a has no weights to give"));

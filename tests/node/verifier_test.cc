@@ -10,19 +10,12 @@
 #include "model/weight_manifest.h"
 #include "tests/node/caller.h"
 #include "tests/node/kept_cluster.h"
+#include "tests/support/comes_true.h"
 
 namespace shoal::test {
 namespace {
 
 constexpr double kAlways = 1e6;  // a share that samples each step there is time for
-
-template <class Condition>
-bool comes(Condition condition) {
-  const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(20);
-  while (!condition() && std::chrono::steady_clock::now() < deadline)
-    std::this_thread::sleep_for(std::chrono::milliseconds(2));
-  return condition();
-}
 
 // The layers' bytes from the file, but for what a test does to some.
 struct Tampering : BlockSource {
@@ -143,7 +136,7 @@ TEST_CASE("one flipped bit of one weight in a node's memory is found, and the no
   const uint64_t before = verified.verifier->counts().steps;
   Verified sound({"a", "b"});
   const std::vector<int32_t> expected = sound.ask(20, 6).tokens;
-  CHECK(comes([&] {
+  CHECK(comes_true([&] {
     CHECK(verified.ask(20, 6).tokens == expected);
     return verified.verifier->counts().steps >= before + 3;
   }));
@@ -158,7 +151,7 @@ TEST_CASE("where K and V from before went in the node goes when it differs again
   CHECK(verified.ask_long().reason == FinishReason::kError);  // its prompt was in the cache
   CHECK(verified.cluster.state_of(bad) == "in use");
   CHECK(verified.failures_of(bad) == 1);
-  CHECK(comes([&] {
+  CHECK(comes_true([&] {
     (void)verified.ask(20, 6);
     return verified.cluster.state_of(bad) == "suspect";
   }));
@@ -175,8 +168,8 @@ TEST_CASE("after a difference each step is sampled until enough were right") {
   };
   CHECK(wanted() < 50);
   CHECK(verified.ask_long().reason == FinishReason::kError);
-  CHECK(comes([&] { return wanted() == 100; }));
-  CHECK(comes([&] {
+  CHECK(comes_true([&] { return wanted() == 100; }));
+  CHECK(comes_true([&] {
     (void)verified.ask(20, 20);
     return verified.verifier->counts().steps >= Verifier::kAlertSteps + 2 && wanted() < 50;
   }));
@@ -187,7 +180,7 @@ TEST_CASE("a head that errs while it computes again blames nobody else, and answ
   const std::vector<int32_t> expected = verified.ask(20, 40).tokens;
   verified.tampering.flips_left = 1;
   verified.begin();
-  CHECK(comes([&] {
+  CHECK(comes_true([&] {
     CHECK(verified.ask(20, 40).tokens == expected);
     return verified.failures_of("a") == 1;
   }));
@@ -200,7 +193,7 @@ TEST_CASE("weights that cannot be read again are counted, and nobody is blamed")
   Verified verified({"a", "b"});
   verified.tampering.fails = true;
   verified.begin();
-  CHECK(comes([&] {
+  CHECK(comes_true([&] {
     CHECK(verified.ask(20, 4).reason == FinishReason::kLength);
     return verified.verifier->counts().failed >= 2;
   }));

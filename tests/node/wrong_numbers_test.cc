@@ -3,6 +3,7 @@
 
 #include "tests/node/caller.h"
 #include "tests/node/kept_cluster.h"
+#include "tests/support/comes_true.h"
 
 namespace shoal::test {
 namespace {
@@ -80,9 +81,7 @@ TEST_CASE("a node that cannot be done without: an error that names it and its la
     CHECK_MESSAGE(mentions(reply.error.message, "without node b, which is suspect: node b (layers"),
                   reply.error.message);
   }
-  const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(10);
-  while (cluster.told(Kind::kCleared).empty() && std::chrono::steady_clock::now() < deadline)
-    std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  REQUIRE(comes_true([&] { return !cluster.told(Kind::kCleared).empty(); }));
   CHECK(mentions(cluster.told(Kind::kCleared), "node b gives the known answers"));
 }
 
@@ -90,9 +89,7 @@ TEST_CASE("a node that fails the exam stays out") {
   KeptCluster cluster({"a", "b"}, "b", 0);
   cluster.fail_exams("b");
   CHECK(ask(cluster)[0].reason == FinishReason::kError);
-  const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(10);
-  while (cluster.told(Kind::kRefused).empty() && std::chrono::steady_clock::now() < deadline)
-    std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  REQUIRE(comes_true([&] { return !cluster.told(Kind::kRefused).empty(); }));
   CHECK(mentions(cluster.told(Kind::kRefused), "node b computes known numbers wrongly and stays out"));
   CHECK(cluster.state_of("b") == "suspect");
   CHECK(ask(cluster)[0].error.code == Errc::kPeerLost);  // refused at once
@@ -127,15 +124,12 @@ TEST_CASE("answers that nobody asked for: once is chance, then their sender is t
     answer.epoch = epoch;
     answer.step_id = 1000;
     cluster.node(bad).tell_head(answer);
-    const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(10);
     const auto anew = [&] {
       return cluster.on_io([&] {
         return cluster.keeper().epoch() > epoch && cluster.keeper().state() == Recovery::State::kRunning;
       });
     };
-    while (!anew() && std::chrono::steady_clock::now() < deadline)
-      std::this_thread::sleep_for(std::chrono::milliseconds(5));
-    REQUIRE(anew());
+    REQUIRE(comes_true(anew));
     CHECK(cluster.state_of(bad) == (epoch == 1 ? "in use" : "suspect"));
   }
   CHECK(cluster.counters().failed == std::map<std::string, uint64_t>{{bad, 2}});

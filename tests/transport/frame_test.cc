@@ -248,6 +248,9 @@ TEST_CASE("a step is checked against the stage before it is computed") {
   through.rows[1].adapter = 2;
   through.rows[1].adapter_scale = -kAdapterScaleMax;
   CHECK(check_step(through, bytes, adapted));
+  through.rows[1].overflowed = true;
+  CHECK(check_step(through, bytes, adapted));
+  refused([](StepMessage& s) { s.rows[0].overflowed = true; }, bytes, adapted);
   refused([](StepMessage& s) { s.rows[1].adapter = 3; }, bytes, adapted);
   for (const float scale : {101.0f, -1e30f, INFINITY, NAN}) {
     refused([&](StepMessage& s) { s.rows[2].adapter = 1, s.rows[2].adapter_scale = scale; }, bytes, adapted);

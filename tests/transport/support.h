@@ -101,6 +101,8 @@ inline std::vector<Message> sample_messages() {
   adapted.rows[1].adapter = 7;
   adapted.rows[1].adapter_scale = -0.75f;
   messages.push_back(adapted);
+  adapted.rows[1].overflowed = true;
+  messages.push_back(adapted);
   StepMessage verified = sample_step(2, false);
   verified.verify_slot = 3;
   verified.digests = std::string(2 * kDigestBytes, '\x5a');
@@ -131,6 +133,8 @@ inline std::vector<Message> sample_messages() {
   messages.push_back(ResultMessage{3, 5, true, {}, {}, Errc::kContextFull, "slot 3 is full"});
   ResultMessage hashed{3, 4, false, {{0, 12.5f, {1}, {3.f}}}, {{1, 2}}, Errc::kIo, ""};
   hashed.digests = std::string(kDigestBytes, '\x01');
+  messages.push_back(hashed);
+  hashed.overflowed = {0, 4095};
   messages.push_back(hashed);
   for (const StepFault fault : {StepFault::kDamaged, StepFault::kInput, StepFault::kOutput})
     messages.push_back(ResultMessage{3, 5, true, {}, {}, Errc::kBadFrame, "not finite", fault, 7});
