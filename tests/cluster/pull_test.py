@@ -344,6 +344,11 @@ class Pull(unittest.TestCase):
         self.refused("has no such thing", "pull", "nobody/nothing:Q8_0")
         self.refused("is no name of a model.*did you mean 'tinyllama'", "pull", "tinylama", code=2)
         self.refused("--mirror: .*must begin with https://", "pull", NAME, "--mirror", "ftp://x", code=2)
+        self.refused("'-x' is no name of a model", "pull", "--", "-x", code=2)
+        for words in (("-x",), ("-x", "y"), (NAME,)):
+            self.refused("'--mirror' is one argument too many: behind '--' no word is a flag", "pull", "--", *words, "--mirror",
+                         self.hub.url, code=2)
+        self.refused("unknown flag '--miror'; did you mean '--mirror'", "pull", "--miror", "x", "--", NAME, "--mirror", code=2)
         self.refused("HF_TOKEN holds blanks", HF_TOKEN="a\nb", code=2)
 
     def test_no_hub_at_all(self):
