@@ -35,6 +35,14 @@ std::string command_word(int argc, const char* const* argv) {
   return {};
 }
 
+// The application itself where it has no such command.
+const CLI::App* command_named(const CLI::App& app, const std::string& name) {
+  const std::vector<const CLI::App*> commands = app.get_subcommands({});
+  const auto found = std::find_if(commands.begin(), commands.end(),
+                                  [&](const CLI::App* command) { return command->get_name() == name; });
+  return found == commands.end() ? &app : *found;
+}
+
 std::vector<std::string> command_names(const CLI::App& app) {
   std::vector<std::string> names;
   for (const CLI::App* command : app.get_subcommands({})) names.push_back(command->get_name());
@@ -100,6 +108,29 @@ CLI::Validator number() {
                                                          : fmt::format("must be a number, not '{}'", text);
   };
   return CLI::Validator(check, "");
+}
+
+std::string no_value_text(const CLI::App& app, int argc, const char* const* argv) {
+  const CLI::App* command = &app;
+  for (int i = 1; i < argc; ++i) {
+    const std::string word = argv[i];
+    if (word == "--") break;
+    if (!word.starts_with('-')) {
+      if (command == &app) command = command_named(app, word);
+      continue;
+    }
+    const std::string name = word.substr(0, word.find('='));
+    const CLI::Option* option = command->get_option_no_throw(name);
+    if (option == nullptr) option = app.get_option_no_throw(name);
+    if (option == nullptr) continue;
+    if (word == name + "=" && name.starts_with("--")) {
+      return fmt::format(
+          "{0}= has no value: write one behind the '=', or leave {0} out (see shoal {1}--help)", name,
+          command == &app ? "" : command->get_name() + " ");
+    }
+    if (word == name && option->get_items_expected_min() > 0) ++i;  // its value, whatever that looks like
+  }
+  return {};
 }
 
 std::string usage_text(const CLI::App& app, const CLI::ParseError& error, int argc, const char* const* argv) {

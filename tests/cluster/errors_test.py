@@ -193,6 +193,21 @@ class Launch(ClusterTest):
                     self.assert_refused(result, 2, r"^shoal: error: .*" + flag, f"not '{value}'")
                     self.assertEqual(result.stderr.count(b"\n"), 1)
 
+    def test_a_flag_with_nothing_behind_its_sign(self):
+        """It does not take the next word, which may be a flag, for its value."""
+        for words, flag in ((["invite", "-c", "x.yaml", "--name=", "--wait", "1"], "--name"),
+                            (["revoke", "--config=", "pi-1", "x.yaml"], "--config"),
+                            (["node", "--join", "127.0.0.1:9", "--token-file=", "--insecure"], "--token-file"),
+                            (["serve", "--log-level", "off", "--listen=", "--quiet"], "--listen"),
+                            (["run", "m.gguf", "-p", "--seed=", "--lora=", "x"], "--lora"),
+                            (["--log-level=", "run", "m.gguf", "-p", "x"], "--log-level")):
+            with self.subTest(flag=flag):
+                result = run(words)
+                self.assert_refused(result, 2, rf"^shoal: error: {flag}= has no value: .* leave {flag} out .*--help")
+                self.assertEqual(result.stderr.count(b"\n"), 1)
+        self.assert_refused(run(["inspect", "--", "--name="]), 2, r"^shoal: error: .*--name=.* No such file")
+        self.assert_refused(run(["invite", "-c", "x.yaml", "--name", ""]), 2, r"--name: .*an empty text")
+
     def test_a_node_looks_at_its_own_flags_first(self):
         """A token serves once: it is not spent where the node cannot start anyway."""
         for flag, value in (("--memory", "lots"), ("--memory", "0 GiB"), ("--cache-size", "3parsecs"),
