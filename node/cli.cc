@@ -154,6 +154,12 @@ class Commands {
   std::vector<std::pair<CLI::App*, std::function<int()>>> commands_;
 };
 
+// Every rank reads the flags; one speaks.
+void refuse_usage(const std::string& text) {
+  const std::unique_ptr<Bootstrap> bootstrap = make_bootstrap();
+  (void)agree(*bootstrap, {"", text, kExitUsage});
+}
+
 int run_parsed(int argc, char** argv) {
   CLI::App app{"Shoal runs one language model on several small devices.", "shoal"};
   app.set_version_flag("--version", std::string("shoal ") + kVersion);
@@ -163,12 +169,12 @@ int run_parsed(int argc, char** argv) {
   app.add_option("--log-level", log_level, "trace, debug, info, warning, error, off")->capture_default_str();
   Flags flags;
   const Commands commands(app, flags);
+  if (const std::string text = no_value_text(app, argc, argv); !text.empty()) refuse_usage(text);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
     if (error.get_exit_code() == 0) return app.exit(error, std::cout, std::cerr);  // --help, --version
-    const std::unique_ptr<Bootstrap> bootstrap = make_bootstrap();  // every rank reads the flags; one speaks
-    (void)agree(*bootstrap, {"", usage_text(app, error, argc, argv), kExitUsage});
+    refuse_usage(usage_text(app, error, argc, argv));
   }
   init_logging("shoal", log_level);
   return commands.run();

@@ -16,6 +16,10 @@ CLI::Validator whole_number(int64_t low, uint64_t high, const std::string& short
 // Any number; the owner of the value knows its range.
 CLI::Validator number();
 
+// What is said of a "--flag=" with nothing behind it, before CLI11 takes the next word for its value, which
+// may be a flag; empty where there is none.
+std::string no_value_text(const CLI::App& app, int argc, const char* const* argv);
+
 std::string usage_text(const CLI::App& app, const CLI::ParseError& error, int argc, const char* const* argv);
 
 }  // namespace shoal

@@ -1,7 +1,6 @@
 #include "node/names_file.h"
 
 #include <fmt/format.h>
-#include <spdlog/spdlog.h>
 #include <unistd.h>
 
 #include <cctype>
@@ -19,32 +18,32 @@ namespace shoal {
 namespace {
 
 constexpr size_t kShownBytesMax = 80;      // of a line that is no name
-constexpr size_t kFileBytesMax = 1 << 20;  // of many thousand names and some remarks
+constexpr size_t kFileBytesMax = 1 << 20;  // of many thousand names
 
 }  // namespace
 
-std::set<std::string> read_node_names(const std::string& file, size_t most) {
+NamesInFile read_node_names(const std::string& file, size_t most) {
   if (::access(file.c_str(), F_OK) != 0) return {};
   const Result<SmallFile> read = read_small_file(file, kFileBytesMax);
   if (read.has_error()) throw SetupError(fmt::format("{}: cannot be read: {}", file, read.error().message));
   std::istringstream in(read->text);
-  std::set<std::string> names;
-  size_t strange = 0;
-  std::string first;
-  for (std::string line; std::getline(in, line) && names.size() < most;) {
+  NamesInFile found;
+  size_t number = 0;
+  for (std::string line; std::getline(in, line);) {
+    ++number;
     while (!line.empty() && std::isspace(static_cast<unsigned char>(line.back()))) line.pop_back();
-    if (line.empty()) continue;
-    if (is_node_name(line)) {
-      names.insert(line);
+    if (line.empty() || found.names.contains(line)) continue;
+    std::string wrong;
+    if (!is_node_name(line)) {
+      wrong = fmt::format("'{}' is no node's name", printable(line, kShownBytesMax));
+    } else if (found.names.size() == most) {
+      wrong = fmt::format("there are more than {} names", most);
     } else {
-      if (++strange == 1) first = printable(line, kShownBytesMax);
+      found.names.insert(line);
     }
+    if (found.fault.empty() && !wrong.empty()) found.fault = fmt::format("{}:{}: {}", file, number, wrong);
   }
-  if (strange > 0) {
-    spdlog::warn("{}: '{}' is no node's name: {} passed over", file, first,
-                 strange == 1 ? "that line is" : fmt::format("{} such lines are", strange));
-  }
-  return names;
+  return found;
 }
 
 std::string drained_file(const std::string& directory) {

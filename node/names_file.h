@@ -8,9 +8,14 @@
 
 namespace shoal {
 
-// At most so many; lines that are no names are passed over, which is said. A file that is not there is as
-// good as an empty one; throws SetupError where one that is there cannot be read.
-std::set<std::string> read_node_names(const std::string& file, size_t most);
+struct NamesInFile {
+  std::set<std::string> names;
+  std::string fault;  // file, line and what is wrong, of the first line that is no name; empty: all are
+};
+
+// At most so many: one more is a fault. A file that is not there is as good as an empty one; throws
+// SetupError where one that is there cannot be read.
+NamesInFile read_node_names(const std::string& file, size_t most);
 
 // Who is drained, beside the cluster's authority (node/enrolment.h).
 std::string drained_file(const std::string& directory);

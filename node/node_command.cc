@@ -1,14 +1,11 @@
 // shoal node: a device that joins a head by address, without mpirun.
 #include <fmt/format.h>
 #include <spdlog/spdlog.h>
-#include <unistd.h>
 
 #include <boost/asio/post.hpp>
-#include <boost/asio/signal_set.hpp>
 #include <boost/asio/thread_pool.hpp>
 #include <boost/lexical_cast/try_lexical_convert.hpp>
 #include <chrono>
-#include <csignal>
 #include <ctime>
 #include <filesystem>
 #include <optional>
@@ -20,6 +17,7 @@
 #include "node/cluster_weights.h"
 #include "node/command_support.h"
 #include "node/commands.h"
+#include "node/end_signals.h"
 #include "node/enrolment.h"
 #include "node/invitation.h"
 #include "node/node.h"
@@ -230,43 +228,8 @@ Join describe(const NodeFlags& flags, const std::string& name, int threads, cons
   return join;
 }
 
-// While it lives, SIGTERM and SIGINT end the process at once, and as well as later: before the node has
-// joined nobody waits for it, and what it keeps on the disk bears being killed.
-class EndAtOnce {
- public:
-  EndAtOnce() {
-    for (const int number : {SIGTERM, SIGINT}) std::signal(number, [](int) { ::_exit(kExitDone); });
-  }
-  ~EndAtOnce() {
-    for (const int number : {SIGTERM, SIGINT}) std::signal(number, SIG_DFL);
-  }
-};
-
-// While it lives, a first SIGTERM or SIGINT ends the node in order; another one at once.
-class EndSignals {
- public:
-  explicit EndSignals(Node& node) : node_(node), signals_(node.io().executor(), SIGINT, SIGTERM) {
-    node_.io().call([this] { return wait(), 0; });
-  }
-  ~EndSignals() {
-    node_.io().call([this] { return signals_.cancel(), 0; });
-  }
-
- private:
-  void wait() {
-    signals_.async_wait([this](const boost::system::error_code& cancelled, int) {
-      if (cancelled) return;
-      signals_.clear();
-      node_.leave();
-    });
-  }
-  Node& node_;
-  boost::asio::signal_set signals_;
-};
-
 // Joins the head's cluster with what the head has now. Throws SetupError.
 void join_and_serve(const CommonFlags& common, const NodeFlags& flags) {
-  std::optional<EndAtOnce> not_joined_yet(std::in_place);
   const Endpoint head = parse_endpoint(flags.join, "--join");
   const std::string name = flags.name.empty() ? host_name() : flags.name;
   if (!is_node_name(name))
@@ -338,8 +301,7 @@ void join_and_serve(const CommonFlags& common, const NodeFlags& flags) {
   spdlog::info("node {} listens on port {} and calls the head at {}", name, node.port(), flags.join);
   node.set_comeback(comeback, /*now=*/true);
   {
-    not_joined_yet.reset();
-    const EndSignals signals(node);
+    const EndSignals signals(node.io(), [&node] { node.leave(); });
     node.serve_until_shutdown();
   }
   node.set_on_renewed({});
@@ -349,11 +311,14 @@ void join_and_serve(const CommonFlags& common, const NodeFlags& flags) {
 }  // namespace
 
 int node_command(const CommonFlags& common, const NodeFlags& flags) {
+  // Before the node has joined nobody waits for it, and what it keeps on the disk bears being killed.
+  EndSignals::end_at_once();
   while (true) {
     try {
       join_and_serve(common, flags);
       return kExitDone;
     } catch (const OtherModelError& end) {
+      if (EndSignals::came()) return kExitDone;
       // A head that was started again with another model or other adapters: they are asked for anew, and what
       // the cache has of them is kept.
       spdlog::warn("{}; this node begins anew with the head's", end.what());

@@ -65,7 +65,11 @@ PipelineKeeper::PipelineKeeper(Node& node, Coordinator& coordinator, Settings se
       revoked_(settings_.revoked_file),
       ticks_(node.io().executor()) {
   for (const DeviceProfile& device : settings_.known.devices) memory_[device.name] = device.memory_bytes;
-  if (!settings_.drained_file.empty()) kept_drained_ = read_node_names(settings_.drained_file, kDrainedMax);
+  if (!settings_.drained_file.empty()) {
+    NamesInFile drained = read_node_names(settings_.drained_file, kDrainedMax);
+    if (!drained.fault.empty()) spdlog::warn("{}: passed over", drained.fault);
+    kept_drained_ = std::move(drained.names);
+  }
   node_.io().call([&] {
     std::set<std::string> names;
     for (const DeviceProfile& device : settings_.known.devices) names.insert(device.name);

@@ -15,11 +15,23 @@
 namespace shoal {
 namespace {
 
+constexpr const char* kStay = "who was revoked before stays so";
+
 std::string stamp_of(const std::string& file) {
   struct stat status;
   if (::stat(file.c_str(), &status) != 0) return "";
   return fmt::format("{} {} {}.{} {}.{}", status.st_ino, status.st_size, status.st_mtim.tv_sec,
                      status.st_mtim.tv_nsec, status.st_ctim.tv_sec, status.st_ctim.tv_nsec);
+}
+
+// A list that can be read in part alone is not gone by: somebody was to be shut out whose name is not known.
+std::set<std::string> read_whole(const std::string& file) {
+  NamesInFile found = read_node_names(file, kRevokedMax);
+  if (!found.fault.empty()) {
+    throw SetupError(found.fault +
+                     ": who is shut out cannot be told; write the name right, or take the line out");
+  }
+  return std::move(found.names);
 }
 
 }  // namespace
@@ -31,7 +43,7 @@ std::string revocations_file(const std::string& directory) {
 bool set_revoked(const std::string& file, const std::string& node, bool revoked) {
   const DirectoryLock lock(
       std::filesystem::path(file).parent_path().string());  // others revoke at the same time
-  std::set<std::string> names = read_node_names(file, kRevokedMax);
+  std::set<std::string> names = read_whole(file);
   if (names.contains(node) == revoked) return false;
   if (revoked && names.size() >= kRevokedMax) throw SetupError(file + ": holds as many names as it can");
   revoked ? (void)names.insert(node) : (void)names.erase(node);
@@ -41,7 +53,7 @@ bool set_revoked(const std::string& file, const std::string& node, bool revoked)
 
 void require_known_node(const std::string& node, const std::vector<std::string>& in_cluster_file,
                         const std::string& directory) {
-  std::set<std::string> known = read_node_names(revocations_file(directory), kRevokedMax);
+  std::set<std::string> known = read_whole(revocations_file(directory));
   known.insert(in_cluster_file.begin(), in_cluster_file.end());
   std::error_code failed;  // nobody was invited: no such directory
   constexpr std::string_view kCertificate = ".crt";
@@ -62,7 +74,7 @@ void require_known_node(const std::string& node, const std::vector<std::string>&
 Revocations::Revocations(std::string file) : file_(std::move(file)) {
   if (file_.empty()) return;
   stamp_ = stamp_of(file_);
-  names_ = read_node_names(file_, kRevokedMax);
+  names_ = read_whole(file_);
 }
 
 bool Revocations::look() {
@@ -70,13 +82,24 @@ bool Revocations::look() {
   const std::string stamp = stamp_of(file_);
   if (stamp == stamp_) return false;
   try {
-    std::set<std::string> names = read_node_names(file_, kRevokedMax);
+    NamesInFile found = read_node_names(file_, kRevokedMax);
     stamp_ = stamp;
-    if (names == names_) return false;
-    names_ = std::move(names);
+    if (!found.fault.empty()) {
+      // Whoever is named is shut out, and whoever was named before stays so: the line may have been a name.
+      spdlog::warn("{}: {}", found.fault, kStay);
+      std::set<std::string> all = names_;
+      for (const std::string& name : found.names) {
+        if (all.size() < kRevokedMax) all.insert(name);
+      }
+      found.names = std::move(all);
+    }
+    if (found.names == names_) return false;
+    names_ = std::move(found.names);
     return true;
   } catch (const SetupError& error) {
-    spdlog::warn("{}: who was revoked before stays so", error.what());
+    // Tried again, but told of once.
+    if (told_ != stamp) spdlog::warn("{}: {}", error.what(), kStay);
+    told_ = stamp;
     return false;
   }
 }

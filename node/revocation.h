@@ -29,10 +29,10 @@ void require_known_node(const std::string& node, const std::vector<std::string>&
 class Revocations {
  public:
   // `file`: empty: nobody is revoked. One that is not there yet is as good as an empty one; throws SetupError
-  // where one that is there cannot be read.
+  // where one that is there cannot be read, or holds a line that is no name.
   explicit Revocations(std::string file);
-  // Reads the file where it has changed; true where other names stand in it now. One that cannot be read
-  // leaves things as they are, and is logged.
+  // Reads the file where it has changed; true where others are revoked now. One that cannot be read leaves
+  // things as they are; one with a line that is no name adds its names alone. Either is logged.
   bool look();
   bool contains(const std::string& node) const { return names_.contains(node); }
   const std::set<std::string>& names() const { return names_; }
@@ -40,6 +40,7 @@ class Revocations {
  private:
   std::string file_;
   std::string stamp_;  // size and time when it was read
+  std::string told_;   // and when it could not be read, which was said
   std::set<std::string> names_;
 };
 

@@ -5,12 +5,11 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
-#include <boost/asio/signal_set.hpp>
 #include <chrono>
-#include <optional>
 
 #include "node/command_support.h"
 #include "node/commands.h"
+#include "node/end_signals.h"
 #include "node/http/api_handler.h"
 #include "node/http/http_server.h"
 #include "transport/endpoint_text.h"
@@ -68,47 +67,8 @@ void raise_file_limit() {
   setrlimit(RLIMIT_NOFILE, &limit);
 }
 
-constexpr int kSequencesOfOne = 4;  // answers at a time where nothing else is said
-constexpr auto kSameSignal = std::chrono::seconds(1);
-
-// mpirun passes one signal on several times.
-std::chrono::seconds same_signal() {
-  return std::getenv("OMPI_COMM_WORLD_SIZE") != nullptr ? kSameSignal : std::chrono::seconds(0);
-}
-
-// Calls `first` at the first SIGINT or SIGTERM and `again` at later ones, on the io thread.
-class StopSignals {
- public:
-  StopSignals(IoThread& io, std::function<void()> first, std::function<void()> again)
-      : io_(io),
-        signals_(io.executor(), SIGINT, SIGTERM),
-        first_(std::move(first)),
-        again_(std::move(again)) {
-    io_.call([this] { return wait(), 0; });
-  }
-  ~StopSignals() {
-    io_.call([this] { return signals_.cancel(), 0; });
-  }
-
- private:
-  void wait() {
-    signals_.async_wait([this](const boost::system::error_code& cancelled, int) {
-      if (cancelled) return;
-      const auto now = std::chrono::steady_clock::now();
-      if (!came_) {
-        came_ = now;
-        first_();
-      } else if (now - *came_ >= same_signal()) {
-        again_();
-      }
-      wait();
-    });
-  }
-  IoThread& io_;
-  boost::asio::signal_set signals_;
-  std::function<void()> first_, again_;
-  std::optional<std::chrono::steady_clock::time_point> came_;
-};
+constexpr int kSequencesOfOne = 4;                      // answers at a time where nothing else is said
+constexpr auto kOrderlyEnd = std::chrono::seconds(10);  // of the cluster, once its server has ended
 
 void serve(Cluster& cluster, const Door& door, const ServeFlags& flags, const std::string& trace_path) {
   raise_file_limit();
@@ -123,13 +83,13 @@ void serve(Cluster& cluster, const Door& door, const ServeFlags& flags, const st
   HttpServer server(io, handler, HttpLimits());
   handler.set_server(server);
   const tcp::endpoint endpoint = server.listen(door.endpoint);
-  const StopSignals signals(
+  const EndSignals signals(
       io,
       [&] {
         handler.set_stopping();
         stats.stop();
       },
-      [&] { server.hurry(); });
+      [&] { server.hurry(); }, kOrderlyEnd);
   std::fputs(fmt::format("serving {} on http://{} (process {})\n", service.model_id(),
                          endpoint_text(endpoint), getpid())
                  .c_str(),

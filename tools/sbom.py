@@ -5,18 +5,29 @@
                                    Debian package and version, and the header-only libraries of tools/setup.sh
   tools/sbom.py --fixes [PROGRAM]  a table instead: package, version, whether the archive has a newer one, and how many
                                    CVEs its installed changelog says are fixed, with the latest
+  tools/sbom.py --vulnerabilities [--tracker=WHERE] [PROGRAM]
+                                   a table instead: which CVEs the installed changelog says are fixed, and which Debian's
+                                   tracker calls open in the installed version, with their urgency. WHERE is the
+                                   tracker's JSON, a file or an address (default: Debian's own, about 70 MB). Ends with
+                                   status 3, and no table, where that cannot be had
 
-Reads ldd, dpkg and /usr/share/doc; asks no network. Whether a package has holes that are not fixed yet is not known here:
-Debian's tracker says it (https://security-tracker.debian.org/), and the table says where to look.
+Reads ldd, dpkg and /usr/share/doc; only --vulnerabilities asks the network. A library that Debian's tracker does not list
+may have holes all the same.
 """
 import gzip
+import http.client
 import json
 import pathlib
 import re
 import subprocess
 import sys
+import urllib.request
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
+TRACKER = "https://security-tracker.debian.org/tracker/data/json"
+RELEASE = "bookworm"
+DOCUMENTS = "/usr/share/doc"
+NO_TRACKER = 3  # the exit status where nothing can be said about open holes
 HEADERS_ONLY = ["libboost1.81-dev", "libcli11-dev"]  # compiled in; doctest and simde are in tests alone
 
 
@@ -80,11 +91,11 @@ def candidate_of(name):
 
 def fixed_in(package):
     """CVEs that the installed changelog names as fixed."""
-    for file in pathlib.Path("/usr/share/doc", package["name"]).glob("changelog*.gz"):
+    for file in pathlib.Path(DOCUMENTS, package["name"]).glob("changelog*.gz"):
         with gzip.open(file, "rt", encoding="utf-8", errors="replace") as text:
             found = set(re.findall(r"CVE-\d{4}-\d{4,}", text.read()))
         if found:
-            return sorted(found, key=lambda cve: [int(part) for part in cve.split("-")[1:]])
+            return sorted(found, key=number_of)
     return []
 
 
@@ -98,18 +109,88 @@ def print_fixes(packages):
               f"https://security-tracker.debian.org/tracker/source-package/{package['source']} |")
 
 
-def main():
-    arguments = [a for a in sys.argv[1:] if a != "--fixes"]
-    if len(arguments) > 1 or any(a.startswith("-") for a in arguments):
+def number_of(cve):
+    return [int(part) for part in cve.split("-")[1:]]
+
+
+def read_tracker(where):
+    """The tracker's JSON: of each source package its CVEs. ValueError where it is something else."""
+    if re.match(r"https?://", where):
+        with urllib.request.urlopen(where, timeout=60) as answer:
+            text = answer.read()
+    else:
+        text = pathlib.Path(where).read_bytes()
+    tracker = json.loads(text)
+    known = isinstance(tracker, dict) and all(isinstance(cves, dict) for cves in tracker.values())
+    if not known or not any(RELEASE in entry.get("releases", {}) for cves in tracker.values() for entry in cves.values()):
+        raise ValueError(f"it is no list of Debian's tracker, or says nothing of {RELEASE}")
+    return tracker
+
+
+def is_older(version, other):
+    return subprocess.run(["dpkg", "--compare-versions", version, "lt", other], check=False).returncode == 0
+
+
+def open_in(package, tracker):
+    """CVE, urgency and what helps, for each that the tracker does not call closed in the installed version."""
+    found = []
+    for cve, entry in tracker.get(package["source"], {}).items():
+        state = entry.get("releases", {}).get(RELEASE)
+        if state is None:  # not in this release
+            continue
+        fixed = state.get("fixed_version")
+        if state.get("status") == "resolved" and fixed and not is_older(package["source_version"], fixed):
+            continue
+        note = f", fixed in {fixed}" if state.get("status") == "resolved" and fixed else ""
+        note += ", undetermined" if state.get("status") == "undetermined" else ""
+        found.append((cve, state.get("urgency", "?") + note))
+    return sorted(found, key=lambda each: number_of(each[0]) if each[0].startswith("CVE-") else [0])
+
+
+def print_vulnerabilities(packages, tracker):
+    print(f"| package | version | fixed, by its changelog | open in {RELEASE}, by the tracker (urgency) |")
+    print("|---|---|---|---|")
+    for package in packages:
+        holes = ", ".join(f"{cve} ({urgency})" for cve, urgency in open_in(package, tracker))
+        nothing = "none" if package["source"] in tracker else "the tracker has no entry"
+        print(f"| {package['name']} | {package['version']} | {', '.join(fixed_in(package)) or '-'} | {holes or nothing} |")
+
+
+def arguments_of(words):
+    """(what to print, where the tracker is, the program)."""
+    kinds, places, programs = [], [], []
+    for word in words:
+        if word in ("--fixes", "--vulnerabilities"):
+            kinds.append(word)
+        elif word.startswith("--tracker="):
+            places.append(word.removeprefix("--tracker="))
+        else:
+            programs.append(word)
+    wrong = max(len(kinds), len(places), len(programs)) > 1 or any(word.startswith("-") for word in programs)
+    if wrong or "" in places or (places and kinds != ["--vulnerabilities"]):
         sys.exit(__doc__)
-    program = arguments[0] if arguments else str(ROOT / "build" / "release" / "shoal")
+    return (kinds or [""])[0], (places or [TRACKER])[0], (programs or [str(ROOT / "build" / "release" / "shoal")])[0]
+
+
+def main():
+    kind, where, program = arguments_of(sys.argv[1:])
     if not pathlib.Path(program).is_file():
         sys.exit(f"sbom.py: {program}: no such program; build it, or name it")
+    tracker = {}
+    if kind == "--vulnerabilities":
+        try:
+            tracker = read_tracker(where)
+        except (OSError, ValueError, AttributeError, http.client.HTTPException) as failed:
+            print(f"sbom.py: which holes are open is not known: {where}: {failed}. Get {TRACKER} where there is a network, "
+                  "and name the file with --tracker=FILE", file=sys.stderr)
+            sys.exit(NO_TRACKER)
     try:
         packages = [describe(name) for name in packages_of(program)]
     except subprocess.CalledProcessError as failed:
         sys.exit(f"sbom.py: {program}: {failed.cmd[0]} says: {(failed.stderr or failed.stdout).strip()}")
-    if "--fixes" in sys.argv[1:]:
+    if kind == "--vulnerabilities":
+        print_vulnerabilities(packages, tracker)
+    elif kind == "--fixes":
         print_fixes(packages)
     else:
         json.dump(bill(packages), sys.stdout, indent=1)

@@ -49,9 +49,11 @@ class FileSink : public BodySink {
   }
 
   Result<void> write(std::span<const char> bytes) override {
-    if (bytes.size() > file_.bytes - partial_.bytes())
+    if (bytes.size() > file_.bytes - partial_.bytes()) {
+      partial_.clear();  // it is of another file
       return Error{Errc::kRefused, fmt::format("the server sends more than the {} bytes of {}", file_.bytes,
                                                in_quotes(file_.path))};
+    }
     partial_.write(bytes);
     progress_(partial_.bytes());
     return boost::system::in_place_value;
@@ -140,7 +142,7 @@ awaitable<void> download_file(const DownloadOptions& options, const Url& url, co
       const std::string sha256 = partial.sha256();
       if (sha256 == file.sha256) break;
       if (!resumed) {
-        partial.discard();
+        partial.clear();
         throw SetupError(
             fmt::format(
                 "{}: what arrived has another SHA-256 ({}) than the hub says ({}); it was removed. Try "
@@ -155,9 +157,11 @@ awaitable<void> download_file(const DownloadOptions& options, const Url& url, co
     }
     failures = partial.bytes() >= counted + kBytesOfProgress ? 1 : failures + 1;
     counted = std::max(counted, partial.bytes());
-    co_await wait_or_give_up(options, error, failures, retry_after_s,
-                             fmt::format("; {} of {} are kept, and the same command goes on from there",
-                                         format_bytes(partial.bytes()), format_bytes(file.bytes)));
+    const std::string kept = partial.bytes() == 0
+                                 ? ""
+                                 : fmt::format("; {} of {} are kept, and the same command goes on from there",
+                                               format_bytes(partial.bytes()), format_bytes(file.bytes));
+    co_await wait_or_give_up(options, error, failures, retry_after_s, kept);
   }
   partial.finish();
 }

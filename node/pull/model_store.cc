@@ -224,6 +224,22 @@ void ModelStore::remove_file(const PulledModel& model, const HubFile& file) cons
 void ModelStore::remove(const PulledModel& model) const {
   for (const HubFile& file : model.files) remove_file(model, file);
   remove_one(record_of(model));
+  remove_empty_folders(model);
+}
+
+void ModelStore::forget_if_nothing_came(const PulledModel& model) const noexcept {
+  std::error_code ec;
+  // Also an empty partial file counts: another process has it.
+  const auto is_here = [&](const HubFile& file) {
+    const fs::path path = path_of(model, file);
+    return fs::exists(path, ec) || fs::exists(path.string() + kPartialSuffix, ec);
+  };
+  if (std::any_of(model.files.begin(), model.files.end(), is_here)) return;
+  fs::remove(record_of(model), ec);
+  remove_empty_folders(model);
+}
+
+void ModelStore::remove_empty_folders(const PulledModel& model) const {
   for (const HubFile& file : model.files) {
     for (fs::path folder = path_of(model, file).parent_path();
          folder != root_ && folder != folder.parent_path(); folder = folder.parent_path()) {

@@ -53,10 +53,14 @@ class ModelStore {
   void remove_file(const PulledModel& model, const HubFile& file) const;  // and a partial one
   // Its files, partial ones and the record, and folders that are empty then.
   void remove(const PulledModel& model) const;
+  // The record and such folders where nothing of the model is here, nor on its way, and so far as the disk
+  // lets it.
+  void forget_if_nothing_came(const PulledModel& model) const noexcept;
 
  private:
   std::filesystem::path folder_of(const ModelName& name) const { return root_ / name.user / name.repo; }
   std::filesystem::path record_of(const PulledModel& model) const;
+  void remove_empty_folders(const PulledModel& model) const;
 
   std::filesystem::path root_;
 };

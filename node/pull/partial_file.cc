@@ -39,7 +39,9 @@ PartialFile::PartialFile(std::filesystem::path path)
 }
 
 PartialFile::~PartialFile() {
-  if (fd_ >= 0) ::close(fd_);
+  if (fd_ < 0) return;
+  if (bytes_ == 0) ::unlink(partial_.c_str());  // before the lock goes
+  ::close(fd_);
 }
 
 void PartialFile::reset_hash() {
@@ -110,10 +112,8 @@ std::string PartialFile::sha256() {
 void PartialFile::finish() {
   if (::fsync(fd_) != 0) fail(partial_, "cannot write", errno);
   if (::rename(partial_.c_str(), path_.c_str()) != 0) fail(path_, "cannot write", errno);
-}
-
-void PartialFile::discard() {
-  ::unlink(partial_.c_str());
+  ::close(fd_);
+  fd_ = -1;
 }
 
 }  // namespace shoal

@@ -1,5 +1,6 @@
 // PATH.partial: a file under way, with the SHA-256 of what it holds. One process at a time has it open: a
-// lock, which ends with the process. For one thread. Throws SetupError where the disk does not let it.
+// lock, which ends with the process. Whoever leaves it empty removes it. For one thread. Throws SetupError
+// where the disk does not let it.
 #pragma once
 
 #include <openssl/evp.h>
@@ -32,7 +33,6 @@ class PartialFile {
   void clear();          // begins anew
   std::string sha256();  // hex, of everything; call clear() before more is written
   void finish();         // to the disk, and to its name
-  void discard();        // removes it
 
  private:
   void reset_hash();

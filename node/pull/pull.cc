@@ -73,6 +73,19 @@ void check_room(const ModelStore& store, const PulledModel& model) {
       kExitFailed);
 }
 
+// A model of which nothing came leaves no record.
+class RecordOfSomething {
+ public:
+  RecordOfSomething(const ModelStore& store, const PulledModel& model) : store_(store), model_(model) {
+    store_.record(model_);
+  }
+  ~RecordOfSomething() { store_.forget_if_nothing_came(model_); }
+
+ private:
+  const ModelStore& store_;
+  const PulledModel model_;  // its own: the other is moved to the caller
+};
+
 awaitable<std::vector<HubFile>> ask_for_files(const PullOptions& options, const ModelName& name) {
   for (int failures = 1;; ++failures) {
     std::optional<int> retry_after_s;
@@ -101,7 +114,7 @@ awaitable<PulledModel> pull(const PullOptions& options, const ModelStore& store,
   if (before &&
       !std::equal(before->files.begin(), before->files.end(), model.files.begin(), model.files.end(), same))
     store.remove(*before);
-  store.record(model);
+  const RecordOfSomething record(store, model);
 
   uint64_t already = std::min(store.bytes_here(model), model.bytes()), earlier_files = 0;
   DownloadLine line(model.shown_name(), model.bytes(), already);

@@ -6,6 +6,7 @@ import socket
 import subprocess
 import unittest
 
+from elastic import free_port
 from support import ENVIRONMENT, MODEL, PROGRAM, ClusterTest, cluster_file, even_layers, run
 
 FIXTURES = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "sharding", "fixtures")
@@ -193,6 +194,21 @@ class Launch(ClusterTest):
                     self.assert_refused(result, 2, r"^shoal: error: .*" + flag, f"not '{value}'")
                     self.assertEqual(result.stderr.count(b"\n"), 1)
 
+    def test_a_flag_with_nothing_behind_its_sign(self):
+        """It does not take the next word, which may be a flag, for its value."""
+        for words, flag in ((["invite", "-c", "x.yaml", "--name=", "--wait", "1"], "--name"),
+                            (["revoke", "--config=", "pi-1", "x.yaml"], "--config"),
+                            (["node", "--join", "127.0.0.1:9", "--token-file=", "--insecure"], "--token-file"),
+                            (["serve", "--log-level", "off", "--listen=", "--quiet"], "--listen"),
+                            (["run", "m.gguf", "-p", "--seed=", "--lora=", "x"], "--lora"),
+                            (["--log-level=", "run", "m.gguf", "-p", "x"], "--log-level")):
+            with self.subTest(flag=flag):
+                result = run(words)
+                self.assert_refused(result, 2, rf"^shoal: error: {flag}= has no value: .* leave {flag} out .*--help")
+                self.assertEqual(result.stderr.count(b"\n"), 1)
+        self.assert_refused(run(["inspect", "--", "--name="]), 2, r"^shoal: error: .*--name=.* No such file")
+        self.assert_refused(run(["invite", "-c", "x.yaml", "--name", ""]), 2, r"--name: .*an empty text")
+
     def test_a_node_looks_at_its_own_flags_first(self):
         """A token serves once: it is not spent where the node cannot start anyway."""
         for flag, value in (("--memory", "lots"), ("--memory", "0 GiB"), ("--cache-size", "3parsecs"),
@@ -225,6 +241,27 @@ class Launch(ClusterTest):
             out.write(mistyped)
         self.assert_refused(run(revoke, env=env), 2, r"there is no cluster tset .*; did you mean test\?")
         self.assertRegex(invited(), r"(?s)NEW AUTHORITY: cluster tset .* authority of test already: did you mean test\?")
+
+    def test_a_list_of_who_is_shut_out_that_cannot_be_read_whole(self):
+        env = {**ENVIRONMENT, "XDG_DATA_HOME": self.folder}
+        path = cluster_file(self.folder, 2)
+        with open(path, encoding="utf-8") as text:
+            at_port = text.read().replace("node-0: {", f"node-0: {{port: {free_port()}, ")
+        with open(path, "w", encoding="utf-8") as out:
+            out.write(at_port)
+        with subprocess.Popen([PROGRAM, "invite", "-c", path], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env) as inviting:
+            self.assertTrue(any(b"--token" in line for line in inviting.stdout))  # the cluster has its authority
+            inviting.terminate()
+        revoked = os.path.join(self.folder, "shoal", "clusters", "test", "revoked")
+        with open(revoked, "w", encoding="utf-8") as out:
+            out.write("pi-1\npi 2\n")
+        os.chmod(revoked, 0o600)
+        for words in (["serve", "-c", path, "-m", MODEL, "--await-nodes", "--listen", "127.0.0.1:0"], ["invite", "-c", path],
+                      ["revoke", "-c", path, "node-1"], ["revoke", "-c", path, "--undo", "--force", "pi-1"]):
+            with self.subTest(words=words):
+                self.assert_refused(run(words, env=env, timeout=60), 2, r"^shoal: error: .*/revoked:2: 'pi 2' is no node's name: who is")
+        with open(revoked, encoding="utf-8") as text:
+            self.assertEqual(text.read(), "pi-1\npi 2\n")
 
     def test_usage_is_told_once(self):
         path = cluster_file(self.folder, 3)

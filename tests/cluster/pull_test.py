@@ -10,6 +10,7 @@ import ssl
 import stat
 import subprocess
 import tempfile
+import threading
 import time
 import unittest
 
@@ -67,6 +68,10 @@ class Pull(unittest.TestCase):
         """Files of the store, relative."""
         return sorted(os.path.relpath(os.path.join(folder, file), self.models)
                       for folder, _, files in os.walk(self.models) for file in files)
+
+    def left(self):
+        """The same, and folders."""
+        return self.kept() + sorted(name for _, folders, _ in os.walk(self.models) for name in folders)
 
     # What goes well.
 
@@ -258,8 +263,62 @@ class Pull(unittest.TestCase):
         self.hub.altered = lambda body: body[:-1] + b"?"
         wrong = hashlib.sha256(TINY[:-1] + b"?").hexdigest()
         self.refused(f"another SHA-256 \\({wrong}\\) than the hub says", code=1)
-        self.assertEqual(self.kept(), [f"{REPOSITORY}/{FILE}.pulled"])
+        self.assertEqual(self.left(), [])
         self.assertEqual(len(self.hub.downloads()), 1)
+
+    def test_what_was_refused_leaves_nothing(self):
+        def too_long(handler, *_):
+            handler.wfile.write(b"HTTP/1.1 200 OK\r\n\r\n" + TINY + b"x" * 100000)
+
+        def is_refused(said, *arguments, **more):
+            with self.subTest(said=said):
+                self.refused(said, *(arguments or ("pull", NAME)), code=1, **more)
+                self.assertEqual(self.left(), [])
+
+        self.hub.altered = lambda body: body + b"more"
+        is_refused("is about to send")
+        self.hub.altered, download = None, self.hub.download
+        self.hub.download = too_long
+        is_refused("sends more than the")
+        self.hub.download = download
+        for status in (404, 403, 401):
+            self.hub.status = [None, (status, {})]
+            is_refused("has no such thing|does not give access")
+        self.hub.cut_after = [0]
+        is_refused("ended early$", "pull", NAME, "--tries", "1")
+        self.hub.cut_after = []
+        # Of two parts the first is there, and stays.
+        parts = {f"big-Q4_0-{i:05}-of-00002.gguf": tiny_gguf(i) for i in (1, 2)}
+        self.hub.files[REPOSITORY].update(parts)
+        self.hub.status = [None, None, (404, {})]
+        self.refused("has no such thing", "pull", REPOSITORY + ":Q4_0", code=1)
+        first = f"{REPOSITORY}/big-Q4_0-00001-of-00002.gguf"
+        self.assertEqual(self.kept(), [first, first + ".pulled"])
+
+    def test_who_is_refused_keeps_what_arrived_before(self):
+        self.hub.cut_after = [3000]
+        self.refused("ended early", "pull", NAME, "--tries", "1", code=1)
+        self.hub.status = [None, (401, {})]
+        self.refused("does not give access", code=1)
+        self.assertEqual(self.kept(), [f"{REPOSITORY}/{FILE}.partial", f"{REPOSITORY}/{FILE}.pulled"])
+        self.pulled()
+        self.assertEqual(self.hub.downloads()[-1][1], "bytes=3000-")
+
+    def test_an_interrupt_before_anything_arrived_leaves_nothing(self):
+        reached = threading.Event()
+
+        def silent(*_):
+            reached.set()
+            time.sleep(3)
+
+        self.hub.download = silent
+        process = subprocess.Popen([PROGRAM, "pull", NAME], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                                   env=self.environment())
+        self.assertTrue(reached.wait(60))
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=30)
+        self.assertEqual(process.returncode, 1, said)
+        self.assertEqual(self.left(), [])
 
     def test_temporary_trouble_is_waited_for(self):
         self.hub.status = [(503, {}), (429, {"Retry-After": "1"}), None, (500, {}), None]
@@ -285,6 +344,11 @@ class Pull(unittest.TestCase):
         self.refused("has no such thing", "pull", "nobody/nothing:Q8_0")
         self.refused("is no name of a model.*did you mean 'tinyllama'", "pull", "tinylama", code=2)
         self.refused("--mirror: .*must begin with https://", "pull", NAME, "--mirror", "ftp://x", code=2)
+        self.refused("'-x' is no name of a model", "pull", "--", "-x", code=2)
+        for words in (("-x",), ("-x", "y"), (NAME,)):
+            self.refused("'--mirror' is one argument too many: behind '--' no word is a flag", "pull", "--", *words, "--mirror",
+                         self.hub.url, code=2)
+        self.refused("unknown flag '--miror'; did you mean '--mirror'", "pull", "--miror", "x", "--", NAME, "--mirror", code=2)
         self.refused("HF_TOKEN holds blanks", HF_TOKEN="a\nb", code=2)
 
     def test_no_hub_at_all(self):

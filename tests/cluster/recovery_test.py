@@ -13,7 +13,8 @@ from unittest import mock
 
 from elastic import PROMPT, Elastic
 from lora_test import write_adapter
-from support import ENVIRONMENT, MODEL, PROGRAM, ClusterTest, cluster_file, even_layers, processes_of, wait_until_gone
+from support import (ENVIRONMENT, MODEL, PROGRAM, ClusterTest, cluster_file, even_layers, insist, processes_of,
+                     wait_until_gone)
 
 LAUNCHER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "tools", "shoal-cluster")
 
@@ -223,8 +224,22 @@ class Recovery(ClusterTest):
                                   stderr=subprocess.PIPE, env=ENVIRONMENT) as process:
                 while "calls the head" not in (line := process.stderr.readline()):
                     self.assertTrue(line, "it ended before it called")
-                process.send_signal(number)
-                self.assertEqual(process.wait(10), 0)
+                self.assertEqual(insist(process, number), 0)
+
+    def test_signals_that_come_again_kill_nobody_who_ends_in_order(self):
+        """Neither a node at any moment of its way into the cluster, nor the head while it serves nobody any more."""
+        with Elastic(self.folder, nodes=2, layers=["0-14", "15-29"]) as cluster:
+            for moment in ("calls the head", "listens on port", "the plan's layers"):
+                with self.subTest(moment=moment):
+                    cluster.signal("node-1", signal.SIGKILL)
+                    begun = len(cluster.log("node-1"))
+                    cluster.start_node("node-1")
+                    if moment == "the plan's layers":
+                        cluster.wait_for(lambda: cluster.node_state("node-1") == "in use", 30, moment)
+                    else:
+                        cluster.wait_for(lambda: moment in cluster.log("node-1")[begun:], 30, moment)
+                    self.assertEqual(insist(cluster.processes["node-1"]), 0)
+            self.assertEqual(insist(cluster.processes["node-0"]), 0)
 
     def check_who_may_come_in(self, cluster):
         """A device without a certificate does not, nor does one with a used token; a proxy's client drains nothing."""

@@ -10,7 +10,7 @@ import time
 import unittest
 
 from server import Server
-from support import MODEL, ClusterTest, cluster_file, even_layers, run
+from support import MODEL, ClusterTest, cluster_file, even_layers, insist, run
 
 ARGUMENTS = [MODEL, "--context", "512", "--sequences", "4", "--threads", "1"]
 CHAT = "/v1/chat/completions"
@@ -494,6 +494,16 @@ class Ends(ClusterTest):
                 self.assertTrue(server.wait_for(lambda: server.metric("shoal_requests_in_flight") == 1))
                 os.kill(server.head_pid, signal.SIGINT)
                 self.assertIn(b"error", stream.result()[-2])
+
+    def test_a_signal_that_comes_again_ends_the_grace_and_kills_nobody(self):
+        for number in (signal.SIGTERM, signal.SIGINT):
+            with self.subTest(number=number), Server([*ARGUMENTS, "--grace", "60"]) as server:
+                body = text("Once upon a time", max_tokens=480, ignore_eos=True)
+                with concurrent.futures.ThreadPoolExecutor(1) as pool:
+                    stream = pool.submit(server.stream, TEXT, body)
+                    self.assertTrue(server.wait_for(lambda: server.metric("shoal_requests_in_flight") == 1))
+                    self.assertEqual(insist(server.process, number), 0)
+                    self.assertIn(b"error", stream.result()[-2])
 
 
 class Cluster(ClusterTest):

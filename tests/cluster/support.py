@@ -93,6 +93,15 @@ def wait_until_gone(marker, seconds):
     return True
 
 
+def insist(process, number=signal.SIGTERM, seconds=30):
+    """Sends the signal again and again until the process has ended; returns its status."""
+    deadline = time.monotonic() + seconds
+    while process.poll() is None and time.monotonic() < deadline:
+        process.send_signal(number)
+        time.sleep(0.001)
+    return process.wait(1)
+
+
 class ClusterTest(unittest.TestCase):
     def setUp(self):
         self.folder_handle = tempfile.TemporaryDirectory(prefix="shoal-test-")

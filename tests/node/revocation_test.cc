@@ -51,7 +51,8 @@ TEST_CASE("nobody is revoked where there is no file, and its length is bounded")
   std::string many;
   for (size_t i = 0; i < kRevokedMax + 10; ++i) many += "n" + std::to_string(i) + "\n";
   write_file(dir.file("revoked"), many);
-  CHECK(Revocations(dir.file("revoked")).names().size() == kRevokedMax);
+  CHECK_THROWS_WITH_AS(Revocations(dir.file("revoked")),
+                       doctest::Contains("revoked:4097: there are more than 4096 names"), SetupError);
   CHECK_THROWS_AS(set_revoked(dir.file("revoked"), "pi-1", true), SetupError);
   CHECK_THROWS_AS(set_revoked("/nowhere/at/all", "pi-1", true), SetupError);
   const std::string fifo = dir.file("fifo");
@@ -65,19 +66,56 @@ TEST_CASE("nobody is revoked where there is no file, and its length is bounded")
                        SetupError);
 }
 
-TEST_CASE("lines that are no names are told of once, and not whole") {
+TEST_CASE("a list with a line that is no name is refused at the start, and left as it is") {
   TempDir dir;
-  const std::string file = dir.file("revoked");
-  write_file(file, std::string(200'000, 'x') + "\n\x1b[2J\npi-1\n");
+  const std::string file = revocations_file(dir.path());
+  write_file(file, "pi-1\n\n\x1b[2J" + std::string(200'000, 'x') + "\npi 2\n");
+  try {
+    (void)Revocations(file);
+    FAIL("it was taken");
+  } catch (const SetupError& error) {
+    const std::string said = error.what();
+    CHECK(said.find("/revoked:3: '") != std::string::npos);
+    CHECK(said.find("is no node's name: who is shut out cannot be told") != std::string::npos);
+    CHECK(said.find('\x1b') == std::string::npos);
+    CHECK(said.size() < 300 + file.size());
+  }
+  const auto bytes = std::filesystem::file_size(file);
+  CHECK_THROWS_AS(set_revoked(file, "pi-3", true), SetupError);
+  CHECK_THROWS_AS(set_revoked(file, "pi-1", false), SetupError);
+  CHECK(std::filesystem::file_size(file) == bytes);
+}
+
+TEST_CASE("a line that is no name lets nobody in while the head runs, and is told of once") {
+  TempDir dir;
+  const std::string file = revocations_file(dir.path());
+  write_file(file, "pi-1\n");
+  Revocations revoked(file);
   std::ostringstream said;
   const std::shared_ptr<spdlog::logger> before = spdlog::default_logger();
   spdlog::set_default_logger(
       std::make_shared<spdlog::logger>("test", std::make_shared<spdlog::sinks::ostream_sink_mt>(said)));
-  const std::set<std::string> names = Revocations(file).names();
+  write_file(file, "pi 1\npi-2\n");  // meant as pi-1, and one more
+  CHECK(revoked.look());
+  CHECK(revoked.names() == std::set<std::string>{"pi-1", "pi-2"});
+  CHECK_FALSE(revoked.look());
+  const std::string warned = said.str();
+  CHECK(warned.find("/revoked:1: 'pi 1' is no node's name: who was revoked before stays so") !=
+        std::string::npos);
+  std::filesystem::remove(file);
+  std::filesystem::create_directory(file);  // which cannot be read
+  said.str("");
+  for (int i = 0; i < 3; ++i) CHECK_FALSE(revoked.look());
+  const std::string unread = said.str();
   spdlog::set_default_logger(before);
-  CHECK(names == std::set<std::string>{"pi-1"});
-  CHECK(said.str().find("2 such lines are passed over") != std::string::npos);
-  CHECK(said.str().size() < 300 + file.size());
+  CHECK(warned.find("revoked:", warned.find("revoked:") + 1) == std::string::npos);
+  CHECK(unread.find("cannot be read") != std::string::npos);
+  CHECK(unread.find("cannot be read", unread.find("cannot be read") + 20) == std::string::npos);
+  CHECK(revoked.contains("pi-1"));
+  std::filesystem::remove(file);
+  write_file(file, "pi-2\n");
+  CHECK(revoked.look());
+  CHECK(revoked.names() == std::set<std::string>{"pi-2"});
 }
 
 TEST_CASE("only a name that a node has is shut out without force") {
