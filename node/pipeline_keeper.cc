@@ -90,7 +90,7 @@ PipelineKeeper::PipelineKeeper(Node& node, Coordinator& coordinator, Settings se
                                recovery_.failed(error, now());
                                act();
                              },
-                             [this] { recovery_.answered(); }});
+                             [this] { recovery_.answered(now()); }});
     if (const std::optional<Error> lost = node_.lost_before()) {
       recovery_.failed(*lost, now());
       act();
