@@ -206,7 +206,7 @@ class Recovery {
   uint64_t faulted_epoch_ = 0;  // in which the last fault was
   LeftOut left_out_;
   Stalls stalls_;
-  std::map<std::string, uint64_t> came_;  // by node: the how manieth of those that came, the last time
+  std::map<std::string, uint64_t> came_;  // by node: its place among all that came, the last time
   uint64_t comers_ = 0;
   std::map<std::pair<std::string, std::string>, double> broken_links_;  // until when, by direction
   State state_ = State::kDown;

@@ -20,7 +20,7 @@ struct SimulatedFaults {
   bool flapping = false;                  // one node is killed again and again
   int glitches = 0, damages = 0;          // once: a step not finite, a frame damaged
   bool broken = false, bad_wire = false;  // for seconds: all that one node computes, all between two
-  int swallowers = 0;                     // from a moment on, for good: what comes to them is answered never
+  int swallowers = 0;  // from a moment on, for good: no step that comes to them is answered
 };
 
 struct SimulatedClusterRun {
