@@ -186,8 +186,9 @@ void Coordinator::on_outcome(StepOutcome outcome) {
   last_outcome_s_ = host_.now_s();
   if (outcome.failed) {
     // What a stage refuses is not the asker's fault: requests were checked before anything was sent.
-    const bool of_pipeline = outcome.error.code == Errc::kPeerLost || outcome.error.code == Errc::kTimeout;
-    broken({of_pipeline ? outcome.error.code : Errc::kIo, std::move(outcome.error.message)});
+    // Nor is kTimeout of a node's own telling the watch's, which means that nobody told anything.
+    const bool lost = outcome.error.code == Errc::kPeerLost || outcome.error.code == Errc::kTimeout;
+    broken({lost ? Errc::kPeerLost : Errc::kIo, std::move(outcome.error.message)});
     return;
   }
   // kBadFrame means this alone: the node of the last stage is at fault.

@@ -94,7 +94,7 @@ PipelineKeeper::PipelineKeeper(Node& node, Coordinator& coordinator, Settings se
                                recovery_.failed(error, now());
                                act();
                              },
-                             [this] { recovery_.answered(); },
+                             [this] { recovery_.answered(now()); },
                              [this] {
                                recovery_.overflowed(now());
                                act();

@@ -39,6 +39,9 @@ Recovery::Recovery(PlanInput known, uint64_t epoch) : known_(std::move(known)), 
 
 void Recovery::begin_running(const Plan& plan, const std::set<std::string>& nodes) {
   here_.insert(nodes.begin(), nodes.end());
+  for (const DeviceProfile& device : known_.devices) {  // nobody knows who came first: as they are listed
+    if (nodes.contains(device.name)) came_[device.name] = ++comers_;
+  }
   plan_ = plan;
   state_ = State::kRunning;
   suspended_ = false;
@@ -99,7 +102,8 @@ void Recovery::joined(const DeviceProfile& device, const std::vector<MeasuredLin
     broken_links_.erase({link.from, link.to});
   }
   here_.insert(device.name);
-  unfit_.erase(device.name);
+  came_[device.name] = ++comers_;
+  left_out_.came_anew(device.name);
   callers_.erase(device.name);
   lent_.clear();  // there may be a plan without them now
   tell(ClusterEvent::Kind::kJoined, now_s, device.name,
@@ -124,7 +128,10 @@ void Recovery::lost(const std::string& node, const std::string& why, double now_
   leaving_.erase(node);
   lent_.erase(node);
   tell(ClusterEvent::Kind::kLost, now_s, node, fmt::format("node {} is lost: {}", node, why));
-  if (in_plan(node)) failures_ = 0;  // that explains them
+  if (in_plan(node)) {  // that explains them
+    failures_ = 0;
+    if (!left_out_.is_out(node, now_s)) explain_stalls();  // of the last plan, and blamed: it explains none
+  }
   const bool matters = in_plan(node) && (state_ == State::kRunning || state_ == State::kLoading);
   // A plan that is being made counts on it.
   const bool counted_on = state_ == State::kPlanning;
@@ -139,7 +146,8 @@ void Recovery::failed(const Error& error, double now_s) {
   if (state_ != State::kRunning) return;
   tell(ClusterEvent::Kind::kFailed, now_s, "", error.message);
   failure_ = error;
-  failures_ += kAnswersOfFailure;
+  const bool without_one = error.code == Errc::kTimeout && do_without_one(now_s);
+  if (!without_one) failures_ += kAnswersOfFailure;  // else the next plan is another
   restart(error.message, now_s);
 }
 
@@ -174,7 +182,7 @@ bool Recovery::do_without_suspect(const Suspects::Fault& fault, Suspects::Verdic
     tell(ClusterEvent::Kind::kSuspect, now_s, node,
          fmt::format("node {} is suspect and takes no layers: {}", node, fault.text));
   } else if (verdict == Verdict::kLink) {
-    broken_links_[{fault.nodes[0], fault.nodes[1]}] = now_s + kUnfit_s;
+    broken_links_[{fault.nodes[0], fault.nodes[1]}] = now_s + kBroken_s;
     tell(ClusterEvent::Kind::kLinkLost, now_s, fault.nodes[0],
          fmt::format("the link from {} to {} is left out: {}", fault.nodes[0], fault.nodes[1], fault.text));
   }
@@ -218,7 +226,8 @@ void Recovery::examined(const std::string& node, const std::string& failure, dou
   look_ahead_soon(now_s);
 }
 
-void Recovery::answered() {
+void Recovery::answered(double now_s) {
+  stalls_.answered(now_s);
   failures_ = std::max(0, failures_ - 1);
 }
 
@@ -259,8 +268,10 @@ void Recovery::planned(uint64_t ticket, const Result<ReplanAdvice>& advice, doub
   if (state_ != State::kPlanning) return;
   if (advice.has_error() && improve_) return ask_for_plan(now_s);
   if (advice.has_error() && lend_drained(advice.error().message, now_s)) return ask_for_plan(now_s);
+  if (advice.has_error() && left_out_.let_in_acquitted(now_s)) return ask_for_plan(now_s);
   if (advice.has_error()) {
     for (const std::string& node : suspects_.all_out()) suspects_.hurry(node, now_s);
+    left_out_.shorten(now_s);
     const std::string head = name_of(known_.constraints.head);
     // What the planner advises without a head is not what helps.
     return go_down(suspects_.out(head) ? fmt::format("the head, {}, is suspect and takes no layers: {}", head,
@@ -276,9 +287,10 @@ void Recovery::load(const Plan& plan, double now_s) {
   if (!was_laid_out_) improve_ = true;  // it was kept though there may have been a better one
   was_laid_out_ = true;
   ++epoch_;
+  load_s_ = load_patience_s(asked_, plan, /*needed=*/state_ != State::kRunning);
+  load_until_s_ = now_s + load_s_;
   state_ = State::kLoading;
   down_.reset();
-  load_until_s_ = now_s + load_patience_s(asked_, plan);
   awaited_.clear();
   std::string parts;
   for (const StageAssignment& stage : plan.stages) {
@@ -301,12 +313,12 @@ void Recovery::ready(const std::string& node, uint64_t epoch, const std::string&
   }
   if (!failure.empty()) {
     if (plan_ && is_hop(*plan_, node, unreachable)) {
-      broken_links_[{node, unreachable}] = now_s + kUnfit_s;
+      broken_links_[{node, unreachable}] = now_s + kBroken_s;
       failures_ = std::max(0, failures_ - kAnswersOfFailure);  // it explains one
       tell(ClusterEvent::Kind::kLinkLost, now_s, node,
            fmt::format("node {} cannot reach {}: {}", node, unreachable, failure));
     } else {
-      unfit_[node] = now_s + kUnfit_s;
+      left_out_.excuse(node, "could not take its layers (the log says why)", now_s);
       tell(ClusterEvent::Kind::kRefused, now_s, node,
            fmt::format("node {} cannot take its layers: {}", node, failure));
     }
@@ -327,10 +339,9 @@ void Recovery::ready(const std::string& node, uint64_t epoch, const std::string&
   actions_.push_back(Resume{epoch_});
 }
 
-// When something that was unfit or broken may be tried again.
+// When something that was left out or broken may be tried again.
 double Recovery::next_chance_s() const {
-  double next = 1e300;
-  for (const auto& [node, until] : unfit_) next = std::min(next, until);
+  double next = left_out_.next_end_s();
   for (const auto& [link, until] : broken_links_) next = std::min(next, until);
   return next;
 }
@@ -338,21 +349,20 @@ double Recovery::next_chance_s() const {
 void Recovery::go_down(const std::string& planner, double now_s) {
   // The planner does not know of those that it was not given.
   std::string why = planner, others;
-  for (const auto& [node, until] : unfit_) {
-    if (!here_.contains(node) || until <= now_s) continue;
+  left_out_.each(now_s, [&](const std::string& node, const std::string& reason, double left_s) {
+    if (!here_.contains(node)) return;
     const bool head = node == name_of(known_.constraints.head);
-    const std::string text =
-        fmt::format("{} {} could not take its layers (the log says why) and is tried again in {:.0f} s",
-                    head ? "the head" : "node", node, until - now_s);
+    const std::string text = fmt::format("{} {} {} and is tried again in {:.0f} s",
+                                         head ? "the head" : "node", node, reason, left_s);
     if (head) why = text;  // what the planner advises without a head is not what helps
     if (!head) others += "; " + text;
-  }
+  });
   why += others;
   state_ = State::kDown;
   const double chance_s = next_chance_s() - now_s;
   std::erase_if(callers_, [&](const auto& entry) { return entry.second < now_s - kCallerPatience_s; });
   if (!down_) down_at_s_ = now_s + (callers_.empty() || closed_ ? 0 : kCallerPatience_s);
-  down_ = Down{why, chance_s > 0 && chance_s < kUnfit_s ? chance_s : kRetryAfter_s};
+  down_ = Down{why, chance_s > 0 && chance_s < kBroken_s ? chance_s : kRetryAfter_s};
   if (now_s < down_at_s_) {
     for (const auto& [node, called_s] : callers_)
       why += fmt::format("; node {} was kept out and calls: it is let in", node);
@@ -373,7 +383,7 @@ void Recovery::calls(const std::string& node, double now_s) {
 
 void Recovery::tick(bool quiet, double now_s) {
   if (next_chance_s() <= now_s) {
-    std::erase_if(unfit_, [&](const auto& entry) { return entry.second <= now_s; });
+    left_out_.end_times(now_s);
     std::erase_if(broken_links_, [&](const auto& entry) { return entry.second <= now_s; });
     lent_.clear();
     improve_ = true;
@@ -398,9 +408,7 @@ void Recovery::tick(bool quiet, double now_s) {
       }
       break;
     case State::kLoading:
-      if (now_s < load_until_s_) break;
-      for (const std::string& node : awaited_) unfit_[node] = now_s + kUnfit_s;
-      restart("loading took too long", now_s);
+      if (now_s >= load_until_s_) give_up_load(now_s);
       break;
     case State::kRunning: {
       const bool leaving = std::any_of(draining_.begin(), draining_.end(), [&](const std::string& node) {

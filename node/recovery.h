@@ -22,6 +22,8 @@
 #include <vector>
 
 #include "base/error.h"
+#include "node/left_out.h"
+#include "node/stalls.h"
 #include "node/suspects.h"
 #include "planner/replan.h"
 #include "planner/types.h"
@@ -55,11 +57,12 @@ const char* to_string(ClusterEvent::Kind kind);  // "joined", "lost", ...
 
 class Recovery {
  public:
-  static constexpr double kSettle_s = 0.1;  // one loss seldom comes alone: its neighbours tell of it too
-  static constexpr double kUnfit_s = 60;    // a node that could not load, or a link that could not be made
-  static constexpr double kImproveEvery_s = 5;    // between two looks for a better plan
+  static constexpr double kSettle_s = 0.1;      // one loss seldom comes alone: its neighbours tell of it too
+  static constexpr double kBroken_s = 60;       // a link that could not be made is left out
+  static constexpr double kImproveEvery_s = 5;  // between two looks for a better plan
   static constexpr double kLookAheadAfter_s = 1;  // after a change, and then once
-  static constexpr double kLoadPatience_s = 600;  // and longer where the links are slow
+  // And as long as the bytes take. Nobody is to wait longer than that for what would only be better.
+  static constexpr double kNeededLoad_s = 120, kBetterLoad_s = 30;
   static constexpr double kCallerPatience_s = 5;  // for one that is kept out and calls
   static constexpr double kRetryAfter_s = 10;     // told to clients where nothing better is known
   static constexpr int kFailuresMax = 2;  // in a row that are no node's doing, before what runs is given up
@@ -127,7 +130,7 @@ class Recovery {
   // run.
   void remember(const std::optional<Plan>& plan, uint64_t epoch);
   void lost(const std::string& node, const std::string& why, double now_s);
-  // A step failed, or none was answered for too long, though nobody is known to be lost.
+  // A step failed, or none was answered for too long (kTimeout: a stall), though nobody is known to be lost.
   void failed(const Error& error, double now_s);
   // Numbers in a step were wrong. Of one epoch the first fault counts, since the steps behind it have the
   // same; and one that is proven, where its node still takes part.
@@ -142,7 +145,7 @@ class Recovery {
   // why.
   void ready(const std::string& node, uint64_t epoch, const std::string& failure,
              const std::string& unreachable, double now_s);
-  void answered();  // a step was: the pipeline works
+  void answered(double now_s);  // a step was: the pipeline works
   // Takes a node's layers off it, until undrain(). Refused where it is not there, or the head. It gets some
   // all the same where no plan is possible without it (recovery_drain.cc).
   Result<void> drain(const std::string& node, double now_s);
@@ -187,6 +190,10 @@ class Recovery {
   void load(const Plan& plan, double now_s);
   void go_down(const std::string& why, double now_s);
   void wait_or_close(double now_s);
+  std::vector<std::string> stages_by_coming() const;
+  bool do_without_one(double now_s);
+  void explain_stalls();
+  void give_up_load(double now_s);
   bool do_without_suspect(const Suspects::Fault& fault, Suspects::Verdict verdict, double now_s);
   std::string suspects_text() const;
   void tell(ClusterEvent::Kind kind, double now_s, const std::string& node, std::string text,
@@ -198,9 +205,12 @@ class Recovery {
   std::set<std::string> draining_;        // for whom drain() stands
   std::set<std::string> leaving_, lent_;  // of them: is_leaving(); without whom there is no plan
   Suspects suspects_;
-  uint64_t held_epoch_ = 0;                                             // of the plan that is remembered
-  uint64_t faulted_epoch_ = 0;                                          // in which the last fault was
-  std::map<std::string, double> unfit_;                                 // until when
+  uint64_t held_epoch_ = 0;     // of the plan that is remembered
+  uint64_t faulted_epoch_ = 0;  // in which the last fault was
+  LeftOut left_out_;
+  Stalls stalls_;
+  std::map<std::string, uint64_t> came_;  // by node: its place among all that came, the last time
+  uint64_t comers_ = 0;
   std::map<std::pair<std::string, std::string>, double> broken_links_;  // until when, by direction
   State state_ = State::kDown;
   std::optional<Plan> plan_;               // that runs or is loaded; or was, the last
@@ -221,6 +231,7 @@ class Recovery {
   Error failure_;
   double stopped_s_ = 0;  // when answers stopped
   double plan_at_s_ = 0;  // settling: until then
+  double load_s_ = 0;     // loading: that it may take, and until then
   double load_until_s_ = 0, improve_at_s_ = 0, look_ahead_at_s_ = 0;
   std::vector<Action> actions_;
 };
@@ -228,8 +239,9 @@ class Recovery {
 // Runs the planner for an order. Takes as long as it takes; any thread.
 Result<ReplanAdvice> carry_out(const Recovery::MakePlan& order);
 
-// How long all its nodes may take to load a plan, whose device indices are those of `live`.
-double load_patience_s(const PlanInput& live, const Plan& plan);
+// How long all its nodes may take to load a plan, whose device indices are those of `live`. `needed`: nobody
+// is answered otherwise; else it takes the place of one that runs.
+double load_patience_s(const PlanInput& live, const Plan& plan, bool needed);
 
 // The stages of a plan with the device indices of `live`. Every device must be there.
 Plan reindexed(const Plan& plan, const PlanInput& live);

@@ -1,5 +1,6 @@
 // What the planner is given, what is made of its answer, and how long that may take to load.
 #include <algorithm>
+#include <map>
 
 #include "base/check.h"
 #include "node/recovery.h"
@@ -43,27 +44,31 @@ Result<ReplanAdvice> carry_out(const Recovery::MakePlan& order) {
   }
 }
 
-// The weights may all come from the head, over links slower than they were measured.
-double load_patience_s(const PlanInput& live, const Plan& plan) {
-  constexpr double kSlower = 3;
+// The weights may all come from the head, over links slower than they were measured; or from disks, which all
+// read at once.
+double load_patience_s(const PlanInput& live, const Plan& plan, bool needed) {
+  constexpr double kSlower = 3, kDisk_bytes_per_s = 20e6;
   double seconds = 0;
+  std::map<int, uint64_t> bytes_of;
   for (const StageAssignment& stage : plan.stages) {
     uint64_t bytes =
         (stage.embedding ? live.model.embedding_bytes : 0) + (stage.output ? live.model.output_bytes : 0);
     for (int layer = stage.layer_begin; layer < stage.layer_end; ++layer)
       bytes += live.model.layer_bytes[static_cast<size_t>(layer)];
+    bytes_of[stage.device] += bytes;
     if (stage.device == live.constraints.head) continue;
     const double rate = live.links.at(live.constraints.head, stage.device).bytes_per_s;
     if (rate > 0) seconds += static_cast<double>(bytes) / rate;
   }
-  return Recovery::kLoadPatience_s + kSlower * seconds;
+  uint64_t most = 0;
+  for (const auto& [device, bytes] : bytes_of) most = std::max(most, bytes);
+  return (needed ? Recovery::kNeededLoad_s : Recovery::kBetterLoad_s) + kSlower * seconds +
+         static_cast<double>(most) / kDisk_bytes_per_s;
 }
 
 bool Recovery::fit(int device, double now_s) const {
   const std::string name = name_of(device);
-  const auto unfit = unfit_.find(name);
-  return here_.contains(name) && !is_draining(name) && !suspects_.out(name) &&
-         (unfit == unfit_.end() || unfit->second <= now_s);
+  return here_.contains(name) && !is_draining(name) && !suspects_.out(name) && !left_out_.is_out(name, now_s);
 }
 
 // Those that are there and may take layers; the head in any case, since tokens come from it.

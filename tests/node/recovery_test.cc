@@ -9,115 +9,17 @@
 
 #include "node/foresight.h"
 #include "planner/planner.h"
+#include "tests/node/recovery_drill.h"
 
 namespace shoal {
 namespace {
 
-constexpr uint64_t kMiB = 1 << 20;
+using test::cluster_of;
+using test::device;
+using test::Drill;
+using test::links_of;
 
-// A model of 12 layers of 10 MiB on devices of so many MiB; any two linked.
-PlanInput cluster_of(const std::vector<std::pair<std::string, uint64_t>>& devices) {
-  PlanInput input;
-  input.model.n_layer = 12;
-  input.model.n_embd = 64;
-  input.model.layer_bytes.assign(12, 10 * kMiB);
-  input.model.layer_kv_bytes.assign(12, kMiB);
-  input.model.embedding_bytes = input.model.output_bytes = kMiB;
-  input.model.hidden_bytes_per_row = 256;
-  for (const auto& [name, mib] : devices) {
-    DeviceProfile device;
-    device.name = name;
-    device.memory_bytes = mib * kMiB;
-    device.decode_layer = {{1, 1e-3}};
-    device.output_head = {{1, 1e-3}};
-    device.prefill_layer_row_seconds = 5e-4;
-    input.devices.push_back(device);
-  }
-  const int n = static_cast<int>(devices.size());
-  input.links = LinkTable(n, {1e-3, 1e8});
-  return input;
-}
-
-// A head of 50 MiB with three others of 60: any three of the four hold the model, with the head.
-struct Drill {
-  PlanInput known = cluster_of({{"head", 50}, {"a", 60}, {"b", 60}, {"c", 60}});
-  Recovery recovery{known, 1};
-  std::vector<std::string> log;
-  std::optional<Recovery::MakePlan> asked;
-  std::optional<Recovery::Load> load;
-  bool runs = false;
-  std::string down;
-  int given_up = 0;
-  double now_s = 0;
-
-  Drill() {
-    recovery.begin_running(make_plan(known), {"head", "a", "b", "c"});
-    runs = true;
-  }
-  void act() {
-    for (const Recovery::Action& action : recovery.take_actions()) {
-      if (std::holds_alternative<Recovery::Suspend>(action)) runs = false;
-      if (const auto* order = std::get_if<Recovery::MakePlan>(&action)) asked = *order;
-      if (const auto* order = std::get_if<Recovery::Load>(&action)) load = *order;
-      if (std::holds_alternative<Recovery::Resume>(action)) runs = true, down.clear();
-      if (const auto* order = std::get_if<Recovery::Down>(&action)) {
-        down = order->why;
-        CHECK(order->retry_after_s > 0);
-      }
-      if (std::holds_alternative<Recovery::GiveUp>(action)) ++given_up;
-      if (const auto* event = std::get_if<ClusterEvent>(&action)) log.push_back(event->text);
-    }
-  }
-  // Time passes and the planner answers.
-  void pass(double seconds, bool quiet = false) {
-    for (const double end_s = now_s + seconds; now_s < end_s; now_s += 0.1) {
-      recovery.tick(quiet, now_s);
-      act();
-      if (!asked) continue;
-      const Recovery::MakePlan order = *asked;
-      asked.reset();
-      recovery.planned(order.ticket, carry_out(order), now_s);
-      act();
-    }
-  }
-  std::vector<std::string> nodes() const {
-    std::vector<std::string> names;
-    for (const StageAssignment& stage : load->plan.stages)
-      names.push_back(load->plan.devices[static_cast<size_t>(stage.device)]);
-    return names;
-  }
-  void all_ready() {
-    const Recovery::Load order = *load;
-    for (const std::string& node : nodes()) recovery.ready(node, order.epoch, "", "", now_s);
-    act();
-  }
-  void lose(const std::string& node) {
-    recovery.lost(node, "it was unplugged", now_s);
-    act();
-  }
-  std::string used() const {  // a node of the running plan that is not the head
-    for (const char* name : {"a", "b", "c"})
-      if (recovery.in_plan(name)) return name;
-    return "";
-  }
-};
-
-DeviceProfile device(const PlanInput& known, const std::string& name) {
-  for (const DeviceProfile& each : known.devices)
-    if (each.name == name) return each;
-  FAIL("no such device");
-  return {};
-}
-
-std::vector<Recovery::MeasuredLink> links_of(const std::string& name,
-                                             const std::vector<std::string>& others) {
-  std::vector<Recovery::MeasuredLink> links;
-  for (const std::string& other : others) {
-    links.push_back({name, other, {1e-3, 1e8}});
-    links.push_back({other, name, {1e-3, 1e8}});
-  }
-  return links;
-}
+constexpr uint64_t kMiB = test::kDrillMiB;
 
 }  // namespace
 
@@ -254,7 +156,7 @@ TEST_CASE("what can be used again while a plan is made is in the next, and the s
       drill.pass(0.5);
       REQUIRE(drill.recovery.state() == Recovery::State::kLoading);
       const std::string full = drill.nodes().back() == "head" ? drill.nodes().front() : drill.nodes().back();
-      again_s = drill.now_s + Recovery::kUnfit_s;
+      again_s = drill.now_s + LeftOut::kRest_s;
       drill.recovery.ready(full, drill.load->epoch, "out of memory", "", drill.now_s);
       fit.erase(full);
     }
@@ -369,7 +271,7 @@ TEST_CASE("a node that cannot load is left out; where it is needed, service resu
   drill.load.reset();
   drill.pass(1);
   CHECK(drill.down.find("node " + full + " could not take its layers") != std::string::npos);
-  drill.pass(Recovery::kUnfit_s + 1);
+  drill.pass(LeftOut::kRest_s + 1);
   REQUIRE(drill.load.has_value());
   drill.all_ready();
   CHECK(drill.runs);
@@ -447,7 +349,7 @@ TEST_CASE("a pipeline that fails again after each few answers ends what runs too
     drill.pass(0.5);
     drill.all_ready();
     CHECK(drill.runs);
-    for (int i = 0; i < 40; ++i) drill.recovery.answered();
+    for (int i = 0; i < 40; ++i) drill.recovery.answered(drill.now_s);
   }
   CHECK(failures == 4);
   // What it answers in earnest makes up for that.
@@ -456,7 +358,7 @@ TEST_CASE("a pipeline that fails again after each few answers ends what runs too
     drill.act();
     drill.pass(0.5);
     drill.all_ready();
-    for (int k = 0; k < 100; ++k) drill.recovery.answered();
+    for (int k = 0; k < 100; ++k) drill.recovery.answered(drill.now_s);
   }
   CHECK(drill.given_up == 1);
 }
@@ -658,13 +560,22 @@ TEST_CASE("while there is no plan no node has layers: draining one is done at on
 TEST_CASE("a plan whose weights take long over its links has longer to load") {
   PlanInput known = cluster_of({{"head", 60}, {"a", 60}, {"b", 60}});
   const Plan plan = make_plan(known);
-  const double fast_s = load_patience_s(known, plan);
-  CHECK(fast_s >= Recovery::kLoadPatience_s);
-  CHECK(fast_s < Recovery::kLoadPatience_s + 10);
+  const double fast_s = load_patience_s(known, plan, /*needed=*/true);
+  CHECK(fast_s >= Recovery::kNeededLoad_s);
+  CHECK(fast_s < Recovery::kNeededLoad_s + 10);
+  CHECK(fast_s - load_patience_s(known, plan, /*needed=*/false) ==
+        doctest::Approx(Recovery::kNeededLoad_s - Recovery::kBetterLoad_s));
   known.links = LinkTable(3, {1e-3, 1e4});  // 10 MiB take 1000 s
-  CHECK(load_patience_s(known, plan) > Recovery::kLoadPatience_s + 5000);
-  known.links = LinkTable(3, {0, 0});  // from others then
-  CHECK(load_patience_s(known, plan) == Recovery::kLoadPatience_s);
+  CHECK(load_patience_s(known, plan, true) > Recovery::kNeededLoad_s + 5000);
+  // From others then: what is left is the disk of the node that reads most.
+  known.links = LinkTable(3, {0, 0});
+  double most = 0;
+  for (const StageAssignment& stage : plan.stages) {
+    const int ends = (stage.embedding ? 1 : 0) + (stage.output ? 1 : 0);
+    most = std::max(most, static_cast<double>(stage.layers()) * 10 + ends);
+  }
+  CHECK(load_patience_s(known, plan, true) ==
+        doctest::Approx(Recovery::kNeededLoad_s + most * static_cast<double>(kMiB) / 20e6));
 }
 
 TEST_CASE("a faster device is used at a quiet moment, not before") {

@@ -185,6 +185,8 @@ class Simulation {
       net().at(until(begin_s + net().uniform(2, 15)), [node] { node->set_slow(1); });
     }
     plan_wrong_numbers();
+    for (int i = 0; i < faults_.swallowers; ++i)
+      net().at(until(moment()), [node = nodes_.at(any_worker()).get()] { node->swallow(); });
     for (int i = 0; i < faults_.drains; ++i)
       net().at(moment(), [this, node = any_worker()] { (void)head_->recovery().drain(node, net().now()); });
   }

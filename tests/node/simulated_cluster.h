@@ -3,7 +3,7 @@
 // Membership, Recovery, the planner, layouts as they cross the wire. What is simulated is time, computing,
 // connections as TCP makes them (in order, reliable until they end, silent while a link is cut) and faults:
 // processes killed, stopped and slowed, links cut both ways and one way, messages of an epoch that is over,
-// numbers that are not finite and frames that are damaged.
+// numbers that are not finite and frames that are damaged, nodes that swallow steps.
 //
 // A "model" whose next token depends on every token before it stands for the real one, so that an answer that
 // lost, repeated or mixed up anything is another answer.
@@ -20,6 +20,7 @@ struct SimulatedFaults {
   bool flapping = false;                  // one node is killed again and again
   int glitches = 0, damages = 0;          // once: a step not finite, a frame damaged
   bool broken = false, bad_wire = false;  // for seconds: all that one node computes, all between two
+  int swallowers = 0;  // from a moment on, for good: no step that comes to them is answered
 };
 
 struct SimulatedClusterRun {

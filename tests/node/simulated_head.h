@@ -38,7 +38,7 @@ class SimHead : public PipelineHost {
     coordinator_.emplace(*this, base_, scheduler_limits(base_), pipeline_model({}, {}, base_.slots), nullptr);
     coordinator_->suspend();
     coordinator_->set_keeper({[this](const Error& error) { recovery_.failed(error, now_s()), act(); },
-                              [this] { recovery_.answered(); },
+                              [this] { recovery_.answered(now_s()); },
                               [this] { recovery_.overflowed(now_s()), act(); }});
     self_.start_as_head([this](const SimMessage& message) { from_node("head", message); });
     world_.head = "head";

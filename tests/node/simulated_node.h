@@ -78,6 +78,7 @@ class SimNode {
   void start();  // the process
   void set_slow(double times) { slow_ = times; }
   void set_broken(bool broken) { broken_ = broken; }  // what it computes is not finite
+  void swallow() { swallows_ = true; }                // the steps; it looks well all the same
   void glitch() { glitches_ = 1; }                    // once
   void damage() { damages_ = 1; }                     // the next frame comes to it damaged
   double load_seconds = 0.3;
@@ -116,7 +117,7 @@ class SimNode {
   const std::string name_;
   uint64_t incarnation_ = 0;
   double slow_ = 1;
-  bool broken_ = false;
+  bool broken_ = false, swallows_ = false;
   int glitches_ = 0, damages_ = 0;
   std::function<void(SimMessage)> home_;
   LinkPtr head_;
