@@ -115,6 +115,8 @@ void Coordinator::send(ScheduledStep step) {
   StepInFlight in_flight;
   for (const StepPart& part : step.parts) {
     const Sequence& sequence = *running_.at(part.sequence);
+    if (sequence.request.adapter.index > 0)
+      in_flight.cache_owners[sequence.id] = cache_owner(sequence.request);
     for (int i = 0; i < part.rows; ++i) {
       const int position = part.first_position + i;
       const bool wants = part.wants_logits && i + 1 == part.rows;

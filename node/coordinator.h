@@ -100,6 +100,7 @@ class Coordinator {
   struct StepInFlight {
     ScheduledStep step;
     std::vector<std::pair<int32_t, uint64_t>> wanted;  // row index, sequence
+    std::map<uint64_t, std::string> cache_owners;      // of its sequences behind adapters: those may overflow
     double sent_s = 0;
     bool all_logits =
         false;  // somebody wants those of the whole vocabulary: a far larger answer than planned
@@ -141,6 +142,7 @@ class Coordinator {
   void broken(Error error);
   std::string why_overflow_unusable(const StepInFlight& in_flight, std::span<const int32_t> rows) const;
   void take_overflows(const StepInFlight& in_flight, uint64_t step_id, std::span<const int32_t> rows);
+  void take_overflow(Sequence& sequence);
   void compute_anew(Sequence& sequence);
   void begin_anew();
   void watch();

@@ -31,8 +31,7 @@ std::string Coordinator::why_overflow_unusable(const StepInFlight& in_flight,
   for (const int32_t row : rows) {
     const StepPart* const part = part_of(in_flight.step, row);
     if (part == nullptr) return fmt::format("it says that row {} overflowed, which is not there", row);
-    const auto sequence = running_.find(part->sequence);
-    if (sequence != running_.end() && sequence->second->request.adapter.index == 0)
+    if (!in_flight.cache_owners.contains(part->sequence))
       return fmt::format("it says that row {} overflowed, which passes through no adapter", row);
   }
   return "";
@@ -41,33 +40,39 @@ std::string Coordinator::why_overflow_unusable(const StepInFlight& in_flight,
 void Coordinator::take_overflows(const StepInFlight& in_flight, uint64_t step_id,
                                  std::span<const int32_t> rows) {
   for (const int32_t row : rows) {
-    const auto found = running_.find(part_of(in_flight.step, row)->sequence);
-    if (found == running_.end() || found->second->begins_anew) continue;
-    Sequence& sequence = *found->second;
-    const std::string owner = cache_owner(sequence.request);
-    compute_anew(sequence);
-    if (++sequence.overflows > kOverflowsMax) {
-      const Error error{
-          Errc::kInvalidInput,
-          fmt::format("behind this adapter, at scale {:g}, the numbers are not finite: ask for a "
-                      "smaller scale",
-                      sequence.request.adapter.scale)};
-      if (std::has_single_bit(
-              ++overflowed_))  // the 1st, 2nd, 4th, ...: clients can make as many as they like
-        spdlog::warn(
-            "an answer behind adapter {} at scale {:g} ended, since its numbers were not finite "
-            "(so far: {})",
-            sequence.request.adapter.index, sequence.request.adapter.scale, overflowed_);
-      finish(sequence.id, FinishReason::kError, error);
-      if (keeper_.overflowed) keeper_.overflowed();
+    const uint64_t id = part_of(in_flight.step, row)->sequence;
+    const std::string& owner = in_flight.cache_owners.at(id);
+    if (const auto found = running_.find(id); found != running_.end()) {
+      if (found->second->begins_anew) continue;  // this was sent before that
+      take_overflow(*found->second);
     }
-    // Who has taken the beginning of its cache since may have taken what is worthless.
-    for (const auto& [id, other] : running_) {
+    // Who has taken the beginning of its cache since may have taken what is worthless, also where it has
+    // ended.
+    for (const auto& [other_id, other] : running_) {
+      const bool begun = other->slot >= 0 && !other->begins_anew;
       const bool after = other->reused > 0 && other->first_step > step_id;
-      if (after && !other->begins_anew && cache_owner(other->request) == owner) compute_anew(*other);
+      if (begun && after && cache_owner(other->request) == owner) compute_anew(*other);
     }
     cache_.forget(owner);
   }
+}
+
+// Computes it again, or ends it.
+void Coordinator::take_overflow(Sequence& sequence) {
+  compute_anew(sequence);
+  if (++sequence.overflows <= kOverflowsMax) return;
+  const AdapterChoice adapter = sequence.request.adapter;
+  if (std::has_single_bit(++overflowed_))  // the 1st, 2nd, 4th, ...: clients can make as many as they like
+    spdlog::warn(
+        "an answer behind adapter number {} at scale {:g} ended, since its numbers were not finite (so far: "
+        "{})",
+        adapter.index, adapter.scale, overflowed_);
+  finish(sequence.id, FinishReason::kError,
+         {Errc::kInvalidInput,
+          fmt::format("behind this adapter, at scale {:g}, the numbers are not finite: ask for "
+                      "a smaller scale",
+                      adapter.scale)});
+  if (keeper_.overflowed) keeper_.overflowed();
 }
 
 void Coordinator::compute_anew(Sequence& sequence) {

@@ -7,16 +7,17 @@ namespace shoal {
 void LeftOut::excuse(const std::string& node, const std::string& why, double now_s) {
   Record& record = records_[node];
   record.out = record.excused = true;
-  record.acquitted = false;
+  record.acquitted = record.spared = false;
   record.until_s = now_s + kRest_s;
   record.why = why;
 }
 
-double LeftOut::blame(const std::string& node, const std::string& why, double now_s) {
+double LeftOut::blame(const std::string& node, const std::string& why, bool spared, double now_s) {
   const double before_s = is_known(node, now_s) ? records_[node].rest_s : 0;
   Record& record = records_[node];
   record.out = true;
   record.excused = record.acquitted = false;
+  record.spared = spared;
   record.rest_s = std::clamp(2 * before_s, kRest_s, kRestMax_s);
   record.until_s = now_s + record.rest_s;
   record.why = why;
@@ -30,14 +31,22 @@ void LeftOut::acquit(const std::string& node) {
   found->second.acquitted = true;
 }
 
-bool LeftOut::let_in_acquitted(double now_s) {
+bool LeftOut::let_in(bool Record::*such, double now_s) {
   bool any = false;
   for (auto& [node, record] : records_) {
-    if (!record.acquitted || !is_out(node, now_s)) continue;
+    if (!(record.*such) || !is_out(node, now_s)) continue;
     record.out = false;
     any = true;
   }
   return any;
+}
+
+bool LeftOut::let_in_acquitted(double now_s) {
+  return let_in(&Record::acquitted, now_s);
+}
+
+bool LeftOut::let_in_spared(double now_s) {
+  return let_in(&Record::spared, now_s);
 }
 
 void LeftOut::shorten(double now_s) {

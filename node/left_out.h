@@ -20,13 +20,14 @@ class LeftOut {
 
   // `why` follows the node's name: "did not ...".
   void excuse(const std::string& node, const std::string& why, double now_s);
-  // And remembered. For how long it is out.
-  double blame(const std::string& node, const std::string& why, double now_s);
+  // And remembered. For how long it is out. `spared`: not where there is no plan without it.
+  double blame(const std::string& node, const std::string& why, bool spared, double now_s);
   // It was another's doing: what is remembered of it is forgotten. Its time runs on, unless
   // let_in_acquitted().
   void acquit(const std::string& node);
   // There is no plan without them. Whether there were any.
   bool let_in_acquitted(double now_s);
+  bool let_in_spared(double now_s);
   // Nor without any of those that are here: none is out for longer than kRest_s from now.
   void shorten(double now_s);
   void came_anew(const std::string& node);
@@ -46,8 +47,9 @@ class LeftOut {
     std::string why;
     double rest_s = 0;     // the last that it was blamed for; 0: nothing is remembered
     bool excused = false;  // for this one
-    bool acquitted = false;
+    bool acquitted = false, spared = false;
   };
+  bool let_in(bool Record::*such, double now_s);
   std::map<std::string, Record> records_;
 };
 

@@ -16,10 +16,6 @@ const char* to_string(ClusterEvent::Kind kind) {
 
 namespace {
 
-// So many answers make up for a failure: a pipeline that answers a little and fails again, and again, is no
-// better than one that fails at once. A step is a prompt's chunk or a token of each answer.
-constexpr int kAnswersOfFailure = 64;
-
 // Whether steps go from one node to the other.
 bool is_hop(const Plan& plan, const std::string& from, const std::string& to) {
   std::string sends = plan.devices[static_cast<size_t>(plan.head)];
@@ -130,7 +126,7 @@ void Recovery::lost(const std::string& node, const std::string& why, double now_
   tell(ClusterEvent::Kind::kLost, now_s, node, fmt::format("node {} is lost: {}", node, why));
   if (in_plan(node)) {  // that explains them
     failures_ = 0;
-    if (!left_out_.is_out(node, now_s)) explain_stalls();  // of the last plan, and blamed: it explains none
+    if (!left_out_.is_out(node, now_s)) explain_failures();  // of the last plan, and blamed: it explains none
   }
   const bool matters = in_plan(node) && (state_ == State::kRunning || state_ == State::kLoading);
   // A plan that is being made counts on it.
@@ -146,7 +142,7 @@ void Recovery::failed(const Error& error, double now_s) {
   if (state_ != State::kRunning) return;
   tell(ClusterEvent::Kind::kFailed, now_s, "", error.message);
   failure_ = error;
-  const bool without_one = error.code == Errc::kTimeout && do_without_one(now_s);
+  const bool without_one = do_without_one(/*stall=*/error.code == Errc::kTimeout, now_s);
   if (!without_one) failures_ += kAnswersOfFailure;  // else the next plan is another
   restart(error.message, now_s);
 }
@@ -227,8 +223,15 @@ void Recovery::examined(const std::string& node, const std::string& failure, dou
 }
 
 void Recovery::answered(double now_s) {
-  stalls_.answered(now_s);
+  elimination_.answered(now_s);
   failures_ = std::max(0, failures_ - 1);
+}
+
+// Where it failed again and again, and no loss has explained it.
+void Recovery::give_up_what_fails() {
+  if (failures_ <= kFailuresMax * kAnswersOfFailure) return;
+  failures_ = 0;
+  actions_.push_back(GiveUp{failure_});
 }
 
 void Recovery::restart(const std::string& why, double now_s) {
@@ -269,6 +272,11 @@ void Recovery::planned(uint64_t ticket, const Result<ReplanAdvice>& advice, doub
   if (advice.has_error() && improve_) return ask_for_plan(now_s);
   if (advice.has_error() && lend_drained(advice.error().message, now_s)) return ask_for_plan(now_s);
   if (advice.has_error() && left_out_.let_in_acquitted(now_s)) return ask_for_plan(now_s);
+  if (advice.has_error() && left_out_.let_in_spared(now_s)) {
+    failures_ += kAnswersOfFailure;  // and the next plan is no other
+    give_up_what_fails();
+    return ask_for_plan(now_s);
+  }
   if (advice.has_error()) {
     for (const std::string& node : suspects_.all_out()) suspects_.hurry(node, now_s);
     left_out_.shorten(now_s);
@@ -394,10 +402,7 @@ void Recovery::tick(bool quiet, double now_s) {
   switch (state_) {
     case State::kSettling:
       if (now_s < plan_at_s_) break;
-      if (failures_ > kFailuresMax * kAnswersOfFailure) {  // and no loss has explained it
-        failures_ = 0;
-        actions_.push_back(GiveUp{failure_});
-      }
+      give_up_what_fails();
       ask_for_plan(now_s);
       break;
     case State::kDown:

@@ -22,8 +22,8 @@
 #include <vector>
 
 #include "base/error.h"
+#include "node/elimination.h"
 #include "node/left_out.h"
-#include "node/stalls.h"
 #include "node/suspects.h"
 #include "planner/replan.h"
 #include "planner/types.h"
@@ -65,6 +65,9 @@ class Recovery {
   static constexpr double kNeededLoad_s = 120, kBetterLoad_s = 30;
   static constexpr double kCallerPatience_s = 5;  // for one that is kept out and calls
   static constexpr double kRetryAfter_s = 10;     // told to clients where nothing better is known
+  // So many answers make up for a failure: a pipeline that answers a little and fails again, and again, is no
+  // better than one that fails at once. A step is a prompt's chunk or a token of each answer.
+  static constexpr int kAnswersOfFailure = 64;
   static constexpr int kFailuresMax = 2;  // in a row that are no node's doing, before what runs is given up
 
   enum class State { kDown, kSettling, kPlanning, kLoading, kRunning };
@@ -185,14 +188,15 @@ class Recovery {
   PlanInput live_input(double now_s, const std::string& without = "") const;
   void look_ahead_soon(double now_s);
   bool lend_drained(const std::string& why, double now_s);
+  void give_up_what_fails();
   void restart(const std::string& why, double now_s);
   void ask_for_plan(double now_s);
   void load(const Plan& plan, double now_s);
   void go_down(const std::string& why, double now_s);
   void wait_or_close(double now_s);
   std::vector<std::string> stages_by_coming() const;
-  bool do_without_one(double now_s);
-  void explain_stalls();
+  bool do_without_one(bool stall, double now_s);
+  void explain_failures();
   void give_up_load(double now_s);
   bool do_without_suspect(const Suspects::Fault& fault, Suspects::Verdict verdict, double now_s);
   std::string suspects_text() const;
@@ -208,7 +212,7 @@ class Recovery {
   uint64_t held_epoch_ = 0;     // of the plan that is remembered
   uint64_t faulted_epoch_ = 0;  // in which the last fault was
   LeftOut left_out_;
-  Stalls stalls_;
+  Elimination elimination_;
   std::map<std::string, uint64_t> came_;  // by node: its place among all that came, the last time
   uint64_t comers_ = 0;
   std::map<std::pair<std::string, std::string>, double> broken_links_;  // until when, by direction

@@ -1,5 +1,5 @@
-// Nodes that keep everybody waiting and tell of no failure: a plan that answers no step, one that is not
-// loaded in time.
+// Plans that do not work though all their nodes seem well: one that fails again and again or answers no step,
+// one that is not loaded in time.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -9,7 +9,8 @@
 namespace shoal {
 namespace {
 
-constexpr const char* kSwallows = "is left out (no step was answered in a plan with it)";
+constexpr const char* kStalls = "no step was answered in a plan with it";
+constexpr const char* kFails = "steps failed in plans with it";
 
 }  // namespace
 
@@ -24,26 +25,31 @@ std::vector<std::string> Recovery::stages_by_coming() const {
   return nodes;
 }
 
-// Whether the next plan is to be another.
-bool Recovery::do_without_one(double now_s) {
-  const Stalls::Verdict verdict = stalls_.judge(
-      stages_by_coming(), [&](const std::string& node) { return left_out_.is_known(node, now_s); }, now_s);
+// Whether the next plan is to be another. A plan that stalls is worse than none, one that fails now and then
+// is not.
+bool Recovery::do_without_one(bool stall, double now_s) {
+  const Elimination::Verdict verdict = elimination_.judge(
+      stages_by_coming(), [&](const std::string& node) { return left_out_.is_known(node, now_s); }, stall,
+      now_s);
   for (const std::string& node : verdict.acquitted) {
     left_out_.acquit(node);
     tell(ClusterEvent::Kind::kCleared, now_s, node,
-         fmt::format("node {} did not make the pipeline stall: it stalls without it too", node));
+         fmt::format("node {} did not make the pipeline fail: it fails without it too", node));
   }
+  const char* const why = stall ? kStalls : kFails;
   for (const std::string& node : verdict.accused) {
-    const double rest_s = left_out_.blame(node, kSwallows, now_s);
+    const double rest_s =
+        left_out_.blame(node, fmt::format("is left out ({})", why), /*spared=*/!stall, now_s);
     tell(ClusterEvent::Kind::kRefused, now_s, node,
-         fmt::format("node {} is left out for at most {:.0f} s: no step was answered in a plan with it", node,
-                     rest_s));
+         fmt::format("node {} is left out for at most {:.0f} s: {}", node, rest_s, why));
   }
+  // Then it is what runs: a step that no node can compute.
+  if (verdict.none_of_them && !stall) failures_ = kFailuresMax * kAnswersOfFailure + 1;
   return !verdict.accused.empty();
 }
 
-void Recovery::explain_stalls() {
-  for (const std::string& node : stalls_.explained()) left_out_.acquit(node);
+void Recovery::explain_failures() {
+  for (const std::string& node : elimination_.explained()) left_out_.acquit(node);
 }
 
 // The others are loaded, or wait like everybody. The head has no spare: where it alone is late it is tried
@@ -57,7 +63,7 @@ void Recovery::give_up_load(double now_s) {
     if (node == head)
       left_out_.excuse(node, why, now_s);
     else
-      left_out_.blame(node, why, now_s);
+      left_out_.blame(node, why, /*spared=*/false, now_s);
     tell(ClusterEvent::Kind::kRefused, now_s, node, fmt::format("node {} {}", node, why));
   }
   restart(fmt::format("loading took more than {:.0f} s", load_s_), now_s);

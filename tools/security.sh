@@ -132,6 +132,8 @@ row "strangers, garbage, crowds and bad steps at a node (F11, F13)" unit test_no
 row "hostile model files (G1 to G18)" unit test_sharding "*hostile*" "*vocabulary entry*"
 row "hostile templates, manifests, signatures" unit test_model "*hostile*" "*manifest*" "*signature*" "*private key*"
 row "HTTP: malformed, large, slow, too many, too often" unit test_node "*malformed*" "*too large*" "*the slow*" "*send slowly*" "*beyond the limit*" "*requests at once*"
+row "wrong numbers: damaged, not finite, overflowing behind an adapter" unit test_node "*not finite once*" "*never finite on one node*" "*comes damaged once*" "*overflow*"
+row "nodes of the cluster that keep everybody waiting, or answer what nobody asked" unit test_node "*swallows steps*" "*who was left out before*" "*do not load in time*" "*fails the exam*"
 row "keys, and what they keep apart" unit test_node "*key of the file*" "*key file*" "*the same user alone*" "*one user*" "another user*"
 if ((fuzz_seconds)); then row "fuzz targets, $fuzz_seconds s each" bash tools/fuzz.sh "$fuzz_seconds"; fi
 if ((!quick)); then

@@ -161,7 +161,8 @@ awaitable<int> CompletionService::answer_stream(HttpExchange& exchange, Generati
       opened[index] = true;
     }
     if (last && generation.error()) {
-      if (!exchange.gone())
+      const bool own_doing = generation.api_error().status < 500;  // which it may repeat as often as it likes
+      if (!exchange.gone() && !own_doing)
         spdlog::warn("a request failed after its answer had begun: {}", generation.error()->message);
       events += server_sent_event(to_json(generation.api_error()));
     } else if (last && request.include_usage) {

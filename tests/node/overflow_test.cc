@@ -2,7 +2,12 @@
 // is kept running, where no node is blamed for them that gives the known answers.
 #include <doctest/doctest.h>
 
+#include <algorithm>
+#include <deque>
+#include <random>
+
 #include "tests/node/kept_cluster.h"
+#include "tests/node/made_up_host.h"
 #include "tests/support/comes_true.h"
 
 namespace shoal::test {
@@ -87,6 +92,83 @@ TEST_CASE("an answer that overflows is cancelled, or its slot taken by another, 
     CHECK(requests.reply(other).tokens == expected);
     check_overflow(requests.reply(2));
   }
+}
+
+// Prompts that begin alike, each with another end; some of the beginnings overflow somewhere.
+GenerationRequest drawn(std::mt19937& random, bool& overflows) {
+  std::vector<int32_t> prompt = prompt_of(200, 1 + random() % 2);
+  for (int32_t& token : prompt) token = token % 300;
+  overflows = random() % 2 == 0;
+  if (overflows) prompt[20 + random() % 8 * 20] = MadeUpHost::kOverflows;
+  prompt.resize(100 + random() % 100);
+  overflows = std::find(prompt.begin(), prompt.end(), MadeUpHost::kOverflows) != prompt.end();
+  prompt.push_back(static_cast<int32_t>(random() % 300));
+  GenerationRequest request = through(std::move(prompt), static_cast<int>(random() % 3 != 0), 10);
+  request.user = random() % 4 == 0 ? "bert" : "anna";
+  overflows = overflows && request.adapter.index > 0;
+  return request;
+}
+
+TEST_CASE(
+    "nothing is made of what a cache holds behind an overflow, whoever was cancelled or began from it") {
+  ClusterShape shape;
+  shape.context = 256;
+  shape.slots = 4;
+  shape.kv_cells = 600;  // so that some are taken off
+  shape.adapters = 1;
+  shape.node_of_stage = {"b"};  // the head is another: tokens alone are sent
+  const PipelineLayout layout = layout_of(shape);
+  int ended = 0, complete = 0;
+  for (uint32_t seed = 0; seed < 800; ++seed) {
+    CAPTURE(seed);
+    std::mt19937 random(seed);
+    MadeUpHost host;
+    Coordinator coordinator(host, layout, {.steps_in_flight_max = 4, .rows_max = 16}, any_model(layout),
+                            nullptr);
+    struct Asked {
+      uint64_t id = 0;
+      int prompt = 0;
+      bool overflows = false, cancelled = false;
+      Reply reply;
+    };
+    std::deque<Asked> asked;
+    for (int moment = 0; moment < 400; ++moment) {
+      if (asked.size() < 12 && random() % (1 + seed % 8) == 0) {
+        Asked& one = asked.emplace_back();
+        GenerationRequest request = drawn(random, one.overflows);
+        one.prompt = static_cast<int>(request.prompt.size());
+        request.on_event = [&one](const GenerationEvent& event) {
+          if (event.token >= 0) one.reply.tokens.push_back(event.token);
+          if (event.finished)
+            one.reply.reason = event.reason, one.reply.error = event.error, ++one.reply.ends;
+        };
+        one.id = coordinator.submit(std::move(request));
+      } else if (!asked.empty() && random() % 16 == 0) {
+        Asked& one = asked[random() % asked.size()];
+        one.cancelled = true;
+        coordinator.cancel(one.id);
+      } else {
+        host.compute_one();
+      }
+    }
+    while (host.compute_one()) continue;
+    for (const Asked& one : asked) {
+      CHECK(one.reply.ends == 1);
+      for (size_t i = 0; i < one.reply.tokens.size(); ++i)
+        CHECK(one.reply.tokens[i] == (one.prompt - 1 + static_cast<int>(i)) % 300);
+      if (one.cancelled) continue;
+      if (one.overflows) {
+        check_overflow(one.reply);
+        ++ended;
+      } else {
+        CHECK(one.reply.reason == FinishReason::kLength);
+        CHECK(one.reply.tokens.size() == 10);
+        ++complete;
+      }
+    }
+  }
+  CHECK(ended > 100);
+  CHECK(complete > 300);
 }
 
 TEST_CASE("in a cluster nobody is blamed for an overflow, however often it is asked for, and all goes on") {

@@ -295,7 +295,7 @@ TEST_CASE("a head that cannot load is the reason that is given, not what the pla
 
 TEST_CASE("a step that fails again and again ends what runs, and the pipeline is made anew all the same") {
   Drill drill;
-  for (int i = 0; i <= Recovery::kFailuresMax; ++i) {
+  for (int i = 0; i <= Recovery::kFailuresMax + 1; ++i) {  // in the middle two are left out in vain
     CHECK(drill.given_up == 0);
     drill.load.reset();
     drill.recovery.failed({Errc::kBadFrame, "hidden is not finite"}, drill.now_s);
@@ -358,7 +358,7 @@ TEST_CASE("a pipeline that fails again after each few answers ends what runs too
     drill.act();
     drill.pass(0.5);
     drill.all_ready();
-    for (int k = 0; k < 100; ++k) drill.recovery.answered(drill.now_s);
+    for (int k = 0; k < 100; ++k) drill.recovery.answered(drill.now_s += 1);
   }
   CHECK(drill.given_up == 1);
 }

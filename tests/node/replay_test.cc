@@ -3,56 +3,12 @@
 #include <doctest/doctest.h>
 
 #include <algorithm>
-#include <deque>
 
 #include "node/coordinator.h"
 #include "tests/node/local_cluster.h"
+#include "tests/node/made_up_host.h"
 
 namespace shoal::test {
-namespace {
-
-class MadeUpHost : public PipelineHost {
- public:
-  double now_s() const override { return now_s_; }
-  void post(std::function<void()> work) override { work(); }
-  void call(std::function<void()> work) override { work(); }
-  void set_timer(Timer, double, std::function<void()>) override {}
-  void send_step(std::unique_ptr<StepJob> job) override { jobs_.push_back(std::move(job)); }
-  StepBuffer take_buffer() override { return std::make_shared<AlignedBuffer>(); }
-  void set_on_outcome(std::function<void(StepOutcome)> on_outcome) override { told_ = std::move(on_outcome); }
-  void ask_clocks() override {}
-  std::optional<double> clock_ahead_s(const std::string&) const override { return std::nullopt; }
-
-  // Answers the oldest step, and counts.
-  bool compute_one() {
-    if (jobs_.empty()) return false;
-    const std::unique_ptr<StepJob> job = std::move(jobs_.front());
-    jobs_.pop_front();
-    now_s_ += 0.01;
-    StepOutcome outcome;
-    outcome.step_id = job->step_id;
-    for (const CacheOp& op : job->ops) {
-      if (op.kind == CacheOpKind::kFork) forked += op.length;
-    }
-    for (size_t i = 0; i < job->rows.size(); ++i) {
-      ++rows;
-      if (job->rows[i].wants_logits)
-        outcome.rows.push_back({static_cast<int32_t>(i), 0, {{job->rows[i].position % 300, 1.0f}}});
-    }
-    told_(std::move(outcome));
-    return true;
-  }
-  void forget_all() { jobs_.clear(); }
-
-  int rows = 0, forked = 0;
-
- private:
-  double now_s_ = 1;
-  std::deque<std::unique_ptr<StepJob>> jobs_;
-  std::function<void(StepOutcome)> told_;
-};
-
-}  // namespace
 
 TEST_CASE("after a loss what answers begin alike is computed once, for the same user alone") {
   ClusterShape shape;

@@ -1,4 +1,4 @@
-#include "node/stalls.h"
+#include "node/elimination.h"
 
 #include <algorithm>
 #include <iterator>
@@ -13,20 +13,24 @@ bool contains(const std::vector<std::string>& nodes, const std::string& node) {
 
 }  // namespace
 
-Stalls::Verdict Stalls::judge(const std::vector<std::string>& nodes,
-                              const std::function<bool(const std::string& node)>& known, double now_s) {
-  const bool over = worked_s_ >= kMadeUp_s || now_s >= stalled_s_ + kForgotten_s;
-  stalled_s_ = answered_s_ = now_s;
+Elimination::Verdict Elimination::judge(const std::vector<std::string>& nodes,
+                                        const std::function<bool(const std::string& node)>& known, bool stall,
+                                        double now_s) {
+  const bool over = worked_s_ >= makes_up_s_ || now_s >= failed_s_ + kForgotten_s;
+  failed_s_ = answered_s_ = now_s;
+  makes_up_s_ = stall ? kStallMadeUp_s : kFailureMadeUp_s;
   worked_s_ = 0;
   std::vector<std::string> still;
   for (const std::string& node : nodes) {
     if (contains(suspects_, node)) still.push_back(node);
   }
-  // None is left where more than one swallows steps: then nobody is acquitted.
+  // None is left where it is nobody's doing, or that of more than one: then nobody is acquitted.
   const bool first = over || still.empty();
+  const bool none_left = !over && !suspects_.empty() && still.empty();
   if (first) accused_.clear();
   suspects_ = first ? nodes : still;
   Verdict verdict;
+  verdict.none_of_them = none_left;
   for (const std::string& node : accused_) {
     if (!contains(suspects_, node)) verdict.acquitted.push_back(node);
   }
@@ -36,11 +40,11 @@ Stalls::Verdict Stalls::judge(const std::vector<std::string>& nodes,
   return verdict;
 }
 
-void Stalls::answered(double now_s) {
+void Elimination::answered(double now_s) {
   worked_s_ += std::min(now_s - std::exchange(answered_s_, now_s), kStepMost_s);
 }
 
-std::vector<std::string> Stalls::explained() {
+std::vector<std::string> Elimination::explained() {
   suspects_.clear();
   std::vector<std::string> accused = std::exchange(accused_, {});
   if (worked_s_ > 0) accused.clear();
