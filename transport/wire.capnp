@@ -160,7 +160,7 @@ struct Message {
     certificateRequest @19 :CertificateRequest;
     newCertificate @20 :NewCertificate;
     examine @21 :Void;
-    # The head asks a node that has no stage whether its kernels still give the known answers (tensor/known_answers.h).
+    # The head asks a node whether its kernels still give the known answers (tensor/known_answers.h).
     examined @22 :Examined;
     fetchAhead @23 :FetchAhead;
     fetchedAhead @24 :FetchedAhead;
