@@ -122,7 +122,7 @@ printf '| check | result | | s |\n|---|---|---|---|\n'
 row "expired, revoked, foreign, other node's or no certificate; plain text" unit test_transport "*certificate*" "*no hello is sent*" "*revoked*"
 row "who was shut out is shut out everywhere, and by the head alone" unit test_node "*shut out*" "*joins no other than the head*" "*loses its head lets nobody in*"
 row "plans unsigned, changed, foreign, replayed" unit test_node "*plan is taken as the head*" "*without the head's signature*" "*plan of another*" "*unsigned plan*" "*counts the plan that a node holds*"
-row "what others can write to is not believed; what is no file is not waited for" unit test_node "*that others can write to*" "*in it or above it*" "*absent, open to others*"
+row "what others can write to is not believed; what is no file is not waited for" unit test_node "*that others can write to*" "*in it or above it*" "*key file that is absent*"
 row "renewal while running, and for whom not" unit test_node "*certificate is renewed*" "*head signs for the node*" "*a renewal is refused*" "*uses no certificate*"
 row "records repeated, swapped, dropped, replayed, changed, made up" unit test_transport "*records that are*"
 row "frames over TLS as they are" unit test_transport "*over TLS*"
