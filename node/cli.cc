@@ -5,6 +5,7 @@
 #include <CLI/CLI.hpp>
 
 #include <chrono>
+#include <csignal>
 #include <cstdio>
 #include <functional>
 #include <iostream>
@@ -200,6 +201,7 @@ void leave_no_core() {
 
 int run_cli(int argc, char** argv) {
   leave_no_core();
+  std::signal(SIGXFSZ, SIG_IGN);  // a limit on file sizes is an error of the write, as a full disk is
   try {
     const int code = run_parsed(argc, argv);
     std::cout.flush();

@@ -31,21 +31,22 @@ void LeftOut::acquit(const std::string& node) {
   found->second.acquitted = true;
 }
 
-bool LeftOut::let_in(bool Record::*such, double now_s) {
-  bool any = false;
+std::vector<std::string> LeftOut::let_in(bool Record::*such, double now_s) {
+  std::vector<std::string> nodes;
   for (auto& [node, record] : records_) {
     if (!(record.*such) || !is_out(node, now_s)) continue;
     record.out = false;
-    any = true;
+    record.rest_s = std::min(record.rest_s, kRest_s);  // it was not out: that is not held against it
+    nodes.push_back(node);
   }
-  return any;
+  return nodes;
 }
 
-bool LeftOut::let_in_acquitted(double now_s) {
+std::vector<std::string> LeftOut::let_in_acquitted(double now_s) {
   return let_in(&Record::acquitted, now_s);
 }
 
-bool LeftOut::let_in_spared(double now_s) {
+std::vector<std::string> LeftOut::let_in_spared(double now_s) {
   return let_in(&Record::spared, now_s);
 }
 

@@ -10,6 +10,7 @@
 #include <functional>
 #include <map>
 #include <string>
+#include <vector>
 
 namespace shoal {
 
@@ -25,9 +26,9 @@ class LeftOut {
   // It was another's doing: what is remembered of it is forgotten. Its time runs on, unless
   // let_in_acquitted().
   void acquit(const std::string& node);
-  // There is no plan without them. Whether there were any.
-  bool let_in_acquitted(double now_s);
-  bool let_in_spared(double now_s);
+  // There is no plan without them. Who that were.
+  std::vector<std::string> let_in_acquitted(double now_s);
+  std::vector<std::string> let_in_spared(double now_s);
   // Nor without any of those that are here: none is out for longer than kRest_s from now.
   void shorten(double now_s);
   void came_anew(const std::string& node);
@@ -49,7 +50,7 @@ class LeftOut {
     bool excused = false;  // for this one
     bool acquitted = false, spared = false;
   };
-  bool let_in(bool Record::*such, double now_s);
+  std::vector<std::string> let_in(bool Record::*such, double now_s);
   std::map<std::string, Record> records_;
 };
 

@@ -1,9 +1,11 @@
 #include "node/names_file.h"
 
 #include <fmt/format.h>
-#include <unistd.h>
+#include <sys/stat.h>
 
 #include <cctype>
+#include <cerrno>
+#include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <sstream>
@@ -23,11 +25,17 @@ constexpr size_t kFileBytesMax = 1 << 20;  // of many thousand names
 }  // namespace
 
 NamesInFile read_node_names(const std::string& file, size_t most) {
-  if (::access(file.c_str(), F_OK) != 0) return {};
+  struct stat status;
+  // A link to what is not there is no missing file: what it leads to may come back.
+  if (::lstat(file.c_str(), &status) != 0) {
+    if (errno == ENOENT) return {};
+    throw SetupError(fmt::format("{}: cannot be read: {}", file, std::strerror(errno)));
+  }
   const Result<SmallFile> read = read_small_file(file, kFileBytesMax);
   if (read.has_error()) throw SetupError(fmt::format("{}: cannot be read: {}", file, read.error().message));
   std::istringstream in(read->text);
   NamesInFile found;
+  found.is_there = true;
   size_t number = 0;
   for (std::string line; std::getline(in, line);) {
     ++number;

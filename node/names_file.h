@@ -9,6 +9,7 @@
 namespace shoal {
 
 struct NamesInFile {
+  bool is_there = false;  // the file
   std::set<std::string> names;
   std::string fault;  // file, line and what is wrong, of the first line that is no name; empty: all are
 };

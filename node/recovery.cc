@@ -271,12 +271,7 @@ void Recovery::planned(uint64_t ticket, const Result<ReplanAdvice>& advice, doub
   if (state_ != State::kPlanning) return;
   if (advice.has_error() && improve_) return ask_for_plan(now_s);
   if (advice.has_error() && lend_drained(advice.error().message, now_s)) return ask_for_plan(now_s);
-  if (advice.has_error() && left_out_.let_in_acquitted(now_s)) return ask_for_plan(now_s);
-  if (advice.has_error() && left_out_.let_in_spared(now_s)) {
-    failures_ += kAnswersOfFailure;  // and the next plan is no other
-    give_up_what_fails();
-    return ask_for_plan(now_s);
-  }
+  if (advice.has_error() && let_in_left_out(now_s)) return ask_for_plan(now_s);
   if (advice.has_error()) {
     for (const std::string& node : suspects_.all_out()) suspects_.hurry(node, now_s);
     left_out_.shorten(now_s);

@@ -196,6 +196,7 @@ class Recovery {
   void wait_or_close(double now_s);
   std::vector<std::string> stages_by_coming() const;
   bool do_without_one(bool stall, double now_s);
+  bool let_in_left_out(double now_s);
   void explain_failures();
   void give_up_load(double now_s);
   bool do_without_suspect(const Suspects::Fault& fault, Suspects::Verdict verdict, double now_s);

@@ -48,6 +48,20 @@ bool Recovery::do_without_one(bool stall, double now_s) {
   return !verdict.accused.empty();
 }
 
+// There is no plan without some that were left out. Whether there may be one with them.
+bool Recovery::let_in_left_out(double now_s) {
+  if (!left_out_.let_in_acquitted(now_s).empty()) return true;
+  const std::vector<std::string> spared = left_out_.let_in_spared(now_s);
+  if (spared.empty()) return false;
+  for (const std::string& node : spared) {
+    tell(ClusterEvent::Kind::kCleared, now_s, node,
+         fmt::format("node {} may take layers all the same: there is no plan without it", node));
+  }
+  failures_ += kAnswersOfFailure;  // the next plan is no other
+  give_up_what_fails();
+  return true;
+}
+
 void Recovery::explain_failures() {
   for (const std::string& node : elimination_.explained()) left_out_.acquit(node);
 }

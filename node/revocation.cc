@@ -4,6 +4,8 @@
 #include <spdlog/spdlog.h>
 #include <sys/stat.h>
 
+#include <cerrno>
+#include <cstring>
 #include <filesystem>
 
 #include "base/directory_lock.h"
@@ -19,7 +21,7 @@ constexpr const char* kStay = "who was revoked before stays so";
 
 std::string stamp_of(const std::string& file) {
   struct stat status;
-  if (::stat(file.c_str(), &status) != 0) return "";
+  if (::stat(file.c_str(), &status) != 0) return std::strerror(errno);
   return fmt::format("{} {} {}.{} {}.{}", status.st_ino, status.st_size, status.st_mtim.tv_sec,
                      status.st_mtim.tv_nsec, status.st_ctim.tv_sec, status.st_ctim.tv_nsec);
 }
@@ -83,6 +85,8 @@ bool Revocations::look() {
   if (stamp == stamp_) return false;
   try {
     NamesInFile found = read_node_names(file_, kRevokedMax);
+    if (!found.is_there && !names_.empty())  // nobody takes it away who only lets one in again
+      throw SetupError(file_ + ": is not there any more");
     stamp_ = stamp;
     if (!found.fault.empty()) {
       // Whoever is named is shut out, and whoever was named before stays so: the line may have been a name.

@@ -9,7 +9,6 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <csignal>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
@@ -91,7 +90,6 @@ bool is_name(const std::string& text) {
 }  // namespace
 
 Result<std::unique_ptr<WeightCache>> WeightCache::open(const std::string& folder, uint64_t bytes_max) {
-  std::signal(SIGXFSZ, SIG_IGN);  // a limit on file sizes is an error of the write, as a full disk is
   if (const std::optional<Error> failed = make_folders(folder)) return *failed;
   if (::access(folder.c_str(), W_OK | X_OK) != 0) return refused("cannot be written to", folder);
   std::unique_ptr<WeightCache> cache(new WeightCache(folder, bytes_max));

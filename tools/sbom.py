@@ -121,8 +121,13 @@ def read_tracker(where):
     else:
         text = pathlib.Path(where).read_bytes()
     tracker = json.loads(text)
+    entries = []
     known = isinstance(tracker, dict) and all(isinstance(cves, dict) for cves in tracker.values())
-    if not known or not any(RELEASE in entry.get("releases", {}) for cves in tracker.values() for entry in cves.values()):
+    if known:
+        entries = [entry for cves in tracker.values() for entry in cves.values()]
+        known = all(isinstance(entry, dict) and isinstance(entry.get("releases", {}), dict) and
+                    isinstance(entry.get("releases", {}).get(RELEASE, {}), dict) for entry in entries)
+    if not known or not any(RELEASE in entry.get("releases", {}) for entry in entries):
         raise ValueError(f"it is no list of Debian's tracker, or says nothing of {RELEASE}")
     return tracker
 

@@ -140,8 +140,8 @@ std::optional<HttpResponse> ApiHandler::find_refusal(const HttpRequest& head) {
     }
   } else if (route->administers && !head.from_this_device) {
     return to_response({403,
-                        "only from the head's own machine: elsewhere start it with --admin-key-file and give "
-                        "one of its keys",
+                        "only over loopback (127.0.0.1), on the head's own machine: otherwise start it with "
+                        "--admin-key-file and give one of its keys",
                         "", "admin_only", 0});
   } else if (!route->open && !keys_.empty() && !keys_.opens(head.authorization)) {
     note_wrong_key(head);

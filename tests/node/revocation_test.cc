@@ -10,6 +10,7 @@
 #include <sstream>
 
 #include "base/error.h"
+#include "tests/node/log_lines.h"
 #include "tests/support/temp_dir.h"
 
 namespace shoal::test {
@@ -37,7 +38,41 @@ TEST_CASE("who is revoked is read anew when the file changes") {
   CHECK(revoked.look());
   CHECK_FALSE(revoked.contains("pi-1"));
   CHECK(Revocations(file).contains("pi-2"));
-  std::remove(file.c_str());  // everybody is believed again
+}
+
+TEST_CASE(
+    "a list that is taken away or cannot be reached lets nobody in while the head runs, and is told of "
+    "once") {
+  TempDir dir;
+  const std::string folder = dir.file("cluster"), file = folder + "/revoked";
+  REQUIRE(std::filesystem::create_directory(folder));
+  REQUIRE(set_revoked(file, "pi-1", true));
+  Revocations revoked(file);
+  LogLines log;
+  SUBCASE("the file is removed") {
+    std::filesystem::rename(file, dir.file("kept"));
+  }
+  SUBCASE("it is a link to what is not there now") {
+    std::filesystem::rename(file, dir.file("kept"));
+    std::filesystem::create_symlink(dir.file("disk/revoked"), file);
+    CHECK_THROWS_WITH_AS(Revocations{file}, doctest::Contains("cannot be read"), SetupError);
+    CHECK_THROWS_AS(set_revoked(file, "pi-2", true), SetupError);
+  }
+  SUBCASE("its folder is no folder now") {
+    std::filesystem::rename(file, dir.file("kept"));
+    std::filesystem::remove(folder);
+    write_file(folder, "");
+    CHECK_THROWS_AS(Revocations{file}, SetupError);
+  }
+  for (int i = 0; i < 3; ++i) CHECK_FALSE(revoked.look());
+  CHECK(revoked.contains("pi-1"));
+  CHECK(log.count("who was revoked before stays so") == 1);
+  std::filesystem::remove_all(folder);
+  std::filesystem::create_directory(folder);
+  std::filesystem::rename(dir.file("kept"), file);
+  revoked.look();
+  CHECK(revoked.contains("pi-1"));
+  CHECK(set_revoked(file, "pi-1", false));
   CHECK(revoked.look());
   CHECK(revoked.names().empty());
 }

@@ -7,6 +7,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <csignal>
 #include <filesystem>
 
 #include "tests/support/temp_dir.h"
@@ -142,6 +143,7 @@ TEST_CASE("a disk that takes no more is an error of the write, and nothing is le
   const pid_t child = fork();  // the limit is the whole process's
   if (child == 0) {
     const rlimit limit{40'000, 40'000};
+    std::signal(SIGXFSZ, SIG_IGN);  // as run_cli() does
     setrlimit(RLIMIT_FSIZE, &limit);
     Result<std::unique_ptr<WeightCache>> cache = WeightCache::open(dir.file("shards"), 1 << 20);
     if (cache.has_error()) _exit(1);
