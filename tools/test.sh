@@ -47,7 +47,7 @@ sanitized() {
   cmake --build "build/$preset" --parallel "$(build_jobs)" --target "${names[@]/#/test_}" >&2
   if setarch -R true 2>/dev/null; then fixed_addresses=(setarch -R); fi
   ASAN_OPTIONS=detect_stack_use_after_return=1 UBSAN_OPTIONS=print_stacktrace=1 TSAN_OPTIONS=halt_on_error=1 \
-    "${fixed_addresses[@]}" ctest --test-dir "build/$preset" --parallel "$(nproc)" --output-on-failure --no-tests=error --timeout 900 \
+    "${fixed_addresses[@]}" ctest --test-dir "build/$preset" --parallel "$(nproc)" --output-on-failure --no-tests=error --timeout 1200 \
     -R "^($(IFS='|' && echo "${names[*]}"))\$"
 }
 
