@@ -94,17 +94,16 @@ TEST_CASE("an answer that overflows is cancelled, or its slot taken by another, 
   }
 }
 
-// Prompts that begin alike, each with another end; some of the beginnings overflow somewhere.
+// One of a few prompts, so that each is asked again: they begin alike, and some overflow somewhere.
 GenerationRequest drawn(std::mt19937& random, bool& overflows) {
-  std::vector<int32_t> prompt = prompt_of(200, 1 + random() % 2);
+  const uint32_t which = random() % 6;
+  std::vector<int32_t> prompt = prompt_of(200, 1 + which % 2);
   for (int32_t& token : prompt) token = token % 300;
-  overflows = random() % 2 == 0;
-  if (overflows) prompt[20 + random() % 8 * 20] = MadeUpHost::kOverflows;
-  prompt.resize(100 + random() % 100);
-  overflows = std::find(prompt.begin(), prompt.end(), MadeUpHost::kOverflows) != prompt.end();
-  prompt.push_back(static_cast<int32_t>(random() % 300));
-  GenerationRequest request = through(std::move(prompt), static_cast<int>(random() % 3 != 0), 10);
-  request.user = random() % 4 == 0 ? "bert" : "anna";
+  overflows = which >= 2;
+  if (overflows) prompt[40 + 4 * which] = MadeUpHost::kOverflows;
+  prompt.resize(120 + 15 * which);
+  GenerationRequest request = through(std::move(prompt), static_cast<int>(random() % 4 != 0), 10);
+  request.user = random() % 6 == 0 ? "bert" : "anna";
   overflows = overflows && request.adapter.index > 0;
   return request;
 }
@@ -113,8 +112,8 @@ TEST_CASE(
     "nothing is made of what a cache holds behind an overflow, whoever was cancelled or began from it") {
   ClusterShape shape;
   shape.context = 256;
-  shape.slots = 4;
-  shape.kv_cells = 600;  // so that some are taken off
+  shape.slots = 5;
+  shape.kv_cells = 700;  // so that some are taken off
   shape.adapters = 1;
   shape.node_of_stage = {"b"};  // the head is another: tokens alone are sent
   const PipelineLayout layout = layout_of(shape);
@@ -123,8 +122,9 @@ TEST_CASE(
     CAPTURE(seed);
     std::mt19937 random(seed);
     MadeUpHost host;
-    Coordinator coordinator(host, layout, {.steps_in_flight_max = 4, .rows_max = 16}, any_model(layout),
-                            nullptr);
+    Coordinator coordinator(host, layout,
+                            {.steps_in_flight_max = 3 + static_cast<int>(seed % 4), .rows_max = 16},
+                            any_model(layout), nullptr);
     struct Asked {
       uint64_t id = 0;
       int prompt = 0;
@@ -132,8 +132,8 @@ TEST_CASE(
       Reply reply;
     };
     std::deque<Asked> asked;
-    for (int moment = 0; moment < 400; ++moment) {
-      if (asked.size() < 12 && random() % (1 + seed % 8) == 0) {
+    for (int moment = 0; moment < 500; ++moment) {
+      if (asked.size() < 30 && random() % (2 + seed % 8) == 0) {
         Asked& one = asked.emplace_back();
         GenerationRequest request = drawn(random, one.overflows);
         one.prompt = static_cast<int>(request.prompt.size());
@@ -143,8 +143,8 @@ TEST_CASE(
             one.reply.reason = event.reason, one.reply.error = event.error, ++one.reply.ends;
         };
         one.id = coordinator.submit(std::move(request));
-      } else if (!asked.empty() && random() % 16 == 0) {
-        Asked& one = asked[random() % asked.size()];
+      } else if (!asked.empty() && random() % 12 == 0) {
+        Asked& one = asked[asked.size() - 1 - random() % std::min<size_t>(asked.size(), 4)];
         one.cancelled = true;
         coordinator.cancel(one.id);
       } else {
