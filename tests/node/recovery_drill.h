@@ -127,4 +127,15 @@ inline std::vector<Recovery::MeasuredLink> links_of(const std::string& name,
   return links;
 }
 
+// A node "fast" comes, with room for the whole model and a hundredth of the others' times.
+inline void fast_one_joins(Drill& drill) {
+  DeviceProfile fast = device(drill.known, "a");
+  fast.name = "fast";
+  fast.memory_bytes = 400 * kDrillMiB;
+  fast.decode_layer = {{1, 1e-5}};
+  fast.output_head = {{1, 1e-5}};
+  drill.recovery.joined(fast, links_of("fast", {"head", "a", "b", "c"}), drill.now_s);
+  drill.act();
+}
+
 }  // namespace shoal::test

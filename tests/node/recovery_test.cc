@@ -580,13 +580,7 @@ TEST_CASE("a plan whose weights take long over its links has longer to load") {
 
 TEST_CASE("a faster device is used at a quiet moment, not before") {
   Drill drill;
-  DeviceProfile fast = device(drill.known, "a");
-  fast.name = "fast";
-  fast.memory_bytes = 400 * kMiB;
-  fast.decode_layer = {{1, 1e-5}};
-  fast.output_head = {{1, 1e-5}};
-  drill.recovery.joined(fast, links_of("fast", {"head", "a", "b", "c"}), drill.now_s);
-  drill.act();
+  fast_one_joins(drill);
   drill.pass(20, /*quiet=*/false);
   CHECK_FALSE(drill.load.has_value());
   drill.pass(20, /*quiet=*/true);

@@ -277,13 +277,7 @@ TEST_CASE("of any number of nodes the one that swallows steps is found, and all 
 TEST_CASE("layers that were to be computed sooner and do not load in time: what ran before runs again") {
   Drill drill;
   const std::vector<std::string> before = workers(drill);
-  DeviceProfile fast = device(drill.known, "a");
-  fast.name = "fast";
-  fast.memory_bytes = 400 * kDrillMiB;
-  fast.decode_layer = {{1, 1e-5}};
-  fast.output_head = {{1, 1e-5}};
-  drill.recovery.joined(fast, links_of("fast", {"head", "a", "b", "c"}), drill.now_s);
-  drill.act();
+  fast_one_joins(drill);
   const auto pass_until_loading = [&] {
     for (int i = 0; i < 2000 && drill.recovery.state() != Recovery::State::kLoading; ++i)
       drill.pass(0.1, /*quiet=*/true);
